@@ -8,6 +8,7 @@ and the digest covers the tensors and not the code that made them.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +98,7 @@ class Gate:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Edit:
+class Edit(ABC):
     """One change of activations at the output of `site` in block `layer` (0-based)."""
 
     need: ClassVar[str]
@@ -115,9 +116,9 @@ class Edit:
     def tensors(self) -> dict[str, Array]:
         return _tensors(self)
 
+    @abstractmethod
     def scaled(self, c: float) -> Self:
         """The same edit at strength `c` of the present one."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -191,7 +192,7 @@ class LowRank(Edit):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Delta:
+class Delta(ABC):
     """A change of one linear module's weight `[out, in]`, kept factored: y ← W0 x + ΔW x."""
 
     module: str
@@ -203,8 +204,9 @@ class Delta:
     def tensors(self) -> dict[str, Array]:
         return _tensors(self)
 
+    @abstractmethod
     def scaled(self, c: float) -> Self:
-        raise NotImplementedError
+        """The same change at strength `c` of the present one."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -53,14 +53,11 @@ class Strength:
         def measure() -> float:
             return float(np.median(np.linalg.norm(self.context.tokens(train.negatives, layer), axis=1)))
 
-        return self._kept(self._norm_key(train, layer), measure)
-
-    def _norm_key(self, train: Train, layer: int) -> Any:
-        return ("norm", train.negatives, layer)
+        return self._kept(self._key("norm", train.negatives, layer), measure)
 
     def _prepare(self, train: Train, layers: list[int]) -> None:
         """Read the layers whose norm is not kept yet in one pass."""
-        todo = [k for k in layers if digest(self._norm_key(train, k), self.rules.budget.tokens) not in self.keep]
+        todo = [layer for layer in layers if self._key("norm", train.negatives, layer) not in self.keep]
         if len(todo) > 1:
             self.context.read([example.messages for example in train.negatives], todo)
 
@@ -76,13 +73,15 @@ class Strength:
             largest = float(detector.score(self.context, [*train.positives, *train.negatives]).max())
             return largest if largest > 0 else 50.0  # AxBench's fallback
 
-        return self._kept(("max-act", train.positives, train.negatives, detector), measure)
+        return self._kept(self._key("max-act", train.positives, train.negatives, detector), measure)
 
-    def _kept(self, key: Any, measure: Callable[[], float]) -> float:
-        name = digest(key, self.rules.budget.tokens)
-        if name not in self.keep:
-            self.keep.put(name, measure())
-        return float(self.keep.get(name))
+    def _key(self, *what: Any) -> str:
+        return digest(what, self.rules.budget.tokens)
+
+    def _kept(self, key: str, measure: Callable[[], float]) -> float:
+        if key not in self.keep:
+            self.keep.put(key, measure())
+        return float(self.keep.get(key))
 
 
 def _length(edit: Edit) -> float:

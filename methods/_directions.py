@@ -18,14 +18,15 @@ from bench.steering import Add, Span, Steering
 
 @dataclass(frozen=True, eq=False)
 class DirectionDetector:
-    """Score of a text: max over its tokens of h·w (AxBench's Eq. 2), w `[H]`."""
+    """Score of a text: max over its tokens of h·w + b (AxBench's Eq. 2), w `[H]`."""
 
     layer: int
     weight: Array
+    bias: float = 0.0
 
     def score(self, ctx: Context, texts: Sequence[Example]) -> Array:
         reads = ctx.read([text.messages for text in texts], self.layer)
-        return np.array([float((read.values[self.layer] @ self.weight).max()) for read in reads])
+        return np.array([float((read.values[self.layer] @ self.weight).max()) for read in reads]) + self.bias
 
 
 @dataclass(frozen=True)

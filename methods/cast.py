@@ -85,20 +85,17 @@ class Cast(Method):
         chats = [(("user", text),) for text in (*train.triggers, *train.others)]
         y = np.repeat([True, False], [len(train.triggers), len(train.others)])
         reads = ctx.read(chats, layers)
-        best: tuple[float, Gate] | None = None
+        pairs, found = min(len(train.triggers), len(train.others)), []
         for layer in layers:
             means = np.stack([read.values[layer].mean(0) for read in reads]).astype(np.float64)
-            pairs = min(int(y.sum()), int((~y).sum()))
             half_way = (means[y][:pairs] - means[~y][:pairs]) / 2
             rows = np.concatenate([half_way, -half_way])
             d = agreeing(first_component(rows), means[y][:pairs], means[~y][:pairs]).astype(np.float32)
             centre = means.mean(0).astype(np.float32) if self.similarity == "cosine" else None
             threshold, above, quality = _threshold(similarity(means, d, centre), y)
-            if best is None or quality > best[0]:
-                gate = Gate(layer, d, threshold, above, similarity=self.similarity, center=centre)
-                best = (quality, gate)
-        assert best is not None
-        return best[1], best[0]
+            gate = Gate(layer, d, threshold, above, similarity=self.similarity, center=centre)
+            found.append((gate, quality))
+        return max(found, key=lambda pair: pair[1])
 
 
 def similarity(means: Array, direction: Array, centre: Array | None) -> Array:
@@ -117,12 +114,7 @@ def _threshold(scores: Array, y: Array) -> tuple[float, bool, float]:
     """(θ, fires above, F1) with the best F1 over the midpoints between scores."""
     values = np.unique(scores)
     cuts = (values[:-1] + values[1:]) / 2 if len(values) > 1 else values
-    best = (float(cuts[0]), True, -1.0)
-    for cut in cuts:
-        for above in (True, False):
-            fires = scores > cut if above else scores < cut
-            hits = float((fires & y).sum())
-            quality = 2 * hits / max(1.0, float(fires.sum() + y.sum()))
-            if quality > best[2]:
-                best = (float(cut), above, quality)
-    return best
+    fires = np.stack([scores > cuts[:, None], scores < cuts[:, None]], axis=1)
+    quality = 2 * (fires & y).sum(2) / np.maximum(1, fires.sum(2) + y.sum())
+    cut, side = np.unravel_index(quality.argmax(), quality.shape)
+    return float(cuts[cut]), bool(side == 0), float(quality[cut, side])

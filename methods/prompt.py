@@ -39,9 +39,10 @@ class OneLine(Method):
     """
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        def filled(line: Prompt) -> Prompt:
-            parts = (line.system, line.prefix, line.suffix)
-            system, prefix, suffix = (part.replace("{concept}", train.concept.text) for part in parts)
-            return Prompt(system, prefix, suffix)
+        return [Fitted(Steering(filled(line, train.concept.text))) for line in LINES[: ctx.budget.trials]]
 
-        return [Fitted(Steering(filled(line))) for line in LINES[: ctx.budget.trials]]
+
+def filled(line: Prompt, concept: str) -> Prompt:
+    """A wording with the concept in its place."""
+    system, prefix, suffix = (part.replace("{concept}", concept) for part in (line.system, line.prefix, line.suffix))
+    return Prompt(system, prefix, suffix)

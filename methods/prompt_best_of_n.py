@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.api import Context, Fitted, Method
 from bench.registry import method
-from bench.schema import Budget, Request, Sample, Train
+from bench.schema import Budget, Sample, Train
 from bench.steering import Prompt, Steering
+from methods._rating import expected
 
 LINE = Prompt(suffix="\n\nLet your whole reply be about {concept}.")
 QUESTION = "How much of this reply is about {concept}?\n\n{text}\n\nOne word, none, some or most:"
-WORDS = {"none": 0.0, "some": 1.0, "most": 2.0}
+WORDS = ("none", "some", "most")
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,8 @@ class SelfRated:
     n: int
 
     def pick(self, ctx: Context, sample: Sample, answers: Sequence[str]) -> int:
-        requests = [
-            Request((("user", QUESTION.replace("{concept}", self.concept).replace("{text}", text)),), target=word)
-            for text in answers
-            for word in WORDS
-        ]
-        scored = dict(ctx.lm.logprobs(requests))
-        merit = []
-        for i in range(len(answers)):
-            share = [math.exp(scored[len(WORDS) * i + k].total) for k in range(len(WORDS))]
-            merit.append(sum(v * s for v, s in zip(WORDS.values(), share, strict=True)) / (sum(share) or 1.0))
-        return merit.index(max(merit))
+        questions = [QUESTION.replace("{concept}", self.concept).replace("{text}", text) for text in answers]
+        return int(expected(ctx.lm, questions, WORDS).argmax())
 
 
 @method("prompt-best-of-n", family="prompting", paper="arXiv:2407.21787", views=(), needs=["prompt"])

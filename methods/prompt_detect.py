@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from bench.api import Context, Fitted, Method
 from bench.registry import method
-from bench.schema import Array, Example, Request, Train
+from bench.schema import Array, Example, Train
+from methods._rating import expected
 
 QUESTION = """Compare a passage with a description.
 
@@ -32,13 +31,7 @@ class PromptDetector:
     concept: str
 
     def score(self, ctx: Context, texts: Sequence[Example]) -> Array:
-        asked = [self._question(text.response, ctx.budget.tokens) for text in texts]
-        requests = [Request((("user", question),), target=digit) for question in asked for digit in DIGITS]
-        found = dict(ctx.lm.logprobs(requests))
-        logs = np.array([found[i].total for i in range(len(requests))]).reshape(len(texts), len(DIGITS))
-        shares = np.exp(logs - logs.max(1, keepdims=True))
-        rating: Array = shares @ np.arange(len(DIGITS)) / shares.sum(1)
-        return rating
+        return expected(ctx.lm, [self._question(text.response, ctx.budget.tokens) for text in texts], DIGITS)
 
     def _question(self, response: str, words: int) -> str:
         passage = " ".join(response.split(" ")[:words]) if words else response

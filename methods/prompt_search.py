@@ -11,7 +11,7 @@ from bench.api import Context, Fitted, Method
 from bench.registry import method
 from bench.schema import Budget, Request, Sampling, Train
 from bench.steering import Prompt, Steering
-from methods.prompt import LINES
+from methods.prompt import LINES, filled
 
 PROPOSE = (
     "Here are two answers by an assistant.\n\n1. {one}\n\n2. {two}\n\nBoth follow one order about {concept}. "
@@ -47,7 +47,7 @@ class Search(Method):
         for train in trains:
             own = [next(texts) for _ in range(self._written(ctx.budget))]
             lines = [*LINES, *(Prompt(prefix=f"{text}\n\n") for text in own if text)]
-            proposals.append([_filled(line, train.concept.text) for line in dict.fromkeys(lines)])
+            proposals.append([filled(line, train.concept.text) for line in dict.fromkeys(lines)])
         asks = [
             Request(example.messages[:1], Steering(prompt), target=_cut(example.response))
             for train, prompts in zip(trains, proposals, strict=True)
@@ -79,8 +79,3 @@ class Search(Method):
 def _cut(text: str) -> str:
     """The first words of an answer: enough to tell what makes it likely."""
     return " ".join(text.split(" ")[:32])
-
-
-def _filled(line: Prompt, concept: str) -> Prompt:
-    system, prefix, suffix = (part.replace("{concept}", concept) for part in (line.system, line.prefix, line.suffix))
-    return Prompt(system, prefix, suffix)

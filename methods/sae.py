@@ -10,26 +10,10 @@ import numpy as np
 
 from bench.api import Context, Fitted, Method
 from bench.registry import method
-from bench.schema import Array, BenchError, Budget, Example, Train
+from bench.schema import Array, BenchError, Budget, Train
 from bench.steering import Add, Clamp, Edit, Steering
 from methods._dictionary import LENGTH, LIMIT, Dictionary, concept_texts, own, released, rows, trained
-
-
-@dataclass(frozen=True, eq=False)
-class LatentDetector:
-    """Score of a text: max over its tokens of z = h·read + bias, read `[H]`.
-
-    Where the latent fires this is its activation; elsewhere not cut to 0, which would tie the texts it is silent on.
-    """
-
-    layer: int
-    read: Array
-    bias: float
-
-    def score(self, ctx: Context, texts: Sequence[Example]) -> Array:
-        reads = ctx.read([text.messages for text in texts], self.layer)
-        return np.array([float((read.values[self.layer] @ self.read).max()) + self.bias for read in reads])
-
+from methods._directions import DirectionDetector
 
 GIVES = ("steering", "detector")
 
@@ -108,7 +92,8 @@ class SAE(Method):
             theta, least = float(found.threshold[i]), self.operator == "min-clamp"
             edit = Clamp(layer=layer, read=read, write=write, target=peak, bias=bias, threshold=theta, at_least=least)
         note = {"layer": layer, "latent": i, "auroc": area, "max_activation": peak, "width": len(found.bias)}
-        return Fitted(Steering(edits=(edit,)), LatentDetector(layer, read, bias), note | dict(found.report))
+        # Where the latent fires, z is its activation; cutting it to 0 elsewhere would tie the texts it is silent on.
+        return Fitted(Steering(edits=(edit,)), DirectionDetector(layer, read, bias), note | dict(found.report))
 
 
 def aurocs(scores: Array, positive: Array) -> Array:

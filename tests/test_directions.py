@@ -103,7 +103,7 @@ def batch(
     rows = [lm.encode(chat) for chat in chats]
     inputs, pads = lm._pad(rows)
     seen: list[Array] = []
-    with torch.no_grad(), Applied(lm.model, steerings, list(map(len, rows)), pads, lm.prefix):
+    with torch.no_grad(), Applied(lm.model, steerings, list(map(len, rows)), pads, lm.header):
         # Registered after the edits' own hooks, so it sees what the next block sees.
         handle = blocks(lm.model)[layer].register_forward_hook(
             lambda _, __, output: seen.append(first(output).numpy().copy())
@@ -380,7 +380,7 @@ def test_prompts_are_read_as_before_until_their_last_token(name: str, lm: HFBack
 
 def test_the_mean_is_that_of_all_texts(lm: HFBackend) -> None:
     (edit,) = added(steering("mean", Context(lm, replace(BUDGET, tokens=0)), layer=1))
-    rows = np.concatenate([states(lm, e.messages, 1)[lm.prefix :] for e in EXAMPLES])
+    rows = np.concatenate([states(lm, e.messages, 1)[lm.header :] for e in EXAMPLES])
     assert cosine(edit.value, rows.mean(0)) > 1 - 1e-5
 
 
@@ -558,13 +558,13 @@ def test_the_gate_measures_what_the_fit_measured(kind: str, any_lm: HFBackend, m
     found = steering("cast", ctx, similarity=kind)
     gate = found.edits[0].gate
     assert gate is not None
-    pooled = [states(any_lm, ask(t), gate.layer)[any_lm.prefix :].mean(0) for t in (*TRAIN.triggers, *TRAIN.others)]
+    pooled = [states(any_lm, ask(t), gate.layer)[any_lm.header :].mean(0) for t in (*TRAIN.triggers, *TRAIN.others)]
     by_hand = similarity(np.stack(pooled), gate.direction, gate.center)
     assert min(np.abs(by_hand - s).max() for s in fitted) < 1e-5  # over every token of the user's turn
     assert gate.layer <= found.edits[0].layer
     assert (gate.center is None) == (kind == "cast")
     asks = [ask(text) for text in (*TRAIN.triggers[:2], *TRAIN.others[:2], LONG[:30])]
-    means = np.stack([states(any_lm, a, gate.layer)[any_lm.prefix :].mean(0) for a in asks])
+    means = np.stack([states(any_lm, a, gate.layer)[any_lm.header :].mean(0) for a in asks])
     np.testing.assert_allclose(means, [r.values[gate.layer].mean(0) for r in ctx.read(asks, gate.layer)], atol=1e-5)
     for a, s in zip(asks, similarity(means, gate.direction, gate.center), strict=True):
         near = [replace(gate, threshold=float(s) + d, above=above) for d in (-1e-4, 1e-4) for above in (True, False)]

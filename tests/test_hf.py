@@ -108,9 +108,9 @@ def test_activations_are_block_outputs_without_the_shared_header(lm: HFBackend) 
     ids = lm.encode(messages[:1], "A ball.")
     with torch.no_grad():
         states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-    assert lm.tokenizer.decode(ids[lm.prefix :]).startswith("What")
-    np.testing.assert_allclose(read.values[1], states[2][0, lm.prefix :].numpy(), atol=1e-5)
-    assert lm.tokenizer.decode(ids[lm.prefix + read.response :]) == "A ball."
+    assert lm.tokenizer.decode(ids[lm.header :]).startswith("What")
+    np.testing.assert_allclose(read.values[1], states[2][0, lm.header :].numpy(), atol=1e-5)
+    assert lm.tokenizer.decode(ids[lm.header + read.response :]) == "A ball."
 
 
 def test_reading_stops_after_the_deepest_wanted_block(lm: HFBackend) -> None:
@@ -129,7 +129,7 @@ def test_padding_and_the_sink_are_neither_read_nor_steered(lm: HFBackend) -> Non
     inputs, pads = lm._pad(rows)
     seen: list[Array] = []
     for steering in (Steering(edits=(Add(layer=1, value=np.zeros(H, np.float32)),)), add()):
-        with torch.no_grad(), Applied(lm.model, [steering] * 3, list(map(len, rows)), pads, lm.prefix):
+        with torch.no_grad(), Applied(lm.model, [steering] * 3, list(map(len, rows)), pads, lm.header):
             handle = lm.model.model.layers[1].register_forward_hook(
                 lambda _, __, o: seen.append(first(o).numpy().copy())
             )

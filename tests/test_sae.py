@@ -24,7 +24,8 @@ from bench.schema import Array, BenchError, Completion, Example, Request, Train,
 from bench.steering import Add, Clamp, Edit, Span, Steering
 from bench.store import load_value, save_value
 from methods._dictionary import LENGTH, Dictionary, learn, topk
-from methods.sae import LatentDetector, aurocs
+from methods._directions import DirectionDetector
+from methods.sae import aurocs
 
 QUESTION = (("user", "What is in the box on the table?"),)
 
@@ -218,7 +219,7 @@ def test_a_release_in_gemmascopes_naming_is_used_as_it_is(tmp_path: Path) -> Non
 
 def test_the_detector_gives_the_activation_where_it_fires_and_keeps_the_order_below() -> None:
     ctx, train = Planted(FakeBackend(), BUDGET), example_train()
-    detector = LatentDetector(2, np.eye(24, dtype=np.float32)[5], -50.0)
+    detector = DirectionDetector(2, np.eye(24, dtype=np.float32)[5], -50.0)
     found = detector.score(ctx, train.negatives)
     assert (found < 0).all()
     assert len(set(found)) == len(found)

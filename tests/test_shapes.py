@@ -45,7 +45,7 @@ def residuals(lm: HFBackend, steering: Steering, prompt: str, layer: int = LAYER
     rows = torch.tensor([ids + lm.encode("A red ball.")])
     seen: list[Array] = []
     for value in (Steering(), steering):
-        with torch.no_grad(), Applied(lm.model, [value], [len(ids)], [0], lm.prefix):
+        with torch.no_grad(), Applied(lm.model, [value], [len(ids)], [0], lm.header):
             # Registered after the edit's own hook, so it sees what the next block sees.
             handle = lm.model.model.layers[layer].register_forward_hook(
                 lambda _, __, output: seen.append(first(output)[0].numpy().copy())

@@ -77,7 +77,7 @@ def with_first(output: Any, tensor: Tensor) -> Any:
 class Applied:
     """Context in which rows of a left-padded batch run under their own steering.
 
-    `prompts` `[B]` are prompt lengths in tokens, `pads` `[B]` the padding on the left, `prefix` the
+    `prompts` `[B]` are prompt lengths in tokens, `pads` `[B]` the padding on the left, `header` the
     chat-template tokens that every prompt shares (gates do not pool over them).
     """
 
@@ -87,14 +87,14 @@ class Applied:
         steerings: Sequence[Steering | None],
         prompts: Sequence[int],
         pads: Sequence[int],
-        prefix: int = 1,
+        header: int = 1,
     ) -> None:
         self.model = model
         self.device = next(model.parameters()).device
         self.steerings = [s or Steering() for s in steerings]
         self.prompts = torch.tensor(prompts, device=self.device)[:, None]
         self.pads = torch.tensor(pads, device=self.device)[:, None]
-        self.prefix = prefix
+        self.header = header
         self.seen = 0
         self.index = torch.empty(0)
         self.fires: dict[Gate, Tensor] = {}
@@ -183,7 +183,7 @@ class Applied:
             if gate in self.fires:
                 continue
             index, prompt = self.index[rows], self.prompts[rows]
-            inside = (index >= self.prefix) & (index < prompt)
+            inside = (index >= self.header) & (index < prompt)
             if gate.pooling == "last":
                 inside = index == prompt - 1
             h, weight = hidden[rows].float(), inside.float()[..., None]

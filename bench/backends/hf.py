@@ -99,10 +99,6 @@ class HFBackend(Backend):
     def count(self, prompt: Prompted) -> int:
         return len(self.encode(prompt))
 
-    @property
-    def header(self) -> int:
-        return self.prefix
-
     def output_projection(self, layer: int) -> Array:
         projection = attention_output(blocks(self.model)[layer])
         weight: Array = projection.weight.detach().float().cpu().numpy()
@@ -111,7 +107,7 @@ class HFBackend(Backend):
         return weight.reshape(weight.shape[0], -1, width)
 
     @cached_property
-    def prefix(self) -> int:
+    def header(self) -> int:
         """Tokens at the front that every chat shares: what a read skips (at least the sink)."""
         one, two = (self.encode((("user", text),)) for text in ("1", "2"))
         return max(1, next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), 1))
@@ -202,7 +198,7 @@ class HFBackend(Backend):
         )
         noise = np.stack([np.random.default_rng(requests[i].seed).random(sampling.max_new_tokens) for i in chosen])
         drawn = LogitsProcessorList([_draw(sampling, torch.from_numpy(noise), width)])
-        applied = Applied(self.model, [requests[i].steering for i in chosen], list(map(len, rows)), pads, self.prefix)
+        applied = Applied(self.model, [requests[i].steering for i in chosen], list(map(len, rows)), pads, self.header)
         with applied:
             output = self.model.generate(**inputs, generation_config=config, logits_processor=drawn)
         for row, i in enumerate(chosen):
@@ -273,7 +269,7 @@ class HFBackend(Backend):
         inputs, pads = self._pad([[*prompts[i], *targets[i]] for i in chosen])
         keep = max(len(targets[i]) for i in chosen) + 1
         steerings, lengths = [requests[i].steering for i in chosen], [len(prompts[i]) for i in chosen]
-        with Applied(self.model, steerings, lengths, pads, self.prefix) as applied:
+        with Applied(self.model, steerings, lengths, pads, self.header) as applied:
             logits = self.model(**inputs, use_cache=False, logits_to_keep=keep).logits
         scores = _picked(logits[:, :-1], inputs["input_ids"][:, 1 - keep :])
         for row, i in enumerate(chosen):
@@ -290,7 +286,7 @@ class HFBackend(Backend):
             else:
                 starts.append(len(self.encode(text[:-1])))
                 rows.append(self.encode(text[:-1], text[-1][1]))
-        skips = [1 if isinstance(text, str) else self.prefix for text in texts]
+        skips = [1 if isinstance(text, str) else self.header for text in texts]
         if tokens:
             rows = [row[: skip + tokens] for row, skip in zip(rows, skips, strict=True)]
         if short := [i for i, (row, skip) in enumerate(zip(rows, skips, strict=True)) if len(row) <= skip]:
