@@ -81,15 +81,16 @@ class Backend(ABC):
         texts: Sequence[Prompted],
         layer: int,
         readout: Array,
-        at: float = 1.0,
+        at: Sequence[float] = (1.0,),
         baseline: Array | None = None,
         tokens: int = 0,
     ) -> list[Array]:
         """Gradient `[tokens, H]` of f = readout · h for each text, by the output x of block `layer`.
 
         h is the last block's output, before the final norm, at the text's last token; rows and
-        `tokens` as in `activations`. With `at` < 1 it is taken where x is baseline + at·(x - baseline)
-        at every position the rows cover; the shared beginning of the template keeps its x.
+        `tokens` as in `activations`. It is the mean over the points p of `at`, each taken where x is
+        baseline + p·(x - baseline) at every position the rows cover; the template's shared beginning
+        keeps its x.
         """
         raise BenchError(f"backend {self.name} cannot take gradients")
 

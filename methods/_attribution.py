@@ -33,12 +33,8 @@ class AttributionDetector:
         chats = [text.messages for text in texts]
         reads = ctx.read(chats, self.layer)
         origin = 0.0 if self.baseline is None else self.baseline
-        shares = [(read.values[self.layer] - origin) / len(self.points) for read in reads]
-        parts = [np.zeros_like(share) for share in shares]
-        for point in self.points:
-            found = ctx.lm.gradients(chats, self.layer, self.readout, point, self.baseline, ctx.budget.tokens)
-            for part, share, gradient in zip(parts, shares, found, strict=True):
-                part += share * gradient
+        found = ctx.lm.gradients(chats, self.layer, self.readout, self.points, self.baseline, ctx.budget.tokens)
+        parts = [(read.values[self.layer] - origin) * g for read, g in zip(reads, found, strict=True)]
         return np.array([float((part if self.signed else np.abs(part)).sum(1).max()) for part in parts])
 
 

@@ -129,9 +129,9 @@ def test_on_the_last_block_the_gradient_is_the_readout_at_the_last_token(any_lm:
 @pytest.mark.parametrize("at", [1.0, 0.3])
 def test_a_batch_of_gradients_equals_its_rows(any_lm: HFBackend, readout: Array, at: float) -> None:
     base = np.random.default_rng(1).standard_normal(32)
-    together = any_lm.gradients(TEXTS, 1, readout, at, base)
+    together = any_lm.gradients(TEXTS, 1, readout, [at], base)
     for text, gradient in zip(TEXTS, together, strict=True):
-        (alone,) = any_lm.gradients([text], 1, readout, at, base)
+        (alone,) = any_lm.gradients([text], 1, readout, [at], base)
         assert np.abs(alone - gradient).max() < 1e-4 * np.abs(alone).max()
 
 
@@ -154,7 +154,7 @@ def test_a_cut_text_ends_where_it_is_cut(lm: HFBackend, readout: Array) -> None:
 def test_a_gradient_on_the_way_is_that_of_the_mixed_states(lm: HFBackend, readout: Array) -> None:
     base, text = np.random.default_rng(1).standard_normal(32), TEXTS[1]
     _, x = value(lm, text, 1, readout)
-    (gradient,) = lm.gradients([text], 1, readout, 0.25, base)
+    (gradient,) = lm.gradients([text], 1, readout, [0.25], base)
     mixed = base + 0.25 * (x - base)
     step = np.random.default_rng(2).standard_normal(x.shape) * 1e-2 * np.abs(mixed).mean()
     up, down = (value(lm, text, 1, readout, mixed + sign * step)[0] for sign in (1, -1))
@@ -167,7 +167,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_readout(any_lm: HFBack
     end, x = value(any_lm, text, 1, readout)
     start, _ = value(any_lm, text, 1, readout, np.tile(base, (len(x), 1)))
     points = [(k + 0.5) / steps for k in range(steps)]
-    mean = np.mean([any_lm.gradients([text], 1, readout, p, base)[0] for p in points], axis=0)
+    (mean,) = any_lm.gradients([text], 1, readout, points, base)
     assert abs(end - start) > 0.1
     assert float(((x - base) * mean).sum()) == pytest.approx(end - start, rel=2e-2)
 
@@ -188,11 +188,11 @@ def test_gradients_leave_the_model_as_it_was(readout: Array, tmp_path: Path) -> 
 
 def test_gradients_refuse_what_does_not_fit(lm: HFBackend, readout: Array) -> None:
     with pytest.raises(BenchError, match="needs the baseline"):
-        lm.gradients(TEXTS, 1, readout, 0.5)
+        lm.gradients(TEXTS, 1, readout, [0.5])
     with pytest.raises(BenchError, match=r"readout has shape \(31,\).* width 32"):
         lm.gradients(TEXTS, 1, readout[1:])
     with pytest.raises(BenchError, match=r"baseline has shape"):
-        lm.gradients(TEXTS, 1, readout, 0.5, readout[1:])
+        lm.gradients(TEXTS, 1, readout, [0.5], readout[1:])
     with pytest.raises(BenchError, match="layer 4: the model has 4 layers"):
         lm.gradients(TEXTS, 4, readout)
     assert not any(block._forward_hooks for block in blocks(lm.model))
@@ -233,7 +233,7 @@ def test_ig_counts_from_the_negatives_mean_and_averages_its_steps(lm: HFBackend)
     base = ctx.tokens(TRAIN.negatives, 1).mean(0)
     assert detector.baseline == pytest.approx(base)
     chat = EXAMPLES[0].messages
-    grads = [lm.gradients([chat], 1, detector.readout, at, base, 48)[0] for at in (0.25, 0.75)]
+    grads = [lm.gradients([chat], 1, detector.readout, [at], base, 48)[0] for at in (0.25, 0.75)]
     part = (ctx.read([chat], 1)[0].values[1] - base) * np.mean(grads, axis=0)
     assert detector.score(ctx, EXAMPLES[:1]) == pytest.approx([np.abs(part).sum(1).max()], rel=1e-3)
 

@@ -313,7 +313,7 @@ class HFBackend(Backend):
         texts: Sequence[Prompted],
         layer: int,
         readout: Array,
-        at: float = 1.0,
+        at: Sequence[float] = (1.0,),
         baseline: Array | None = None,
         tokens: int = 0,
     ) -> list[Array]:
