@@ -71,6 +71,8 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None) -> Path:
     head = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "status": "complete"}
     data = head | record | {"refused": reasons, "provenance": environment.provenance()}
     data["metrics"] = metrics(data)
+    if not (reasons or folder):
+        data["asked"] = _public(data["asked"])
     path = place(spec, root)
     try:
         write_json(path, data)
@@ -79,6 +81,16 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None) -> Path:
             f"cannot write {path.name} of {spec.method}: {error.strerror}; rerun the same command"
         ) from error
     return path
+
+
+def _public(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user named, without where it lies on the machine: checked results are published."""
+
+    def short(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    parameters = {name: short(value) for name, value in asked["task_params"].items()}
+    return {"model": short(asked["model"]), "task_params": parameters}
 
 
 def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:

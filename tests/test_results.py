@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from bench.report import build
-from bench.results import Run, Table, load, tables
+from bench.results import Run, Table, _public, load, tables
 from bench.stats import paired
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +28,8 @@ def test_every_run_was_admissible() -> None:
         assert run.data["refused"] == []
         assert run.data["provenance"]["dirty"] == []
         assert spec["protocol"]["preset"] in ("standard", "paper")
+        asked = run.data["asked"]
+        assert not [v for v in (asked["model"], *asked["task_params"].values()) if Path(str(v)).is_absolute()]
         assert run.path.parent.name == f"{spec['method']}-{run.data['id']}"
 
 
@@ -98,3 +100,9 @@ def test_diffmean_shows_the_concept_more_than_the_controls(table: Table, control
     difference = paired(*scores)
     assert difference.low > 0
     assert difference.p < 0.01
+
+
+def test_a_checked_run_keeps_a_folder_s_name_and_not_its_place() -> None:
+    asked = {"model": str(ROOT / "weights"), "task_params": {"data": str(ROOT / "concept10"), "rows": 3}}
+    assert _public(asked) == {"model": "weights", "task_params": {"data": "concept10", "rows": 3}}
+    assert _public({"model": "some/model", "task_params": {}}) == {"model": "some/model", "task_params": {}}
