@@ -365,6 +365,8 @@ class Task(ABC):
     method's own detector in place of the judge."""
     scale: ClassVar[float] = 2.0
     """The largest value of an axis; the smallest is 0."""
+    rated: ClassVar[bool] = True
+    """Whether a judge rates the answers."""
 
     @abstractmethod
     def concepts(self) -> Sequence[Concept]: ...

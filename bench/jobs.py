@@ -15,7 +15,7 @@ from bench.api import Method
 from bench.fitting import Kept
 from bench.plan import Plan
 from bench.schema import Completion, Concept, Request, RunSpec, Sample, Verdict
-from bench.steering import Steering
+from bench.steering import Prompt, Steering
 from bench.strength import Strength
 
 
@@ -112,7 +112,8 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "scale": plan.task.scale,
         "source": plan.model.source,
         "asked": dict(plan.asked),
-        "calibration": dict(plan.judge.report()) if plan.task.uses == "steering" else {},
+        "calibration": dict(plan.judge.report()) if plan.task.rated else {},
+        "uses": plan.task.uses,
     }
 
 
@@ -128,6 +129,17 @@ def _ratio(job: Job, concept: Concept, pick: Trial, strength: Strength) -> float
     return strength.ratio(strength.at(candidate.steering, candidate, concept, pick.coefficient), concept)
 
 
+def plain_text(sample: Sample, prompt: Prompt) -> str:
+    """A sample's plain-text prompt under a prompt edit: system text and examples stand before it."""
+    from jinja2 import Template
+
+    *before, (_, asked) = prompt.apply(sample.messages)
+    turns = {"system": "{}\n\n", "user": "Q: {}\n", "assistant": "A: {}\n\n"}
+    lead = "".join(turns[role].format(content) for role, content in before)
+    asked_in: str = Template(sample.raw, keep_trailing_newline=True).render(question=asked)
+    return lead + asked_in
+
+
 def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, Any]:
     return {
         "id": ask.sample.id,
@@ -136,6 +148,7 @@ def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, An
         "text": output.text,
         "tokens": output.tokens,
         "touched": list(output.touched),
+        **({"unit": ask.sample.unit} if ask.sample.unit else {}),
     } | ratings(found)
 
 

@@ -137,11 +137,11 @@ def make(options: Options) -> Plan:
             method=made.name,
             task=options.task,
             model=model.slug,
-            judge=options.judge if uses == "steering" else "",
+            judge=options.judge if task.rated else "",
             protocol=rules,
             method_params=made.params(),
             task_params={k: _nameless(v) for k, v in task_params.items()},
-            judge_params=dict(judge.fingerprint()) if uses == "steering" else {},
+            judge_params=dict(judge.fingerprint()) if task.rated else {},
             prompter=options.prompter if any(part.prompted for part in parts_of(made)) else "",
             backend=options.backend,
             dtype=number,
@@ -289,7 +289,10 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cost:
-    """An upper bound of what one method spends over all concepts; stored rows are not paid again."""
+    """An upper bound of what one method spends over all concepts; stored rows are not paid again.
+
+    `generations` counts answers written and options scored.
+    """
 
     fits: int
     generations: int
@@ -299,14 +302,18 @@ class Cost:
 
 def cost(made: Method, plan: Plan) -> Cost:
     """Trials × select + test, and the ratings of each, over the plan's concepts."""
-    rules, concepts = plan.protocol, len(plan.task.concepts())
-    drafts, written = made.drafts(rules.budget)
-    if plan.task.uses == "detector":
-        return Cost(concepts, concepts * drafts, concepts * written, 0)
-    answers = trials(made, rules) * rules.select + rules.test
-    drawn = answers * made.draws(rules.budget)
+    rules, task, concepts = plan.protocol, plan.task, plan.task.concepts()
+    drafts, written = (len(concepts) * part for part in made.drafts(rules.budget))
+    if task.uses == "detector":
+        return Cost(len(concepts), drafts, written, 0)
+    tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
+    asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]
+    open_ended = sum(sample.kind == "generate" for sample in asked)
+    drawn = open_ended * made.draws(rules.budget)
+    options = sum(len(sample.options) for sample in asked)
     tokens = drawn * rules.sampling.max_new_tokens + written
-    return Cost(concepts, concepts * (drawn + drafts), concepts * tokens, concepts * answers * len(plan.task.axes))
+    ratings = open_ended * len(task.axes) if task.rated else 0
+    return Cost(len(concepts), drawn + options + drafts, tokens, ratings)
 
 
 def trials(made: Method, rules: Protocol) -> int:
@@ -330,7 +337,7 @@ def modules(made: Method) -> list[str]:
 def code_of(plan: Plan, made: Method) -> str:
     """Digest of the code that decides a result: the method's modules, the task's and the judge's."""
     owners = [type(plan.task).__module__]
-    owners += [type(plan.judge).__module__] if plan.task.uses == "steering" else []
+    owners += [type(plan.judge).__module__] if plan.task.rated else []
     return digest([code_digest(name) for name in (*modules(made), *owners)])
 
 

@@ -97,11 +97,22 @@ def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:
     """Mean over concepts of each axis on the test split, with its 95 % interval."""
     found: dict[str, float | int | None] = {}
     for axis in data["axes"]:
-        values = [c["test"][axis] for c in data["concepts"].values()]
-        e = stats.estimate([v for v in values if v is not None])
+        e = stats.estimate([v for v in units(data, axis).values() if v is not None])
         found[axis] = finite(e.mean)
         found |= {f"{axis}_low": finite(e.low), f"{axis}_high": finite(e.high)}
     return found | {"concepts": len(data["concepts"]), "missing": data["counts"]["missing"]}
+
+
+def units(data: Mapping[str, Any], axis: str) -> dict[str, float | None]:
+    """Test score of each unit that intervals resample: the concept, or what the samples name instead."""
+    found: dict[str, list[float | None]] = {}
+    for row in data["samples"]:
+        if "unit" in row:
+            found.setdefault(row["unit"], []).append(row["ratings"].get(axis))
+    if not found:
+        return {name: c["test"][axis] for name, c in data["concepts"].items()}
+    known = {unit: [v for v in values if v is not None] for unit, values in found.items()}
+    return {unit: math.fsum(values) / len(values) if values else None for unit, values in known.items()}
 
 
 def finite(value: float) -> float | None:
@@ -131,7 +142,7 @@ class Run:
 
     def scores(self, axis: str, split: str = "test") -> dict[str, float | None]:
         if split == "test":
-            return {name: c["test"][axis] for name, c in self.data["concepts"].items()}
+            return units(self.data, axis)
         found: dict[str, float | None] = {}
         for name, c in self.data["concepts"].items():
             row = next(t for t in c["select"] if {k: t[k] for k in c["picked"]} == c["picked"])
@@ -254,7 +265,7 @@ def _table(group: str, runs: list[Run]) -> Table:
     axes = tuple(runs[0].data["axes"])
     concepts = tuple(
         name
-        for name in runs[0].data["concepts"]
+        for name in runs[0].scores("overall")
         if all(run.scores(axis).get(name) is not None for run in runs for axis in axes)
     )
 

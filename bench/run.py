@@ -19,7 +19,7 @@ from bench import results
 from bench.api import Bound, Context, Fitted
 from bench.engines import make_backend, make_prompter
 from bench.fitting import Fits
-from bench.jobs import Ask, Job, Trial, best, ratings, record, row
+from bench.jobs import Ask, Job, Trial, best, plain_text, ratings, record, row
 from bench.models import cache_root
 from bench.plan import Plan, code_of
 from bench.schema import (
@@ -30,10 +30,11 @@ from bench.schema import (
     Item,
     Request,
     Sample,
+    Sampling,
     Verdict,
     digest,
 )
-from bench.steering import Steering
+from bench.steering import Prompt, Steering
 from bench.store import Artefacts, Rows
 from bench.strength import Strength
 
@@ -88,7 +89,8 @@ class Session:
         try:
             for job in jobs:
                 self._support(job)
-            if any(job.status == "todo" for job in jobs) and self.task.uses == "steering":
+            live = [job for job in jobs if job.status == "todo"]
+            if live and self.task.uses == "steering" and (self.task.rated or any(job.method.judged for job in live)):
                 with self._stage("calibrate the judge", 1) as advance:
                     self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
                     advance(1)
@@ -179,7 +181,7 @@ class Session:
             asks += own if job.status == "todo" else []
         with self._stage(f"generate ({split})", len(asks)) as advance:
             outputs = self._outputs(asks, advance)
-        rated = len(asks) * len(getattr(self.task, "axes", ()))
+        rated = len(asks) * len(self.task.axes) if self.task.rated else 0
         with self._stage(f"judge ({split})", rated) as advance:
             verdicts = self.task.score([ask.sample for ask in asks], outputs, lambda items: self._rate(items, advance))
         for ask, output, found in zip(asks, outputs, verdicts, strict=True):
@@ -251,9 +253,48 @@ class Session:
         # The same noise for every method: differences between methods are differences of steering.
         seed = int(digest(self.rules.seed, sample.id, sample.instruction), 16) % 2**63
         scaled = self.strength.at(steering, candidate, sample.concept, trial.coefficient)
+        if sample.raw:
+            text = plain_text(sample, scaled.prompt)
+            return Request(text, replace(scaled, prompt=Prompt()), self.rules.sampling, seed)
         return Request(sample.messages, scaled, self.rules.sampling, seed)
 
     def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+        """One output per ask: an answer, or the likelihoods of its options."""
+        chosen = [ask.sample.kind == "choices" for ask in asks]
+        written = iter(self._answers([ask for ask, choice in zip(asks, chosen, strict=True) if not choice], advance))
+        scored = iter(self._options([ask for ask, choice in zip(asks, chosen, strict=True) if choice], advance))
+        return [next(scored if choice else written) for choice in chosen]
+
+    def _options(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+        """The log-probability of every option of every ask; each is kept on its own."""
+        lead = [" " if ask.sample.raw else "" for ask in asks]  # after plain text an answer begins with a space
+        requests = [
+            (replace(ask.request, target=space + option, sampling=Sampling(), seed=0), ask.job)
+            for ask, space in zip(asks, lead, strict=True)
+            for option in ask.sample.options
+        ]
+        keys = [digest("option", self._key(request), request.target) for request, _ in requests]
+        todo = {key: pair for key, pair in zip(keys, requests, strict=True) if key not in self.generations}
+        names = list(todo)
+        advance(len(asks) - len(asks) * len(names) // max(1, len(keys)))
+        done = 0.0
+        for i, score in self.backend.logprobs([todo[name][0] for name in names]):
+            self.generations.put(names[i], {"total": round(score.total, 5), "touched": list(score.touched)})
+            todo[names[i]][1].fresh += 1
+            before, done = int(done), done + len(asks) / len(keys)
+            advance(int(done) - before)
+        found = iter(self.generations.get(key) for key in keys)
+        outputs = []
+        for ask in asks:
+            rows = [next(found) for _ in ask.sample.options]
+            totals = tuple(row["total"] for row in rows)
+            ask.job.answers += len(rows)
+            best = max(range(len(rows)), key=totals.__getitem__)
+            touched = tuple(rows[best]["touched"])
+            outputs.append(Completion(ask.sample.options[best], 0, 0, touched, options=totals))
+        return outputs
+
+    def _answers(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
         """One answer per ask; where a chooser draws several, the one it keeps, with the tokens of all."""
         choosers = [ask.job.fits[ask.sample.concept.id].candidates[ask.trial.candidate].chooser for ask in asks]
         drawn = [
@@ -289,7 +330,10 @@ class Session:
         for ask, kept in zip(asks, found, strict=True):
             ask.job.tokens += kept["tokens"]
             ask.job.answers += 1
-        return [Completion(**kept | {"touched": tuple(kept["touched"])}) for kept in found]
+        return [
+            Completion(**kept | {"touched": tuple(kept["touched"]), "options": tuple(kept.get("options", ()))})
+            for kept in found
+        ]
 
     def _key(self, request: Request) -> str:
         steering = request.steering or Steering()

@@ -32,8 +32,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [f.name for f in dataclasses.fields(value)]
-        return {"type": type(value).__name__} | {n: plain(getattr(value, n)) for n in names}
+        # A field added later names nothing new while it is empty: what was digested before keeps its name.
+        fields = [f for f in dataclasses.fields(value) if not f.metadata.get("later") or getattr(value, f.name)]
+        return {"type": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, set | frozenset):
@@ -112,6 +113,8 @@ class Train:
     triggers: tuple[str, ...] = ()
     """Instructions on which a conditional method should act, and `others` on which it should not."""
     others: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = field(default=(), metadata={"later": True})
+    """Orders that ask for the concept, where naming it (`Concept.text`) asks for nothing."""
 
     @property
     def views(self) -> frozenset[str]:
@@ -148,6 +151,10 @@ class Sample:
     options: tuple[str, ...] = ()
     label: str = ""
     """What a text is, where the task knows: positive, negative, hard negative."""
+    unit: str = ""
+    """What intervals resample, where it is not the concept: a question, say."""
+    raw: str = ""
+    """A Jinja template of a plain-text prompt around `question`, in place of the chat template."""
 
     @property
     def instruction(self) -> str:
@@ -183,6 +190,8 @@ class Completion:
     prompt_tokens: int
     touched: tuple[int, ...] = ()
     finish: str = "length"
+    options: tuple[float, ...] = ()
+    """Log-probability of each of the sample's options, where it is a multiple choice."""
 
 
 @dataclass(frozen=True)

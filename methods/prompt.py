@@ -39,7 +39,12 @@ class OneLine(Method):
     """
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        return [Fitted(Steering(filled(line, train.concept.text))) for line in LINES[: ctx.budget.trials]]
+        return [Fitted(Steering(line)) for line in wordings(train)[: ctx.budget.trials]]
+
+
+def wordings(train: Train) -> list[Prompt]:
+    """The orders that come with the data, else lines that ask for the concept by its name."""
+    return [Prompt(system=order) for order in train.prompts] or [filled(line, train.concept.text) for line in LINES]
 
 
 def filled(line: Prompt, concept: str) -> Prompt:

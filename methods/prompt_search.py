@@ -11,7 +11,7 @@ from bench.api import Context, Fitted, Method
 from bench.registry import method
 from bench.schema import Budget, Request, Sampling, Train
 from bench.steering import Prompt, Steering
-from methods.prompt import LINES, filled
+from methods.prompt import wordings
 
 PROPOSE = (
     "Here are two answers by an assistant.\n\n1. {one}\n\n2. {two}\n\nBoth follow one order about {concept}. "
@@ -46,8 +46,8 @@ class Search(Method):
         proposals = []
         for train in trains:
             own = [next(texts) for _ in range(self._written(ctx.budget))]
-            lines = [*LINES, *(Prompt(prefix=f"{text}\n\n") for text in own if text)]
-            proposals.append([filled(line, train.concept.text) for line in dict.fromkeys(lines)])
+            lines = [*wordings(train), *(Prompt(prefix=f"{text}\n\n") for text in own if text)]
+            proposals.append(list(dict.fromkeys(lines)))
         asks = [
             Request(example.messages[:1], Steering(prompt), target=_cut(example.response))
             for train, prompts in zip(trains, proposals, strict=True)

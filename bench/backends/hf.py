@@ -143,6 +143,8 @@ class HFBackend(Backend):
         prompt = request.prompt
         edit = request.steering.prompt if request.steering else None
         if edit is not None:
+            if isinstance(prompt, str) and (edit.system or edit.shots):
+                raise BenchError("a plain text has no place for a system message or examples: ask it as a chat")
             prompt = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
         return self.encode(prompt, request.prefill)
 
