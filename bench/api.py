@@ -292,6 +292,8 @@ class Method(ABC):
     """Whether a fit asks the run's judge."""
     pooled: ClassVar[bool] = False
     """Whether a fit reads the training data of the run's other concepts."""
+    away: ClassVar[bool] = False
+    """Whether its steering points away from the concept as it is (no task opposes it)."""
 
     @abstractmethod
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
@@ -367,6 +369,8 @@ class Task(ABC):
     """The largest value of an axis; the smallest is 0."""
     rated: ClassVar[bool] = True
     """Whether a judge rates the answers."""
+    away: ClassVar[bool] = False
+    """Whether the concept must not show: edits are opposed, and prompting methods see the data reversed."""
 
     @abstractmethod
     def concepts(self) -> Sequence[Concept]: ...

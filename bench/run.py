@@ -82,7 +82,7 @@ class Session:
         self.concepts = list(self.task.concepts())
         self.trains = {c.id: self.task.train(c).limited(self.rules.budget.sequences) for c in self.concepts}
         self.strength = Strength(self.context, self.rules, self.trains, self.evidence)
-        self.fits = Fits(self.context, Artefacts(root / "fits"), self.trains, self.task.uses, judged)
+        self.fits = Fits(self.context, Artefacts(root / "fits"), self.trains, self.task.uses, judged, self.task.away)
         self._check_splits()
 
     def run(self, jobs: list[Job]) -> None:
@@ -250,6 +250,8 @@ class Session:
                 self.bound[place] = steering.bind(self.backend, sample.messages)
             steering = self.bound[place]
         assert steering is not None
+        if self.task.away and not job.method.away:
+            steering = steering.opposed()
         # The same noise for every method: differences between methods are differences of steering.
         seed = int(digest(self.rules.seed, sample.id, sample.instruction), 16) % 2**63
         scaled = self.strength.at(steering, candidate, sample.concept, trial.coefficient)

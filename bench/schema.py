@@ -114,7 +114,8 @@ class Train:
     """Instructions on which a conditional method should act, and `others` on which it should not."""
     others: tuple[str, ...] = ()
     prompts: tuple[str, ...] = field(default=(), metadata={"later": True})
-    """Orders that ask for the concept, where naming it (`Concept.text`) asks for nothing."""
+    """What a task would have prompting methods say, in place of wordings that name the concept: a system
+    message, or text around `{instruction}`."""
 
     @property
     def views(self) -> frozenset[str]:
@@ -122,6 +123,18 @@ class Train:
         present |= {"choices": self.choices, "personas": self.personas}
         present |= {"conditions": self.triggers and self.others}
         return frozenset(name for name, rows in present.items() if rows)
+
+    def reversed(self) -> Train:
+        """The same texts with the concept's absence as what is wanted."""
+        return dataclasses.replace(
+            self,
+            positives=self.negatives,
+            negatives=self.positives,
+            hard_negatives=(),
+            pairs=tuple(Pair(p.instruction, p.negative, p.positive) for p in self.pairs),
+            choices=tuple(Choice(c.question, c.not_matching, c.matching) for c in self.choices),
+            personas=tuple((minus, plus) for plus, minus in self.personas),
+        )
 
     def limited(self, sequences: int) -> Train:
         """The first `sequences` rows, half of them positive, as AxBench's data-scaling study cuts."""
@@ -150,7 +163,7 @@ class Sample:
     messages: tuple[Message, ...]
     options: tuple[str, ...] = ()
     label: str = ""
-    """What a text is, where the task knows: positive, negative, hard negative."""
+    """What the task knows of it: positive or negative, the right letter, the plain question."""
     unit: str = ""
     """What intervals resample, where it is not the concept: a question, say."""
     raw: str = ""

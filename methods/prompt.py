@@ -43,8 +43,14 @@ class OneLine(Method):
 
 
 def wordings(train: Train) -> list[Prompt]:
-    """The orders that come with the data, else lines that ask for the concept by its name."""
-    return [Prompt(system=order) for order in train.prompts] or [filled(line, train.concept.text) for line in LINES]
+    """What the task has to say, else lines that ask for the concept by its name."""
+    return [said(text) for text in train.prompts] or [filled(line, train.concept.text) for line in LINES]
+
+
+def said(text: str) -> Prompt:
+    """A task's own words: text around `{instruction}`, or a system message."""
+    before, found, after = text.partition("{instruction}")
+    return Prompt(prefix=before, suffix=after) if found else Prompt(system=text)
 
 
 def filled(line: Prompt, concept: str) -> Prompt:
