@@ -275,9 +275,9 @@ def cache(action: str, yes: bool) -> None:
 @json_option
 def power(run_a: str, run_b: str, axis: str, results: Path | None, as_json: bool, **aim: Any) -> None:
     """How many concepts and instructions show a difference, by the pilot RUN_A minus RUN_B."""
-    from bench import terminal
+    from bench.sizing import advise
 
-    terminal.power(run_a, run_b, results, as_json, axis, aim)
+    advise(run_a, run_b, results, as_json, axis, aim)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def length_controlled(one: Array, two: Array, length_one: Array, length_two: Arr
     if error > 1e-12 * np.abs(d).max():
         low, high = studentised(delta, error, fitted[1:, 0], errors[1:])
     slope = float(fitted[0, 1] / spread) if identified else float("nan")
-    return LengthControlled(plain, Estimate(float(delta), float(low), float(high), n), slope, longer)
+    return LengthControlled(plain, Estimate(_settled(delta), _settled(low), _settled(high), n), slope, longer)
 
 
 def _least_squares(inner: Array, outer: Array, drawn: Array) -> tuple[Array, Array]:
@@ -124,7 +124,8 @@ def bradley_terry(scores: Mapping[str, Array], prior: float = 0.5) -> BradleyTer
 
     A wins against b with probability ∝ e^a, loses with e^b, ties with ν e^((a+b)/2). Each method also has
     `prior` wins, losses and ties against a phantom of ability 0, so that one which wins or loses everything
-    gets a large ability and not an infinite one; how large is then the prior's doing, and its interval is NaN.
+    gets a large ability and not an infinite one; how large is then the prior's doing, and its interval is NaN
+    (as it is where concepts do not differ at all).
     Abilities are centred on the methods without that trouble (Ford's condition: each has, over others, scored
     against each). Intervals: bootstrap-t over concepts, every resample fitted anew, studentised by the
     cluster-robust error.
@@ -161,12 +162,16 @@ def bradley_terry(scores: Mapping[str, Array], prior: float = 0.5) -> BradleyTer
     errors = np.sqrt(np.einsum("bc,bcm->bm", drawn[:, :-1], influence**2) * n / max(1, n - 1))
     rows = {}
     for i, name in enumerate(names):
-        low = high = float("nan")
-        if n > 1 and finite[i] and finite.sum() > 1:
-            error = np.maximum(errors[0, i], 1e-9)
-            low, high = map(float, studentised(abilities[0, i], error, abilities[1:, i], errors[1:, i]))
-        rows[name] = Estimate(float(abilities[0, i]), low, high, n)
+        bounds: tuple[Array, ...] = (np.array(np.nan), np.array(np.nan))
+        if n > 1 and finite[i] and finite.sum() > 1 and errors[0, i] > 1e-9:
+            bounds = studentised(abilities[0, i], errors[0, i], abilities[1:, i], errors[1:, i])
+        rows[name] = Estimate(_settled(abilities[0, i]), _settled(bounds[0]), _settled(bounds[1]), n)
     return BradleyTerry(rows, float(np.exp(theta[0, -1])))
+
+
+def _settled(value: Array) -> float:
+    """Without the last bits, which depend on the number of threads, and without a negative zero."""
+    return round(float(value), 9) + 0.0
 
 
 def _outcomes(scores: Array, prior: float) -> tuple[Array, Array]:

@@ -124,8 +124,9 @@ class Pilot:
 def pilot(differences: Array) -> Pilot:
     """Nested variance split of paired differences `[concepts, instructions, repeats]`, NaN where not measured.
 
-    Negative estimates count as 0.
+    Negative estimates count as 0; a concept without any measurement is left out.
     """
+    differences = differences[~np.isnan(differences).all((1, 2))]
     if differences.shape[0] < 2 or differences.shape[1] < 2:
         raise UsageError(f"a pilot of {differences.shape[:2]} concepts and instructions: two of each are needed")
     known = ~np.isnan(differences)
@@ -180,9 +181,9 @@ def needed(
     """Fewest concepts that see `difference` with power `target`; None above `MOST`."""
     low, high = 1, 2
     while power(found, difference, high, instructions, alpha, family) < target:
-        low, high = high, 2 * high
-        if high > MOST:
+        if high == MOST:
             return None
+        low, high = high, min(2 * high, MOST)
     while high - low > 1:
         middle = (low + high) // 2
         fits = power(found, difference, middle, instructions, alpha, family) >= target
@@ -197,7 +198,7 @@ def detectable(
     if concepts < 2 or not attained(alpha / family, concepts):
         return None
     error = math.sqrt(found.variance(instructions) / concepts)
-    if error == 0:
+    if error == 0 or attained(alpha / family, concepts) >= target:
         return 0.0
 
     def missing(shift: float) -> float:

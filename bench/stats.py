@@ -114,11 +114,11 @@ def estimate(values: Sequence[float] | Array, level: float = 0.95, form: Form = 
 
 
 @lru_cache(maxsize=4)
-def _signs(n: int) -> Array:
-    """Sign flips `[flips, n]`: all of them up to 13 concepts (mirror images left out), else 10,000 drawn ones."""
+def _signs(n: int, number: int) -> Array:
+    """Sign flips `[flips, n]`: all of them up to 13 concepts (mirror images left out), else `number` drawn ones."""
     if n <= 13:
         return np.array(list(itertools.product((1.0,), *[(1.0, -1.0)] * (n - 1))))
-    signs = np.random.default_rng(0).choice([1.0, -1.0], (RESAMPLES + 1, n))
+    signs = np.random.default_rng(0).choice([1.0, -1.0], (number, n))
     signs[0] = 1.0  # the data itself is one of the flips
     return signs
 
@@ -128,7 +128,7 @@ def sign_flip(differences: Array) -> Array:
 
     Exact up to 13 concepts; above, from 10,000 flips.
     """
-    signs = _signs(differences.shape[1])
+    signs = _signs(differences.shape[1], RESAMPLES + 1)
     step = max(1, 20_000_000 // len(signs))
     found = [
         (np.abs(block @ signs.T) >= np.abs(block.sum(1, keepdims=True)) * (1 - 1e-9)).mean(1)
@@ -171,7 +171,7 @@ def simultaneous(differences: Array) -> Array:
     the family: their dependence is kept, and the smallest p does not grow with their number, as
     Holm's does (12 concepts cannot reach .05 over 210 pairs). Exact up to 13 concepts.
     """
-    n, signs = len(differences), _signs(len(differences))
+    n, signs = len(differences), _signs(len(differences), RESAMPLES + 1)
     squares = (differences**2).sum(0)
     known = squares > 0
     found = np.ones(differences.shape[1])

@@ -25,7 +25,7 @@ from bench import registry, results
 from bench.models import cache_root
 from bench.plan import Plan, code_of, cost, default_results, scratch
 from bench.report import build, leaderboard
-from bench.schema import BenchError, UsageError
+from bench.schema import BenchError
 from bench.store import write_json
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def compare(one: str, two: str, folder: Path | None, as_json: bool) -> None:
         if first.data["spec"]["judge"]:
             equal[axis] = pairwise.length_controlled(*scores, *results.matched([first, second], "tokens"))
     if as_json:
-        found = {axis: _plain(vars(d) | {"wins": wins[axis], "length": equal.get(axis)}) for axis, d in rows.items()}
+        found = {axis: bare(vars(d) | {"wins": wins[axis], "length": equal.get(axis)}) for axis, d in rows.items()}
         click.echo(json.dumps(found, indent=1))
         return
     columns = (
@@ -302,78 +302,13 @@ def compare(one: str, two: str, folder: Path | None, as_json: bool) -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
 
 
-def _plain(value: Any) -> Any:
+def bare(value: Any) -> Any:
     """Frozen statistics as JSON has them: null for what is not known."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if is_dataclass(value):
         value = vars(value)
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def power(one: str, two: str, folder: Path | None, as_json: bool, axis: str, aim: Mapping[str, Any]) -> None:
-    """Print what two runs as a pilot say about the size of the next comparison."""
-    from bench import power as planning
-
-    first, second = (results.lookup(name, _roots(folder)) for name in (one, two))
-    results.same_group(first, second)
-    if axis not in first.data["axes"]:
-        raise UsageError(f"no axis {axis!r} in these runs: {', '.join(first.data['axes'])}")
-    scores = results.matched([first, second], axis)
-    pilot = planning.pilot((scores[0] - scores[1])[..., None])
-    difference = aim["difference"] or first.data.get("scale", 2.0) / 10
-    n, k = aim["concepts"] or pilot.concepts, aim["instructions"] or round(pilot.instructions)
-    rule = {"alpha": aim["alpha"], "family": aim["after_holm"]}
-    columns = sorted({1, 2, 5, 10, 20, k})
-    grid = {m: {i: planning.power(pilot, difference, m, i, **rule) for i in columns} for m in (12, 25, 50, 100, 200)}
-    enough = {i: planning.needed(pilot, difference, i, aim["power"], **rule) for i in columns}
-    ends = [planning.needed(pilot.scaled(f), difference, k, aim["power"], **rule) for f in pilot.spread()]
-    at = {
-        "power": planning.power(pilot, difference, n, k, **rule),
-        "detectable": planning.detectable(pilot, n, k, aim["power"], **rule),
-    }
-    if as_json:
-        found = {
-            "one": first.method,
-            "two": second.method,
-            "axis": axis,
-            "pilot": vars(pilot),
-            "aim": dict(aim) | {"difference": difference, "concepts": n, "instructions": k},
-            "at": at,
-            "needed": [{"instructions": i, "concepts": m} for i, m in enough.items()],
-            "needed_range": {"instructions": k, "low": ends[0], "high": ends[1]},
-            "table": [
-                {"concepts": m, "instructions": i, "power": p} for m, row in grid.items() for i, p in row.items()
-            ],
-        }
-        click.echo(json.dumps(_plain(found), indent=1))
-        return
-    total = pilot.concept + pilot.instruction
-    family = f", after Holm over {aim['after_holm']}" if aim["after_holm"] > 1 else ""
-    most = f"over {planning.MOST:,}"
-    table = Grid(
-        "concepts",
-        *(f"{i} instruction{'s' * (i > 1)}" for i in columns),
-        title=f"power to see a difference of {difference:g} in {axis} ({aim['alpha']:.0%} level{family})",
-    )
-    for m, row in grid.items():
-        table.add_row(str(m), *(f"{p:.0%}" for p in row.values()))
-    table.add_section()
-    table.add_row(f"needed for {aim['power']:.0%}", *(f"{m:,}" if m else most for m in enough.values()))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    low, high = (f"{m:,}" if m else most for m in ends)
-    detectable = "none" if at["detectable"] is None else f"{at['detectable']:.2f}"
-    for line in (
-        f"pilot: {first.method} minus {second.method}, {pilot.concepts} concepts of {pilot.instructions:g} "
-        f"instructions, difference {pilot.difference:+.2f}; variance {total:.3f}, of which "
-        f"{pilot.concept / total if total else 0:.0%} between concepts, the rest between generations of a concept",
-        f"{n} concepts × {k} instructions: power {at['power']:.0%}; smallest difference seen with {aim['power']:.0%} "
-        f"power: {detectable}",
-        f"so small a pilot knows its own spread only roughly: at {k} instructions the concepts needed lie "
-        f"between {low} and {high} (95 %)",
-    ):
-        console.print(f"- {line}", soft_wrap=True)
+    return {k: bare(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def contract(name: str, as_json: bool) -> bool:

@@ -117,6 +117,8 @@ def test_a_pilot_recovers_its_three_levels() -> None:
     found = pilot(d)
     assert (found.concept, found.instruction, found.residual) == pytest.approx((0.25, 0.49, 0.36), abs=0.05)
     assert found.difference == pytest.approx(0.3, abs=0.1)
+    empty = np.full((1, 6, 3), np.nan)
+    assert pilot(np.concatenate([d, empty])) == found  # a concept without ratings says nothing
     one = pilot(d[:, :, :1])
     assert one.residual == 0
     assert one.instruction == pytest.approx(0.49 + 0.36, abs=0.1)
@@ -199,6 +201,10 @@ def test_needed_concepts_are_just_enough_and_detectable_differences_just_seen() 
         assert power.power(SPREAD, seen, concepts, 6, family=family) == pytest.approx(0.8, abs=0.01)
     assert needed(SPREAD, 1e-4, 6) is None
     assert detectable(SPREAD, 5, 6) is None
+    assert detectable(SPREAD, 12, 6, target=0.04) == 0  # the level alone gives that much
+    most = needed(SPREAD, 0.0075, 6)
+    assert most is not None
+    assert 8192 < most <= power.MOST
     assert needed(Pilot(12, 6, 0, 0, 0, 0), 0.1, 6) == 6  # no spread: as few as can reach p < .05
 
 
