@@ -1,4 +1,4 @@
-"""The command line: `bench run | list | show | compare | export | report | check | models | cache`.
+"""The command line: `bench run | list | show | compare | export | report | check | models | cache | power`.
 
 Invariant: stdout carries results, stderr plan and progress; exit codes are 0 complete, 1 something
 failed or is partial, 2 usage, 130 interrupted. Nothing heavy is imported until a command needs it.
@@ -259,6 +259,25 @@ def cache(action: str, yes: bool) -> None:
     from bench import terminal
 
     terminal.cache(action, yes)
+
+
+@main.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--axis", default="overall", show_default=True, help="Score that is compared.")
+@click.option("-d", "--difference", type=click.FloatRange(0, min_open=True), help="To be seen [a tenth of the scale].")
+@click.option("--power", type=click.FloatRange(0.05, 0.999), default=0.8, show_default=True, help="Chance to see it.")
+@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.05, show_default=True, help="Level.")
+@click.option("--after-holm", type=click.IntRange(1), default=1, metavar="M", help="In a family of M comparisons.")
+@click.option("--concepts", type=click.IntRange(2), help="Power of this number [the pilot's].")
+@click.option("--instructions", type=click.IntRange(1), help="Per concept [the pilot's].")
+@results_option
+@json_option
+def power(run_a: str, run_b: str, axis: str, results: Path | None, as_json: bool, **aim: Any) -> None:
+    """How many concepts and instructions show a difference, by the pilot RUN_A minus RUN_B."""
+    from bench.sizing import advise
+
+    advise(run_a, run_b, results, as_json, axis, aim)
 
 
 @contextmanager

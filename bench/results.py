@@ -13,10 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench import environment, stats
 from bench.plan import default_results, scratch
 from bench.registry import suggest
-from bench.schema import BenchError, RunSpec, UsageError, Verdict, digest, plain
+from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain
 from bench.store import write_json
 
 VERSION = 1
@@ -149,6 +151,12 @@ class Run:
             found[name] = row[axis]
         return found
 
+    def optimism(self, axis: str, concepts: Iterable[str]) -> dict[str, float]:
+        """concept -> how much higher the picked setting scored on the select split than on the test split."""
+        chosen, held = self.scores(axis, "select"), self.scores(axis)
+        pairs = {name: (chosen[name], held[name]) for name in concepts}
+        return {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
+
     def curve(self, axis: str) -> dict[float, dict[str, float]]:
         """coefficient -> concept -> mean on the select split (the best candidate at each)."""
         found: dict[float, dict[str, float]] = {}
@@ -215,6 +223,24 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
             return found[0]
     where = " or ".join(f"{root.name}/" for root in dict.fromkeys(roots))
     raise UsageError(f"no run {name!r} in {where}: {suggest(name, known) if known else 'it is empty'}")
+
+
+def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = None) -> Array:
+    """Ratings of the same generations `[runs, concepts, samples]`, or their `tokens`; NaN where there is none."""
+    tables = []
+    for run in runs:
+        rows: dict[str, dict[str, float]] = {name: {} for name in concepts or runs[0].data["concepts"]}
+        for s in run.data["samples"]:
+            value = s.get("tokens") if axis == "tokens" else s["ratings"].get(axis)
+            if s["concept"] in rows and value is not None:
+                rows[s["concept"]][s["id"]] = value
+        tables.append(rows)
+    ids = {name: sorted({i for rows in tables for i in rows[name]}) for name in tables[0]}
+    found = np.full((len(runs), len(ids), max(map(len, ids.values()), default=0)), np.nan)
+    for table, rows in zip(found, tables, strict=True):
+        for line, name in zip(table, ids, strict=True):
+            line[: len(ids[name])] = [rows[name].get(i, np.nan) for i in ids[name]]
+    return found
 
 
 @dataclass(frozen=True)

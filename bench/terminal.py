@@ -10,8 +10,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,23 +265,50 @@ def show(name: str, concept: str | None, limit: int, folder: Path | None, as_jso
 
 
 def compare(one: str, two: str, folder: Path | None, as_json: bool) -> None:
-    from bench import stats
+    from bench import pairwise, stats
 
     first, second = (results.lookup(name, _roots(folder)) for name in (one, two))
     results.same_group(first, second)
-    rows = {}
+    rows, wins, equal = {}, {}, {}
     for axis in first.data["axes"]:
         a, b = first.scores(axis), second.scores(axis)
         both = [name for name in a if a[name] is not None and b.get(name) is not None]
         rows[axis] = stats.paired([float(a[n] or 0) for n in both], [float(b[n] or 0) for n in both])
+        scores = results.matched([first, second], axis)
+        wins[axis] = {per: pairwise.win_rate(scores[0], scores[1], per) for per in pairwise.PER}
+        if first.data["spec"]["judge"]:
+            equal[axis] = pairwise.length_controlled(*scores, *results.matched([first, second], "tokens"))
     if as_json:
-        found = {a: {k: v if math.isfinite(v) else None for k, v in vars(d).items()} for a, d in rows.items()}
+        found = {axis: bare(vars(d) | {"wins": wins[axis], "length": equal.get(axis)}) for axis, d in rows.items()}
         click.echo(json.dumps(found, indent=1))
         return
-    grid = Grid("axis", "difference", "p", "concepts", "detectable", title=f"{first.method} minus {second.method}")
+    columns = (
+        "axis",
+        "difference",
+        "p",
+        "concepts",
+        "detectable",
+        "generations won",
+        "concepts won",
+        "at equal length",
+    )
+    grid = Grid(*columns, title=f"{first.method} minus {second.method}")
     for axis, d in rows.items():
-        grid.add_row(axis, leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}")
-    Console(highlight=False).print(grid)
+        won = [leaderboard.percent(w) for w in wins[axis].values()]
+        last = leaderboard.interval(equal[axis].equal, signed=True) if axis in equal else "–"
+        grid.add_row(
+            axis, leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}", *won, last
+        )
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
+
+
+def bare(value: Any) -> Any:
+    """Frozen statistics as JSON has them: null for what is not known."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if is_dataclass(value):
+        value = vars(value)
+    return {k: bare(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def contract(name: str, as_json: bool) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import figures, leaderboard
+from bench.report import details, figures, leaderboard
 from bench.results import Table, load, tables
 from bench.schema import UsageError
 from bench.store import write_whole
@@ -28,7 +28,8 @@ def build(results: Path, out: Path) -> list[Path]:
             name = f"{spec['task']}-{spec['model']}-{spec['protocol']['preset']}-{table.group[:6]}-{kind}.png"
             names.setdefault(table.group, []).append(name)
             written.append(_write(out / name, draw(table)))
-    written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names).encode()))
+    below = {table.group: details.sections(table) for table in found}
+    written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names, below).encode()))
     return written
 
 
