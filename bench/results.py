@@ -153,8 +153,8 @@ class Run:
 
     def optimism(self, axis: str, concepts: Iterable[str]) -> dict[str, float]:
         """concept -> how much higher the picked setting scored on the select split than on the test split."""
-        chosen, held = self.scores(axis, "select"), self.scores(axis)
-        pairs = {name: (chosen[name], held[name]) for name in concepts}
+        chosen = self.scores(axis, "select")
+        pairs = {name: (chosen[name], self.data["concepts"][name]["test"][axis]) for name in concepts}
         return {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
 
     def curve(self, axis: str) -> dict[float, dict[str, float]]:
@@ -226,14 +226,15 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
 
 
 def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = None) -> Array:
-    """Ratings of the same generations `[runs, concepts, samples]`, or their `tokens`; NaN where there is none."""
+    """Ratings of the same generations `[runs, units, samples]`, or their `tokens`; NaN where there is none."""
     tables = []
     for run in runs:
-        rows: dict[str, dict[str, float]] = {name: {} for name in concepts or runs[0].data["concepts"]}
+        rows: dict[str, dict[str, float]] = {name: {} for name in concepts or runs[0].scores("overall")}
         for s in run.data["samples"]:
             value = s.get("tokens") if axis == "tokens" else s["ratings"].get(axis)
-            if s["concept"] in rows and value is not None:
-                rows[s["concept"]][s["id"]] = value
+            unit = s.get("unit", s["concept"])
+            if unit in rows and value is not None:
+                rows[unit][s["id"]] = value
         tables.append(rows)
     ids = {name: sorted({i for rows in tables for i in rows[name]}) for name in tables[0]}
     found = np.full((len(runs), len(ids), max(map(len, ids.values()), default=0)), np.nan)

@@ -51,16 +51,17 @@ def optimism(table: Table) -> list[tuple[str, list[str]]]:
     """Select minus test score at the picked setting; selection can only flatter where settings were tried."""
     lines = _head("method", "settings tried", "select minus test")
     chosen = []
+    concepts = tuple(table.rows[0].run.data["concepts"])  # settings are picked per concept, whatever is resampled
     for row in table.rows:
-        found = row.run.optimism("overall", table.concepts)
+        found = row.run.optimism("overall", concepts)
         tried = sorted(len(c["select"]) for c in row.run.data["concepts"].values())
         settings = str(tried[0]) if tried[0] == tried[-1] else f"{tried[0]} to {tried[-1]}"
-        values = [found.get(name, np.nan) for name in table.concepts]
+        values = [found.get(name, np.nan) for name in concepts]
         if tried[-1] > 1:
             chosen.append(values)
         known = [v for v in values if not np.isnan(v)]
         lines.append(f"| {row.name} | {settings} | {_against_zero(known)} |")
-    complete = np.array(chosen).reshape(len(chosen), len(table.concepts))
+    complete = np.array(chosen).reshape(len(chosen), len(concepts))
     complete = complete[:, ~np.isnan(complete).any(0)]
     if complete.size:
         lines.append(f"| mean of the {len(chosen)} with a choice | | {_against_zero(list(complete.mean(0)))} |")
