@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from bench.schema import (
 )
 from bench.steering import Steering
 from bench.store import Rows
+
+if TYPE_CHECKING:
+    from bench.backends._prices import Purse
 
 Prompted = tuple[Message, ...] | str
 Depth = int | float | str
@@ -351,6 +354,20 @@ class Judge(ABC):
     @abstractmethod
     def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
         """Ratings as (index into `items`, verdict), in any order; never a default score."""
+
+    def release(self) -> None:  # noqa: B027
+        """Free what a rating may have loaded; the next one loads it again."""
+
+    def fund(self, purse: Purse) -> None:  # noqa: B027
+        """Pay for asking from `purse`; nothing to do for a judge that costs no money."""
+
+    def estimate(self, ratings: int, tokens: int) -> Mapping[str, Any]:
+        """What so many ratings of texts of `tokens` tokens take: `prompt_tokens`, `tokens`, `dollars`."""
+        return {}
+
+    def usage(self) -> Mapping[str, Any]:
+        """What asking has taken so far in this process (`bench.backends._prices.Usage`); kept in each run."""
+        return {}
 
 
 Rate = Callable[[Sequence[Item]], list[Verdict]]

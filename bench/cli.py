@@ -73,7 +73,7 @@ results_option = click.option(
 @click.option("-t", "--task", help="Task [axbench].")
 @click.option("--data", help="Data of the task: mini, concept10, concept500, or a folder.")
 @click.option("--model", help="Hub id, folder, or packaged name.")
-@click.option("--judge", help="likelihood, or openai:MODEL.")
+@click.option("--judge", help="likelihood, openai:MODEL (any compatible server), hf:MODEL or vllm:MODEL.")
 @click.option("--prompter", help="Model that writes prompts: openai:MODEL; default: the target model.")
 @click.option("--backend", help="Engine [hf].")
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
@@ -83,6 +83,18 @@ results_option = click.option(
 @click.option("--seed", type=int, help="Seed of everything random [0].")
 @click.option("-n", "--limit", type=click.IntRange(1), help="Only the first so many concepts.")
 @click.option("-p", "--param", multiple=True, metavar="NAME.FIELD=VALUE", help="A field of a method, task or judge.")
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(0, min_open=True),
+    metavar="DOLLARS",
+    help="Ask hosted models nothing more before they could cost more than this.",
+)
+@click.option(
+    "--max-unscored",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Exit with 1 where more of a run's ratings are missing [0.02].",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML, or a past run.json to replay.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its cost; load no model.")
 @results_option
@@ -123,7 +135,7 @@ def run(
     from bench.run import execute
 
     jobs = execute(plan, results, terminal.progress)
-    failed = terminal.outcome(jobs, results, as_json)
+    failed = terminal.outcome(jobs, results, as_json, plan.options.max_unscored)
     if failed:
         sys.exit(1)
 

@@ -5,7 +5,7 @@ Invariant: a record is computed from a finished job alone; nothing here runs a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,21 @@ class Job:
     tested: dict[str, list[dict[str, Verdict]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of detection, by concept."""
+    verdicts: int = 0
+    """Ratings asked for, on both splits."""
+    unscored: int = 0
+    """Those of them that are missing, and those that a later run may still get."""
+    unanswered: int = 0
     answers: int = 0
     fresh: int = 0
     tokens: int = 0
+
+    def count(self, rated: Iterable[Verdict]) -> None:
+        """Take the judge's verdicts on one answer into the counts."""
+        for verdict in rated:
+            self.verdicts += 1
+            self.unscored += verdict.value is None
+            self.unanswered += verdict.passing
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,9 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "generated_now": job.fresh,
         "tokens": job.tokens,
         "missing": sum(row["ratings"].get("overall", 0) is None for row in job.rows),
+        "verdicts": job.verdicts,
+        "unscored": job.unscored,
+        "unanswered": job.unanswered,
     }
     return {
         "code": job.code,

@@ -23,6 +23,7 @@ from typing import Any
 
 from bench import registry
 from bench.api import Judge, Method, Task
+from bench.backends._prices import Purse
 from bench.compose import Composed
 from bench.models import DEFAULT, Model, cache_root, resolve
 from bench.schema import Budget, Protocol, RunSpec, Sampling, UsageError, digest
@@ -86,6 +87,10 @@ class Options:
     limit: int = 0
     prompter: str = ""
     data: str = ""
+    max_cost: float = 0.0
+    """Dollars that hosted models may cost; 0: no limit."""
+    max_unscored: float = 0.02
+    """Share of ratings that may be missing. On a scale of 2, so many can move a mean by 0.04 at most."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """`name.field` to value, for methods, tasks and judges alike."""
 
@@ -101,7 +106,9 @@ class Plan:
     methods: tuple[Method, ...]
     specs: tuple[RunSpec, ...]
     asked: Mapping[str, Any]
-    """Model and task parameters as the user named them: folders, which identities leave out."""
+    """Model, judge and task parameters as the user named them: folders, which identities leave out."""
+    purse: Purse = field(default_factory=Purse)
+    """What the judge and the prompter may spend together."""
 
     @property
     def protocol(self) -> Protocol:
@@ -115,7 +122,9 @@ def make(options: Options) -> Plan:
     names = select(options.methods, uses)
     given = _by_owner(options.params)
     task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
-    asked = {"model": options.model, "task_params": dict(task_params)}
+    asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
+    if options.max_cost < 0 or not 0 <= options.max_unscored <= 1:
+        raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
     registry.get("backend", options.backend)
     number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
     if options.prompter and not (options.prompter.startswith("openai:") and options.prompter != "openai:"):
@@ -129,6 +138,8 @@ def make(options: Options) -> Plan:
             f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {registry.suggest(unknown[0], known)}"
         )
     judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
+    purse = Purse(options.max_cost)
+    judge.fund(purse)
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
@@ -137,7 +148,7 @@ def make(options: Options) -> Plan:
             method=made.name,
             task=options.task,
             model=model.slug,
-            judge=options.judge if task.rated else "",
+            judge=f"{judge_name}:{_nameless(argument)}".rstrip(":") if task.rated else "",
             protocol=rules,
             method_params=made.params(),
             task_params={k: _nameless(v) for k, v in task_params.items()},
@@ -150,7 +161,7 @@ def make(options: Options) -> Plan:
         )
         for made in methods
     )
-    return Plan(options, model, task, judge, methods, specs, asked)
+    return Plan(options, model, task, judge, methods, specs, asked, purse)
 
 
 def _nameless(value: Any) -> Any:
@@ -281,6 +292,7 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
         "methods": (spec["method"],),
         "model": asked["model"],
         **{k: spec[k] for k in ("task", "judge", "backend", "dtype", "prompter") if spec[k] or k != "judge"},
+        **({"judge": asked["judge"]} if spec["judge"] and "judge" in asked else {}),
         **{k: rules[k] for k in ("preset", "strength", "compat", "seed")},
         "limit": rules["concepts"],
         "params": owned,

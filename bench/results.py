@@ -43,7 +43,7 @@ def find(spec: RunSpec, code: str, folder: Path | None) -> Path | None:
     for root in [folder] if folder else [default_results(), scratch()]:
         path = place(spec, root)
         try:
-            if path.is_file() and read(path).data["code"] == code:
+            if path.is_file() and (data := read(path).data)["code"] == code and not data["counts"].get("unanswered"):
                 return path
         except BenchError:
             continue  # a damaged run is made again
@@ -69,6 +69,8 @@ def refusals(spec: RunSpec) -> list[str]:
 def write(record: dict[str, Any], spec: RunSpec, folder: Path | None) -> Path:
     """Write `run.json`, atomically and last. Without `folder`, results/ or the scratch folder."""
     reasons = refusals(spec)
+    if lost := record["counts"]["unanswered"]:
+        reasons.append(f"{lost} ratings went unanswered; the same command asks again")
     root = folder or (scratch() if reasons else default_results())
     head = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "status": "complete"}
     data = head | record | {"refused": reasons, "provenance": environment.provenance()}

@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import results
 from bench.api import Bound, Context, Fitted
+from bench.backends._prices import total
 from bench.engines import make_backend, make_prompter
 from bench.fitting import Fits
 from bench.jobs import Ask, Job, Trial, best, plain_text, ratings, record, row
+from bench.judging import rate
 from bench.models import cache_root
 from bench.plan import Plan, code_of
 from bench.schema import (
@@ -27,6 +28,7 @@ from bench.schema import (
     Completion,
     Concept,
     Example,
+    Halted,
     Item,
     Request,
     Sample,
@@ -75,10 +77,12 @@ class Session:
         self.evidence = Rows(root / "rows" / "evidence" / shard)
         judged = digest(plan.specs[0].judge, self.judge.fingerprint(), shard)
         self.judgements = Rows(root / "rows" / "judgements" / judged)
+        self.spending = Rows(root / "rows" / "spending" / judged)
         self.timings: dict[str, float] = {}
         self.bound: dict[Any, Steering] = {}
-        self.context = Context(self.backend, self.rules.budget, self.rules.seed, make_prompter(plan))
-        self.context.rate = partial(self._rate, advance=lambda steps: None)
+        self.prompter = make_prompter(plan)
+        self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
+        self.context.rate = self._rate_all
         self.concepts = list(self.task.concepts())
         self.trains = {c.id: self.task.train(c).limited(self.rules.budget.sequences) for c in self.concepts}
         self.strength = Strength(self.context, self.rules, self.trains, self.evidence)
@@ -98,6 +102,7 @@ class Session:
                 for job in jobs:
                     if job.status == "todo":
                         self._fit(job, advance)
+            self.judge.release()
             live = [job for job in jobs if job.status == "todo"]
             if self.task.uses == "detector":
                 self._detect(live)
@@ -108,11 +113,23 @@ class Session:
                     job.picked = {concept: best(trials) for concept, trials in job.select.items()}
                 self._answer(live, "test")
             for job in (job for job in live if job.status == "todo"):
-                job.path = results.write(record(job, self.plan, self.strength, self.timings), job.spec, self.folder)
+                made = record(job, self.plan, self.strength, self.timings) | self._judging()
+                job.path = results.write(made, job.spec, self.folder)
                 job.status = "complete"
         finally:
-            for rows in (self.generations, self.evidence, self.judgements):
+            self.judge.release()
+            if spent := self.judge.usage():
+                self.spending.put(str(time.time_ns()), spent)
+            for rows in (self.generations, self.evidence, self.judgements, self.spending):
                 rows.close()
+
+    def _judging(self) -> dict[str, Any]:
+        """What asking the judge took, now and in earlier commands, and the prompter now; for all methods."""
+        now, earlier = self.judge.usage(), self.spending.values()
+        found = {"judging": {"now": now, "ever": total([*earlier, now])}} if now or earlier else {}
+        if self.prompter and (written := self.prompter.usage.plain(self.prompter.price)):
+            found["prompting"] = {"now": written}
+        return found
 
     @contextmanager
     def _stage(self, name: str, total: int) -> Iterator[Advance]:
@@ -167,6 +184,8 @@ class Session:
         """
         try:
             yield
+        except Halted:
+            raise
         except Exception as error:
             reason = str(error).split("\n")[0]
             job.status, job.reason = "failed", f"{stage}: {type(error).__name__}: {reason}".rstrip()
@@ -183,9 +202,14 @@ class Session:
             outputs = self._outputs(asks, advance)
         rated = len(asks) * len(self.task.axes) if self.task.rated else 0
         with self._stage(f"judge ({split})", rated) as advance:
-            verdicts = self.task.score([ask.sample for ask in asks], outputs, lambda items: self._rate(items, advance))
+            samples = [ask.sample for ask in asks]
+            verdicts = self.task.score(
+                samples, outputs, lambda items: rate(self.judge, items, self.judgements, advance)
+            )
+        self.judge.release()
         for ask, output, found in zip(asks, outputs, verdicts, strict=True):
             job, name = ask.job, ask.sample.concept.id
+            job.count(verdict for axis, verdict in found.items() if axis != "overall")
             if split == "select":
                 job.select.setdefault(name, {}).setdefault(ask.trial, []).append(self._ruled(found))
             else:
@@ -227,6 +251,8 @@ class Session:
         """AxBench's reference scores an unreadable rating 0; outside its mode it stays missing."""
         if self.rules.compat != "axbench" or found["overall"].value is not None:
             return found
+        if any(verdict.passing for verdict in found.values()):
+            return found  # there was no reply to read
         return {axis: v if v.value is not None else Verdict(0.0, v.raw, v.reason) for axis, v in found.items()}
 
     def _asks(self, job: Job, concept: Concept, split: str) -> list[Ask]:
@@ -343,12 +369,9 @@ class Session:
         parts = (steering.internal_digest, prompt, request.prefill, request.sampling, request.seed)
         return digest(self.backend.fingerprint(), *parts)
 
-    def _rate(self, items: Sequence[Item], advance: Advance) -> list[Verdict]:
-        keys = [digest(self.judge.key(item)) for item in items]
-        todo = {key: item for key, item in zip(keys, items, strict=True) if key not in self.judgements}
-        advance(len(items) - len(todo))
-        names = list(todo)
-        for i, verdict in self.judge.rate(list(todo.values())):
-            self.judgements.put(names[i], dataclasses.asdict(verdict))
-            advance(1)
-        return [Verdict(**self.judgements.get(key)) for key in keys]
+    def _rate_all(self, items: Sequence[Item]) -> list[Verdict]:
+        """For fits, which are kept: none may be made with ratings missing that a later run would get."""
+        found = rate(self.judge, items, self.judgements, lambda steps: None)
+        if lost := [verdict for verdict in found if verdict.passing]:
+            raise BenchError(f"{len(lost)} of {len(found)} ratings went unanswered: {lost[0].reason}")
+        return found

@@ -60,6 +60,10 @@ class UsageError(BenchError):
     """The command or its configuration is wrong (exit code 2)."""
 
 
+class Halted(BenchError):
+    """The whole run ends here, where another error would end one method: no server, no key, no money."""
+
+
 @dataclass(frozen=True)
 class Concept:
     """What a text should show: `id` names it in keys and tables, `text` describes it to a model."""
@@ -238,11 +242,16 @@ class Activations:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A rating, or `None` with the reason; `raw` is the judge's reply or evidence."""
+    """A rating, or `None` with the reason; `raw` is the judge's reply or evidence.
+
+    `passing`: there is no rating because asking failed in a way that may pass. Such a verdict is not kept,
+    so that the same command asks again.
+    """
 
     value: float | None
     raw: str = ""
     reason: str = ""
+    passing: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
     rates = _rates()
     seconds = total["fits"] / rates["fit"] + total["tokens"] / rates["generate"] + total["ratings"] / rates["rate"]
     first = made.specs[0]
+    length = first.protocol.sampling.max_new_tokens
+    judging = dict(made.judge.estimate(total["ratings"], length)) if total["ratings"] else {}
     refused = results.refusals(first) if folder is None else []
     where = folder or (scratch() if refused else default_results())
     grid = Grid(
@@ -72,10 +74,22 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
         f"about {max(1, round(seconds / 60))} min" if todo else "nothing",
     )
     err.print(grid)
+    if judging:
+        err.print(_estimate(judging, made.options.max_cost), soft_wrap=True)
     err.print(
         f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""), soft_wrap=True
     )
-    return {"runs": rows, "total": total, "eta_seconds": round(seconds) if todo else 0, "results": str(where)}
+    found = {"runs": rows, "total": total, "eta_seconds": round(seconds) if todo else 0, "results": str(where)}
+    return found | ({"judging": judging} if judging else {})
+
+
+def _estimate(judging: Mapping[str, Any], limit: float) -> str:
+    """The judge's tokens and money, as a line."""
+    tokens = f"judge: about {judging['prompt_tokens']:,} tokens read and at most {judging['tokens']:,} written"
+    if judging["dollars"] is None:
+        return tokens + "; no price is known for its model (-p openai.price=IN,OUT)"
+    over = f", over --max-cost ${limit:g}: asking may stop there" if limit and judging["dollars"] > limit else ""
+    return f"{tokens}: about ${judging['dollars']:.2f} at most{over}"
 
 
 @contextmanager
@@ -101,8 +115,11 @@ def progress(stage: str, total: int) -> Iterator[Advance]:
     err.print(f"{stage}: {done}/{total} in {time.monotonic() - begun:.0f} s")
 
 
-def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool) -> bool:
-    """Print the leaderboard of a run's jobs, write its report; returns whether anything failed."""
+def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscored: float = 1.0) -> bool:
+    """Print the leaderboard of a run's jobs, write its report.
+
+    Returns whether anything failed, or more than a share `max_unscored` of a run's ratings is missing.
+    """
     shown = [results.read(job.path) for job in jobs if job.path]
     _learn(jobs, shown)
     rows = [
@@ -131,7 +148,20 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool) -> bool:
         click.echo(json.dumps({"runs": rows}, indent=1))
     for root in sorted({path.parents[3] for job in jobs if (path := job.path)}):
         _report(root)
-    return any(job.status == "failed" for job in jobs)
+    gaps = [line for run in shown if (line := _gap(run, max_unscored))]
+    for line in gaps:
+        click.echo(f"bench: {line}", err=True)
+    return bool(gaps) or any(job.status == "failed" for job in jobs)
+
+
+def _gap(run: results.Run, most: float) -> str:
+    """What to say of a run whose ratings are missing beyond the share `most`; empty for others."""
+    counts = run.data["counts"]
+    asked, lost, later = (counts.get(name, 0) for name in ("verdicts", "unscored", "unanswered"))
+    if not asked or lost / asked <= most:
+        return ""
+    again = f"; {later} went unanswered, and the same command asks for them again" if later else ""
+    return f"{run.method}: {lost} of {asked} ratings are missing, more than --max-unscored {most:g}{again}"
 
 
 def _report(root: Path) -> None:
