@@ -22,6 +22,8 @@ from rich.table import Table as Grid
 
 from bench import registry, results
 from bench.models import cache_root
+from bench.overhead import record
+from bench.overhead import show as show_costs
 from bench.plan import Plan, code_of, cost, default_results, scratch
 from bench.report import build, leaderboard
 from bench.schema import BenchError
@@ -273,14 +275,18 @@ def compare(one: str, two: str, folder: Path | None, as_json: bool) -> None:
         a, b = first.scores(axis), second.scores(axis)
         both = [name for name in a if a[name] is not None and b.get(name) is not None]
         rows[axis] = stats.paired([float(a[n] or 0) for n in both], [float(b[n] or 0) for n in both])
+    costs = [cost for run in (first, second) if (cost := record.load(run))]
     if as_json:
         found = {a: {k: v if math.isfinite(v) else None for k, v in vars(d).items()} for a, d in rows.items()}
-        click.echo(json.dumps(found, indent=1))
+        priced = {"cost": [show_costs.summary(one) for one in costs]} if costs else {}
+        click.echo(json.dumps(found | priced, indent=1))
         return
     grid = Grid("axis", "difference", "p", "concepts", "detectable", title=f"{first.method} minus {second.method}")
     for axis, d in rows.items():
         grid.add_row(axis, leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}")
     Console(highlight=False).print(grid)
+    if costs:
+        show_costs.runs(costs, as_json=False)
 
 
 def contract(name: str, as_json: bool) -> bool:

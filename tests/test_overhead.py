@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.backends.hf import HFBackend
+from bench.cli import main
 from bench.overhead import breakeven, exact, published
 from bench.overhead.config import base_name, complete, known, of_file, of_model
 from bench.overhead.edits import extra, work
@@ -482,3 +484,69 @@ def test_break_even_rows_are_whole() -> None:
     assert len(rows) == 4 * 2 * 2
     assert {row["prefix_cached"] for row in rows} == {True, False}
     json.dumps(rows, allow_nan=False)
+
+
+# The command
+
+
+def bench(*words: str, expect: int = 0) -> Result:
+    done = CliRunner().invoke(main, ["overhead", *words])
+    assert done.exit_code == expect, done.output
+    return done
+
+
+def test_the_blog_s_numbers_as_json_and_as_a_table() -> None:
+    rows = json.loads(bench("--formulas", "blog", "--json").stdout)
+    keys = ["quantity", "context", "prompt_tokens", "printed_percent", "formula_percent", "agrees"]
+    assert isinstance(rows, list)
+    assert all(list(row) == keys for row in rows)
+    assert rows == published.records()
+    text = bench("--formulas", "blog").stdout
+    assert text.count(" NO ") == sum(not row["agrees"] for row in rows) > 0
+    assert "2,671, 413 and 110" in text
+
+
+def test_a_model_by_name_or_by_its_configuration_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: Any, **__: Any) -> None:
+        raise AssertionError("no network is needed")
+
+    monkeypatch.setattr("socket.socket.connect", closed)
+    words = ("--prompt-tokens", "50,100,400", "--context", "512,4096,16384", "--json")
+    found = json.loads(bench("--model", "google/gemma-2-2b-it", *words).stdout)
+    config = {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "hidden_size": 2304, "head_dim": 256}
+    config |= {"num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256000}
+    config |= {"intermediate_size": 9216, "sliding_window": 4096}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    own = json.loads(bench("--model", "google/gemma-2-2b-it", "--config", str(path), *words).stdout)
+    assert own == found
+    assert found["model"] == "google/gemma-2-2b-it"
+    assert [row["context"] for row in found["base"]] == [512, 4096, 16384]
+    row = next(r for r in found["rows"] if (r["prompt_tokens"], r["context"]) == (100, 4096))
+    assert row["flops_percent"] == pytest.approx(0.350, rel=0.002)
+    assert row["bytes_percent"] == pytest.approx(0.188, rel=0.003)
+    assert {r["prefix_cached"] for r in found["breakeven"]} == {True, False}
+
+
+def test_a_figure_is_written_with_its_data(tmp_path: Path) -> None:
+    done = bench("--model", "llama-2-7b", "--figure", str(tmp_path / "llama.png"), "--rank", "4")
+    assert "LoRA rank 4, all linears" in done.stdout
+    assert (tmp_path / "llama.png").read_bytes().startswith(b"\x89PNG")
+    rows = (tmp_path / "llama.csv").read_text("utf-8").splitlines()
+    assert rows[0].startswith("method,context,prompt_tokens,flops_percent")
+    assert len(rows) == 1 + 7 * 4  # kinds × contexts from 512 to 4096, the longest it was made for
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "one of them"),
+        (("--formulas", "blog", "--model", "llama-2-7b"), "one of them"),
+        (("--model", "llama-2-7b", "--prompt-tokens", "a"), "numbers of tokens"),
+        (("--model", "llama-2-7b", "--context", "400"), "does not hold a prompt"),
+        (("--model", "nothing"), "unknown model"),
+        (("--config", "nowhere.json"), "cannot read"),
+    ],
+)
+def test_a_wrong_command_says_what_to_write(words: tuple[str, ...], message: str) -> None:
+    assert message in bench(*words, expect=2).stderr

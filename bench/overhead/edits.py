@@ -95,7 +95,7 @@ def gate_flops(gate: Gate, length: int) -> int:
     """FLOPs of reading a condition once on a prompt of `length` tokens: pooling and a cosine."""
     hidden = gate.direction.shape[-1]
     pooled = length * hidden if gate.pooling == "mean" else 0
-    return pooled + (9 if gate.similarity == "cast" else 7) * hidden
+    return int(pooled + (9 if gate.similarity == "cast" else 7) * hidden)
 
 
 FAR = 10**6
@@ -124,18 +124,23 @@ def extra(steering: Steering, prompt_tokens: float = 0, length: int = 64, merged
             read=total.read + one.flops * whole,
             once=total.once + (0 if whole else touched * one.flops),
             elements=total.elements + one.elements,
+            held=total.held + one.elements,
             moved=total.moved + one.moved * decodes(edit),
         )
         if edit.gate is not None:
             gates[id(edit.gate)] = edit.gate
-    held = sum(value.direction.size * (1 if value.center is None else 2) for value in gates.values())
+    gated = sum(value.direction.size * (1 if value.center is None else 2) for value in gates.values())
     opened = sum(gate_flops(gate, length) for gate in gates.values())
-    total = replace(total, once=total.once + opened, elements=total.elements + held)
+    total = replace(total, once=total.once + opened, elements=total.elements + gated, held=total.held + gated)
     for delta in steering.deltas:
         one = work(delta)
         total = replace(total, elements=total.elements + one.elements)
         if not merged:
             total = replace(
-                total, decode=total.decode + one.flops, read=total.read + one.flops, moved=total.moved + one.moved
+                total,
+                decode=total.decode + one.flops,
+                read=total.read + one.flops,
+                held=total.held + one.elements,
+                moved=total.moved + one.moved,
             )
     return total

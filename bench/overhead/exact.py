@@ -147,7 +147,8 @@ class Extra:
     """What a steering adds: prompt tokens, work per token and request, and what it holds.
 
     `decode` are FLOPs per decoded token, `read` FLOPs per prompt token and `once` per request (a gate, the
-    prompt positions of a narrow span); `elements` are stored numbers, `moved` those a decoding step reads.
+    prompt positions of a narrow span); `elements` are stored numbers, `held` those kept beside the weights while
+    serving, `moved` those a decoding step reads.
     """
 
     prompt_tokens: float = 0
@@ -155,6 +156,7 @@ class Extra:
     read: int = 0
     once: int = 0
     elements: int = 0
+    held: int = 0
     moved: int = 0
 
     def artefact_bytes(self, width: int = WIDTH) -> int:
@@ -174,9 +176,9 @@ def bytes_percent(arch: Architecture, extra: Extra, context: int, width: int = W
 
 
 def kv_percent(arch: Architecture, extra: Extra, context: int) -> float:
-    """Memory of the steering as a share of the KV cache at `context`: prompt tokens' part plus the artefact."""
+    """Memory of the steering as a share of the KV cache at `context`: prompt tokens' part plus what is held."""
     cached = kv_elements(arch, context) - kv_elements(arch, context - round(extra.prompt_tokens))
-    return 100 * (cached + extra.elements) / kv_elements(arch, context)
+    return 100 * (cached + extra.held) / kv_elements(arch, context)
 
 
 def request_flops(arch: Architecture, extra: Extra, prompt: int, reply: int, cached: bool = False) -> int:
@@ -208,20 +210,22 @@ def prompt(tokens: float) -> Extra:
 def vector(arch: Architecture, layers: int = 1) -> Extra:
     """One vector added at `layers` blocks, at every position."""
     work = arch.hidden * layers
-    return Extra(decode=work, read=work, elements=work, moved=work)
+    return Extra(decode=work, read=work, elements=work, held=work, moved=work)
 
 
 def adapter(arch: Architecture, rank: int) -> Extra:
     """A rank-r edit of the residual stream at one block and every position: h + Rᵀ(Wh + b - Rh)."""
     work = 4 * rank * arch.hidden
     held = 2 * rank * arch.hidden + rank
-    return Extra(decode=work, read=work, elements=held, moved=held)
+    return Extra(decode=work, read=work, elements=held, held=held, moved=held)
 
 
 def lora(arch: Architecture, rank: int, merged: bool = False) -> Extra:
     """A low-rank change of every linear module, applied beside the weights or merged into them."""
     held = sum(rank * (a + b) for a, b in arch.linears())
-    return Extra(elements=held) if merged else Extra(decode=2 * held, read=2 * held, elements=held, moved=held)
+    if merged:
+        return Extra(elements=held)
+    return Extra(decode=2 * held, read=2 * held, elements=held, held=held, moved=held)
 
 
 def kinds(arch: Architecture, tokens: tuple[int, ...], rank: int = 8) -> dict[str, Extra]:

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 
+from bench.report import costs
 from bench.results import Row, Table
 from bench.stats import Difference, Estimate, paired
 
@@ -152,6 +153,8 @@ def markdown(tables: Sequence[Table], images: Mapping[str, Sequence[str]]) -> st
         lines += ["", *(f"- {note}" for note in (*notes(table), *depths(table))), ""]
         if rows := contrasts(table):
             lines += ["Against the controls, paired by concept (p uncorrected):", "", *rows, ""]
+        if rows := costs.lines(table):
+            lines += ["What each method costs:", "", *rows, ""]
         for image in images.get(table.group, ()):
             lines += [f"![{image.removesuffix('.png').rsplit('-', 1)[1]}]({image})", ""]
     return "\n".join(lines)
