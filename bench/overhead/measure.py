@@ -119,13 +119,13 @@ def measure(run: Run, settings: Settings, say: Callable[[str], None] = lambda te
     lm: Any = session.backend
     if not hasattr(lm, "endless"):
         raise BenchError(f"backend {lm.name} cannot make answers equally long: nothing to compare")
-    lm.endless = True
+    local = not plan.options.judge.startswith("openai:")
     try:
-        local = not plan.options.judge.startswith("openai:")
         warm_up(lm)
         say(f"{run.method}: fit")
         rows, fit = _fitted(run, session, settings, local)
         rig = Rig(session, rows)
+        lm.endless = True  # not before: what a fit writes is kept, and ends where it ends
         say(f"{run.method}: first tokens")
         first = first_tokens(rig)
         say(f"{run.method}: {settings.repeats} repeats of {settings.batch} × {settings.tokens} tokens, both ways")
@@ -133,6 +133,7 @@ def measure(run: Run, settings: Settings, say: Callable[[str], None] = lambda te
         arch, config = _architecture(run, lm)
         found = _exact(rig, arch, answers, settings)
         memory = {side: [rig.peak(settings.tokens, side == "steered") for _ in range(3)] for side in SIDES}
+        lm.endless = False
         say(f"{run.method}: judge")
         judged = _judged(run, session, rows, answers["steered"]) if local else _asked(run)
     finally:
@@ -343,9 +344,12 @@ def renew(runs: Sequence[Run], settings: Settings, say: Callable[[str], None]) -
     """Measure each run and keep its record beside it; returns why some could not be."""
     failed = []
     for run in runs:
+        found: dict[str, Any] = {}
         try:
-            store(run, measure(run, settings, say))
-        except BenchError as error:
-            failed.append(f"{run.path.parent.name}: {error}")
+            found = measure(run, settings, say)
+        except Exception as error:  # a method is others' code: its failure must not end the rest
+            failed.append(f"{run.path.parent.name}: {type(error).__name__}: {str(error).split(chr(10))[0]}")
             say(failed[-1])
+        if found:
+            store(run, found)
     return failed
