@@ -1,4 +1,4 @@
-"""The command line: `bench run | list | show | compare | export | report | check | models | cache | power`.
+"""The command line: `bench run | list | show | compare | export | report | check | models | cache | power | overhead`.
 
 Invariant: stdout carries results, stderr plan and progress; exit codes are 0 complete, 1 something
 failed or is partial, 2 usage, 130 interrupted. Nothing heavy is imported until a command needs it.
@@ -290,6 +290,65 @@ def power(run_a: str, run_b: str, axis: str, results: Path | None, as_json: bool
     from bench.sizing import advise
 
     advise(run_a, run_b, results, as_json, axis, aim)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--formulas", type=click.Choice(["blog"]), help="A post's printed formulas and numbers, checked.")
+@click.option("--model", help="Exact costs of a model: known name, folder, hub id. No weights are read.")
+@click.option("--config", type=click.Path(path_type=Path), help="Its config.json, without a network.")
+@click.option("--prompt-tokens", "sizes", default="50,100,400", show_default=True, help="Steering prompts.")
+@click.option("--context", "contexts", default="512,4096,16384", show_default=True, help="Tokens, prompt included.")
+@click.option("--rank", default=8, show_default=True, type=click.IntRange(1), help="Rank of adapters.")
+@click.option("--reply", default=256, show_default=True, type=click.IntRange(1), help="Tokens of a reply.")
+@click.option("--texts", default=72, show_default=True, type=click.IntRange(1), help="Training texts of a fit.")
+@click.option("--requests", default=1000, show_default=True, type=click.IntRange(1), help="Requests to pay off in.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Also draw overhead against context (PNG and CSV).")
+@click.option("--measure", "anew", is_flag=True, help="Measure RUNs beside the bare model and keep overhead.json.")
+@click.option("--tokens", default=48, show_default=True, type=click.IntRange(2), help="Measured: new tokens.")
+@click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="Measured: requests at once.")
+@click.option("--repeats", default=7, show_default=True, type=click.IntRange(2), help="Measured: repeats each way.")
+@click.option("--concepts", default=2, show_default=True, type=click.IntRange(1), help="Measured: concepts.")
+@click.option("--dtype", default="auto", show_default=True, help="Measured: number type of the engine.")
+@results_option
+@plugin_option
+@json_option
+def overhead(
+    runs: tuple[str, ...], formulas: str | None, model: str | None, config: Path | None, sizes: str, contexts: str,
+    rank: int, reply: int, texts: int, requests: int, figure: Path | None, anew: bool, tokens: int, batch: int,
+    repeats: int, concepts: int, dtype: str, results: Path | None, late: tuple[Path, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """What steering costs: of RUNs, of a model, or as a blog post printed it."""
+    plugins(late)
+    from bench.overhead import show
+
+    if sum(map(bool, (runs, formulas, model or config))) != 1:
+        raise UsageError("give runs, --model or --config, or --formulas blog: one of them")
+    if formulas:
+        show.formulas(as_json)
+    elif runs:
+        from bench.overhead import record
+        from bench.plan import default_results, scratch
+        from bench.results import lookup
+
+        found = [lookup(name, [results] if results else [default_results(), scratch()]) for name in runs]
+        failed = []
+        if anew:
+            from bench.overhead.measure import Settings, renew
+
+            settings = Settings(tokens, batch, repeats, concepts, dtype)
+            failed = renew(found, settings, lambda text: click.echo(text, err=True))
+        show.runs([record.required(run) for run in found if not failed or record.load(run)], as_json)
+        if failed:
+            sys.exit(1)
+    else:
+        arch = show.resolve(model, config)
+        asked = show.numbers(sizes, "--prompt-tokens"), show.numbers(contexts, "--context")
+        show.model(arch, *asked, rank, reply, texts, requests, as_json)
+        if figure:
+            from bench.report.cost_figures import write_context
+
+            write_context(arch, asked[0], rank, figure)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from rich.table import Table as Grid
 
 from bench import registry, results
 from bench.models import cache_root
+from bench.overhead import record
+from bench.overhead import show as show_costs
 from bench.plan import Plan, code_of, cost, default_results, scratch
 from bench.report import build, leaderboard
 from bench.schema import BenchError
@@ -308,9 +310,11 @@ def compare(one: str, two: str, folder: Path | None, as_json: bool) -> None:
         wins[axis] = {per: pairwise.win_rate(scores[0], scores[1], per) for per in pairwise.PER}
         if first.data["spec"]["judge"]:
             equal[axis] = pairwise.length_controlled(*scores, *results.matched([first, second], "tokens"))
+    costs = [cost for run in (first, second) if (cost := record.load(run))]
     if as_json:
         found = {axis: bare(vars(d) | {"wins": wins[axis], "length": equal.get(axis)}) for axis, d in rows.items()}
-        click.echo(json.dumps(found, indent=1))
+        priced = {"cost": [show_costs.summary(one) for one in costs]} if costs else {}
+        click.echo(json.dumps(found | priced, indent=1))
         return
     columns = (
         "axis",
@@ -330,6 +334,8 @@ def compare(one: str, two: str, folder: Path | None, as_json: bool) -> None:
             axis, leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}", *won, last
         )
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
+    if costs:
+        show_costs.runs(costs, as_json=False)
 
 
 def bare(value: Any) -> Any:

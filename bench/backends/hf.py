@@ -49,6 +49,8 @@ class HFBackend(Backend):
     """`transformers` in this process; the weights load on first use."""
 
     can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
+    endless = False
+    """Answers run to their last allowed token: for timing, where every side must write as much."""
 
     def __init__(self, model: Model, dtype: str = "auto", batch: int = 64, tokens: int = 8192) -> None:
         self.source = model
@@ -219,6 +221,8 @@ class HFBackend(Backend):
             )
 
     def _ends(self) -> set[int]:
+        if self.endless:
+            return {self.model.config.get_text_config().vocab_size}  # no token has it
         found = self.model.generation_config.eos_token_id
         listed = found if isinstance(found, list) else [found]
         return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import details, figures, leaderboard
+from bench.report import cost_figures, costs, details, figures, leaderboard
 from bench.results import Table, load, tables
 from bench.schema import UsageError
 from bench.store import write_whole
@@ -23,12 +23,17 @@ def build(results: Path, out: Path) -> list[Path]:
     written = [_write(out / "leaderboard.csv", leaderboard.csv_text(found).encode())]
     names: dict[str, list[str]] = {}
     for table in found:
+        spec = table.spec
+        stem = f"{spec['task']}-{spec['model']}-{spec['protocol']['preset']}-{table.group[:6]}"
         for kind, draw in _figures(table):
-            spec = table.spec
-            name = f"{spec['task']}-{spec['model']}-{spec['protocol']['preset']}-{table.group[:6]}-{kind}.png"
+            name = f"{stem}-{kind}.png"
             names.setdefault(table.group, []).append(name)
             written.append(_write(out / name, draw(table)))
-    below = {table.group: details.sections(table) for table in found}
+        for kind, image, data in cost_figures.draw(table):
+            name = f"{stem}-{kind}.png"
+            names.setdefault(table.group, []).append(name)
+            written += [_write(out / name, image), _write((out / name).with_suffix(".csv"), data.encode())]
+    below = {table.group: [*details.sections(table), *costs.sections(table)] for table in found}
     written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names, below).encode()))
     return written
 
