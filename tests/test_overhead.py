@@ -370,7 +370,8 @@ def test_every_part_of_the_program_has_a_rule() -> None:
 def test_a_part_without_a_rule_is_an_error() -> None:
     @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
     class Novel(Delta):
-        pass
+        def scaled(self, c: float) -> Novel:
+            return self
 
     with pytest.raises(BenchError, match="Novel"):
         extra(Steering(deltas=(Novel(module="m"),)))
