@@ -1,6 +1,7 @@
 """From results to reports: a leaderboard in Markdown and CSV, and its figures.
 
-Invariant: a pure function of the results folder; run twice, it gives identical bytes.
+Invariant: a pure function of the results folder (and of the checked validity tables of judges, where the
+folder has none); run twice, it gives identical bytes.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import figures, leaderboard
+from bench.opinions import validity
+from bench.plan import default_results
+from bench.report import figures, leaderboard, opinions
 from bench.results import Table, load, tables
 from bench.schema import UsageError
 from bench.store import write_whole
@@ -28,7 +31,13 @@ def build(results: Path, out: Path) -> list[Path]:
             name = f"{spec['task']}-{spec['model']}-{spec['protocol']['preset']}-{table.group[:6]}-{kind}.png"
             names.setdefault(table.group, []).append(name)
             written.append(_write(out / name, draw(table)))
-    written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names).encode()))
+    below = {
+        table.group: opinions.sections(
+            table, validity((results, default_results()), table.spec["judge"], table.spec["judge_params"])
+        )
+        for table in found
+    }
+    written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names, below).encode()))
     return written
 
 
