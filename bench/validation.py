@@ -52,10 +52,14 @@ def questions(concept: Concept, texts: Sequence[tuple[Example, str]]) -> list[Qu
     found = [Question(_item("concept", concept, e), label, "concept") for e, label in texts]
     for label in ("positive", "negative"):
         own = [e for e, kind in texts if kind == label][:MOVED]
-        moved = [Example(other.instruction, e.response) for e, other in zip(own, _deranged(own), strict=True)]
+        moved = [
+            Example(asked, e.response) for e, asked in zip(own, _others(own), strict=True) if asked != e.instruction
+        ]
         found += [Question(_item("instruction", concept, e), "matched", "instruction") for e in own]
         found += [Question(_item("instruction", concept, e), "shuffled", "instruction") for e in moved]
-        for e in own[:BROKEN]:
+        # A text of few words can come out of a corruption as it was.
+        whole = [e for e in own if all(corrupt(e.response) != e.response for corrupt in CORRUPTIONS.values())]
+        for e in whole[:BROKEN]:
             found.append(Question(_item("fluency", concept, e), "natural", "fluency"))
             found.append(Question(_item("concept", concept, e), f"{label}/natural", "shift"))
             for kind, corrupt in CORRUPTIONS.items():
@@ -69,12 +73,12 @@ def _item(axis: str, concept: Concept, e: Example) -> Item:
     return Item(axis, concept, e.instruction, e.response)
 
 
-def _deranged(rows: Sequence[Example]) -> list[Example]:
-    """`rows` in an order where none keeps its place or its own instruction; the same on every machine."""
-    order = np.random.default_rng(int(digest([e.instruction for e in rows]), 16)).permutation(len(rows))
-    ring = [rows[i] for i in order]
-    following = {id(e): after for e, after in zip(ring, [*ring[1:], *ring[:1]], strict=True)}
-    return [following[id(e)] for e in rows]
+def _others(rows: Sequence[Example]) -> list[str]:
+    """For each row another row's instruction, the same on every machine."""
+    seed = int(digest([e.instruction for e in rows]), 16)
+    ring = [int(i) for i in np.random.default_rng(seed).permutation(len(rows))]
+    after = dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
+    return [rows[after[i]].instruction for i in range(len(rows))]
 
 
 def validate(
@@ -182,8 +186,8 @@ def separation(better: Mapping[str, Sequence[float]], worse: Mapping[str, Sequen
     e = estimate(found)
     return {
         "auroc": _number(e.mean),
-        "low": _number(max(0.0, e.low)),
-        "high": _number(min(1.0, e.high)),
+        "low": _number(float(np.clip(e.low, 0, 1))),
+        "high": _number(float(np.clip(e.high, 0, 1))),
         "n": sum(len(b) + len(w) for b, w in both),
     }
 
@@ -230,7 +234,7 @@ def _against_people(
     if unknown := sorted({row.concept for row in rows} - set(known)):
         raise UsageError(f"no concept {unknown[0]!r} in the data or the mini set")
     # Each set is calibrated whole, as a run calibrates it: an instruction anchor belongs to a genre.
-    items, verdicts = {}, {}
+    verdicts: dict[tuple[str, str], Verdict] = {}
     for source in (task, mini):
         own = [row for row in rows if known[row.concept][0] is source]
         if not own:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from bench.agreement import agree, alpha, clustered, interaction, kappa, spearman
 
@@ -47,12 +48,12 @@ def test_alpha_at_its_ends() -> None:
     assert math.isnan(alpha(np.array([[1.0, math.nan], [math.nan, 2.0]])))  # no unit has two ratings
 
 
-def test_kappa_by_hand() -> None:
-    """Ratings 0 0 1 2 2 and 0 1 1 2 0: squared differences 1 and 4, against those expected by the margins."""
-    one, two = np.array([0, 0, 1, 2, 2.0]), np.array([0, 1, 1, 2, 0.0])
-    expected = sum((a - b) ** 2 for a in one for b in two) / 5
-    assert kappa(np.array([one, two])) == pytest.approx(1 - 5 / expected)
-    assert kappa(np.array([one + 0.4, two])) == kappa(np.array([one, two]))  # rounded
+def test_kappa_is_scikit_learn_s() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        one, two = rng.uniform(0, 2, (2, 30))
+        wanted = cohen_kappa_score(*np.floor(np.array([one, two]) + 0.5).astype(int), weights="quadratic")
+        assert kappa(np.array([one, two])) == pytest.approx(wanted)
     assert math.isnan(kappa(np.ones((2, 4))))
 
 
