@@ -231,7 +231,7 @@ class Surface:
     weights: tuple[float, ...] = ()
     """Of the four features, and the intercept."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         return digest(self.weights, {" ".join(k): v for k, v in self.counts[2].items()})
 
