@@ -6,14 +6,14 @@ Invariant: an opinion belongs to one run, judge and calibration; reading one nee
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import Run, Table
+from bench.results import Row, Run, Table
 from bench.schema import BenchError, digest
-from bench.stats import Difference, holm, paired
+from bench.stats import Difference, paired
 
 VERSION = 1
 NEEDED = ("run", "id", "judge", "judge_params", "independent", "calibration", "samples", "concepts", "code")
@@ -76,7 +76,7 @@ class Comparison:
 
     name: str
     first: Difference
-    """Method minus reference, by the table's own judge; `p` below is its Holm-corrected p."""
+    """Method minus reference, by the table's own judge; `p` is the one Holm corrected over the table."""
     p: float
     second: Difference | None
     state: str
@@ -114,27 +114,18 @@ def second(table: Table) -> Second | None:
         for o in found
         if (o.judge, identity(o.judge, o.data["judge_params"])) == chosen
     }
-    rows = {row.name: row for row in table.rows if row.against and row.run.family != "prompting"}
-    compared = {name: _compare(table, name, other) for name in rows}
-    corrected = holm([row.against.p for row in rows.values() if row.against])
-    return Second(
-        chosen[0],
-        tuple(
-            Comparison(name, first, p, found, _state(first, found))
-            for (name, (first, found)), p in zip(compared.items(), corrected, strict=True)
-        ),
-    )
+    rows = [row for row in table.rows if row.against and row.run.family != "prompting"]
+    return Second(chosen[0], tuple(_compare(table, row, other) for row in rows))
 
 
-def _compare(table: Table, name: str, other: Mapping[str, Opinion]) -> tuple[Difference, Difference | None]:
-    first = next(row.against for row in table.rows if row.name == name)
-    assert first is not None
-    assert table.reference is not None
-    if name not in other or table.reference not in other:
-        return first, None
-    one, two = (other[n].scores("overall") for n in (name, table.reference))
-    pairs = [(a, b) for c in table.concepts if (a := one.get(c)) is not None and (b := two.get(c)) is not None]
-    return first, paired(*zip(*pairs, strict=True)) if pairs else None
+def _compare(table: Table, row: Row, other: Mapping[str, Opinion]) -> Comparison:
+    first, p, found = row.against, row.p, None
+    assert first is not None and p is not None and table.reference is not None  # noqa: PT018
+    if row.name in other and table.reference in other:
+        one, two = (other[name].scores("overall") for name in (row.name, table.reference))
+        pairs = [(a, b) for c in table.concepts if (a := one.get(c)) is not None and (b := two.get(c)) is not None]
+        found = paired(*zip(*pairs, strict=True)) if pairs else None
+    return Comparison(row.name, first, p, found, _state(first, found))
 
 
 def _state(first: Difference, found: Difference | None) -> str:
@@ -161,8 +152,3 @@ def _table(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise BenchError(f"judges/{path.name} is not a judge's validation: {str(error).splitlines()[0]}") from error
     return data
-
-
-def judges_of(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """judge -> its parameters, over all opinions beside the runs."""
-    return {o.judge: dict(o.data["judge_params"]) for run in runs for o in of(run)}
