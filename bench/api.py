@@ -335,6 +335,8 @@ class Judge(ABC):
     """An instrument that rates texts on axes, 0 to 2."""
 
     name: ClassVar[str]
+    independent: ClassVar[bool] = False
+    """Asks no model that a prompt baseline uses, so that its word counts as a second opinion."""
 
     @abstractmethod
     def fingerprint(self) -> Mapping[str, Any]:
