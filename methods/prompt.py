@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from bench.api import Context, Fitted, Method
 from bench.registry import method
@@ -38,8 +39,16 @@ class OneLine(Method):
     Reproduction: AxBench's prompts (written by gpt-4o-mini) score .731 on Gemma-2-2B, layer 20.
     """
 
+    place: Literal["any", "system", "prepend", "append"] = "any"
+    """Where the line stands: a system message, before the question, after it, or the best of all."""
+
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        return [Fitted(Steering(line)) for line in wordings(train)[: ctx.budget.trials]]
+        lines = [line for line in wordings(train) if self.place in ("any", _place(line))]
+        return [Fitted(Steering(line)) for line in lines[: ctx.budget.trials]]
+
+
+def _place(line: Prompt) -> str:
+    return "system" if line.system else "prepend" if line.prefix else "append"
 
 
 def wordings(train: Train) -> list[Prompt]:

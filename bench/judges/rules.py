@@ -143,6 +143,12 @@ def _rated(item: Item) -> Verdict:
         except ValueError as second:
             named = item.concept.text.partition(":")[0].strip() in RULES
             return Verdict(None, reason=str(second if named else first))
-    if not item.text.strip():
+    return keeps(f"{rule}:{parameter}".rstrip(":"), item.text)
+
+
+def keeps(name: str, text: str) -> Verdict:
+    """How far `text` keeps the rule `name`, 0 to 2; ValueError for what is no rule."""
+    rule, parameter = parse(name)
+    if not text.strip():
         return Verdict(0.0, reason="empty text")
-    return Verdict(2 * RULES[rule](item.text, parameter), raw=f"{rule}:{parameter}".rstrip(":"))
+    return Verdict(2 * RULES[rule](text, parameter), raw=name)
