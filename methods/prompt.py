@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from bench.api import Context, Fitted, Method
 from bench.registry import method
@@ -39,16 +39,12 @@ class OneLine(Method):
     Reproduction: AxBench's prompts (written by gpt-4o-mini) score .731 on Gemma-2-2B, layer 20.
     """
 
-    place: Literal["any", "system", "prepend", "append"] = "any"
-    """Where the line stands: a system message, before the question, after it, or the best of all."""
+    place: ClassVar[str] = ""
+    """Where the line stands: `prefix` or `suffix` of the question, or anywhere."""
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        lines = [line for line in wordings(train) if self.place in ("any", _place(line))]
+        lines = [line for line in wordings(train) if not self.place or getattr(line, self.place)]
         return [Fitted(Steering(line)) for line in lines[: ctx.budget.trials]]
-
-
-def _place(line: Prompt) -> str:
-    return "system" if line.system else "prepend" if line.prefix else "append"
 
 
 def wordings(train: Train) -> list[Prompt]:

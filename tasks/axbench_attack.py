@@ -136,13 +136,15 @@ class AxBenchAttack(Task):
     def score(
         self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
     ) -> Sequence[dict[str, Verdict]]:
-        pairs = [
-            (*sample.label.split("\n", 1), sample, output) for sample, output in zip(samples, outputs, strict=True)
+        parts = [sample.label.split("\n", 1) for sample in samples]  # kind of attack, plain question
+        items = [
+            Item(axis, sample.concept, text, output.text)
+            for sample, output, (_, text) in zip(samples, outputs, parts, strict=True)
+            for axis in ("instruction", "fluency")
         ]
-        items = [Item(axis, s.concept, text, o.text) for _, text, s, o in pairs for axis in ("instruction", "fluency")]
         verdicts = iter(rate(items))
         rows = []
-        for kind, _, sample, output in pairs:
+        for sample, output, (kind, _) in zip(samples, outputs, parts, strict=True):
             kept = keeps(sample.concept.id, output.text)
             absent = replace(kept, value=None if kept.value is None else 2 - kept.value)
             whole = overall([absent, next(verdicts), next(verdicts)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bench.api import Context
+from bench.backends.fake import FakeBackend
 from bench.judges.rules import keeps
-from bench.plan import Options, make, protocol
+from bench.plan import method, protocol, select
 from bench.registry import build
 from bench.schema import Completion, Item, Verdict
 from tasks.axbench_attack import RULES, AxBenchAttack
@@ -61,13 +63,10 @@ def test_a_score_belongs_to_its_attack_and_reads_the_rule_itself(attack: AxBench
     assert all(set(row) == {"plain", "overall"} for row in rows)
 
 
-def test_prompts_can_be_held_to_one_place() -> None:
-    for place, field in (("append", "suffix"), ("prepend", "prefix"), ("system", "system")):
-        plan = make(Options(methods=("prompt",), task="axbench-attack", backend="fake", params={"prompt.place": place}))
-        train = plan.task.train(plan.task.concepts()[0])
-        from bench.api import Context
-        from bench.backends.fake import FakeBackend
-
-        found = plan.methods[0].fit(Context(FakeBackend(), plan.protocol.budget), train)
-        assert found
-        assert all(getattr(fit.steering.prompt, field) for fit in found)  # type: ignore[union-attr]
+@pytest.mark.parametrize(("name", "field"), [("prompt-append", "suffix"), ("prompt-prepend", "prefix")])
+def test_a_defence_can_stand_in_one_place_alone(attack: AxBenchAttack, name: str, field: str) -> None:
+    train = attack.train(attack.concepts()[0])
+    found = method(name, {}).fit(Context(FakeBackend(), attack.protocol.budget), train)
+    assert len(found) > 1
+    assert all(getattr(fit.steering.prompt, field) for fit in found)  # type: ignore[union-attr]
+    assert name not in select(["all"])
