@@ -69,7 +69,7 @@ def adapter(deltas: Sequence[Delta], root: Path | None = None) -> Path:
 
 def prune(keep: int = KEPT, root: Path | None = None) -> None:
     """Delete all but the `keep` adapters used last."""
-    folders = [path for path in (root or cache_root() / "adapters").glob("*/adapter_config.json")]
+    folders = list((root or cache_root() / "adapters").glob("*/adapter_config.json"))
     for path in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True)[keep:]:
         shutil.rmtree(path.parent, ignore_errors=True)
 
@@ -86,9 +86,9 @@ def _write(deltas: Sequence[Delta], folder: Path) -> None:
     for module in downs:
         down, up = np.concatenate(downs[module], 0), np.concatenate(ups[module], 1)
         room = rank - len(down)
-        name = f"base_model.model.{module}"
-        tensors[f"{name}.lora_A.weight"] = np.pad(down, ((0, room), (0, 0))).astype(np.float32)
-        tensors[f"{name}.lora_B.weight"] = np.pad(up, ((0, 0), (0, room))).astype(np.float32)
+        padded = {"lora_A": np.pad(down, ((0, room), (0, 0))), "lora_B": np.pad(up, ((0, 0), (0, room)))}
+        for part, values in padded.items():  # safetensors writes the bytes of a transposed view as they lie
+            tensors[f"base_model.model.{module}.{part}.weight"] = np.ascontiguousarray(values, np.float32)
     save_file(tensors, folder / "adapter_model.safetensors")
     targets = sorted({module.rsplit(".", 1)[1] for module in downs})
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": targets}

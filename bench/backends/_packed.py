@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,17 @@ from torch import Tensor
 
 from bench.schema import Array
 
+FIELD = "steerbench"
+"""Under this name a request carries [its number, its steering's, its prompt's tokens]."""
 SITES = ("resid", "attn", "mlp")
 KINDS = ("Add", "Project", "Clamp", "LowRank")
 PARTS = ("all", "prompt", "response", "generation")
 SIGNED, KEEP_NORM, AT_LEAST = 1, 2, 1
 FAR = np.iinfo(np.int64).max // 2
 COLUMNS = (
-    ("key", "number", "layer", "site", "order", "kind", "flags")
-    + ("count", "slot", "other", "part", "start", "first", "last", "gate")
-)  # fmt: skip
+    *("key", "number", "layer", "site", "order", "kind", "flags"),
+    *("count", "slot", "other", "part", "start", "first", "last", "gate"),
+)
 """Integers of one edit: the steering it belongs to and its place there; where and how it acts; rows of the
 bank it reads (`slot`, and `other` for what it writes or weighs) and how many; its span; its gate or -1."""
 NUMBERS = ("strength", "bias", "threshold", "target")
@@ -222,12 +225,11 @@ class Packed:
         whole = self._send(np.stack([token, slot, table[:, 9]]))
         numbers = self._send(self.numbers[entry])
         cuts = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in pairwise(cuts):
             _, _, layer, site, _, kind, flags, count = table[a, :8].tolist()
             pending = bool((self.fires[entry[a:b]] < 0).any())
-            segment = Segment(
-                kind, flags, count, *(part[a:b] for part in whole), numbers[a:b], entry[a:b], fresh[a:b], pending
-            )
+            tokens, slots, others = (part[a:b] for part in whole)
+            segment = Segment(kind, flags, count, tokens, slots, others, numbers[a:b], entry[a:b], fresh[a:b], pending)
             step.segments.setdefault((layer, site), []).append(segment)
 
     def _send(self, values: Array) -> Tensor:
@@ -250,7 +252,7 @@ class Packed:
             seen.add((row, gate))
             prompt = self.prompt_of[row]
             if computed[request] or scheduled[request] < prompt:
-                self.faults[row] = "its gate must read the prompt in one step, which chunked prefill split"
+                self.faults.setdefault(row, "its gate must read the prompt in one step, which chunked prefill split")
                 continue
             begin = prompt - 1 if self.gates[gate, 1] else min(self.header, prompt)
             place = int(starts[request])
@@ -312,13 +314,19 @@ class Packed:
                 np.add.at(self.counts, entry[fresh], 1)
 
     def _change(
-        self, segment: Segment, state: Callable[[Tensor], Tensor], tokens: Tensor, slot: Tensor, other: Tensor, p: Tensor
-    ) -> Tensor:  # fmt: skip
+        self,
+        segment: Segment,
+        state: Callable[[Tensor], Tensor],
+        tokens: Tensor,
+        slot: Tensor,
+        other: Tensor,
+        p: Tensor,
+    ) -> Tensor:
         """What to add to each of `tokens`, `[n, H]`."""
         strength, bias, threshold, target = p[:, 0, None], p[:, 1, None], p[:, 2, None], p[:, 3, None]
         several = torch.arange(segment.count, device=self.device)
         if segment.kind == 0:
-            value = self.bank[slot] * strength
+            value: Tensor = self.bank[slot] * strength
             if not segment.flags:
                 return value
             h = state(tokens)
@@ -326,7 +334,8 @@ class Packed:
                 value = torch.sign((h * value).sum(-1, keepdim=True)) * value
             if segment.flags & KEEP_NORM:
                 new = h + value
-                return new * (h.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)) - h
+                kept: Tensor = h.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)
+                return new * kept - h
             return value
         h = state(tokens)
         if segment.kind == 1:
@@ -357,7 +366,7 @@ class Packed:
             _inside(bounds, limit, int(self.reached[row])) if fired > 0 else 0
             for bounds, fired in zip(self.bounds[place], self.fires[place], strict=True)
         ]
-        return (self.counts[place] - beyond).tolist()
+        return [int(count) for count in self.counts[place] - beyond]
 
 
 def _ranges(begins: Array, lengths: Array) -> Array:

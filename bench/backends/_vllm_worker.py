@@ -16,11 +16,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from bench.backends._hooks import site_of
-from bench.backends._packed import SITES, Packed
+from bench.backends._packed import FIELD, SITES, Packed
 from bench.schema import BenchError
-
-FIELD = "steerbench"
-"""Key of `SamplingParams.extra_args`: [request, steering, prompt tokens]."""
 
 
 class SteeringExtension:

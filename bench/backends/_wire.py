@@ -72,7 +72,7 @@ class Wire:
         }
         self.sent += len(rows)
         for part in (self._rows, self._biases, self._edits, self._numbers, self._new_gates, self._thresholds):
-            part.clear()  # type: ignore[attr-defined]
+            part.clear()
         return save(parts)
 
     def _edit(self, key: int, number: int, order: int, edit: Edit) -> None:
@@ -99,7 +99,7 @@ class Wire:
 
     def _direction(self, value: Array) -> tuple[int, float]:
         """The slot of a unit tensor and its factor, so that multiples of one tensor meet."""
-        rows = np.atleast_2d(np.asarray(value, np.float64))
+        rows = self._wide(np.asarray(value, np.float64))
         size = float(np.linalg.norm(rows))
         if size == 0:
             return self._slot(rows), 1.0
@@ -116,11 +116,16 @@ class Wire:
         self._near.setdefault((len(rows), place), []).append((unit, slot))
         return slot, size
 
-    def _slot(self, rows: Array, biases: Sequence[float] | Array = ()) -> int:
-        """The first row of equal content in the bank, made where there is none."""
-        rows = np.ascontiguousarray(np.atleast_2d(rows), np.float32)
+    def _wide(self, value: Array) -> Array:
+        """`value` as rows, refused where they do not fit the model."""
+        rows = np.atleast_2d(value)
         if rows.shape[1] != self.width:
             raise BenchError(f"an edit has width {rows.shape[1]}, the model {self.width}")
+        return rows
+
+    def _slot(self, rows: Array, biases: Sequence[float] | Array = ()) -> int:
+        """The first row of equal content in the bank, made where there is none."""
+        rows = np.ascontiguousarray(self._wide(rows), np.float32)
         shifts = np.zeros(len(rows), np.float32)
         if len(biases):
             shifts[:] = biases

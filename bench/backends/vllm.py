@@ -23,6 +23,7 @@ from typing import Any
 
 from bench.api import Backend, Prompted, ReadSite
 from bench.backends import _adapters
+from bench.backends._packed import FIELD
 from bench.backends._wire import Wire
 from bench.backends.hf import HFBackend
 from bench.models import Model, cache_root
@@ -32,8 +33,6 @@ from bench.steering import Steering
 
 TESTED = ((0, 32), (0, 33))
 """Versions of vLLM this was tested with: from the first, below the second."""
-FIELD = "steerbench"
-SITES = {"site:attn", "site:mlp"}
 
 
 def version() -> str:
@@ -68,7 +67,8 @@ class VLLMBackend(Backend):
     prompts, which gated edits cannot stand; `memory` is the KV cache in GiB on a processor.
     """
 
-    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta"} | SITES)
+    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
+    """Of deltas the low-rank ones; the others are refused by name."""
 
     def __init__(
         self,
@@ -179,9 +179,7 @@ class VLLMBackend(Backend):
                 ),
             )
 
-    def outputs(
-        self, requests: Sequence[Request], **options: Any
-    ) -> Iterator[tuple[int, Any, tuple[int, ...]]]:
+    def outputs(self, requests: Sequence[Request], **options: Any) -> Iterator[tuple[int, Any, tuple[int, ...]]]:
         """(index, vLLM's own output, positions touched) of each request; `options` go to `SamplingParams`."""
         prompts = [self.hf._steered(request) for request in requests]
         rank = self._check(requests, prompts)
