@@ -102,6 +102,8 @@ class Plan:
     specs: tuple[RunSpec, ...]
     asked: Mapping[str, Any]
     """Model and task parameters as the user named them: folders, which identities leave out."""
+    engine: str = ""
+    """What the reader of a plan should know of its engine: why it was chosen, what it will hold."""
 
     @property
     def protocol(self) -> Protocol:
@@ -116,7 +118,8 @@ def make(options: Options) -> Plan:
     given = _by_owner(options.params)
     task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
     asked = {"model": options.model, "task_params": dict(task_params)}
-    registry.get("backend", options.backend)
+    if options.backend != "auto":
+        registry.get("backend", options.backend)
     number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
     if options.prompter and not (options.prompter.startswith("openai:") and options.prompter != "openai:"):
         raise UsageError(f"unknown prompter {options.prompter!r}: give openai:MODEL")
@@ -131,6 +134,7 @@ def make(options: Options) -> Plan:
     judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
+    options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
     specs = tuple(
         RunSpec(
@@ -150,7 +154,36 @@ def make(options: Options) -> Plan:
         )
         for made in methods
     )
-    return Plan(options, model, task, judge, methods, specs, asked)
+    return Plan(options, model, task, judge, methods, specs, asked, engine)
+
+
+WORTH_AN_ENGINE = 20_000
+"""New tokens from which starting vLLM (most of a minute) pays on two cores."""
+
+
+def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: Task) -> tuple[Options, str]:
+    """The options with the engine `auto` stands for, and a line on it."""
+    if options.backend not in ("auto", "vllm"):
+        return options, ""
+    from bench.backends.vllm import VLLMBackend, unable
+
+    needs = frozenset[str]().union(*(made.needs for made in methods))
+    tokens = sum(spend(made, rules, task).tokens for made in methods)
+    if options.backend == "vllm":
+        adapted = [made for made in methods if "delta" in made.needs]
+        adapters = sum(trials(made, rules) for made in adapted) * len(task.concepts())
+        held = f", an adapter for each coefficient of a weight delta: up to {adapters:,}" if adapted else ""
+        return options, f"engine: vllm{held}"
+    if task.uses == "detector":
+        reason = "detection reads activations"
+    elif lacking := sorted(needs - (VLLMBackend.can - {"delta"})):
+        reason = f"{', '.join(lacking)} may ask for more than vLLM applies"
+    elif tokens < WORTH_AN_ENGINE:
+        reason = f"{tokens:,} new tokens do not pay for starting vLLM"
+    else:
+        reason = unable()
+    name = "hf" if reason else "vllm"
+    return replace(options, backend=name), f"engine: {name} ({reason or 'able, and the run is long enough'})"
 
 
 def _nameless(value: Any) -> Any:
@@ -299,14 +332,19 @@ class Cost:
 
 def cost(made: Method, plan: Plan) -> Cost:
     """Trials × select + test, and the ratings of each, over the plan's concepts."""
-    rules, concepts = plan.protocol, len(plan.task.concepts())
+    return spend(made, plan.protocol, plan.task)
+
+
+def spend(made: Method, rules: Protocol, task: Task) -> Cost:
+    """As `cost`, before there is a plan."""
+    concepts = len(task.concepts())
     drafts, written = made.drafts(rules.budget)
-    if plan.task.uses == "detector":
+    if task.uses == "detector":
         return Cost(concepts, concepts * drafts, concepts * written, 0)
     answers = trials(made, rules) * rules.select + rules.test
     drawn = answers * made.draws(rules.budget)
     tokens = drawn * rules.sampling.max_new_tokens + written
-    return Cost(concepts, concepts * (drawn + drafts), concepts * tokens, concepts * answers * len(plan.task.axes))
+    return Cost(concepts, concepts * (drawn + drafts), concepts * tokens, concepts * answers * len(task.axes))
 
 
 def trials(made: Method, rules: Protocol) -> int:

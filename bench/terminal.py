@@ -71,10 +71,18 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
         f"about {max(1, round(seconds / 60))} min" if todo else "nothing",
     )
     err.print(grid)
+    if made.engine:
+        err.print(made.engine, soft_wrap=True)
     err.print(
         f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""), soft_wrap=True
     )
-    return {"runs": rows, "total": total, "eta_seconds": round(seconds) if todo else 0, "results": str(where)}
+    return {
+        "runs": rows,
+        "backend": first.backend,
+        "total": total,
+        "eta_seconds": round(seconds) if todo else 0,
+        "results": str(where),
+    }
 
 
 @contextmanager
