@@ -112,7 +112,7 @@ class Parity:
         found = {i: (output, touched) for i, output, touched in engine.outputs(requests, logprobs=2)}
         self.outputs = [found[i][0] for i in range(len(requests))]
         self.touched = [found[i][1] for i in range(len(requests))]
-        self.ends = set(engine._ends)
+        self.ends = set(engine.ends)
 
     def check(self, allowed: int) -> None:
         """Equal tokens but for `allowed` requests that split at a tie; equal counts and first log-probabilities."""

@@ -13,8 +13,6 @@ import importlib.util
 import logging
 import os
 import sys
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,8 +21,7 @@ from typing import Any
 
 from bench.api import Backend, Prompted, ReadSite
 from bench.backends import _adapters
-from bench.backends._packed import FIELD
-from bench.backends._wire import Wire
+from bench.backends._vllm_run import Run
 from bench.backends.hf import HFBackend
 from bench.models import Model, cache_root
 from bench.registry import backend
@@ -113,6 +110,11 @@ class VLLMBackend(Backend):
         return int(self.config.num_hidden_layers)
 
     @property
+    def width(self) -> int:
+        """Size of the hidden states."""
+        return int(self.config.hidden_size)
+
+    @property
     def context(self) -> int:
         return min(self.limit, int(self.config.max_position_embeddings))
 
@@ -151,7 +153,7 @@ class VLLMBackend(Backend):
         return cache_root() / "logs" / f"vllm-{os.getpid()}.log"
 
     @cached_property
-    def _ends(self) -> list[int]:
+    def ends(self) -> list[int]:
         """Tokens that end an answer, as transformers has them; no weights are loaded for it."""
         from transformers import GenerationConfig
 
@@ -164,7 +166,7 @@ class VLLMBackend(Backend):
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         for i, output, touched in self.outputs(requests):
-            answer, ends = output.outputs[0], set(self._ends)
+            answer, ends = output.outputs[0], set(self.ends)
             ids = list(answer.token_ids)
             stop = next((n for n, token in enumerate(ids) if token in ends), None)
             tokens = len(ids) if stop is None else stop + 1
@@ -186,7 +188,7 @@ class VLLMBackend(Backend):
         if not requests:
             return
         engine = self._start(rank)
-        run = _Run(self, engine, requests, prompts, options)
+        run = Run(self, engine, requests, prompts, options)
         try:
             yield from run.all()
         except BenchError:
@@ -281,127 +283,18 @@ class VLLMBackend(Backend):
                 self._llm = None
                 gc.collect()
 
-    def _lora(self, steering: Steering) -> Any:
+    def number(self) -> int:
+        """A number that no other request of this engine has."""
+        self._sent += 1
+        return self._sent
+
+    def lora(self, steering: Steering) -> Any:
+        """vLLM's request for the adapter of a steering's deltas, written where it is missing."""
         from vllm.lora.request import LoRARequest
 
         folder = _adapters.adapter(steering.deltas)
         number = self._adapters.setdefault(folder.name, len(self._adapters) + 1)
         return LoRARequest(folder.name, number, str(folder))
-
-
-class _Run:
-    """One call of `generate`: requests go in as others come out, with their steerings ahead of them."""
-
-    def __init__(
-        self,
-        owner: VLLMBackend,
-        engine: Any,
-        requests: Sequence[Request],
-        prompts: Sequence[list[int]],
-        options: dict[str, Any],
-    ) -> None:
-        self.owner, self.engine, self.options = owner, engine, options
-        self.requests, self.prompts = requests, prompts
-        self.wire = Wire(owner.config.hidden_size)
-        self.flying: dict[str, tuple[int, int, str]] = {}
-        self.done: list[tuple[int, int, Any]] = []
-        self.flushed = time.monotonic()
-
-    def all(self) -> Iterator[tuple[int, Any, tuple[int, ...]]]:
-        # Adapters change places in the engine: requests of one stand together.
-        waiting = deque(sorted(range(len(self.requests)), key=self._adapter))
-        while waiting or self.flying:
-            room = 2 * self.owner.rows - len(self.flying)
-            if waiting and room >= min(self.owner.rows, len(waiting)):
-                self._submit([waiting.popleft() for _ in range(min(room, len(waiting)))])
-            for output in self.engine.step():
-                if output.finished:
-                    i, number, _ = self.flying.pop(output.request_id)
-                    self.done.append((i, number, output))
-            late = time.monotonic() - self.flushed > 1.0
-            if self.done and (late or len(self.done) >= 64 or not self.flying):
-                yield from self._flush()
-
-    def close(self) -> None:
-        """Leave an engine that knows nothing of this call, also when it was not read to its end."""
-        if self.flying:
-            self.engine.abort_request([name for _, _, name in self.flying.values()])
-        self.engine.collective_rpc("steerbench_clear")
-
-    def _adapter(self, i: int) -> str:
-        steering = self.requests[i].steering
-        return digest(*steering.deltas) if steering is not None and steering.deltas else ""
-
-    def _submit(self, chosen: list[int]) -> None:
-        keys = {}
-        for i in chosen:
-            steering = self.requests[i].steering
-            if steering is not None and steering.edits:
-                keys[i] = self.wire.add(steering)
-        if message := self.wire.message():
-            self.engine.collective_rpc("steerbench_register", args=(message,))
-        for i in chosen:
-            self._add(i, keys.get(i))
-
-    def _add(self, i: int, key: int | None) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        request, ids = self.requests[i], self.prompts[i]
-        steering, sampling = request.steering, request.sampling
-        self.owner._sent += 1
-        number = self.owner._sent
-        prompt: dict[str, Any] = {"prompt_token_ids": ids}
-        extra: dict[str, Any] = {}
-        if steering is not None and steering.edits:
-            # Blocks of the prefix cache are keyed by tokens alone: the salt keeps steered ones apart.
-            prompt["cache_salt"] = steering.internal_digest
-            extra["extra_args"] = {FIELD: [number, key, len(ids)]}
-            if any(edit.gate for edit in steering.edits):  # a gate reads the whole prompt
-                extra["skip_reading_prefix_cache"] = True
-        if sampling.temperature:
-            extra |= {"top_k": sampling.top_k or -1, "seed": request.seed}
-        params = SamplingParams(
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            stop_token_ids=self.owner._ends,
-            ignore_eos=True,  # the stop tokens above are all there are
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            **extra | self.options,
-        )
-        lora = self.owner._lora(steering) if steering is not None and steering.deltas else None
-        name = self.engine.add_request(str(number), prompt, params, lora_request=lora)
-        self.flying[str(number)] = (i, number, name)
-
-    def _flush(self) -> Iterator[tuple[int, Any, tuple[int, ...]]]:
-        """Ask the worker what it did for the finished requests, and hand them out."""
-        done, self.done = self.done, []
-        steered = [part for part in done if (s := self.requests[part[0]].steering) is not None and s.edits]
-        found: dict[int, Any] = {}
-        if steered:
-            numbers = [number for _, number, _ in steered]
-            # The last token is drawn and never run.
-            limits = [len(o.prompt_token_ids) + len(o.outputs[0].token_ids) - 1 for _, _, o in steered]
-            replies = self.engine.collective_rpc("steerbench_touched", args=(numbers, limits))[0]
-            found = dict(zip(numbers, replies, strict=True))
-        self.flushed = time.monotonic()
-        for i, number, output in done:
-            yield i, output, self._proof(i, found.get(number, ()), output)
-
-    def _proof(self, i: int, reply: Any, output: Any) -> tuple[int, ...]:
-        """The positions each edit touched; raises where one touched none that should have."""
-        steering, prompt = self.requests[i].steering or Steering(), len(output.prompt_token_ids)
-        if isinstance(reply, str):
-            raise BenchError(f"request {i} with {prompt} prompt tokens: {reply}")
-        for edit, count in zip(steering.edits, reply, strict=True):
-            waits = edit.gate is not None or (edit.span.part == "response" and len(output.outputs[0].token_ids) <= 1)
-            if count == 0 and not waits:
-                raise BenchError(
-                    f"{type(edit).__name__} at layer {edit.layer} touched no position of a request "
-                    f"with {prompt} prompt tokens"
-                )
-        return tuple(reply)
 
 
 @contextmanager
