@@ -44,7 +44,7 @@ class Run:
         self.owner, self.engine, self.options = owner, engine, options
         self.requests, self.prompts = requests, prompts
         self.wire = Wire(owner.width)
-        self.flying: dict[str, tuple[int, int, str]] = {}
+        self.flying: dict[str, tuple[int, int]] = {}
         self.done: list[tuple[int, int, Any]] = []
         self.flushed = time.monotonic()
 
@@ -57,8 +57,7 @@ class Run:
                 self._submit([waiting.popleft() for _ in range(min(room, len(waiting)))])
             for output in self.engine.step():
                 if output.finished:
-                    i, number, _ = self.flying.pop(output.request_id)
-                    self.done.append((i, number, output))
+                    self.done.append((*self.flying.pop(output.request_id), output))
             late = time.monotonic() - self.flushed > 1.0
             if self.done and (late or len(self.done) >= 64 or not self.flying):
                 yield from self._flush()
@@ -66,7 +65,7 @@ class Run:
     def close(self) -> None:
         """Leave an engine that knows nothing of this call, also when it was not read to its end."""
         if self.flying:
-            self.engine.abort_request([name for _, _, name in self.flying.values()])
+            self.engine.abort_request(list(self.flying))
         self.engine.collective_rpc("steerbench_clear")
 
     def _adapter(self, i: int) -> str:
@@ -101,18 +100,18 @@ class Run:
                 extra["skip_reading_prefix_cache"] = True
         if sampling.temperature:
             extra |= {"top_k": sampling.top_k or -1, "seed": request.seed}
-        params = SamplingParams(
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            stop_token_ids=self.owner.ends,
-            ignore_eos=True,  # the stop tokens above are all there are
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            **extra | self.options,
-        )
+        params: dict[str, Any] = {
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "stop_token_ids": self.owner.ends,
+            "ignore_eos": True,  # the stop tokens are all there are
+            "detokenize": False,
+            "output_kind": RequestOutputKind.FINAL_ONLY,
+        }
+        params |= extra | self.options
         lora = self.owner.lora(steering) if steering is not None and steering.deltas else None
-        name = self.engine.add_request(str(number), prompt, params, lora_request=lora)
-        self.flying[str(number)] = (i, number, name)
+        self.engine.add_request(str(number), prompt, SamplingParams(**params), lora_request=lora)
+        self.flying[str(number)] = (i, number)
 
     def _flush(self) -> Iterator[tuple[int, Any, tuple[int, ...]]]:
         """Ask the worker what it did for the finished requests, and hand them out."""
