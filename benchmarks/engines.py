@@ -48,6 +48,13 @@ class EndlessVLLM(VLLMBackend):
         return []
 
 
+class PlainVLLM(EndlessVLLM):
+    """A compiled engine as vLLM makes it, with no steering in its graph."""
+
+    def settings(self) -> dict[str, Any]:
+        return {k: v for k, v in super().settings().items() if k not in ("worker_cls", "additional_config")}
+
+
 def instructions(count: int) -> list[str]:
     made = [frame.format(subject) for frame in FRAMES for subject in SUBJECTS]
     return [f"{made[i % len(made)]}{f' ({i})' if i >= len(made) else ''}" for i in range(count)]
@@ -134,6 +141,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--loop-batches", type=int, default=4, help="batches of the loop that are timed; 0: all")
     parser.add_argument("--hf-requests", type=int, default=256, help="requests of the sweep timed in HF; 0: all")
+    parser.add_argument("--compiled", action="store_true", help="also engines that keep the compiled graph")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
 
@@ -194,11 +202,30 @@ def main() -> None:
         result[f"vllm {name}, cold cache"] = speed(cold(engine, answers(engine, requests)))
         result[f"vllm {name}, warm cache"] = speed(answers(engine, requests))
     engine.free()
+    if args.compiled:
+        print("vLLM, compiled", flush=True)
+        found["compiled"] = {}
+        for label, cls in (("plain", PlainVLLM), ("steering in the graph", EndlessVLLM)):
+            other = cls(model, args.dtype, rows=256, context=1024, memory=4.0, compiled=True)
+            dict(other.generate([warm] * 4))
+            kinds = ("unsteered", "steered") if cls is EndlessVLLM else ("unsteered",)
+            sides = {n: cold(other, answers(other, pairs(args.rows, args.tokens, n == "steered"))) for n in kinds}
+            found["compiled"][label] = alternate(sides, args.rounds)
+            for name in kinds:
+                requests = sweep(name == "steered")
+                result[f"vllm compiled, {label}, {name}, cold cache"] = speed(cold(other, answers(other, requests)))
+            other.free()
     found["sweep"] = {name: round(value, 2) for name, value in result.items()}
     found["ratios"] = {
         "vllm steered / unsteered": round(found["vllm"]["steered"]["median"] / found["vllm"]["unsteered"]["median"], 3),
         "hf steered / unsteered": round(found["hf"]["steered"]["median"] / found["hf"]["unsteered"]["median"], 3),
-    } | {f"{name} / loop steered": round(v / result["loop steered"], 2) for name, v in result.items()}
+    }
+    if args.compiled:
+        plain = found["compiled"]["plain"]["unsteered"]["median"]
+        for name, side in found["compiled"]["steering in the graph"].items():
+            found["ratios"][f"vllm compiled {name} / compiled without steering"] = round(side["median"] / plain, 3)
+            found["ratios"][f"vllm compiled {name} / eager"] = round(side["median"] / found["vllm"][name]["median"], 3)
+    found["ratios"] |= {f"{name} / loop steered": round(v / result["loop steered"], 2) for name, v in result.items()}
     write_json(args.out, found | {"provenance": environment.provenance()})
     for name, value in found["ratios"].items():
         print(f"{name:45} {value}")

@@ -314,6 +314,19 @@ def test_chunked_prefill_and_preemption_change_nothing(
 
 
 @needed
+def test_steering_inside_the_compiled_graph_equals_hf(
+    small: Callable[..., tuple[VLLMBackend, HFBackend]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "compiled"))
+    one, lm = small(compiled=True)
+    steerings = {**kinds(WIDTH, 4, 6.0), **more_kinds(WIDTH, 4, 6.0)}
+    inside = [s for s in steerings.values() if s is None or (s.needs <= one.can and not s.deltas)]
+    Parity(one, lm, [Request(ask(text), s, Sampling(12, 0.0, 0)) for text in ASKS[:2] for s in inside]).check(allowed=2)
+    with pytest.raises(BenchError, match="cannot site:attn, site:mlp"):
+        dict(one.generate([Request(ask("Hi"), steerings["sites"])]))
+
+
+@needed
 def test_what_cannot_be_done_is_refused_before_the_engine_starts(
     small: Callable[..., tuple[VLLMBackend, HFBackend]],
 ) -> None:

@@ -99,7 +99,8 @@ class Run:
             if any(edit.gate for edit in steering.edits):  # a gate reads the whole prompt
                 extra["skip_reading_prefix_cache"] = True
         if sampling.temperature:
-            extra |= {"top_k": sampling.top_k or -1, "seed": request.seed}
+            # torch's generator on a processor reads 32 bits of a seed: fold the others in.
+            extra |= {"top_k": sampling.top_k or -1, "seed": (request.seed ^ request.seed >> 32) % 2**32}
         params: dict[str, Any] = {
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,

@@ -25,12 +25,20 @@ class SteeringExtension:
 
     model_runner: Any
 
-    def steerbench_install(self, header: int) -> str:
-        """Hook the decoder layers and the runner's input preparation; returns which runner it is."""
+    def steerbench_install(self, header: int, compiled: bool = False) -> str:
+        """Hook the decoder layers and the runner's input preparation; returns which runner it is.
+
+        A compiled engine was hooked as its model was loaded: its graph asks for `packed`.
+        """
         runner, model = self.model_runner, self.model_runner.get_model()
         config = runner.model_config.hf_config.get_text_config()
         packed = Packed(runner.device, config.hidden_size, header)
         self.steerbench = packed
+        if compiled:
+            from bench.backends._vllm_compiled import run_with
+
+            run_with(packed)
+            return watch(runner, packed)
         layers = decoder_layers(model, config.num_hidden_layers)
         for layer, block in enumerate(layers):
             for site, name in enumerate(SITES):

@@ -61,7 +61,8 @@ class VLLMBackend(Backend):
     """A vLLM engine, started on the first request and again when LoRA is first asked for.
 
     `rows` requests run at a time, of up to `context` tokens each; `chunked` lets the engine split long
-    prompts, which gated edits cannot stand; `memory` is the KV cache in GiB on a processor.
+    prompts, which gated edits cannot stand; `memory` is the KV cache in GiB on a processor; `compiled` keeps
+    the compiled graph, with steering at block outputs as an operation in it.
     """
 
     can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
@@ -77,6 +78,7 @@ class VLLMBackend(Backend):
         step_tokens: int = 4096,
         memory: float = 2.0,
         max_loras: int = 8,
+        compiled: bool = False,
     ) -> None:
         if reason := unable():
             raise BenchError(f"backend vllm: {reason}")
@@ -89,15 +91,20 @@ class VLLMBackend(Backend):
         self.max_loras = max_loras
         self.limit = context
         self.runner = ""
+        self.compiled = compiled
         if chunked:
             self.can = self.can - {"gate"}
+        if compiled:
+            self.can = self.can - {"site:attn", "site:mlp"}
         self._llm: Any = None
         self._rank = 0
         self._sent = 0
         self._adapters: dict[str, int] = {}
 
     def fingerprint(self) -> str:
-        return digest("vllm", version(), self.source.weights, str(self.hf.dtype), "eager")
+        return digest(
+            "vllm", version(), self.source.weights, str(self.hf.dtype), "compiled" if self.compiled else "eager"
+        )
 
     @cached_property
     def config(self) -> Any:
@@ -230,45 +237,54 @@ class VLLMBackend(Backend):
             self._rank = rank
             with _quiet(self.log):
                 self._llm = self._make()
-                runners = self._llm.collective_rpc("steerbench_install", args=(self.hf.header,))
+                runners = self._llm.collective_rpc("steerbench_install", args=(self.hf.header, self.compiled))
             self.runner = runners[0]
         return self._llm.llm_engine
 
     def _make(self) -> Any:
-        import torch
-
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        options: dict[str, Any] = {}
-        if torch.cuda.is_available():
-            options["gpu_memory_utilization"] = self._share(torch.cuda.get_device_properties(0).total_memory)
-        else:
-            # By default vLLM keeps a core free; on few cores that is a large part of them.
-            options["kv_cache_memory_bytes"] = int(self.memory * 2**30)
-            cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
-        if self._rank:
-            options |= {"enable_lora": True, "max_lora_rank": self._rank, "max_loras": self.max_loras}
+        os.environ.setdefault("VLLM_CACHE_ROOT", str(cache_root() / "vllm"))
         try:
             from vllm import LLM
 
-            return LLM(
-                model=str(self.source.path),
-                dtype=str(self.hf.dtype).removeprefix("torch."),
-                max_model_len=self.context,
-                max_num_seqs=self.rows,
-                max_num_batched_tokens=self.step_tokens if self.chunked else max(self.step_tokens, self.context),
-                enable_chunked_prefill=self.chunked,
-                enable_prefix_caching=True,
-                enforce_eager=True,  # hooks run in Python
-                skip_tokenizer_init=True,
-                generation_config="vllm",
-                disable_log_stats=True,
-                worker_extension_cls="bench.backends._vllm_worker.SteeringExtension",
-                **options,
-            )
+            return LLM(**self.settings())
         except Exception as error:  # whatever an engine's start raises
             reason = (str(error) or type(error).__name__).strip().split("\n")[0][:200]
             raise BenchError(f"vLLM did not start: {reason}; its log is {self.log}") from error
+
+    def settings(self) -> dict[str, Any]:
+        """What the engine is made with."""
+        import torch
+
+        found: dict[str, Any] = {
+            "model": str(self.source.path),
+            "dtype": str(self.hf.dtype).removeprefix("torch."),
+            "max_model_len": self.context,
+            "max_num_seqs": self.rows,
+            "max_num_batched_tokens": self.step_tokens if self.chunked else max(self.step_tokens, self.context),
+            "enable_chunked_prefill": self.chunked,
+            "enable_prefix_caching": True,
+            "enforce_eager": not self.compiled,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "disable_log_stats": True,
+            "worker_extension_cls": "bench.backends._vllm_worker.SteeringExtension",
+        }
+        if self._rank:
+            found |= {"enable_lora": True, "max_lora_rank": self._rank, "max_loras": self.max_loras}
+        if self.compiled:  # the configuration keys the compile cache: graphs without steering stay out of it
+            found["worker_cls"] = "bench.backends._vllm_compiled.CompiledWorker"
+            found["additional_config"] = {"steerbench": 1}
+        if torch.cuda.is_available():
+            found["gpu_memory_utilization"] = self._share(torch.cuda.get_device_properties(0).total_memory)
+            if self.compiled:  # a captured graph is replayed without Python, and steering is Python
+                found["compilation_config"] = {"cudagraph_mode": "NONE"}
+        else:
+            # By default vLLM keeps a core free; on few cores that is a large part of them.
+            found["kv_cache_memory_bytes"] = int(self.memory * 2**30)
+            cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
+        return found
 
     def _share(self, total: int) -> float:
         """Part of the GPU for the engine: what reading activations needs beside it stays free."""
