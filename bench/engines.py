@@ -18,10 +18,10 @@ def make_backend(plan: Plan) -> Backend:
     cls = get("backend", plan.options.backend)
     if plan.options.backend == "fake":
         made: Backend = cls()
-    elif plan.options.backend == "hf":
+    elif plan.options.backend in ("hf", "vllm"):
         made = cls(plan.model, plan.specs[0].dtype)
     else:
-        raise BenchError(f"backend {plan.options.backend!r} cannot steer: use hf")
+        raise BenchError(f"backend {plan.options.backend!r} cannot steer: use hf or vllm")
     return made
 
 

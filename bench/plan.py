@@ -109,6 +109,8 @@ class Plan:
     """Model, judge and task parameters as the user named them: folders, which identities leave out."""
     purse: Purse = field(default_factory=Purse)
     """What the judge and the prompter may spend together."""
+    engine: str = ""
+    """What the reader of a plan should know of its engine: why it was chosen, what it will hold."""
 
     @property
     def protocol(self) -> Protocol:
@@ -125,7 +127,8 @@ def make(options: Options) -> Plan:
     asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
     if options.max_cost < 0 or not 0 <= options.max_unscored <= 1:
         raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
-    registry.get("backend", options.backend)
+    if options.backend != "auto":
+        registry.get("backend", options.backend)
     number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
     if options.prompter and not (options.prompter.startswith("openai:") and options.prompter != "openai:"):
         raise UsageError(f"unknown prompter {options.prompter!r}: give openai:MODEL")
@@ -142,6 +145,7 @@ def make(options: Options) -> Plan:
     judge.fund(purse)
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
+    options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
     specs = tuple(
         RunSpec(
@@ -161,7 +165,36 @@ def make(options: Options) -> Plan:
         )
         for made in methods
     )
-    return Plan(options, model, task, judge, methods, specs, asked, purse)
+    return Plan(options, model, task, judge, methods, specs, asked, purse, engine)
+
+
+WORTH_AN_ENGINE = 20_000
+"""New tokens from which starting vLLM (most of a minute) pays on two cores."""
+
+
+def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: Task) -> tuple[Options, str]:
+    """The options with the engine `auto` stands for, and a line on it."""
+    if options.backend not in ("auto", "vllm"):
+        return options, ""
+    from bench.backends.vllm import VLLMBackend, unable
+
+    needs = frozenset[str]().union(*(made.needs for made in methods))
+    tokens = sum(spend(made, rules, task).tokens for made in methods)
+    if options.backend == "vllm":
+        adapted = [made for made in methods if "delta" in made.needs]
+        adapters = sum(trials(made, rules) for made in adapted) * len(task.concepts())
+        held = f", an adapter for each coefficient of a weight delta: up to {adapters:,}" if adapted else ""
+        return options, f"engine: vllm{held}"
+    if task.uses == "detector":
+        reason = "detection reads activations"
+    elif lacking := sorted(needs - (VLLMBackend.can - {"delta"})):
+        reason = f"{', '.join(lacking)} may ask for more than vLLM applies"
+    elif tokens < WORTH_AN_ENGINE:
+        reason = f"{tokens:,} new tokens do not pay for starting vLLM"
+    else:
+        reason = unable()
+    name = "hf" if reason else "vllm"
+    return replace(options, backend=name), f"engine: {name} ({reason or 'able, and the run is long enough'})"
 
 
 def _nameless(value: Any) -> Any:
@@ -314,7 +347,12 @@ class Cost:
 
 def cost(made: Method, plan: Plan) -> Cost:
     """Trials × select + test, and the ratings of each, over the plan's concepts."""
-    rules, task, concepts = plan.protocol, plan.task, plan.task.concepts()
+    return spend(made, plan.protocol, plan.task)
+
+
+def spend(made: Method, rules: Protocol, task: Task) -> Cost:
+    """As `cost`, before there is a plan."""
+    concepts = task.concepts()
     drafts, written = (len(concepts) * part for part in made.drafts(rules.budget))
     if task.uses == "detector":
         return Cost(len(concepts), drafts, written, 0)

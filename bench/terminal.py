@@ -76,12 +76,20 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
         f"about {max(1, round(seconds / 60))} min" if todo else "nothing",
     )
     err.print(grid)
+    if made.engine:
+        err.print(made.engine, soft_wrap=True)
     if judging:
         err.print(_estimate(judging, made.options.max_cost), soft_wrap=True)
     err.print(
         f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""), soft_wrap=True
     )
-    found = {"runs": rows, "total": total, "eta_seconds": round(seconds) if todo else 0, "results": str(where)}
+    found = {
+        "runs": rows,
+        "backend": first.backend,
+        "total": total,
+        "eta_seconds": round(seconds) if todo else 0,
+        "results": str(where),
+    }
     return found | ({"judging": judging} if judging else {})
 
 
