@@ -7,6 +7,7 @@ a key of what decides it, and settings are picked on the select split before a t
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -78,6 +79,8 @@ class Session:
         self.bound: dict[Any, Steering] = {}
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, make_prompter(plan))
         self.context.rate = partial(self._rate, advance=lambda steps: None)
+        self.context.compat = self.rules.compat
+        self.context.tell = partial(print, file=sys.stderr)
         self.concepts = list(self.task.concepts())
         self.trains = {c.id: self.task.train(c).limited(self.rules.budget.sequences) for c in self.concepts}
         self.strength = Strength(self.context, self.rules, self.trains, self.evidence)
