@@ -297,6 +297,8 @@ class Method(ABC):
     """Whether a planted direction must be recovered with |cos| > 0.99."""
     validated: ClassVar[bool] = True
     """False: shown as unvalidated and not ranked, until a positive control exists."""
+    suppresses: ClassVar[bool] = False
+    """Its steering can only remove a concept: tables say so beside its name."""
     gives: ClassVar[frozenset[str]] = frozenset({"steering"})
     """`steering`, `detector`, or both: which tasks can use it."""
     named: ClassVar[bool] = False

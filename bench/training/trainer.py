@@ -107,7 +107,8 @@ class Group:
         self.texts.freeze(self.change.floor, every)
         if goal.compares:
             self.texts.bare(every)
-        self.rngs = [ctx.rng("train", train.concept.id, "order") for train in trains]
+        self.orders = [ctx.rng("train", train.concept.id, "order") for train in trains]
+        self.draws = [ctx.rng("train", train.concept.id, "draws") for train in trains]
         self.found = [Trained(self.change, c) for c in range(len(trains))]
 
     def _encoded(self, train: Train) -> list[list[int]]:
@@ -146,7 +147,7 @@ class Group:
         clock = _Clock(self.ctx, self.name, len(self.trains), total)
         best = [(math.inf, 0)] * len(self.trains)
         for epoch in range(epochs):
-            orders = [rng.permutation(len(items)) for rng, items in zip(self.rngs, self.items, strict=True)]
+            orders = [rng.permutation(len(items)) for rng, items in zip(self.orders, self.items, strict=True)]
             for k in range(steps):
                 live = [c for c, one in enumerate(self.found) if not one.stopped]
                 picked = {c: [self.items[c][i] for i in orders[c][:count][k * batch : (k + 1) * batch]] for c in live}
@@ -289,9 +290,9 @@ class Group:
         signs: list[float] = []
         draws: list[list[float]] = []
         for c, count in counts.items():
-            signs += self.goal.signs(self.rngs[c], count, self.reference)
+            signs += self.goal.signs(self.draws[c], count, self.reference)
             for _ in range(count):
-                chosen = self.rngs[c].choice(self.recipe.factors, len(self.goal.slots)).tolist()
+                chosen = self.draws[c].choice(self.recipe.factors, len(self.goal.slots)).tolist()
                 draws.append(chosen if self.reference and self.goal.apart else [chosen[0]] * len(chosen))
         return signs, draws
 
