@@ -323,6 +323,10 @@ class Method(ABC):
         """Generations and tokens a fit asks of the model for one concept, at most."""
         return 0, 0
 
+    def training(self, budget: Budget) -> tuple[int, int]:
+        """Rows and tokens a fit sends through the model to train on for one concept, at most."""
+        return 0, 0
+
     def candidates(self, budget: Budget) -> int:
         """Candidates a fit gives at most; each is tried on the select split."""
         if getattr(self, "layer", None) == "select" or self.family == "prompting":

@@ -295,18 +295,22 @@ class Cost:
     generations: int
     tokens: int
     ratings: int
+    train_rows: int = 0
+    train_tokens: int = 0
 
 
 def cost(made: Method, plan: Plan) -> Cost:
     """Trials × select + test, and the ratings of each, over the plan's concepts."""
     rules, concepts = plan.protocol, len(plan.task.concepts())
     drafts, written = made.drafts(rules.budget)
+    trained = [concepts * n for n in made.training(rules.budget)]
     if plan.task.uses == "detector":
-        return Cost(concepts, concepts * drafts, concepts * written, 0)
+        return Cost(concepts, concepts * drafts, concepts * written, 0, *trained)
     answers = trials(made, rules) * rules.select + rules.test
     drawn = answers * made.draws(rules.budget)
     tokens = drawn * rules.sampling.max_new_tokens + written
-    return Cost(concepts, concepts * (drawn + drafts), concepts * tokens, concepts * answers * len(plan.task.axes))
+    ratings = concepts * answers * len(plan.task.axes)
+    return Cost(concepts, concepts * (drawn + drafts), concepts * tokens, ratings, *trained)
 
 
 def trials(made: Method, rules: Protocol) -> int:

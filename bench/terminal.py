@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from bench.run import Advance
 
 err = Console(stderr=True, highlight=False)
-RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5}
-"""Tokens, ratings and fits a second of the default model on two cores; replaced by what is measured."""
+RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5, "train": 700.0}
+"""Tokens, ratings, fits and trained tokens a second of the default model on two cores; replaced by what is measured."""
 
 
 def _rates() -> dict[str, float]:
@@ -49,10 +49,11 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
         done = results.find(spec, code_of(made, method), folder) is not None
         rows.append({"method": spec.method, "id": spec.id, "cached": done} | vars(bound))
     todo = [row for row in rows if not row["cached"]]
-    names = ("fits", "generations", "tokens", "ratings")
+    names = ("fits", "generations", "tokens", "ratings", "train_rows", "train_tokens")
     total = {name: sum(row[name] for row in todo) for name in names}
     rates = _rates()
-    seconds = total["fits"] / rates["fit"] + total["tokens"] / rates["generate"] + total["ratings"] / rates["rate"]
+    units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings"}
+    seconds = sum(total[name] / rates[unit] for unit, name in units.items())
     first = made.specs[0]
     refused = results.refusals(first) if folder is None else []
     where = folder or (scratch() if refused else default_results())

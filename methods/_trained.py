@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from bench.api import Context, Detector, Fitted, Method
-from bench.schema import BenchError, Train
+from bench.schema import BenchError, Budget, Train
 from bench.training.crossing import refusal
 from bench.training.objectives import Objective, objectives, settings
 from bench.training.parametrisations import Parametrisation, forms
@@ -65,6 +65,12 @@ class Trained(Method):
         """All concepts in one batch."""
         for one in self.adapted(ctx).learn(ctx, trains):
             yield [self.fitted(one)]
+
+    def training(self, budget: Budget) -> tuple[int, int]:
+        goal = self.goal
+        both = 2 if getattr(goal, "both", False) else 1
+        rows = both * max(1, budget.sequences // 2) * len(goal.slots) * budget.epochs
+        return rows, rows * budget.tokens
 
     def adapted(self, ctx: Context) -> Trained:
         """The method with the reference's settings where its mode is on and the user named none."""

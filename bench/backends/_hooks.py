@@ -238,7 +238,8 @@ class Applied:
                 groups[id(delta.change) if isinstance(delta, DenseDelta) else id(delta)].append((row, delta))
         ready = []
         for rows in groups.values():
-            left, right = (None if f is None else self._tensor(f) for f in _factors(rows[0][1]))
+            factors = _factors(rows[0][1])
+            left, right = self._tensor(factors[0]), None if factors[1] is None else self._tensor(factors[1])
             strength = self._tensor([getattr(delta, "strength", 1.0) for _, delta in rows])
             ready.append(([row for row, _ in rows], right, left, strength[:, None, None]))
 

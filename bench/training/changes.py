@@ -56,7 +56,8 @@ class Scene:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        found: torch.device = next(self.model.parameters()).device
+        return found
 
     @property
     def reference(self) -> bool:
@@ -154,11 +155,9 @@ def on_states(edit: Callable[[Tensor], Tensor]) -> Hook:
 
 def inside(rows: Rows, span: Span) -> Tensor:
     """`[B, T, 1]`: the positions of `span` that a row's factor lets change."""
-    return (span.mask(rows.index, rows.prompt) & (rows.index >= 0) & _active(rows)[:, None])[..., None]
-
-
-def _active(rows: Rows) -> Tensor:
-    return (rows.factor != 0) | rows.null
+    active = (rows.factor != 0) | rows.null
+    found: Tensor = span.mask(rows.index, rows.prompt) & (rows.index >= 0) & active[:, None]
+    return found[..., None]
 
 
 def array(tensor: Tensor) -> Array:
