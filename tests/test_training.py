@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from training_cases import BUDGET, goal, group, letters, numbers, small
 
-from bench.api import Context
+from bench.api import Context, Fitted
 from bench.backends._hooks import blocks
 from bench.backends.hf import HFBackend
-from bench.plan import method
+from bench.cli import main
+from bench.plan import method, protocol
 from bench.schema import BenchError, Budget, UsageError
+from bench.store import Rows as Store
+from bench.strength import Strength
 from bench.training import trainer
 from bench.training.changes import Rows
 from bench.training.crossing import REFUSED, refusal
 from bench.training.objectives import LM, objectives
 from bench.training.parametrisations import forms
+from methods._trained import Trained
 
 THREE = (letters(), letters("high", "mnop", "efgh", seed=1), letters("odd", "qrst", "ijkl", seed=2))
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "training.py"
@@ -175,3 +181,48 @@ def test_a_crossed_method_asks_for_what_its_pair_needs() -> None:
 def test_an_objective_that_reads_no_changed_state_is_an_error(lm: HFBackend) -> None:
     with pytest.raises(BenchError, match="all below the first that is changed"):
         group(lm, small("lora", layers=(0.75,)), goal("reroute", targets=(0.25,)))
+
+
+def test_a_backend_without_a_model_makes_trained_methods_unsupported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
+    ran = CliRunner().invoke(main, ["run", "-m", "ssv,diffmean", "-n", "2", "--backend", "fake", "--json"])
+    assert ran.exit_code == 0, ran.output
+    states = {run["method"]: (run["status"], run.get("reason")) for run in json.loads(ran.stdout)["runs"]}
+    assert states["ssv"] == ("unsupported", "backend fake cannot train")
+    assert states["diffmean"][0] == "complete"
+
+
+def test_a_dry_run_prints_rows_and_tokens_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    ran = CliRunner().invoke(
+        main, ["run", "-m", "ssv,reft-r1,reps,diffmean", "-n", "2", "--backend", "fake", "--dry-run", "--json"]
+    )
+    assert ran.exit_code == 0, ran.output
+    rows = {run["method"]: (run["train_rows"], run["train_tokens"]) for run in json.loads(ran.stdout)["runs"]}
+    # 2 concepts × 12 texts × 2 epochs; both sides for ReFT-r1, four rows a pair for RePS; 64 tokens a row
+    assert rows == {"ssv": (48, 3072), "reft-r1": (96, 6144), "reps": (192, 12288), "diffmean": (0, 0)}
+
+
+def test_the_coefficients_of_a_trained_change_lie_around_its_own_strength(lm: HFBackend, tmp_path: Path) -> None:
+    train = letters()
+    for form in ("lora", "loreft"):
+        trained = group(lm, small(form)).fit()[0].change.steering(0)
+        for mode, natural in (("norm", 0.3), ("max-act", 1.0)):
+            rules = protocol("quick", mode)
+            strength = Strength(Context(lm, BUDGET), rules, {"low": train}, Store(tmp_path / mode))
+            assert min(rules.coefficients) < natural < max(rules.coefficients)
+            at = strength.at(trained, Fitted(trained), train.concept, natural)
+            strengths = [part.strength for part in (*at.edits, *at.deltas)]  # type: ignore[attr-defined]
+            assert strengths == pytest.approx([1.0] * len(strengths))
+            assert not strength.at(trained, Fitted(trained), train.concept, 0.0).scalable
+
+
+def test_the_references_mode_takes_its_settings_where_none_was_named(lm: HFBackend) -> None:
+    made = method("reps", {"reps": {"batch": 3}})
+    assert isinstance(made, Trained)
+    reference = made.adapted(Context(lm, BUDGET, compat="axbench"))
+    assert (reference.rate, reference.batch, reference.factors[0]) == (0.04, 3, 2.0)
+    assert made.adapted(Context(lm, BUDGET)) is made

@@ -142,8 +142,9 @@ def test_antipasto_measures_orthonormal_axes_and_pushes_its_signs_apart(lm: HFBa
     axes = made.constants["axes"][0]
     assert torch.allclose(axes @ axes.T, torch.eye(len(axes)), atol=1e-5)
     assert (made.constants["spread"] > 0).all()
-    (one,) = made.fit()
-    assert np.mean(one.losses[-4:]) < np.mean(one.losses[:4])
+    before = losses(made, 1.0).mean()  # the terms that are ramped up at their full weight
+    made.fit()
+    assert losses(made, 1.0).mean() < before - 1.0
 
 
 TRAINED = [name for name, cls in table("method").items() if cls.family == "trained"]
@@ -207,7 +208,12 @@ def test_a_circuit_breaker_breaks_what_it_was_shown_and_reports_refusals(lm: HFB
     assert lost[0] != lost[1]
 
 
-@pytest.mark.parametrize("name", ["lorra", "antipasto"])
-def test_persona_objectives_are_learnt(lm: HFBackend, name: str) -> None:
-    fitted = method(name, {name: SETTINGS[name]}).fit(Context(lm, LONG), letters(count=8))[0]
-    assert fitted.note["loss_last"] < fitted.note["loss_first"]
+def test_lorra_brings_states_nearer_to_its_target(lm: HFBackend) -> None:
+    fitted = method("lorra", {"lorra": SETTINGS["lorra"]}).fit(Context(lm, LONG), letters(count=8))[0]
+    assert fitted.note["loss_last"] < 0.98 * fitted.note["loss_first"]
+
+
+def test_antipasto_fits_from_personas_alone(lm: HFBackend) -> None:
+    fitted = method("antipasto", {"antipasto": SETTINGS["antipasto"]}).fit(Context(lm, LONG), letters(count=8))[0]
+    assert isinstance(fitted.steering, Steering)
+    assert all(delta.strict for delta in fitted.steering.deltas)  # type: ignore[attr-defined]

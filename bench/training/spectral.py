@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.backends._hooks import read_blocks
 from bench.schema import BenchError
 from bench.steering import Delta, LowRankDelta, RotationDelta
 from bench.training.adapters import WeightChange
@@ -197,6 +198,7 @@ class BoundedRotationChange(RotationChange):
 def _inputs(scene: Scene, form: Rotation) -> list[dict[str, list[Tensor]]]:
     """By concept and module: inputs `[N, in]` at the last tokens of positives, of negatives, and differences."""
     places = scene.linears(form.modules, scene.layers(form.layers))
+    last = max(layer for _, _, layer in places)  # nothing above it is computed
     found = []
     for train in scene.trains:
         sides = [[example.messages for example in part] for part in (train.positives, train.negatives)]
@@ -216,7 +218,7 @@ def _inputs(scene: Scene, form: Rotation) -> list[dict[str, list[Tensor]]]:
                     for chat in side[:count]:
                         ids = scene.ctx.lm.encode(chat[:-1], chat[-1][1])
                         ids = ids[: scene.ctx.lm.header + scene.ctx.budget.tokens]
-                        scene.model(input_ids=torch.tensor([ids], device=scene.device), use_cache=False)
+                        read_blocks(scene.model, [last], input_ids=torch.tensor([ids], device=scene.device))
         finally:
             for handle in handles:
                 handle.remove()
