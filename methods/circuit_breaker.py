@@ -9,6 +9,7 @@ from bench.api import Context, Depth, Fitted
 from bench.registry import method
 from bench.schema import Request, Sampling, Train
 from bench.steering import Steering
+from bench.training.representations import MID
 from methods._trained import Trained
 
 REFUSALS = (
@@ -55,6 +56,7 @@ class CircuitBreaker(Trained):
     alpha: float = 16.0
     rslora: bool = False
     strength: float = 10.0
+    targets: tuple[float, ...] = MID
     probes: int = 4
 
     def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:

@@ -37,3 +37,4 @@ class LoRRAMethod(Trained):
     alpha: float = 16.0
     rslora: bool = False
     contrast: float = 5.0
+    targets: tuple[float, ...] = (0.35, 0.45, 0.55)

@@ -26,15 +26,15 @@ class ReFTr1(Trained):
     the activations outside the `k` largest, `sparsity` times, ramped up; steering h ← h + αv, detection
     max_i h_i·v.
     Deviations from AxBench: v starts in a random direction, not at the all-ones vector, whose ReLU can be
-    silent on every token; the penalty is in units of median ‖h‖ / √H; steps of 2 texts, not 6; the
-    template prefix is neither read nor changed.
+    silent on every token; the penalty is in units of median ‖h‖ / √H and the rate in those of v's entries,
+    1 / √H; steps of 2 texts, not 6; the template prefix is neither read nor changed.
     Reproduction: AxBench reports a steering score of .509 and AUROC .965 (Gemma-2-2B, layer 20).
     """
 
     axbench: ClassVar[Mapping[str, Any]] = {"rate": 0.01, "batch": 6}
 
     parametrisation: str = "gated"
-    rate: float = 0.01
+    rate: float = 0.3
     both: bool = True
     layer: int | float = 0.5
     k: int = 8

@@ -58,7 +58,7 @@ class WeightChange(Change):
     def _hook(self, k: int) -> Hook:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
             factor = torch.where(self.now.null, -self.now.factor, self.now.factor)[:, None, None]
-            plain = output if module.bias is None else output - module.bias
+            plain = output if module.bias is None else output - module.bias.detach()  # type: ignore[operator]
             change = self.change(k, args[0].float(), plain.float(), factor)
             return torch.where(factor != 0, (output.float() + change).to(output.dtype), output)
 
@@ -154,7 +154,8 @@ class DoRAChange(LoRAChange):
             cross = 2 * (up * torch.einsum("oi,cri->cor", weight, down)).sum(-1)
             own = (torch.einsum("cor,crs->cos", up, down @ down.mT) * up).sum(-1)
             norm = (self.rows[k].square() + cross + own).clamp(min=1e-12).sqrt()
-        return self.magnitude[k] / norm
+        found: Tensor = self.magnitude[k] / norm
+        return found
 
     def change(self, k: int, x: Tensor, y: Tensor, factor: Tensor) -> Tensor:
         adapted = y + self.scaling * self._product(x, self.down[k], self.up[k])

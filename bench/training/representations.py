@@ -52,8 +52,8 @@ class Reroute(Objective):
         kept = self.strength * batch.done / 2
         total = torch.zeros(len(batch.concept), device=batch.concept.device)
         for layer, states in batch.passed.states.items():
-            new, old = (_sides(found) for found in (states, batch.still.states[layer]))
-            there = _sides(batch.passed.inside)[:, :, 1:].float()
+            new, old = (_split(found, 2) for found in (states, batch.still.states[layer]))
+            there = _split(batch.passed.inside, 2)[:, :, 1:].float()
             cosine = torch.relu(torch.cosine_similarity(old[:, 0, 1:], new[:, 0, 1:], dim=-1))
             moved = (new[:, 1, 1:] - old[:, 1, 1:]).norm(dim=-1)
             if not batch.reference:  # relative, so that the strength means the same on every model
@@ -148,8 +148,7 @@ class AntiPaSTO(Objective):
 
         assert batch.still is not None
         layer = next(iter(batch.passed.states))
-        ends = _ends(batch.passed, layer).unflatten(0, (-1, 4))
-        still = _ends(batch.still, layer).unflatten(0, (-1, 2))
+        ends, still = _split(_ends(batch.passed, layer), 4), _split(_ends(batch.still, layer), 2)
         axes, spread = (batch.constants[name][batch.concept] for name in ("axes", "spread"))
         bare = still[:, 0] - still[:, 1]
         ramp = min(1.0, batch.done / 0.2)
@@ -162,7 +161,7 @@ class AntiPaSTO(Objective):
             share = inside.norm(dim=-1) / moved.norm(dim=-1).clamp(min=1e-6)
             focus.append(share.clamp(min=1e-6) ** (0.75 * ramp))
         s = self.weight * cosines[0] * cosines[1] * focus[0] * focus[1]
-        along = s + torch.relu(s).square()
+        along: Tensor = s + torch.relu(s).square()
         return along + ramp * (self._coherence(batch) + self._order(batch))
 
     def _coherence(self, batch: Batch) -> Tensor:
@@ -203,9 +202,9 @@ def _under(persona: str, plain: Example) -> Example:
     return Example(f"Take the part of {persona}.\n\n{plain.instruction}", plain.response)
 
 
-def _sides(states: Tensor) -> Tensor:
-    """Rows `[n·2, ...]` as `[n, 2, ...]`."""
-    return states.unflatten(0, (-1, 2))
+def _split(rows: Tensor, slots: int) -> Tensor:
+    """Rows `[n·slots, ...]` as `[n, slots, ...]`."""
+    return rows.view(-1, slots, *rows.shape[1:])
 
 
 def _mean(values: Tensor, there: Tensor) -> Tensor:
@@ -223,7 +222,7 @@ def _responses(passed: Passed, states: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _thirds(rows: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    states, counts = (part.unflatten(0, (-1, 3)) for part in rows)
+    states, counts = (_split(part, 3) for part in rows)
     return (states[:, 0], states[:, 1], states[:, 2]), counts.min(1).values
 
 

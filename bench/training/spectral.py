@@ -186,7 +186,8 @@ class BoundedRotationChange(RotationChange):
         if self.elementwise:  # the reference's: it does not bound the angle of a matrix
             return self.limit * torch.tanh(skew / self.limit)
         norm = torch.linalg.matrix_norm(skew, 2).clamp(min=1e-9)[:, None, None]
-        return skew * (self.limit * torch.tanh(norm / self.limit) / norm)
+        found: Tensor = skew * (self.limit * torch.tanh(norm / self.limit) / norm)
+        return found
 
     def _own(self, basis: Tensor) -> Tensor:
         return basis[self.now.concept]

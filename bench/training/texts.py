@@ -194,7 +194,7 @@ class Texts:
         wrapped = self._wrapped()
         patched = list(self.blocks[: self._floor + 1])
         for number, block in enumerate(patched):
-            block.forward = _constant(states if number == self._floor else None, wrapped)  # type: ignore[method-assign]
+            block.forward = _constant(states if number == self._floor else None, wrapped)
         try:
             yield
         finally:

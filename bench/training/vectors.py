@@ -77,22 +77,25 @@ class GatedChange(VectorChange):
 
     def _build(self, scene: Scene, form: Gated) -> None:
         self.k, self.weigh = form.k, form.sparsity
+        # Entries of about 1 whatever H is, so that a rate means the same on every model.
+        self.length = 1.0 if scene.reference else scene.hidden**0.5
         start = scene.normal(scene.hidden, salt="vector")
         self.weight = nn.Parameter(torch.ones_like(start) if scene.reference else start)
         self.settle()
         self._penalty: Tensor | None = None
 
     def vectors(self) -> Tensor:
-        return self.weight
+        return self.weight / self.length
 
     def settle(self) -> None:
         with torch.no_grad():
-            self.weight.div_(self.weight.norm(dim=-1, keepdim=True))
+            self.weight.mul_(self.length / self.weight.norm(dim=-1, keepdim=True))
 
     def prepare(self) -> None:
+        """Take out what would only change the length."""
         if self.weight.grad is not None:
-            along = (self.weight.grad * self.weight).sum(-1, keepdim=True)
-            self.weight.grad.sub_(along * self.weight.detach())
+            unit = self.vectors().detach()
+            self.weight.grad.sub_((self.weight.grad * unit).sum(-1, keepdim=True) * unit)
 
     def _push(self, state: Tensor, v: Tensor) -> Tensor:
         there = inside(self.now, self.span)[..., 0]
@@ -196,4 +199,5 @@ def _orthonormal(raw: Tensor) -> Tensor:
     """Rows of `raw` `[C, r, H]` orthonormalised in order (Gram-Schmidt through QR with a positive diagonal)."""
     q, r = torch.linalg.qr(raw.mT)
     sign = torch.sign(torch.diagonal(r, dim1=-2, dim2=-1))[:, None]
-    return (q * sign).mT
+    found: Tensor = (q * sign).mT
+    return found
