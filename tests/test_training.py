@@ -152,9 +152,11 @@ def test_every_pair_runs_or_says_why(lm: HFBackend, form: str, objective: str) -
         with pytest.raises(UsageError, match=why[:40]):
             method("ssv", {"ssv": {"parametrisation": form, "objective": objective}})
         return
-    brief = Budget(sequences=4, tokens=64, epochs=1, trials=1)
+    # From the identity AntiPaSTO's first step has no gradient: its terms are products of two zeros.
+    epochs = 2 if objective == "antipasto" else 1
+    brief = Budget(sequences=4, tokens=64, epochs=epochs, trials=1)
     (one,) = group(lm, small(form), goal(objective), [letters(count=2)], budget=brief, rate=0.01).fit()
-    assert len(one.losses) == 1
+    assert len(one.losses) == epochs
     assert any(np.any(tensor) for tensor in numbers(one.change.steering(0)))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from training_cases import BUDGET, goal, group, letters, margin, small
 
+from bench import tiny
 from bench.api import Context
 from bench.backends.hf import HFBackend
 from bench.plan import method
@@ -161,7 +162,11 @@ SETTINGS = {
 @pytest.mark.parametrize(
     "name", [n for n in TRAINED if n not in ("circuit-breaker", "lorra", "antipasto", "hypersteer")]
 )
-def test_a_planted_concept_is_learnt_and_holds_on_new_texts(lm: HFBackend, name: str) -> None:
+def test_a_planted_concept_is_learnt_and_holds_on_new_texts(
+    lm: HFBackend, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if name == "reft-r1":  # one direction both reads and writes: it needs output words that are the input's
+        lm = tiny.backend(tmp_path_factory.mktemp("tied"), "gemma2")
     cls = table("method")[name]
     params = SETTINGS.get(name, SMALL if "layers" in cls.__dataclass_fields__ else {})
     train, held = letters(count=12), letters(count=6, seed=9)
