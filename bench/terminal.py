@@ -57,21 +57,25 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
     first = made.specs[0]
     refused = results.refusals(first) if folder is None else []
     where = folder or (scratch() if refused else default_results())
+    shown = (*names[:4], "train_tokens")
     grid = Grid(
         "method",
-        *names,
+        *names[:4],
+        "trained",
         "state",
         title=f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}",
     )
     for row in rows:
-        grid.add_row(str(row["method"]), *(f"{row[n]:,}" for n in names), "done" if row["cached"] else "to do")
+        grid.add_row(str(row["method"]), *(f"{row[n]:,}" for n in shown), "done" if row["cached"] else "to do")
     grid.add_section()
     grid.add_row(
         "to do, at most",
-        *(f"{total[n]:,}" for n in names),
+        *(f"{total[n]:,}" for n in shown),
         f"about {max(1, round(seconds / 60))} min" if todo else "nothing",
     )
     err.print(grid)
+    if total["train_rows"]:
+        err.print(f"trained: {total['train_rows']:,} rows of text, {total['train_tokens']:,} tokens, at most")
     err.print(
         f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""), soft_wrap=True
     )

@@ -54,13 +54,14 @@ class Trained:
     number: int
     losses: list[float] = field(default_factory=list)
     steps: int = 0
+    items: int = 0
     stopped: bool = False
 
     @property
     def note(self) -> dict[str, object]:
         quarter = max(1, len(self.losses) // 4)
         first, last = (float(np.mean(part)) for part in (self.losses[:quarter], self.losses[-quarter:]))
-        loss = {"steps": self.steps, "loss_first": round(first, 4), "loss_last": round(last, 4)}
+        loss = {"items": self.items, "steps": self.steps, "loss_first": round(first, 4), "loss_last": round(last, 4)}
         return loss | ({"stopped_early": True} if self.stopped else {}) | dict(self.change.note(self.number))
 
 
@@ -109,7 +110,7 @@ class Group:
             self.texts.bare(every)
         self.orders = [ctx.rng("train", train.concept.id, "order") for train in trains]
         self.draws = [ctx.rng("train", train.concept.id, "draws") for train in trains]
-        self.found = [Trained(self.change, c) for c in range(len(trains))]
+        self.found = [Trained(self.change, c, items=len(self.items[c])) for c in range(len(trains))]
 
     def _encoded(self, train: Train) -> list[list[int]]:
         items = [[self.texts.add(_text(example)) for example in item] for item in self.goal.items(train)]
