@@ -39,9 +39,6 @@ class Rows:
     def placed(self, index: Tensor, prompt: Tensor) -> Rows:
         return dataclasses.replace(self, index=index, prompt=prompt)
 
-    def taken(self, chosen: Tensor) -> Rows:
-        return Rows(self.concept[chosen], self.factor[chosen], self.null[chosen])
-
 
 @dataclass(frozen=True)
 class Scene:

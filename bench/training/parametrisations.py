@@ -28,8 +28,6 @@ class Parametrisation(ABC):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     """What a backend must be able to apply."""
-    invertible: ClassVar[bool] = False
-    """Whether factor -1 undoes factor 1 exactly."""
 
     @abstractmethod
     def build(self, scene: Scene) -> Change:
@@ -222,7 +220,6 @@ class Rotation(Parametrisation):
     """AntiPaSTO's adapter: `rank` chosen singular directions, turned by at most `angle` and rescaled;
     `init` and `shift` are the spread of the first rotation and the first rescaling."""
 
-    invertible: ClassVar[bool] = True
     layers: tuple[Depth, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 48

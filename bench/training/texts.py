@@ -53,16 +53,6 @@ class Passed:
         """Summed log-probability of each row's response, `[B]`."""
         return torch.zeros(len(self.inside), device=self.tokens.device).index_add(0, self.row, self.tokens)
 
-    @property
-    def length(self) -> Tensor:
-        """Response tokens of each row, `[B]`."""
-        return self.response.sum(1).float()
-
-    @property
-    def width(self) -> Tensor:
-        """Tokens of each row, prompt and response, `[B]`."""
-        return self.inside.sum(1).float()
-
 
 class Texts:
     """The texts of a fit on one model: token rows, cut at the budget, and their bare log-probabilities."""
