@@ -191,7 +191,11 @@ def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
 @main.command()
 @click.argument("run")
 @click.option(
-    "--format", "form", type=click.Choice(["gguf", "lm-eval", "safetensors"]), default="safetensors", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["gguf", "lm-eval", "peft", "safetensors"]),
+    default="safetensors",
+    show_default=True,
 )
 @click.option("--concept", default="", help="Only this concept, as one file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder, or the file of one concept [named as the run].")
@@ -201,7 +205,7 @@ def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
 def export(
     run: str, form: str, concept: str, out: Path | None, results: Path | None, late: tuple[Path, ...], as_json: bool
 ) -> None:
-    """Write the steering behind RUN's number as files: llama.cpp, lm-eval, or all of it as safetensors."""
+    """Write the steering behind RUN's number as files: llama.cpp, lm-eval, peft, or all of it as safetensors."""
     plugins(late)
     from bench.export import caveat
     from bench.export import export as write

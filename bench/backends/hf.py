@@ -48,7 +48,7 @@ def pick_dtype(wish: str) -> torch.dtype:
 class HFBackend(Backend):
     """`transformers` in this process; the weights load on first use."""
 
-    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
+    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp", "train"})
     endless = False
     """Answers run to their last allowed token: for timing, where every side must write as much."""
 
@@ -75,6 +75,10 @@ class HFBackend(Backend):
         # matrix once per row of the batch: most of the time of a short scoring pass.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
         return model.to(device).eval().requires_grad_(False)
+
+    @property
+    def module(self) -> Any:
+        return self.model
 
     @cached_property
     def tokenizer(self) -> Any:
