@@ -134,6 +134,7 @@ class Parity:
             at = self.split(request, output)
             top = first_logprobs(self.lm, request, [*output.prompt_token_ids, *ids[:at]]).topk(2).values
             assert top[0] - top[1] < 1e-3, f"request {i} splits at token {at} where nothing is tied"
+        print(f"{len(apart)} of {len(self.requests)} requests split at a tie")
         assert len(apart) <= allowed, apart
 
     def split(self, request: Request, output: Any) -> int:

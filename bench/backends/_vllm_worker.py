@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from bench.backends._hooks import site_of
+from bench.backends._hooks import _site
 from bench.backends._packed import FIELD, SITES, Packed
 from bench.schema import BenchError
 
@@ -43,9 +43,9 @@ class SteeringExtension:
         for layer, block in enumerate(layers):
             for site, name in enumerate(SITES):
                 try:
-                    module = site_of(block, name)
+                    module = _site(block, name)
                 except BenchError:
-                    continue  # the driver is told below which sites there are
+                    continue  # an edit at this site will touch nothing, which is an error
                 module.register_forward_hook(partial(_hook, packed, layer, site))
         return watch(runner, packed)
 
