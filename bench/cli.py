@@ -1,4 +1,4 @@
-"""The command line: `bench run | list | show | compare | export | report | check | models | cache`.
+"""The command line: `bench run | list | show | compare | export | report | check | models | cache | data`.
 
 Invariant: stdout carries results, stderr plan and progress; exit codes are 0 complete, 1 something
 failed or is partial, 2 usage, 130 interrupted. Nothing heavy is imported until a command needs it.
@@ -259,6 +259,27 @@ def cache(action: str, yes: bool) -> None:
     from bench import terminal
 
     terminal.cache(action, yes)
+
+
+@main.group()
+def data() -> None:
+    """Check a data folder, or make one for your own concepts."""
+
+
+@data.command("check")
+@click.argument("folder")
+@json_option
+def data_check(folder: str, as_json: bool) -> None:
+    """Say what is wrong with FOLDER (AxBench's layout, or mini): exit code 1 where a run would be."""
+    from bench.data import check as checking
+
+    report = checking.check(checking.place(folder))
+    if as_json:
+        click.echo(json.dumps(checking.plain_report(report), indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(checking.lines(report)))
+    if report.failed:
+        sys.exit(1)
 
 
 @contextmanager
