@@ -18,7 +18,7 @@ from bench.api import Backend, Context, Fitted, Method
 from bench.backends.hf import HFBackend
 from bench.contract import BUDGET, example_train
 from bench.schema import Array, Concept, Example, Message, Request, Sample, Sampling, Train
-from bench.steering import Add, Edit, Gate, LowRank, RotationDelta, Span, Steering
+from bench.steering import Add, Edit, Gate, LowRank, LowRankDelta, RotationDelta, Span, Steering
 
 LAYER, H = 1, 32
 GREEDY = Sampling(max_new_tokens=6, temperature=0)
@@ -215,3 +215,32 @@ def test_multiple_choice_prefers_the_option_the_steering_favours(lm: HFBackend) 
     (one, low), (two, high) = pick(Steering(edits=edits).scaled(-1)), pick(Steering(edits=edits))
     assert (one, two) == (1, 0)
     assert high[0] - high[1] > pick(None)[1][0] - pick(None)[1][1] > low[0] - low[1]
+
+
+def test_the_options_of_a_steered_question_share_its_pass_and_stay_what_they_are_alone(lm: HFBackend) -> None:
+    v = RNG.standard_normal(H).astype(np.float32)
+    gate = Gate(0, lm.activations([ask("Which is it?")], [0])[0].values[0].mean(0), -2.0)
+    down, up = (RNG.standard_normal(s).astype(np.float32) for s in ((2, H), (H, 2)))
+    delta = LowRankDelta(module=f"model.layers.{LAYER}.self_attn.o_proj", down=down, up=up)
+    steerings = [
+        None,
+        Steering(edits=(Add(layer=LAYER, value=v), Add(layer=2, value=v, span=Span("response")))),
+        Steering(edits=(Add(layer=LAYER, value=v, gate=gate, span=Span("generation")),)),
+        Steering(deltas=(delta,)),
+    ]
+    targets = ("x", "A red ball.", "Blue, as I would say it")
+    requests = [Request(ask("Which is it?"), s, target=t) for t in targets for s in steerings]
+    passes = []
+    handle = lm.model.get_decoder().register_forward_pre_hook(lambda *_: passes.append(1))
+    together = [score for _, score in sorted(lm.logprobs(requests), key=lambda pair: pair[0])]
+    handle.remove()
+    assert len(passes) == 2  # one over the prompts, one over all options
+    for request, score in zip(requests, together, strict=True):
+        (alone,) = [s for _, s in lm.logprobs([request])]
+        assert score.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        assert score.touched == alone.touched
+        ids = len(lm.encode(request.prompt)), len(lm.encode(request.target))
+        if request.steering is steerings[1]:
+            assert score.touched == (sum(ids) - 2, ids[1] - 1)  # all but the sink; the last token decides nothing
+        if request.steering is steerings[2]:
+            assert score.touched == (ids[1],)

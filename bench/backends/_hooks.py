@@ -95,6 +95,7 @@ class Applied:
         self.prompts = torch.tensor(prompts, device=self.device)[:, None]
         self.pads = torch.tensor(pads, device=self.device)[:, None]
         self.header = header
+        self.ends: Tensor | None = None
         self.seen = 0
         self.index = torch.empty(0)
         self.fires: dict[Gate, Tensor] = {}
@@ -116,6 +117,20 @@ class Applied:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def spread(self, rows: Sequence[int], tokens: Sequence[int]) -> Applied:
+        """The same steerings for passes that go on from these: row k continues row `rows[k]`, and ends
+        after `tokens[k]` more tokens (what stands behind them is padding)."""
+        prompts, pads = (found[list(rows), 0].tolist() for found in (self.prompts, self.pads))
+        found = Applied(self.model, [self.steerings[row] for row in rows], prompts, pads, self.header)
+        found.seen, found.fires = self.seen, {gate: fires[list(rows)] for gate, fires in self.fires.items()}
+        found.ends = found.prompts + torch.tensor(tokens, device=self.device)[:, None]
+        for step in self.counts:
+            kept: dict[int, list[tuple[int, int]]] = defaultdict(list)
+            for (row, number), count in step.items():
+                kept[row].append((number, count))
+            found.counts.append({(k, n): count for k, row in enumerate(rows) for n, count in kept[row]})
+        return found
 
     def touched(self, row: int, forwards: int) -> tuple[int, ...]:
         """Positions each edit of `row` changed in its first `forwards` passes (prefill is one).
@@ -216,6 +231,8 @@ class Applied:
             index = self.index[rows]
             mask = span.mask(index, self.prompts[rows])
             mask = mask.expand(len(rows), hidden.shape[1]).clone()
+            if self.ends is not None:
+                mask &= index < self.ends[rows]
             for i, (row, _, edit) in enumerate(entries):
                 if edit.gate is not None:
                     mask[i] &= self.fires[edit.gate][row]

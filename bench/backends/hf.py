@@ -227,53 +227,62 @@ class HFBackend(Backend):
         targets = [self._plain(request.target) for request in requests]
         if empty := [i for i, target in enumerate(targets) if not target]:
             raise BenchError(f"request {empty[0]} has no target tokens to score")
-        changed = [request.steering is not None and request.steering.scalable for request in requests]
-        for steered, score in ((False, self._score_bare), (True, self._score_steered)):
-            # Equal prompts stand together, so that they share their pass.
-            own = sorted((i for i, c in enumerate(changed) if c == steered), key=lambda i: prompts[i])
-            lengths = [len(prompts[i]) + len(targets[i]) for i in own]
-            for batch in self._batches(lengths, self.batch):
-                yield from score([own[i] for i in batch], requests, prompts, targets)
+        # Requests with one prompt and steering stand together, so that they share its pass.
+        shared: dict[Any, list[int]] = {}
+        for i, request in enumerate(requests):
+            changed = request.steering is not None and request.steering.scalable
+            key = request.steering.internal_digest if request.steering and changed else ""
+            shared.setdefault((prompts[i], key), []).append(i)
+        groups = [sorted(group, key=lambda i: -len(targets[i])) for group in shared.values()]
+        groups.sort(key=lambda group: -len(prompts[group[0]]) - len(targets[group[0]]))
+        batch: list[list[int]] = []
+        for part in (group[k : k + self.batch] for group in groups for k in range(0, len(group), self.batch)):
+            rows = sum(map(len, batch)) + len(part)
+            long = max(len(prompts[i]) + len(targets[i]) for own in (*batch, part) for i in own[:1])
+            if batch and (rows > self.batch or rows * long > self.tokens):
+                yield from self._score(batch, requests, prompts, targets)
+                batch = []
+            batch.append(part)
+        if batch:
+            yield from self._score(batch, requests, prompts, targets)
 
-    def _score_bare(
-        self, chosen: list[int], _: Sequence[Request], prompts: Sequence[Sequence[int]], targets: list[list[int]]
+    def _score(
+        self,
+        groups: Sequence[Sequence[int]],
+        requests: Sequence[Request],
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
     ) -> Iterator[tuple[int, TargetScore]]:
-        """Each distinct prompt runs once; its keys and values serve every target after it."""
-        unique = list(dict.fromkeys(prompts[i] for i in chosen))
-        rows = torch.tensor([unique.index(prompts[i]) for i in chosen], device=self.model.device)
-        inputs = self._pad(unique)[0]
-        output = self.model(**inputs, use_cache=True, logits_to_keep=1)
+        """Each group's prompt runs once under its steering; its keys and values serve every target of the group."""
+        own = [requests[group[0]].steering for group in groups]
+        lengths = [len(prompts[group[0]]) for group in groups]
+        inputs, pads = self._pad([prompts[group[0]] for group in groups])
+        applied = Applied(self.model, own, lengths, pads, self.header)
+        with applied:
+            output = self.model(**inputs, use_cache=True, logits_to_keep=1)
+        chosen = [i for group in groups for i in group]
+        rows = torch.tensor([row for row, group in enumerate(groups) for _ in group], device=self.model.device)
         width = max(len(targets[i]) for i in chosen)
-        padded = torch.tensor([targets[i] + [0] * (width - len(targets[i])) for i in chosen], device=rows.device)
+        padded = torch.tensor([[*targets[i], *[0] * (width - len(targets[i]))] for i in chosen], device=rows.device)
         scores = torch.log_softmax(output.logits[:, -1].float(), -1)[rows].gather(1, padded[:, :1])
+        applied = applied.spread(rows.tolist(), [len(targets[i]) - 1 for i in chosen])
         if width > 1:
             cache = output.past_key_values
             cache.batch_select_indices(rows)
             mask = inputs["attention_mask"][rows]
             position = mask.sum(1, keepdim=True) + torch.arange(width - 1, device=rows.device)[None]
-            rest = torch.ones_like(position)
-            logits = self.model(
-                input_ids=padded[:, :-1],
-                attention_mask=torch.cat([mask, rest], 1),
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits
+            with applied:
+                logits = self.model(
+                    input_ids=padded[:, :-1],
+                    attention_mask=torch.cat([mask, torch.ones_like(position)], 1),
+                    position_ids=position,
+                    past_key_values=cache,
+                    use_cache=True,
+                ).logits
             scores = torch.cat([scores, _picked(logits, padded[:, 1:])], 1)
         for row, i in enumerate(chosen):
-            yield i, TargetScore(tuple(scores[row, : len(targets[i])].tolist()))
-
-    def _score_steered(
-        self, chosen: list[int], requests: Sequence[Request], prompts: Sequence[Sequence[int]], targets: list[list[int]]
-    ) -> Iterator[tuple[int, TargetScore]]:
-        inputs, pads = self._pad([[*prompts[i], *targets[i]] for i in chosen])
-        keep = max(len(targets[i]) for i in chosen) + 1
-        steerings, lengths = [requests[i].steering for i in chosen], [len(prompts[i]) for i in chosen]
-        with Applied(self.model, steerings, lengths, pads, self.header) as applied:
-            logits = self.model(**inputs, use_cache=False, logits_to_keep=keep).logits
-        scores = _picked(logits[:, :-1], inputs["input_ids"][:, 1 - keep :])
-        for row, i in enumerate(chosen):
-            yield i, TargetScore(tuple(scores[row, -len(targets[i]) :].tolist()), applied.touched(row, 2))
+            touched = applied.touched(row, 2 if len(targets[i]) > 1 else 1)
+            yield i, TargetScore(tuple(scores[row, : len(targets[i])].tolist()), touched)
 
     def _readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
         """Per text its ids, cut, the index where the answer begins, and how many ids a read skips."""
