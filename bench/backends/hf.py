@@ -180,9 +180,14 @@ class HFBackend(Backend):
                 yield from self._generate(chosen, requests, prompts, sampling)
 
     def _generate(
-        self, chosen: list[int], requests: Sequence[Request], prompts: list[list[int]], sampling: Sampling
+        self,
+        chosen: list[int],
+        requests: Sequence[Request],
+        prompts: list[list[int]],
+        sampling: Sampling,
+        stop: Sequence[str] = (),
     ) -> Iterator[tuple[int, Completion]]:
-        from transformers import GenerationConfig, LogitsProcessorList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         rows = [prompts[i] for i in chosen]
         inputs, pads = self._pad(rows)
@@ -200,19 +205,24 @@ class HFBackend(Backend):
         drawn = LogitsProcessorList([_draw(sampling, torch.from_numpy(noise), width)])
         applied = Applied(self.model, [requests[i].steering for i in chosen], list(map(len, rows)), pads, self.header)
         with applied:
-            output = self.model.generate(**inputs, generation_config=config, logits_processor=drawn)
+            output = self.model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=drawn,
+                stopping_criteria=StoppingCriteriaList([_halt(self.tokenizer, stop, width)] if stop else []),
+            )
         for row, i in enumerate(chosen):
             ids = output[row, width:].tolist()
-            stop = next((n for n, token in enumerate(ids) if token in ends), None)
-            tokens = len(ids) if stop is None else stop + 1
+            end = next((n for n, token in enumerate(ids) if token in ends), None)
+            tokens = len(ids) if end is None else end + 1
             yield (
                 i,
                 Completion(
-                    text=self.tokenizer.decode(ids[:stop], skip_special_tokens=True),
+                    text=self.tokenizer.decode(ids[:end], skip_special_tokens=True),
                     tokens=tokens,
                     prompt_tokens=len(rows[row]),
                     touched=applied.touched(row, tokens),
-                    finish="length" if stop is None else "stop",
+                    finish="length" if end is None else "stop",
                 ),
             )
 
@@ -348,6 +358,16 @@ def _picked(logits: Tensor, labels: Tensor) -> Tensor:
         for piece in (flat[k : k + 16].float(),)
     ]
     return torch.cat(parts).view(labels.shape)
+
+
+def _halt(tokenizer: Any, stop: Sequence[str], width: int) -> Callable[..., Tensor]:
+    """A stopping criterion: a row is done once what it wrote holds one of the texts `stop`."""
+
+    def done(ids: Tensor, _: Tensor, **__: Any) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True)
+        return torch.tensor([any(end in text for end in stop) for text in texts], device=ids.device)
+
+    return done
 
 
 def _draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:

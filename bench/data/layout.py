@@ -43,6 +43,8 @@ class Text:
     genre: str
     instruction: str
     response: str
+    sense: str = ""
+    """The word and other sense a made hard negative shows, as `word//sense`."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def write(folder: Path, concepts: Sequence[Mapping[str, Any]], texts: Sequence[T
             {
                 "input": t.instruction,
                 "output": t.response,
-                "output_concept": "EEEEE" if t.concept == SHARED else str(concepts[int(t.concept)]["concept"]),
+                "output_concept": t.sense or _shown(concepts, t),
                 "concept_genre": t.genre,
                 "category": t.category,
                 "dataset_category": "instruction",
@@ -235,6 +237,11 @@ def write(folder: Path, concepts: Sequence[Mapping[str, Any]], texts: Sequence[T
         pd.DataFrame(rows, columns=[*COLUMNS[:5], "dataset_category", "concept_id"]).to_parquet(buffer, index=False)
         _save(folder / file, buffer.getvalue())
     _save(folder / METADATA, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+
+
+def _shown(concepts: Sequence[Mapping[str, Any]], text: Text) -> str:
+    """The concept column: AxBench marks the shared negatives so."""
+    return "EEEEE" if text.concept == SHARED else str(concepts[int(text.concept)]["concept"])
 
 
 def _save(path: Path, content: bytes) -> None:
