@@ -217,10 +217,15 @@ def evaluate(lm: HFBackend, steering: Steering, settings: Settings) -> dict[str,
         from bench.lm_eval_model import BenchLM
     except ImportError as error:
         raise UsageError(f"--tasks needs lm-eval: pip install 'steerbench[eval]' ({error})") from error
-    manager = TaskManager(include_path=str(settings.include) if settings.include else None)
+    include = str(settings.include) if settings.include else None
+    # Its own index of some ten thousand tasks takes ten seconds: only where a name is not in the user's folder.
+    manager = TaskManager(include_path=include, include_defaults=False)
+    own = manager.all_tasks
+    if not all(manager.match_tasks([name]) for name in settings.tasks):
+        manager = TaskManager(include_path=include)
     for name in settings.tasks:
         if not manager.match_tasks([name]):
-            raise UsageError(f"lm-eval has no task {name!r}: {suggest(name, manager.all_tasks)}")
+            raise UsageError(f"lm-eval has no task {name!r}: {suggest(name, own or manager.all_tasks)}")
     try:
         found = simple_evaluate(
             BenchLM(lm, steering),

@@ -46,12 +46,12 @@ def tasks(tmp_path: Path) -> TaskManager:
     rows = [{"question": f"What is {i} plus {i}?", "options": [str(2 * i), str(i), "none"], "at": 0} for i in range(10)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     head = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {tmp_path}/sums.jsonl\ntest_split: test\n"
-    choice = "output_type: multiple_choice\ndoc_to_text: 'Q: {{question}}\\nA:'\ndoc_to_choice: options\n"
+    choice = 'output_type: multiple_choice\ndoc_to_text: "Q: {{question}}\\nA:"\ndoc_to_choice: options\n'
     (tmp_path / "sums.yaml").write_text(f"task: sums\n{head}{choice}doc_to_target: at\n")
     rolling = "output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: '{{question}}'\n"
     metric = "metric_list:\n  - metric: bits_per_byte\n"
     (tmp_path / "reading.yaml").write_text(f"task: reading\n{head}{rolling}{metric}")
-    free = "output_type: generate_until\ndoc_to_text: 'Q: {{question}}\\nA:'\ndoc_to_target: '{{options[0]}}'\n"
+    free = "output_type: generate_until\ndoc_to_text: \"Q: {{question}}\\nA:\"\ndoc_to_target: '{{options[0]}}'\n"
     kwargs = "generation_kwargs:\n  max_gen_toks: 8\n  until: ['e', '\\n']\n"
     (tmp_path / "writing.yaml").write_text(f"task: writing\n{head}{free}{kwargs}")
     return TaskManager(include_path=str(tmp_path), include_defaults=False)
@@ -106,15 +106,18 @@ def test_a_steered_row_is_the_row_alone_and_the_backend_s_own(lm: HFBackend, par
     assert [together[0][0], together[2][0]] == pytest.approx([direct[0].total, direct[1].total], abs=1e-4)
 
 
-def test_options_of_one_token_cost_one_row(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = []
+def test_the_options_of_a_question_share_its_pass(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Any] = []
     pad = HFBackend._pad
-    monkeypatch.setattr(HFBackend, "_pad", lambda self, given: rows.extend(given) or pad(self, given))
-    made = BenchLM(lm, push(lm))
-    pairs = instances("loglikelihood", [("Q: which?\nA: ", letter) for letter in "ABCD"])
-    made.loglikelihood(pairs)
-    # The space at the context's end belongs to the continuation, so each option is a space and a letter.
-    assert len(rows) == 1
+
+    def counted(self: HFBackend, given: Any) -> Any:
+        rows.extend(given)
+        return pad(self, given)
+
+    monkeypatch.setattr(HFBackend, "_pad", counted)
+    options = [" first", " second one", " third", " 4"]
+    BenchLM(lm, push(lm)).loglikelihood(instances("loglikelihood", [("Q: which?\nA:", option) for option in options]))
+    assert rows == [tuple(lm.tokenizer.encode("Q: which?\nA:"))]
 
 
 def test_lm_eval_s_own_loop_gives_what_its_hf_model_gives(lm: HFBackend, reference: HFLM, tasks: TaskManager) -> None:
@@ -193,7 +196,7 @@ def test_sampling_is_kept_or_refused(lm: HFBackend) -> None:
 
 
 def test_truthfulqa_on_the_default_model_is_what_hf_gives(default_model: Model, tmp_path: Path) -> None:
-    """lm-eval's own MC1 and MC2 tasks over the local questions, twenty of them, on both models."""
+    """lm-eval's MC1 and MC2 over twenty local questions (without the six examples, for time), on both models."""
     source = SHARED / "truthfulqa" / "mc_task.json"
     if not source.is_file():
         pytest.skip("the TruthfulQA development data is not beside this checkout")
@@ -210,11 +213,12 @@ def test_truthfulqa_on_the_default_model_is_what_hf_gives(default_model: Model, 
     own = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
     for name in ("mc1", "mc2"):
         text = (
-            f"include: {own}/truthfulqa_{name}.yaml\ntask: local_{name}\ntag: local_truthfulqa\ndataset_path: json\n"
-            f"dataset_name: null\ndataset_kwargs:\n  data_files:\n    validation: {tmp_path}/mc.jsonl\n"
+            f"include: {own}/truthfulqa_{name}.yaml\ntask: local_{name}\ntag: local_truthfulqa\n"
+            'dataset_path: json\ndataset_name: null\ndoc_to_text: "Q: {{question}}\\nA:"\n'
+            f"dataset_kwargs:\n  data_files:\n    validation: {tmp_path}/mc.jsonl\n"
         )
         (tmp_path / f"{name}.yaml").write_text(text)
-    manager = TaskManager(include_path=str(tmp_path))
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     lm = HFBackend(default_model, "float32")
     theirs = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=8, device="cpu")
     values = []

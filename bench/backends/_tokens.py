@@ -6,9 +6,9 @@ changes nothing inside the model goes the same way as none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,18 +18,10 @@ from bench.schema import Completion, Request
 from bench.steering import Steering
 
 if TYPE_CHECKING:
-    from bench.backends.hf import HFBackend
+    from bench.backends.hf import HFBackend, Scored
 
 PIECE = 16
 """Positions whose `[V]` distributions are in memory in fp32 at once."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Log-probability (nats) of a target, and whether each of its tokens was the likeliest."""
-
-    total: float
-    greedy: bool
 
 
 @dataclass(frozen=True)
@@ -44,32 +36,10 @@ class Divergence:
 
 @torch.inference_mode()
 def score(
-    lm: HFBackend, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], steering: Steering | None
+    lm: HFBackend, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], steering: Steering
 ) -> Iterator[tuple[int, Scored]]:
-    """Each target after its prompt, as (index, score) in any order.
-
-    Targets of one prompt that differ in their last token alone share a row: the options of a question
-    that are one token long cost one pass.
-    """
-    rows: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-        rows.setdefault((tuple(prompt), tuple(target[:-1])), []).append(i)
-    keys = list(rows)
-    for batch in lm._batches([len(prompt) + len(most) for prompt, most in keys], lm.batch):
-        chosen = [keys[k] for k in batch]
-        logits = _logits(lm, chosen, [steering] * len(chosen))
-        for row, key in enumerate(chosen):
-            for i in rows[key]:
-                yield i, _scored(logits[row, -len(targets[i]) :], torch.tensor(targets[i], device=logits.device))
-
-
-def _scored(logits: Tensor, labels: Tensor) -> Scored:
-    total, greedy = 0.0, True
-    for piece, wanted in zip(torch.split(logits, PIECE), torch.split(labels, PIECE), strict=True):
-        values = piece.float()
-        total += float((values.gather(1, wanted[:, None])[:, 0] - values.logsumexp(1)).sum())
-        greedy = greedy and bool((values.argmax(1) == wanted).all())
-    return Scored(total, greedy)
+    """`HFBackend.logprobs` of prompts and targets given as ids; equal prompts run once."""
+    yield from lm._grouped([Request("", steering)] * len(prompts), [tuple(prompt) for prompt in prompts], targets)
 
 
 def _logits(
@@ -95,6 +65,16 @@ def write(
         own = [i for i, request in enumerate(requests) if request.sampling == sampling]
         for batch in lm._batches([len(prompts[i]) + sampling.max_new_tokens for i in own], lm.batch):
             yield from lm._generate([own[i] for i in batch], requests, [list(p) for p in prompts], sampling, stop)
+
+
+def halt(tokenizer: Any, stop: Sequence[str], width: int) -> Callable[..., Tensor]:
+    """A stopping criterion: a row is done once what it wrote holds one of the texts `stop`."""
+
+    def done(ids: Tensor, _: Tensor, **__: Any) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True)
+        return torch.tensor([any(end in text for end in stop) for text in texts], device=ids.device)
+
+    return done
 
 
 @torch.inference_mode()

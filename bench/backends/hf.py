@@ -8,6 +8,7 @@ fp32; in bf16 rounding differs with the batch's shape).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from bench.api import Backend, Prompted, ReadSite
 from bench.backends._gradients import block_gradient
 from bench.backends._hooks import Applied, attention_output, blocks, read_blocks
+from bench.backends._tokens import halt
 from bench.models import Model, hush
 from bench.registry import backend
 from bench.schema import (
@@ -42,6 +44,13 @@ def pick_dtype(wish: str) -> torch.dtype:
         return named[wish]
     fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+@dataclass(frozen=True)
+class Scored(TargetScore):
+    """A score that knows whether each target token was the likeliest."""
+
+    greedy: bool = False
 
 
 @backend("hf")
@@ -209,7 +218,7 @@ class HFBackend(Backend):
                 **inputs,
                 generation_config=config,
                 logits_processor=drawn,
-                stopping_criteria=StoppingCriteriaList([_halt(self.tokenizer, stop, width)] if stop else []),
+                stopping_criteria=StoppingCriteriaList([halt(self.tokenizer, stop, width)] if stop else []),
             )
         for row, i in enumerate(chosen):
             ids = output[row, width:].tolist()
@@ -237,6 +246,11 @@ class HFBackend(Backend):
         targets = [self._plain(request.target) for request in requests]
         if empty := [i for i, target in enumerate(targets) if not target]:
             raise BenchError(f"request {empty[0]} has no target tokens to score")
+        yield from self._grouped(requests, prompts, targets)
+
+    def _grouped(
+        self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]], targets: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[int, Scored]]:
         # Requests with one prompt and steering stand together, so that they share its pass.
         shared: dict[Any, list[int]] = {}
         for i, request in enumerate(requests):
@@ -262,7 +276,7 @@ class HFBackend(Backend):
         requests: Sequence[Request],
         prompts: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
-    ) -> Iterator[tuple[int, TargetScore]]:
+    ) -> Iterator[tuple[int, Scored]]:
         """Each group's prompt runs once under its steering; its keys and values serve every target of the group."""
         own = [requests[group[0]].steering for group in groups]
         lengths = [len(prompts[group[0]]) for group in groups]
@@ -274,7 +288,9 @@ class HFBackend(Backend):
         rows = torch.tensor([row for row, group in enumerate(groups) for _ in group], device=self.model.device)
         width = max(len(targets[i]) for i in chosen)
         padded = torch.tensor([[*targets[i], *[0] * (width - len(targets[i]))] for i in chosen], device=rows.device)
-        scores = torch.log_softmax(output.logits[:, -1].float(), -1)[rows].gather(1, padded[:, :1])
+        ends = output.logits[:, -1].float()
+        scores = torch.log_softmax(ends, -1)[rows].gather(1, padded[:, :1])
+        greedy = ends.argmax(-1)[rows][:, None] == padded[:, :1]
         applied = applied.spread(rows.tolist(), [len(targets[i]) - 1 for i in chosen])
         if width > 1:
             cache = output.past_key_values
@@ -289,10 +305,12 @@ class HFBackend(Backend):
                     past_key_values=cache,
                     use_cache=True,
                 ).logits
-            scores = torch.cat([scores, _picked(logits, padded[:, 1:])], 1)
+            more, likeliest = _picked(logits, padded[:, 1:])
+            scores, greedy = torch.cat([scores, more], 1), torch.cat([greedy, likeliest], 1)
         for row, i in enumerate(chosen):
             touched = applied.touched(row, 2 if len(targets[i]) > 1 else 1)
-            yield i, TargetScore(tuple(scores[row, : len(targets[i])].tolist()), touched)
+            part = slice(len(targets[i]))
+            yield i, Scored(tuple(scores[row, part].tolist()), touched, bool(greedy[row, part].all()))
 
     def _readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
         """Per text its ids, cut, the index where the answer begins, and how many ids a read skips."""
@@ -348,26 +366,17 @@ class HFBackend(Backend):
         return [found[i] for i in range(len(texts))]
 
 
-def _picked(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability `[B, T]` of `labels` `[B, T]` under `logits` `[B, T, V]`."""
+def _picked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability `[B, T]` of `labels` `[B, T]` under `logits` `[B, T, V]`, and whether each is the likeliest."""
     flat, wanted = logits.flatten(0, 1), labels.flatten()[:, None]
     # In pieces: one fp32 copy of [B·T, V] would cost more than the model's own pass.
     parts = [
-        piece.gather(1, wanted[k : k + 16])[:, 0] - piece.logsumexp(1)
+        (piece.gather(1, wanted[k : k + 16])[:, 0] - piece.logsumexp(1), piece.argmax(1) == wanted[k : k + 16, 0])
         for k in range(0, len(flat), 16)
         for piece in (flat[k : k + 16].float(),)
     ]
-    return torch.cat(parts).view(labels.shape)
-
-
-def _halt(tokenizer: Any, stop: Sequence[str], width: int) -> Callable[..., Tensor]:
-    """A stopping criterion: a row is done once what it wrote holds one of the texts `stop`."""
-
-    def done(ids: Tensor, _: Tensor, **__: Any) -> Tensor:
-        texts = tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True)
-        return torch.tensor([any(end in text for end in stop) for text in texts], device=ids.device)
-
-    return done
+    scores, greedy = (torch.cat(column).view(labels.shape) for column in zip(*parts, strict=True))
+    return scores, greedy
 
 
 def _draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
