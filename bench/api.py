@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from bench.schema import (
 )
 from bench.steering import Steering
 from bench.store import Rows
+
+if TYPE_CHECKING:
+    from bench.backends._prices import Purse
 
 Prompted = tuple[Message, ...] | str
 Depth = int | float | str
@@ -292,6 +295,8 @@ class Method(ABC):
     """Whether a fit asks the run's judge."""
     pooled: ClassVar[bool] = False
     """Whether a fit reads the training data of the run's other concepts."""
+    away: ClassVar[bool] = False
+    """Whether its steering points away from the concept as it is (no task opposes it)."""
 
     @abstractmethod
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
@@ -330,6 +335,8 @@ class Judge(ABC):
     """An instrument that rates texts on axes, 0 to 2."""
 
     name: ClassVar[str]
+    independent: ClassVar[bool] = False
+    """Asks no model that a prompt baseline uses, so that its word counts as a second opinion."""
 
     @abstractmethod
     def fingerprint(self) -> Mapping[str, Any]:
@@ -350,6 +357,20 @@ class Judge(ABC):
     def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
         """Ratings as (index into `items`, verdict), in any order; never a default score."""
 
+    def release(self) -> None:  # noqa: B027
+        """Free what a rating may have loaded; the next one loads it again."""
+
+    def fund(self, purse: Purse) -> None:  # noqa: B027
+        """Pay for asking from `purse`; nothing to do for a judge that costs no money."""
+
+    def estimate(self, ratings: int, tokens: int) -> Mapping[str, Any]:
+        """What so many ratings of texts of `tokens` tokens take: `prompt_tokens`, `tokens`, `dollars`."""
+        return {}
+
+    def usage(self) -> Mapping[str, Any]:
+        """What asking has taken so far in this process (`bench.backends._prices.Usage`); kept in each run."""
+        return {}
+
 
 Rate = Callable[[Sequence[Item]], list[Verdict]]
 """Rates items with the run's judge, through its cache."""
@@ -365,6 +386,10 @@ class Task(ABC):
     method's own detector in place of the judge."""
     scale: ClassVar[float] = 2.0
     """The largest value of an axis; the smallest is 0."""
+    rated: ClassVar[bool] = True
+    """Whether a judge rates the answers."""
+    away: ClassVar[bool] = False
+    """Whether the concept must not show: edits are opposed, and prompting methods see the data reversed."""
 
     @abstractmethod
     def concepts(self) -> Sequence[Concept]: ...

@@ -1,4 +1,4 @@
-"""The command line: `bench run | list | show | compare | export | report | check | models | cache | data | capability`.
+"""The command line of `bench`: run, inspect, compare, judge, plan, price and report.
 
 Invariant: stdout carries results, stderr plan and progress; exit codes are 0 complete, 1 something
 failed or is partial, 2 usage, 130 interrupted. Nothing heavy is imported until a command needs it.
@@ -73,9 +73,9 @@ results_option = click.option(
 @click.option("-t", "--task", help="Task [axbench].")
 @click.option("--data", help="Data of the task: mini, concept10, concept500, or a folder.")
 @click.option("--model", help="Hub id, folder, or packaged name.")
-@click.option("--judge", help="likelihood, or openai:MODEL.")
+@click.option("--judge", help="likelihood, openai:MODEL (any compatible server), hf:MODEL or vllm:MODEL.")
 @click.option("--prompter", help="Model that writes prompts: openai:MODEL; default: the target model.")
-@click.option("--backend", help="Engine [hf].")
+@click.option("--backend", help="Engine: hf, vllm, or auto (vllm where it is able and pays) [hf].")
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")
 @click.option("--preset", help="quick, standard, paper [quick].")
 @click.option("--strength", help="Unit of coefficients: norm, max-act.")
@@ -83,6 +83,18 @@ results_option = click.option(
 @click.option("--seed", type=int, help="Seed of everything random [0].")
 @click.option("-n", "--limit", type=click.IntRange(1), help="Only the first so many concepts.")
 @click.option("-p", "--param", multiple=True, metavar="NAME.FIELD=VALUE", help="A field of a method, task or judge.")
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(0, min_open=True),
+    metavar="DOLLARS",
+    help="Ask hosted models nothing more before they could cost more than this.",
+)
+@click.option(
+    "--max-unscored",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Exit with 1 where more of a run's ratings are missing [0.02].",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML, or a past run.json to replay.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its cost; load no model.")
 @results_option
@@ -123,7 +135,7 @@ def run(
     from bench.run import execute
 
     jobs = execute(plan, results, terminal.progress)
-    failed = terminal.outcome(jobs, results, as_json)
+    failed = terminal.outcome(jobs, results, as_json, plan.options.max_unscored)
     if failed:
         sys.exit(1)
 
@@ -179,7 +191,11 @@ def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
 @main.command()
 @click.argument("run")
 @click.option(
-    "--format", "form", type=click.Choice(["gguf", "lm-eval", "safetensors"]), default="safetensors", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["gguf", "lm-eval", "peft", "safetensors"]),
+    default="safetensors",
+    show_default=True,
 )
 @click.option("--concept", default="", help="Only this concept, as one file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder, or the file of one concept [named as the run].")
@@ -189,7 +205,7 @@ def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
 def export(
     run: str, form: str, concept: str, out: Path | None, results: Path | None, late: tuple[Path, ...], as_json: bool
 ) -> None:
-    """Write the steering behind RUN's number as files: llama.cpp, lm-eval, or all of it as safetensors."""
+    """Write the steering behind RUN's number as files: llama.cpp, lm-eval, peft, or all of it as safetensors."""
     plugins(late)
     from bench.export import caveat
     from bench.export import export as write
@@ -259,6 +275,170 @@ def cache(action: str, yes: bool) -> None:
     from bench import terminal
 
     terminal.cache(action, yes)
+
+
+@main.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--axis", default="overall", show_default=True, help="Score that is compared.")
+@click.option("-d", "--difference", type=click.FloatRange(0, min_open=True), help="To be seen [a tenth of the scale].")
+@click.option("--power", type=click.FloatRange(0.05, 0.999), default=0.8, show_default=True, help="Chance to see it.")
+@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.05, show_default=True, help="Level.")
+@click.option("--after-holm", type=click.IntRange(1), default=1, metavar="M", help="In a family of M comparisons.")
+@click.option("--concepts", type=click.IntRange(2), help="Power of this number [the pilot's].")
+@click.option("--instructions", type=click.IntRange(1), help="Per concept [the pilot's].")
+@results_option
+@json_option
+def power(run_a: str, run_b: str, axis: str, results: Path | None, as_json: bool, **aim: Any) -> None:
+    """How many concepts and instructions show a difference, by the pilot RUN_A minus RUN_B."""
+    from bench.sizing import advise
+
+    advise(run_a, run_b, results, as_json, axis, aim)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--formulas", type=click.Choice(["blog"]), help="A post's printed formulas and numbers, checked.")
+@click.option("--model", help="Exact costs of a model: known name, folder, hub id. No weights are read.")
+@click.option("--config", type=click.Path(path_type=Path), help="Its config.json, without a network.")
+@click.option("--prompt-tokens", "sizes", default="50,100,400", show_default=True, help="Steering prompts.")
+@click.option("--context", "contexts", default="512,4096,16384", show_default=True, help="Tokens, prompt included.")
+@click.option("--rank", default=8, show_default=True, type=click.IntRange(1), help="Rank of adapters.")
+@click.option("--reply", default=256, show_default=True, type=click.IntRange(1), help="Tokens of a reply.")
+@click.option("--texts", default=72, show_default=True, type=click.IntRange(1), help="Training texts of a fit.")
+@click.option("--requests", default=1000, show_default=True, type=click.IntRange(1), help="Requests to pay off in.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Also draw overhead against context (PNG and CSV).")
+@click.option("--measure", "anew", is_flag=True, help="Measure RUNs beside the bare model and keep overhead.json.")
+@click.option("--tokens", default=48, show_default=True, type=click.IntRange(2), help="Measured: new tokens.")
+@click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="Measured: requests at once.")
+@click.option("--repeats", default=7, show_default=True, type=click.IntRange(2), help="Measured: repeats each way.")
+@click.option("--concepts", default=2, show_default=True, type=click.IntRange(1), help="Measured: concepts.")
+@click.option("--dtype", default="auto", show_default=True, help="Measured: number type of the engine.")
+@results_option
+@plugin_option
+@json_option
+def overhead(
+    runs: tuple[str, ...], formulas: str | None, model: str | None, config: Path | None, sizes: str, contexts: str,
+    rank: int, reply: int, texts: int, requests: int, figure: Path | None, anew: bool, tokens: int, batch: int,
+    repeats: int, concepts: int, dtype: str, results: Path | None, late: tuple[Path, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """What steering costs: of RUNs, of a model, or as a blog post printed it."""
+    plugins(late)
+    from bench.overhead import show
+
+    if sum(map(bool, (runs, formulas, model or config))) != 1:
+        raise UsageError("give runs, --model or --config, or --formulas blog: one of them")
+    if formulas:
+        show.formulas(as_json)
+    elif runs:
+        from bench.overhead import record
+        from bench.plan import default_results, scratch
+        from bench.results import lookup
+
+        found = [lookup(name, [results] if results else [default_results(), scratch()]) for name in runs]
+        failed = []
+        if anew:
+            from bench.overhead.measure import Settings, renew
+
+            settings = Settings(tokens, batch, repeats, concepts, dtype)
+            failed = renew(found, settings, lambda text: click.echo(text, err=True))
+        show.runs([record.required(run) for run in found if not failed or record.load(run)], as_json)
+        if failed:
+            sys.exit(1)
+    else:
+        arch = show.resolve(model, config)
+        asked = show.numbers(sizes, "--prompt-tokens"), show.numbers(contexts, "--context")
+        show.model(arch, *asked, rank, reply, texts, requests, as_json)
+        if figure:
+            from bench.report.cost_figures import write_context
+
+            write_context(arch, asked[0], rank, figure)
+
+
+class WithDefault(click.Group):
+    """A group whose first command is meant where none is named: `bench judge RUN` is `bench judge rate RUN`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
+@main.group(cls=WithDefault)
+def judge() -> None:
+    """Rate kept generations again (judge RUN... --judge J); validate a judge; draw texts to rate by hand."""
+
+
+@judge.command("rate")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--judge", "judges", multiple=True, required=True, help="Judge; repeat to set several side by side.")
+@click.option("-p", "--param", multiple=True, metavar="JUDGE.FIELD=VALUE", help="A field of a judge.")
+@results_option
+@plugin_option
+@json_option
+def judge_rate(
+    runs: tuple[str, ...],
+    judges: tuple[str, ...],
+    param: tuple[str, ...],
+    results: Path | None,
+    late: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Rate the kept generations of RUNS again: runs as in `show`, a group's id, or all."""
+    plugins(late)
+    from bench import terminal_judges
+
+    if wrong := [text for text in param if "=" not in text or "." not in text.partition("=")[0]]:
+        raise UsageError(f"-p {wrong[0]}: write judge.field=value, as in embedding.words=48")
+    params = {text.partition("=")[0]: text.partition("=")[2] for text in param}
+    terminal_judges.rate(runs, judges, params, results, as_json)
+
+
+@judge.command("validate")
+@click.option("--judge", "name", required=True, help="Judge to validate.")
+@click.option("--data", default="mini", help="Folder in AxBench's layout, concept10 or concept500.")
+@click.option("--model", default="", help="Model that a judge without its own reads [the default model].")
+@click.option("--dtype", default="auto", help="Its number type.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=None, help="Only the first so many concepts.")
+@click.option(
+    "--human", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of hand ratings (judge sample)."
+)
+@click.option("--collapsed", multiple=True, metavar="RUN", help="A run whose answers are known to have broken down.")
+@click.option("--save", is_flag=True, help="Keep the table in RESULTS/judges/, where reports find it.")
+@results_option
+@plugin_option
+@json_option
+def judge_validate(
+    name: str,
+    data: str,
+    model: str,
+    dtype: str,
+    limit: int | None,
+    human: Path | None,
+    collapsed: tuple[str, ...],
+    save: bool,
+    results: Path | None,
+    late: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Measure how well a judge tells labelled texts apart, and how far it agrees with people."""
+    plugins(late)
+    from bench import terminal_judges
+
+    terminal_judges.validate(name, data, model, dtype, limit or 0, human, collapsed, save, results, as_json)
+
+
+@judge.command("sample")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("-n", "--n", "count", type=click.IntRange(1), default=100, show_default=True, help="Texts to draw.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV to write.")
+@results_option
+def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, results: Path | None) -> None:
+    """Draw answers of RUNS for a person to rate blind, spread over methods, concepts and coefficients."""
+    from bench import terminal_judges
+
+    terminal_judges.sample(runs, count, seed, out, results)
 
 
 @main.group()

@@ -6,9 +6,11 @@ Invariant: making an engine loads no weights; they load on first use.
 from __future__ import annotations
 
 from bench.api import Backend
+from bench.backends._prices import price_of
+from bench.backends.openai import OpenAIBackend
 from bench.plan import Plan
 from bench.registry import get
-from bench.schema import BenchError
+from bench.schema import BenchError, UsageError
 
 
 def make_backend(plan: Plan) -> Backend:
@@ -16,17 +18,19 @@ def make_backend(plan: Plan) -> Backend:
     cls = get("backend", plan.options.backend)
     if plan.options.backend == "fake":
         made: Backend = cls()
-    elif plan.options.backend == "hf":
+    elif plan.options.backend in ("hf", "vllm"):
         made = cls(plan.model, plan.specs[0].dtype)
     else:
-        raise BenchError(f"backend {plan.options.backend!r} cannot steer: use hf")
+        raise BenchError(f"backend {plan.options.backend!r} cannot steer: use hf or vllm")
     return made
 
 
-def make_prompter(plan: Plan) -> Backend | None:
+def make_prompter(plan: Plan) -> OpenAIBackend | None:
     """The model that writes prompts, where it is not the target model itself."""
     name = plan.options.prompter
     if not name:
         return None
-    prompter: Backend = get("backend", "openai")(name.removeprefix("openai:"))
-    return prompter
+    model = name.removeprefix("openai:")
+    if plan.purse.limit and price_of(model) is None:
+        raise UsageError(f"--max-cost: no price is known for the prompter {model}; leave --max-cost out")
+    return OpenAIBackend(model, purse=plan.purse)

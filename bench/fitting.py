@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.api import Context, Fitted, Method
-from bench.plan import code_digest, modules
+from bench.plan import code_digest, modules, parts_of
 from bench.schema import BenchError, Train, digest
 from bench.steering import Steering
 from bench.store import Artefacts, load_value, pack
@@ -37,6 +37,7 @@ class Fits:
     trains: Mapping[str, Train]
     uses: str
     judge: str
+    away: bool = False
 
     def __post_init__(self) -> None:
         self.context.trains = tuple(self.trains.values())
@@ -53,11 +54,18 @@ class Fits:
         parts += [self.context.budget, self.context.seed, self.judge if method.judged else ""]
         parts += [[digest(t) for t in self.context.trains] if method.pooled else ""]
         model = self.context.lm.fingerprint()
-        return {name: digest(model, *parts, train) for name, train in self.trains.items()}
+        return {name: digest(model, *parts, self.given(method, name)) for name in self.trains}
+
+    def given(self, method: Method, name: str) -> Train:
+        """A concept's training data as a method gets it: what a task has to say is for prompts alone."""
+        train = self.trains[name]
+        if not any(part.family == "prompting" for part in parts_of(method)):
+            return replace(train, prompts=())
+        return train.reversed() if self.away and method.family == "prompting" else train
 
     def fit(self, method: Method, todo: Iterable[str]) -> Iterator[bytes]:
         """The packed fit of each concept of `todo`, in order; nothing is written yet."""
-        fitted = iter(method.fit_all(self.context, [self.trains[name] for name in todo]))
+        fitted = iter(method.fit_all(self.context, [self.given(method, name) for name in todo]))
         while True:
             begun = time.monotonic()
             if (found := next(fitted, None)) is None:

@@ -5,7 +5,7 @@ Invariant: a record is computed from a finished job alone; nothing here runs a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bench.api import Method
 from bench.fitting import Kept
 from bench.plan import Plan
 from bench.schema import Completion, Concept, Request, RunSpec, Sample, Verdict
-from bench.steering import Steering
+from bench.steering import Prompt, Steering
 from bench.strength import Strength
 
 
@@ -44,9 +44,21 @@ class Job:
     tested: dict[str, list[dict[str, Verdict]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of detection, by concept."""
+    verdicts: int = 0
+    """Ratings asked for, on both splits."""
+    unscored: int = 0
+    """Those of them that are missing, and those that a later run may still get."""
+    unanswered: int = 0
     answers: int = 0
     fresh: int = 0
     tokens: int = 0
+
+    def count(self, rated: Iterable[Verdict]) -> None:
+        """Take the judge's verdicts on one answer into the counts."""
+        for verdict in rated:
+            self.verdicts += 1
+            self.unscored += verdict.value is None
+            self.unanswered += verdict.passing
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,9 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "generated_now": job.fresh,
         "tokens": job.tokens,
         "missing": sum(row["ratings"].get("overall", 0) is None for row in job.rows),
+        "verdicts": job.verdicts,
+        "unscored": job.unscored,
+        "unanswered": job.unanswered,
     }
     return {
         "code": job.code,
@@ -112,7 +127,8 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "scale": plan.task.scale,
         "source": plan.model.source,
         "asked": dict(plan.asked),
-        "calibration": dict(plan.judge.report()) if plan.task.uses == "steering" else {},
+        "calibration": dict(plan.judge.report()) if plan.task.rated else {},
+        "uses": plan.task.uses,
     }
 
 
@@ -128,6 +144,17 @@ def _ratio(job: Job, concept: Concept, pick: Trial, strength: Strength) -> float
     return strength.ratio(strength.at(candidate.steering, candidate, concept, pick.coefficient), concept)
 
 
+def plain_text(sample: Sample, prompt: Prompt) -> str:
+    """A sample's plain-text prompt under a prompt edit: system text and examples stand before it."""
+    from jinja2 import Template
+
+    *before, (_, asked) = prompt.apply(sample.messages)
+    turns = {"system": "{}\n\n", "user": "Q: {}\n", "assistant": "A: {}\n\n"}
+    lead = "".join(turns[role].format(content) for role, content in before)
+    asked_in: str = Template(sample.raw, keep_trailing_newline=True).render(question=asked)
+    return lead + asked_in
+
+
 def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, Any]:
     return {
         "id": ask.sample.id,
@@ -136,6 +163,7 @@ def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, An
         "text": output.text,
         "tokens": output.tokens,
         "touched": list(output.touched),
+        **({"unit": ask.sample.unit} if ask.sample.unit else {}),
     } | ratings(found)
 
 

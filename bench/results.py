@@ -13,10 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench import environment, stats
 from bench.plan import default_results, scratch
 from bench.registry import suggest
-from bench.schema import BenchError, RunSpec, UsageError, Verdict, digest, plain
+from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain
 from bench.store import write_json
 
 VERSION = 1
@@ -41,7 +43,7 @@ def find(spec: RunSpec, code: str, folder: Path | None) -> Path | None:
     for root in [folder] if folder else [default_results(), scratch()]:
         path = place(spec, root)
         try:
-            if path.is_file() and read(path).data["code"] == code:
+            if path.is_file() and (data := read(path).data)["code"] == code and not data["counts"].get("unanswered"):
                 return path
         except BenchError:
             continue  # a damaged run is made again
@@ -67,6 +69,8 @@ def refusals(spec: RunSpec) -> list[str]:
 def write(record: dict[str, Any], spec: RunSpec, folder: Path | None) -> Path:
     """Write `run.json`, atomically and last. Without `folder`, results/ or the scratch folder."""
     reasons = refusals(spec)
+    if lost := record["counts"]["unanswered"]:
+        reasons.append(f"{lost} ratings went unanswered; the same command asks again")
     root = folder or (scratch() if reasons else default_results())
     head = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "status": "complete"}
     data = head | record | {"refused": reasons, "provenance": environment.provenance()}
@@ -97,11 +101,22 @@ def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:
     """Mean over concepts of each axis on the test split, with its 95 % interval."""
     found: dict[str, float | int | None] = {}
     for axis in data["axes"]:
-        values = [c["test"][axis] for c in data["concepts"].values()]
-        e = stats.estimate([v for v in values if v is not None])
+        e = stats.estimate([v for v in units(data, axis).values() if v is not None])
         found[axis] = finite(e.mean)
         found |= {f"{axis}_low": finite(e.low), f"{axis}_high": finite(e.high)}
     return found | {"concepts": len(data["concepts"]), "missing": data["counts"]["missing"]}
+
+
+def units(data: Mapping[str, Any], axis: str) -> dict[str, float | None]:
+    """Test score of each unit that intervals resample: the concept, or what the samples name instead."""
+    found: dict[str, list[float | None]] = {}
+    for row in data["samples"]:
+        if "unit" in row:
+            found.setdefault(row["unit"], []).append(row["ratings"].get(axis))
+    if not found:
+        return {name: c["test"][axis] for name, c in data["concepts"].items()}
+    known = {unit: [v for v in values if v is not None] for unit, values in found.items()}
+    return {unit: math.fsum(values) / len(values) if values else None for unit, values in known.items()}
 
 
 def finite(value: float) -> float | None:
@@ -131,12 +146,18 @@ class Run:
 
     def scores(self, axis: str, split: str = "test") -> dict[str, float | None]:
         if split == "test":
-            return {name: c["test"][axis] for name, c in self.data["concepts"].items()}
+            return units(self.data, axis)
         found: dict[str, float | None] = {}
         for name, c in self.data["concepts"].items():
             row = next(t for t in c["select"] if {k: t[k] for k in c["picked"]} == c["picked"])
             found[name] = row[axis]
         return found
+
+    def optimism(self, axis: str, concepts: Iterable[str]) -> dict[str, float]:
+        """concept -> how much higher the picked setting scored on the select split than on the test split."""
+        chosen = self.scores(axis, "select")
+        pairs = {name: (chosen[name], self.data["concepts"][name]["test"][axis]) for name in concepts}
+        return {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
 
     def curve(self, axis: str) -> dict[float, dict[str, float]]:
         """coefficient -> concept -> mean on the select split (the best candidate at each)."""
@@ -206,6 +227,25 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
     raise UsageError(f"no run {name!r} in {where}: {suggest(name, known) if known else 'it is empty'}")
 
 
+def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = None) -> Array:
+    """Ratings of the same generations `[runs, units, samples]`, or their `tokens`; NaN where there is none."""
+    tables = []
+    for run in runs:
+        rows: dict[str, dict[str, float]] = {name: {} for name in concepts or runs[0].scores("overall")}
+        for s in run.data["samples"]:
+            value = s.get("tokens") if axis == "tokens" else s["ratings"].get(axis)
+            unit = s.get("unit", s["concept"])
+            if unit in rows and value is not None:
+                rows[unit][s["id"]] = value
+        tables.append(rows)
+    ids = {name: sorted({i for rows in tables for i in rows[name]}) for name in tables[0]}
+    found = np.full((len(runs), len(ids), max(map(len, ids.values()), default=0)), np.nan)
+    for table, rows in zip(found, tables, strict=True):
+        for line, name in zip(table, ids, strict=True):
+            line[: len(ids[name])] = [rows[name].get(i, np.nan) for i in ids[name]]
+    return found
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a leaderboard."""
@@ -254,7 +294,7 @@ def _table(group: str, runs: list[Run]) -> Table:
     axes = tuple(runs[0].data["axes"])
     concepts = tuple(
         name
-        for name in runs[0].data["concepts"]
+        for name in runs[0].scores("overall")
         if all(run.scores(axis).get(name) is not None for run in runs for axis in axes)
     )
 

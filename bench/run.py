@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import results
 from bench.api import Bound, Context, Fitted
+from bench.backends._prices import total
 from bench.engines import make_backend, make_prompter
 from bench.fitting import Fits
-from bench.jobs import Ask, Job, Trial, best, ratings, record, row
+from bench.jobs import Ask, Job, Trial, best, plain_text, ratings, record, row
+from bench.judging import rate
 from bench.models import cache_root
 from bench.plan import Plan, code_of
 from bench.schema import (
@@ -27,13 +28,15 @@ from bench.schema import (
     Completion,
     Concept,
     Example,
+    Halted,
     Item,
     Request,
     Sample,
+    Sampling,
     Verdict,
     digest,
 )
-from bench.steering import Steering
+from bench.steering import Prompt, Steering
 from bench.store import Artefacts, Rows
 from bench.strength import Strength
 
@@ -74,21 +77,24 @@ class Session:
         self.evidence = Rows(root / "rows" / "evidence" / shard)
         judged = digest(plan.specs[0].judge, self.judge.fingerprint(), shard)
         self.judgements = Rows(root / "rows" / "judgements" / judged)
+        self.spending = Rows(root / "rows" / "spending" / judged)
         self.timings: dict[str, float] = {}
         self.bound: dict[Any, Steering] = {}
-        self.context = Context(self.backend, self.rules.budget, self.rules.seed, make_prompter(plan))
-        self.context.rate = partial(self._rate, advance=lambda steps: None)
+        self.prompter = make_prompter(plan)
+        self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
+        self.context.rate = self._rate_all
         self.concepts = list(self.task.concepts())
         self.trains = {c.id: self.task.train(c).limited(self.rules.budget.sequences) for c in self.concepts}
         self.strength = Strength(self.context, self.rules, self.trains, self.evidence)
-        self.fits = Fits(self.context, Artefacts(root / "fits"), self.trains, self.task.uses, judged)
+        self.fits = Fits(self.context, Artefacts(root / "fits"), self.trains, self.task.uses, judged, self.task.away)
         self._check_splits()
 
     def run(self, jobs: list[Job]) -> None:
         try:
             for job in jobs:
                 self._support(job)
-            if any(job.status == "todo" for job in jobs) and self.task.uses == "steering":
+            live = [job for job in jobs if job.status == "todo"]
+            if live and self.task.uses == "steering" and (self.task.rated or any(job.method.judged for job in live)):
                 with self._stage("calibrate the judge", 1) as advance:
                     self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
                     advance(1)
@@ -96,6 +102,7 @@ class Session:
                 for job in jobs:
                     if job.status == "todo":
                         self._fit(job, advance)
+            self.judge.release()
             live = [job for job in jobs if job.status == "todo"]
             if self.task.uses == "detector":
                 self._detect(live)
@@ -106,11 +113,23 @@ class Session:
                     job.picked = {concept: best(trials) for concept, trials in job.select.items()}
                 self._answer(live, "test")
             for job in (job for job in live if job.status == "todo"):
-                job.path = results.write(record(job, self.plan, self.strength, self.timings), job.spec, self.folder)
+                made = record(job, self.plan, self.strength, self.timings) | self._judging()
+                job.path = results.write(made, job.spec, self.folder)
                 job.status = "complete"
         finally:
-            for rows in (self.generations, self.evidence, self.judgements):
+            self.judge.release()
+            if spent := self.judge.usage():
+                self.spending.put(str(time.time_ns()), spent)
+            for rows in (self.generations, self.evidence, self.judgements, self.spending):
                 rows.close()
+
+    def _judging(self) -> dict[str, Any]:
+        """What asking the judge took, now and in earlier commands, and the prompter now; for all methods."""
+        now, earlier = self.judge.usage(), self.spending.values()
+        found = {"judging": {"now": now, "ever": total([*earlier, now])}} if now or earlier else {}
+        if self.prompter and (written := self.prompter.usage.plain(self.prompter.price)):
+            found["prompting"] = {"now": written}
+        return found
 
     @contextmanager
     def _stage(self, name: str, total: int) -> Iterator[Advance]:
@@ -165,6 +184,8 @@ class Session:
         """
         try:
             yield
+        except Halted:
+            raise
         except Exception as error:
             reason = str(error).split("\n")[0]
             job.status, job.reason = "failed", f"{stage}: {type(error).__name__}: {reason}".rstrip()
@@ -179,11 +200,16 @@ class Session:
             asks += own if job.status == "todo" else []
         with self._stage(f"generate ({split})", len(asks)) as advance:
             outputs = self._outputs(asks, advance)
-        rated = len(asks) * len(getattr(self.task, "axes", ()))
+        rated = len(asks) * len(self.task.axes) if self.task.rated else 0
         with self._stage(f"judge ({split})", rated) as advance:
-            verdicts = self.task.score([ask.sample for ask in asks], outputs, lambda items: self._rate(items, advance))
+            samples = [ask.sample for ask in asks]
+            verdicts = self.task.score(
+                samples, outputs, lambda items: rate(self.judge, items, self.judgements, advance)
+            )
+        self.judge.release()
         for ask, output, found in zip(asks, outputs, verdicts, strict=True):
             job, name = ask.job, ask.sample.concept.id
+            job.count(verdict for axis, verdict in found.items() if axis != "overall")
             if split == "select":
                 job.select.setdefault(name, {}).setdefault(ask.trial, []).append(self._ruled(found))
             else:
@@ -225,6 +251,8 @@ class Session:
         """AxBench's reference scores an unreadable rating 0; outside its mode it stays missing."""
         if self.rules.compat != "axbench" or found["overall"].value is not None:
             return found
+        if any(verdict.passing for verdict in found.values()):
+            return found  # there was no reply to read
         return {axis: v if v.value is not None else Verdict(0.0, v.raw, v.reason) for axis, v in found.items()}
 
     def _asks(self, job: Job, concept: Concept, split: str) -> list[Ask]:
@@ -248,12 +276,53 @@ class Session:
                 self.bound[place] = steering.bind(self.backend, sample.messages)
             steering = self.bound[place]
         assert steering is not None
+        if self.task.away and not job.method.away:
+            steering = steering.opposed()
         # The same noise for every method: differences between methods are differences of steering.
         seed = int(digest(self.rules.seed, sample.id, sample.instruction), 16) % 2**63
         scaled = self.strength.at(steering, candidate, sample.concept, trial.coefficient)
+        if sample.raw:
+            text = plain_text(sample, scaled.prompt)
+            return Request(text, replace(scaled, prompt=Prompt()), self.rules.sampling, seed)
         return Request(sample.messages, scaled, self.rules.sampling, seed)
 
     def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+        """One output per ask: an answer, or the likelihoods of its options."""
+        chosen = [ask.sample.kind == "choices" for ask in asks]
+        written = iter(self._answers([ask for ask, choice in zip(asks, chosen, strict=True) if not choice], advance))
+        scored = iter(self._options([ask for ask, choice in zip(asks, chosen, strict=True) if choice], advance))
+        return [next(scored if choice else written) for choice in chosen]
+
+    def _options(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+        """The log-probability of every option of every ask; each is kept on its own."""
+        lead = [" " if ask.sample.raw else "" for ask in asks]  # after plain text an answer begins with a space
+        requests = [
+            (replace(ask.request, target=space + option, sampling=Sampling(), seed=0), ask.job)
+            for ask, space in zip(asks, lead, strict=True)
+            for option in ask.sample.options
+        ]
+        keys = [digest("option", self._key(request), request.target) for request, _ in requests]
+        todo = {key: pair for key, pair in zip(keys, requests, strict=True) if key not in self.generations}
+        names = list(todo)
+        advance(len(asks) - len(asks) * len(names) // max(1, len(keys)))
+        done = 0.0
+        for i, score in self.backend.logprobs([todo[name][0] for name in names]):
+            self.generations.put(names[i], {"total": round(score.total, 5), "touched": list(score.touched)})
+            todo[names[i]][1].fresh += 1
+            before, done = int(done), done + len(asks) / len(keys)
+            advance(int(done) - before)
+        found = iter(self.generations.get(key) for key in keys)
+        outputs = []
+        for ask in asks:
+            rows = [next(found) for _ in ask.sample.options]
+            totals = tuple(row["total"] for row in rows)
+            ask.job.answers += len(rows)
+            best = max(range(len(rows)), key=totals.__getitem__)
+            touched = tuple(rows[best]["touched"])
+            outputs.append(Completion(ask.sample.options[best], 0, 0, touched, options=totals))
+        return outputs
+
+    def _answers(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
         """One answer per ask; where a chooser draws several, the one it keeps, with the tokens of all."""
         choosers = [ask.job.fits[ask.sample.concept.id].candidates[ask.trial.candidate].chooser for ask in asks]
         drawn = [
@@ -289,7 +358,10 @@ class Session:
         for ask, kept in zip(asks, found, strict=True):
             ask.job.tokens += kept["tokens"]
             ask.job.answers += 1
-        return [Completion(**kept | {"touched": tuple(kept["touched"])}) for kept in found]
+        return [
+            Completion(**kept | {"touched": tuple(kept["touched"]), "options": tuple(kept.get("options", ()))})
+            for kept in found
+        ]
 
     def _key(self, request: Request) -> str:
         steering = request.steering or Steering()
@@ -297,12 +369,9 @@ class Session:
         parts = (steering.internal_digest, prompt, request.prefill, request.sampling, request.seed)
         return digest(self.backend.fingerprint(), *parts)
 
-    def _rate(self, items: Sequence[Item], advance: Advance) -> list[Verdict]:
-        keys = [digest(self.judge.key(item)) for item in items]
-        todo = {key: item for key, item in zip(keys, items, strict=True) if key not in self.judgements}
-        advance(len(items) - len(todo))
-        names = list(todo)
-        for i, verdict in self.judge.rate(list(todo.values())):
-            self.judgements.put(names[i], dataclasses.asdict(verdict))
-            advance(1)
-        return [Verdict(**self.judgements.get(key)) for key in keys]
+    def _rate_all(self, items: Sequence[Item]) -> list[Verdict]:
+        """For fits, which are kept: none may be made with ratings missing that a later run would get."""
+        found = rate(self.judge, items, self.judgements, lambda steps: None)
+        if lost := [verdict for verdict in found if verdict.passing]:
+            raise BenchError(f"{len(lost)} of {len(found)} ratings went unanswered: {lost[0].reason}")
+        return found

@@ -32,8 +32,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [f.name for f in dataclasses.fields(value)]
-        return {"type": type(value).__name__} | {n: plain(getattr(value, n)) for n in names}
+        # A field added later names nothing new while it is empty: what was digested before keeps its name.
+        fields = [f for f in dataclasses.fields(value) if not f.metadata.get("later") or getattr(value, f.name)]
+        return {"type": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, set | frozenset):
@@ -57,6 +58,10 @@ class BenchError(Exception):
 
 class UsageError(BenchError):
     """The command or its configuration is wrong (exit code 2)."""
+
+
+class Halted(BenchError):
+    """The whole run ends here, where another error would end one method: no server, no key, no money."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,9 @@ class Train:
     triggers: tuple[str, ...] = ()
     """Instructions on which a conditional method should act, and `others` on which it should not."""
     others: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = field(default=(), metadata={"later": True})
+    """What a task would have prompting methods say, in place of wordings that name the concept: a system
+    message, or text around `{instruction}`."""
 
     @property
     def views(self) -> frozenset[str]:
@@ -119,6 +127,18 @@ class Train:
         present |= {"choices": self.choices, "personas": self.personas}
         present |= {"conditions": self.triggers and self.others}
         return frozenset(name for name, rows in present.items() if rows)
+
+    def reversed(self) -> Train:
+        """The same texts with the concept's absence as what is wanted."""
+        return dataclasses.replace(
+            self,
+            positives=self.negatives,
+            negatives=self.positives,
+            hard_negatives=(),
+            pairs=tuple(Pair(p.instruction, p.negative, p.positive) for p in self.pairs),
+            choices=tuple(Choice(c.question, c.not_matching, c.matching) for c in self.choices),
+            personas=tuple((minus, plus) for plus, minus in self.personas),
+        )
 
     def limited(self, sequences: int) -> Train:
         """The first `sequences` rows, half of them positive, as AxBench's data-scaling study cuts."""
@@ -147,7 +167,11 @@ class Sample:
     messages: tuple[Message, ...]
     options: tuple[str, ...] = ()
     label: str = ""
-    """What a text is, where the task knows: positive, negative, hard negative."""
+    """What the task knows of it: positive or negative, the right letter, the plain question."""
+    unit: str = ""
+    """What intervals resample, where it is not the concept: a question, say."""
+    raw: str = ""
+    """A Jinja template of a plain-text prompt around `question`, in place of the chat template."""
 
     @property
     def instruction(self) -> str:
@@ -183,6 +207,8 @@ class Completion:
     prompt_tokens: int
     touched: tuple[int, ...] = ()
     finish: str = "length"
+    options: tuple[float, ...] = ()
+    """Log-probability of each of the sample's options, where it is a multiple choice."""
 
 
 @dataclass(frozen=True)
@@ -216,11 +242,16 @@ class Activations:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A rating, or `None` with the reason; `raw` is the judge's reply or evidence."""
+    """A rating, or `None` with the reason; `raw` is the judge's reply or evidence.
+
+    `passing`: there is no rating because asking failed in a way that may pass. Such a verdict is not kept,
+    so that the same command asks again.
+    """
 
     value: float | None
     raw: str = ""
     reason: str = ""
+    passing: bool = False
 
 
 @dataclass(frozen=True)

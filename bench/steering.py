@@ -324,6 +324,11 @@ class Steering:
     def merged(self, other: Steering) -> Steering:
         return Steering(self.prompt.merged(other.prompt), self.edits + other.edits, self.deltas + other.deltas)
 
+    def opposed(self) -> Steering:
+        """The steering away from what this one steers towards; removing a direction already does that."""
+        edits = tuple(edit if isinstance(edit, Project) else edit.scaled(-1) for edit in self.edits)
+        return Steering(self.prompt, edits, tuple(delta.scaled(-1) for delta in self.deltas))
+
     @cached_property
     def digest(self) -> str:
         return digest(self.prompt, *(self.edits + self.deltas))

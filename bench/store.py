@@ -71,6 +71,9 @@ class Rows:
     def get(self, key: str) -> Any:
         return self._rows.get(key)
 
+    def values(self) -> list[Any]:
+        return list(self._rows.values())
+
     def put(self, key: str, row: Any) -> None:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)

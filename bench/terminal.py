@@ -10,8 +10,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from rich.table import Table as Grid
 
 from bench import registry, results
 from bench.models import cache_root
+from bench.overhead import record
+from bench.overhead import show as show_costs
 from bench.plan import Plan, code_of, cost, default_results, scratch
 from bench.report import build, leaderboard
 from bench.schema import BenchError
@@ -54,6 +57,8 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
     rates = _rates()
     seconds = total["fits"] / rates["fit"] + total["tokens"] / rates["generate"] + total["ratings"] / rates["rate"]
     first = made.specs[0]
+    length = first.protocol.sampling.max_new_tokens
+    judging = dict(made.judge.estimate(total["ratings"], length)) if total["ratings"] else {}
     refused = results.refusals(first) if folder is None else []
     where = folder or (scratch() if refused else default_results())
     grid = Grid(
@@ -71,10 +76,30 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
         f"about {max(1, round(seconds / 60))} min" if todo else "nothing",
     )
     err.print(grid)
+    if made.engine:
+        err.print(made.engine, soft_wrap=True)
+    if judging:
+        err.print(_estimate(judging, made.options.max_cost), soft_wrap=True)
     err.print(
         f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""), soft_wrap=True
     )
-    return {"runs": rows, "total": total, "eta_seconds": round(seconds) if todo else 0, "results": str(where)}
+    found = {
+        "runs": rows,
+        "backend": first.backend,
+        "total": total,
+        "eta_seconds": round(seconds) if todo else 0,
+        "results": str(where),
+    }
+    return found | ({"judging": judging} if judging else {})
+
+
+def _estimate(judging: Mapping[str, Any], limit: float) -> str:
+    """The judge's tokens and money, as a line."""
+    tokens = f"judge: about {judging['prompt_tokens']:,} tokens read and at most {judging['tokens']:,} written"
+    if judging["dollars"] is None:
+        return tokens + "; no price is known for its model (-p openai.price=IN,OUT)"
+    over = f", over --max-cost ${limit:g}: asking may stop there" if limit and judging["dollars"] > limit else ""
+    return f"{tokens}: about ${judging['dollars']:.2f} at most{over}"
 
 
 @contextmanager
@@ -100,8 +125,11 @@ def progress(stage: str, total: int) -> Iterator[Advance]:
     err.print(f"{stage}: {done}/{total} in {time.monotonic() - begun:.0f} s")
 
 
-def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool) -> bool:
-    """Print the leaderboard of a run's jobs, write its report; returns whether anything failed."""
+def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscored: float = 1.0) -> bool:
+    """Print the leaderboard of a run's jobs, write its report.
+
+    Returns whether anything failed, or more than a share `max_unscored` of a run's ratings is missing.
+    """
     shown = [results.read(job.path) for job in jobs if job.path]
     _learn(jobs, shown)
     rows = [
@@ -130,7 +158,20 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool) -> bool:
         click.echo(json.dumps({"runs": rows}, indent=1))
     for root in sorted({path.parents[3] for job in jobs if (path := job.path)}):
         _report(root)
-    return any(job.status == "failed" for job in jobs)
+    gaps = [line for run in shown if (line := _gap(run, max_unscored))]
+    for line in gaps:
+        click.echo(f"bench: {line}", err=True)
+    return bool(gaps) or any(job.status == "failed" for job in jobs)
+
+
+def _gap(run: results.Run, most: float) -> str:
+    """What to say of a run whose ratings are missing beyond the share `most`; empty for others."""
+    counts = run.data["counts"]
+    asked, lost, later = (counts.get(name, 0) for name in ("verdicts", "unscored", "unanswered"))
+    if not asked or lost / asked <= most:
+        return ""
+    again = f"; {later} went unanswered, and the same command asks for them again" if later else ""
+    return f"{run.method}: {lost} of {asked} ratings are missing, more than --max-unscored {most:g}{again}"
 
 
 def _report(root: Path) -> None:
@@ -264,23 +305,54 @@ def show(name: str, concept: str | None, limit: int, folder: Path | None, as_jso
 
 
 def compare(one: str, two: str, folder: Path | None, as_json: bool) -> None:
-    from bench import stats
+    from bench import pairwise, stats
 
     first, second = (results.lookup(name, _roots(folder)) for name in (one, two))
     results.same_group(first, second)
-    rows = {}
+    rows, wins, equal = {}, {}, {}
     for axis in first.data["axes"]:
         a, b = first.scores(axis), second.scores(axis)
         both = [name for name in a if a[name] is not None and b.get(name) is not None]
         rows[axis] = stats.paired([float(a[n] or 0) for n in both], [float(b[n] or 0) for n in both])
+        scores = results.matched([first, second], axis)
+        wins[axis] = {per: pairwise.win_rate(scores[0], scores[1], per) for per in pairwise.PER}
+        if first.data["spec"]["judge"]:
+            equal[axis] = pairwise.length_controlled(*scores, *results.matched([first, second], "tokens"))
+    costs = [cost for run in (first, second) if (cost := record.load(run))]
     if as_json:
-        found = {a: {k: v if math.isfinite(v) else None for k, v in vars(d).items()} for a, d in rows.items()}
-        click.echo(json.dumps(found, indent=1))
+        found = {axis: bare(vars(d) | {"wins": wins[axis], "length": equal.get(axis)}) for axis, d in rows.items()}
+        priced = {"cost": [show_costs.summary(one) for one in costs]} if costs else {}
+        click.echo(json.dumps(found | priced, indent=1))
         return
-    grid = Grid("axis", "difference", "p", "concepts", "detectable", title=f"{first.method} minus {second.method}")
+    columns = (
+        "axis",
+        "difference",
+        "p",
+        "concepts",
+        "detectable",
+        "generations won",
+        "concepts won",
+        "at equal length",
+    )
+    grid = Grid(*columns, title=f"{first.method} minus {second.method}")
     for axis, d in rows.items():
-        grid.add_row(axis, leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}")
-    Console(highlight=False).print(grid)
+        won = [leaderboard.percent(w) for w in wins[axis].values()]
+        last = leaderboard.interval(equal[axis].equal, signed=True) if axis in equal else "–"
+        grid.add_row(
+            axis, leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}", *won, last
+        )
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
+    if costs:
+        show_costs.runs(costs, as_json=False)
+
+
+def bare(value: Any) -> Any:
+    """Frozen statistics as JSON has them: null for what is not known."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if is_dataclass(value):
+        value = vars(value)
+    return {k: bare(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def contract(name: str, as_json: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bench.api import Context, Fitted, Method
 from bench.registry import method
@@ -38,8 +39,23 @@ class OneLine(Method):
     Reproduction: AxBench's prompts (written by gpt-4o-mini) score .731 on Gemma-2-2B, layer 20.
     """
 
+    place: ClassVar[str] = ""
+    """Where the line stands: `prefix` or `suffix` of the question, or anywhere."""
+
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        return [Fitted(Steering(filled(line, train.concept.text))) for line in LINES[: ctx.budget.trials]]
+        lines = [line for line in wordings(train) if not self.place or getattr(line, self.place)]
+        return [Fitted(Steering(line)) for line in lines[: ctx.budget.trials]]
+
+
+def wordings(train: Train) -> list[Prompt]:
+    """What the task has to say, else lines that ask for the concept by its name."""
+    return [said(text) for text in train.prompts] or [filled(line, train.concept.text) for line in LINES]
+
+
+def said(text: str) -> Prompt:
+    """A task's own words: text around `{instruction}`, or a system message."""
+    before, found, after = text.partition("{instruction}")
+    return Prompt(prefix=before, suffix=after) if found else Prompt(system=text)
 
 
 def filled(line: Prompt, concept: str) -> Prompt:

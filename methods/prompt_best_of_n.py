@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.api import Context, Fitted, Method
 from bench.registry import method
-from bench.schema import Budget, Sample, Train
+from bench.schema import BenchError, Budget, Sample, Train
 from bench.steering import Prompt, Steering
 from methods._rating import expected
 
@@ -55,6 +55,8 @@ class BestOfN(Method):
         return self.n or max(2, budget.trials)
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
+        if train.prompts:
+            raise BenchError("it rates replies by how much they are about a concept, which this task does not ask for")
         prompt = Prompt(suffix=LINE.suffix.replace("{concept}", train.concept.text))
         chooser = SelfRated(train.concept.text, self.draws(ctx.budget))
         return [Fitted(Steering(prompt), note={"n": chooser.n}, chooser=chooser)]

@@ -16,6 +16,18 @@ TASK = (
 )
 
 
+ORDERED = (
+    "Write the instructions for an assistant that must keep to this order: {order} Tell it how, with a short "
+    "example. Write only the instructions."
+)
+
+
+def _task(train: Train) -> str:
+    if train.prompts:
+        return ORDERED.replace("{order}", train.prompts[0].replace("{instruction}", "").strip())
+    return TASK.replace("{concept}", train.concept.text)
+
+
 @method("prompt-engineered", family="prompting", paper="arXiv:2501.17148", views=(), needs=["prompt"], prompted=True)
 @dataclass(frozen=True)
 class Engineered(Method):
@@ -39,7 +51,7 @@ class Engineered(Method):
         sampling, trials = Sampling(self.tokens, self.temperature), range(ctx.budget.trials)
         requests = [
             Request(
-                (("user", TASK.replace("{concept}", train.concept.text)),),
+                (("user", _task(train)),),
                 sampling=sampling,
                 seed=int(ctx.rng("prompter", train.concept.id, i).integers(2**31)),
             )
@@ -49,12 +61,12 @@ class Engineered(Method):
         written = dict((ctx.prompter or ctx.lm).generate(requests))
         drafts = (written[i].text.strip() for i in range(len(requests)))
         for train in trains:
-            yield [self._fitted(next(drafts), train.concept.text) for _ in trials]
+            yield [self._fitted(next(drafts), train) for _ in trials]
 
     def drafts(self, budget: Budget) -> tuple[int, int]:
         return budget.trials, budget.trials * self.tokens
 
-    def _fitted(self, draft: str, concept: str) -> Fitted:
-        if concept.lower() not in draft.lower():
-            draft = f"{draft}\nYour subject is {concept}.".strip()
+    def _fitted(self, draft: str, train: Train) -> Fitted:
+        if not train.prompts and train.concept.text.lower() not in draft.lower():
+            draft = f"{draft}\nYour subject is {train.concept.text}.".strip()
         return Fitted(Steering(Prompt(prefix=f"{draft}\n\nQuestion: ")), note={"prompt": draft})

@@ -11,7 +11,7 @@ from bench.api import Context, Fitted, Method
 from bench.registry import method
 from bench.schema import Budget, Request, Sampling, Train
 from bench.steering import Prompt, Steering
-from methods.prompt import LINES, filled
+from methods.prompt import filled, wordings
 
 PROPOSE = (
     "Here are two answers by an assistant.\n\n1. {one}\n\n2. {two}\n\nBoth follow one order about {concept}. "
@@ -41,13 +41,13 @@ class Search(Method):
     def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:
         """All concepts' proposals in one call, and their scores in another."""
         requests = [self._ask(ctx, train, i) for train in trains for i in range(self._written(ctx.budget))]
-        written = dict((ctx.prompter or ctx.lm).generate(requests))
-        texts = iter(written[i].text.strip().split("\n")[0] for i in range(len(requests)))
+        drafts = dict((ctx.prompter or ctx.lm).generate(requests))
+        texts = iter(drafts[i].text.strip().split("\n")[0] for i in range(len(requests)))
         proposals = []
         for train in trains:
             own = [next(texts) for _ in range(self._written(ctx.budget))]
-            lines = [*LINES, *(Prompt(prefix=f"{text}\n\n") for text in own if text)]
-            proposals.append([filled(line, train.concept.text) for line in dict.fromkeys(lines)])
+            written = [filled(Prompt(prefix=f"{text}\n\n"), train.concept.text) for text in own if text]
+            proposals.append(list(dict.fromkeys([*wordings(train), *written])))
         asks = [
             Request(example.messages[:1], Steering(prompt), target=_cut(example.response))
             for train, prompts in zip(trains, proposals, strict=True)

@@ -32,6 +32,7 @@ class AxBenchDetect(AxBench):
     axes: ClassVar[tuple[str, ...]] = ("auroc", "auroc_hard")
     uses: ClassVar[Literal["steering", "detector"]] = "detector"
     scale: ClassVar[float] = 1.0
+    rated: ClassVar[bool] = False
     data: str = "concept10"
 
     def concepts(self) -> Sequence[Concept]:

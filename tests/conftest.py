@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stub_server import Stub, serving
 
 from bench import plan, registry, tiny
 from bench.backends.hf import HFBackend
 from bench.models import DEFAULT, Model, resolve
 
+KEY = "sk-a-key-like-no-other-0123456789"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -52,3 +54,15 @@ def own_names() -> Iterator[None]:
         table.clear()
         table.update(kept[kind])
     plan.code_digest.cache_clear()
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    """A server of hosted models on this machine, which runs of this test reach by default."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as made:
+        monkeypatch.setenv("OPENAI_BASE_URL", made.url)
+        yield made

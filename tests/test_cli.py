@@ -399,7 +399,9 @@ def test_compare_is_paired_per_axis(shared: tuple[Place, list[dict[str, Any]]]) 
     assert list(found) == one["axes"] == ["concept", "instruction", "fluency", "overall"]
     for axis, row in found.items():
         expected = stats.paired(*([c["test"][axis] for c in d["concepts"].values()] for d in (one, two)))
-        assert row == pytest.approx(vars(expected))
+        assert {k: row[k] for k in vars(expected)} == pytest.approx(vars(expected))
+        assert 0 <= row["wins"]["generation"]["low"] <= row["wins"]["generation"]["mean"] <= 1
+        assert row["length"]["plain"] == pytest.approx(row["mean"], abs=1e-3)
         assert row["n"] == 4
     back = strict(place.bench("compare", "none", "diffmean", "--json").stdout)
     assert back["fluency"]["mean"] == pytest.approx(-found["fluency"]["mean"])

@@ -5,23 +5,22 @@ is an error; end to end against an OpenAI-compatible server on this machine.
 from __future__ import annotations
 
 import json
-import threading
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stub_server import Reply, Stub, answer, axis_of, bench, judgements, rated, records, run, well
 
-from bench.cli import main
-from bench.judges.llm import LLMJudge, parse
+from bench.judges._replies import expected, parse
+from bench.judges.llm import LLMJudge
 from bench.schema import BenchError, Concept, Item, UsageError
+
+ANY = ("--max-unscored", "1")
+"""However many ratings are missing, the run counts as good."""
 
 # Reading a reply
 
@@ -50,12 +49,26 @@ from bench.schema import BenchError, Concept, Item, UsageError
         ("A Rating: [[0]] would be harsh.\nRating: [[2]]", 2),
         ("Rating: [[0]]\nOn reflection:\nRating: [[1]]", 1),
         ("Rating: [[2]]  \n", 2),
+        ('{"rating": 1}', 1),
+        ('{"score": 2}', 2),
+        ('  {"reason": "It speaks of ships.", "rating": 0}\n', 0),
+        ('```json\n{"rating": 2}\n```', 2),
+        ('```\n{"Score": 1.5}\n```', 1.5),
+        ('It is there.\n```json\n{"rating": 1}\n```\nThat is all.', 1),
+        ('{"rating": "2"}', 2),
+        ('{"rating": 1, "score": 1}', 1),
+        ('{"reason": "a { brace, and \\"score\\": 0", "rating": 2}', 2),
+        ('{"reason": "Rating: it is plain", "rating": 2}', 2),
+        ('{"rating": 0} On reflection: {"rating": 1}', 1),
+        ("word " * 20_000 + "\nRating: [[1]]", 1),
+        ('{"reason": "' + "word " * 20_000 + '", "rating": 1}', 1),
     ],
 )
 def test_a_readable_rating_is_read(reply: str, value: float) -> None:
     verdict = parse(reply)
     assert verdict.value == value
-    assert verdict.raw == reply
+    assert verdict.raw == reply or len(reply) > len(verdict.raw) > 1000
+    assert len(verdict.raw) < 10_000
     assert verdict.reason == ""
 
 
@@ -88,13 +101,32 @@ def test_a_readable_rating_is_read(reply: str, value: float) -> None:
         "Rating: [[2]] because it is clear",
         "Rating: the concept is absent, so [[0]]",
         "Rating: [[2]]\nRating: cannot be given",  # the last line is what it settled on
+        '{"rating": 3}',
+        '{"rating": true}',
+        '{"rating": null}',
+        '{"rating": "high"}',
+        '{"rating": [1]}',
+        '{"rating": NaN}',
+        '{"rating": 1e999}',
+        '{"rating": ' + "9" * 5000 + "}",
+        '{"rating": 1, "score": 2}',
+        '{"rating": 1',
+        '"rating": 1',
+        '{"ratings": 1}',
+        '{"concept": {"value": 2}}',
+        "{" * 100_000,
+        '{"a":' * 100_000 + '"rating": 1',
+        "[" * 100_000 + '{"rating": ',
+        "Rating: [[" + "9" * 100_000,
     ],
 )
 def test_an_unreadable_rating_is_none_with_its_reason(reply: str) -> None:
     verdict = parse(reply)
     assert verdict.value is None
-    assert verdict.raw == reply
+    assert verdict.raw == reply or len(reply) > len(verdict.raw) > 1000
+    assert len(verdict.raw) < 10_000
     assert verdict.reason
+    assert not verdict.passing
 
 
 @given(st.text(max_size=60), st.text(max_size=20))
@@ -110,146 +142,38 @@ def test_whatever_a_judge_replies_there_is_a_rating_in_range_or_a_reason(before:
     assert "Rating:" in before or parse(before).value is None
 
 
-# A server of our own
+@pytest.mark.parametrize(
+    ("tokens", "written", "readable"),
+    [
+        (["Rating", ":", " [[", "1", "]]"], 1, True),
+        (["It is. ", "Rating: [[", "1", "]]"], 1, True),
+        (["**Rating:**", " ", "1"], 1, True),
+        (["A Rating: ", "2", " would be kind.\nRating: [[", "1", "]]"], 1, True),
+        (['{"', "rating", '":', " ", "1", "}"], 1, True),
+        (['{"score": "', "1", '"}'], 1, True),
+        (["Rating: [[", "1", ".5", "]]"], 1.5, False),  # more than one digit decides
+        (["Rating: [[", "2", "]]"], 1, False),  # not where the reply was read
+        (["It is a ", "1", "."], 1, False),
+        ([], 1, False),
+    ],
+)
+def test_a_weighted_rating_is_the_mean_under_the_odds_where_the_reply_rates(
+    tokens: list[str], written: float, readable: bool
+) -> None:
+    odds = {"0": math.log(0.1), "1": math.log(0.5), "2": math.log(0.2), "x": math.log(0.15)}
+    found = expected([(token, odds if token in "012" else {token: 0.0}) for token in tokens], written)
+    assert (found is not None) == readable
+    if found is not None:
+        assert found[0] == pytest.approx((0.5 * 1 + 0.2 * 2) / 0.8)
+        assert "p(1) = 0.5" in found[1]
 
 
-Reply = tuple[int, str, dict[str, str]]
-"""(status, body, headers)"""
+def test_odds_are_found_where_a_token_holds_the_bracket_as_well() -> None:
+    odds = {" [[1": math.log(0.5), " [[2": math.log(0.5), "2": 0.0, " 2": 0.0}
+    found = expected([("Rating:", {}), (" [[1", odds), ("]]", {})], 1)
+    assert found is not None
+    assert found[0] == pytest.approx(1.5)
 
-
-def answer(text: str, **extra: Any) -> Reply:
-    """A chat completion that says `text`."""
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "served-model", "choices": [choice]}
-    usage = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
-    return 200, json.dumps(body | {"usage": usage} | extra), {"Content-Type": "application/json"}
-
-
-def error(
-    status: int, text: str = '{"error": {"message": "no", "type": "x"}}', kind: str = "application/json"
-) -> Reply:
-    return status, text, {"Content-Type": kind, "Retry-After-Ms": "1"}
-
-
-AXES = {"You grade how clearly": "concept", "You grade whether": "instruction", "You grade how well": "fluency"}
-
-
-def axis_of(prompt: str) -> str:
-    return next(axis for beginning, axis in AXES.items() if prompt.startswith(beginning))
-
-
-def rated(prompt: str) -> int:
-    """The rating this server gives to a prompt: any of 0, 1, 2."""
-    return sum(prompt.encode()) % 3
-
-
-@dataclass
-class Stub:
-    """An OpenAI-compatible server whose behaviour a test sets; every request is logged."""
-
-    behave: Callable[[int, str], Reply | None]
-    """(number of the request, its prompt) -> what to send; None drops the connection."""
-    url: str = ""
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    answered: list[str] = field(default_factory=list)
-    """Prompts that got a whole answer."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def prompts(self) -> list[str]:
-        return [request["messages"][-1]["content"] for request in self.requests]
-
-
-def well(number: int, prompt: str) -> Reply:
-    return answer(f"Let me see.\nRating: [[{rated(prompt)}]]")
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    made = Stub(well)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            prompt = request["messages"][-1]["content"]
-            with made.lock:
-                made.requests.append(request | {"path": self.path})
-                number = len(made.requests)
-            reply = made.behave(number, prompt)
-            if reply is None:
-                self.close_connection = True
-                self.connection.close()
-                return
-            status, body, headers = reply
-            data = body.encode()
-            self.send_response(status)
-            for name, value in (headers | {"Content-Length": str(len(data))}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-            if status == 200:
-                with made.lock:
-                    made.answered.append(prompt)
-
-        def log_message(self, *_: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield made
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("OPENAI_BASE_URL", stub.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-def bench(*words: str) -> Result:
-    result = CliRunner().invoke(main, list(words))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception  # a user would see a traceback
-    return result
-
-
-def run(*words: str, methods: str = "none", concepts: int = 2, judge: str = "judge-model") -> Result:
-    given = ("--backend", "fake", "-m", methods, "-n", str(concepts), "--judge", f"openai:{judge}", "--json")
-    return bench("run", *given, *words)
-
-
-def records(result: Result) -> list[dict[str, Any]]:
-    assert result.exit_code == 0, result.stderr
-    return [json.loads(Path(row["path"]).read_text("utf-8")) for row in json.loads(result.stdout)["runs"]]
-
-
-def one_line(result: Result, *parts: str) -> str:
-    """The run ended with exit code 1 and one `bench:` line that holds `parts`, the last of stderr."""
-    lines = [line for line in result.stderr.splitlines() if line.startswith("bench:")]
-    assert result.exit_code == 1, result.stderr
-    assert len(lines) == 1
-    assert result.stderr.endswith(lines[0] + "\n"), result.stderr
-    assert result.stdout == ""
-    for part in parts:
-        assert part in lines[0]
-    return lines[0]
-
-
-def judgements(tmp_path: Path) -> list[dict[str, Any]]:
-    found = []
-    for path in (tmp_path / "cache" / "rows" / "judgements").rglob("*.jsonl"):
-        found += [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return found
-
-
-ASKED = 2 * (2 + 3) * 3
-"""Ratings of `none` on two concepts: two select and three test prompts, three axes."""
 
 # End to end
 
@@ -298,12 +222,12 @@ def test_what_is_rated_once_is_never_asked_again(stub: Stub, tmp_path: Path) -> 
         return well(number, prompt) if rated(prompt) else answer("Hard to say.")
 
     stub.behave = behave
-    first = records(run(methods="none,diffmean"))
+    first = records(run(*ANY, methods="none,diffmean"))
     asked = len(stub.requests)
     assert asked == len(judgements(tmp_path))
     for path in (tmp_path / "results").rglob("run.json"):
         path.unlink()
-    again = records(run(methods="none,diffmean"))
+    again = records(run(*ANY, methods="none,diffmean"))
     assert [data["samples"] for data in again] == [data["samples"] for data in first]
     assert len(stub.requests) == asked
 
@@ -331,6 +255,7 @@ def test_a_model_that_writes_prompts_is_asked_once_per_trial(stub: Stub) -> None
     assert len({request["seed"] for request in written}) == 6
     assert all("Speak of it, draft" in concept["note"]["prompt"] for concept in data["concepts"].values())
     assert data["spec"]["prompter"] == "openai:writer"
+    assert data["prompting"]["now"]["answers"] == 6
 
 
 def test_a_run_with_a_judge_and_a_writer_of_ones_own_replays(stub: Stub) -> None:
@@ -341,19 +266,6 @@ def test_a_run_with_a_judge_and_a_writer_of_ones_own_replays(stub: Stub) -> None
     assert again.exit_code == 0, again.stderr
     assert [row["status"] for row in json.loads(again.stdout)["runs"]] == ["cached"]
     assert len(stub.requests) == asked
-
-
-# Errors that pass
-
-
-def test_429_500_and_a_dropped_connection_are_retried(stub: Stub, tmp_path: Path) -> None:
-    trouble = {2: error(429), 5: error(500), 9: error(503), 12: None}
-    stub.behave = lambda number, prompt: trouble[number] if number in trouble else well(number, prompt)
-    data = records(run())[0]
-    assert data["counts"]["missing"] == 0
-    assert len(stub.requests) == ASKED + len(trouble)
-    assert len(judgements(tmp_path)) == ASKED
-    assert all(row["row"]["value"] is not None for row in judgements(tmp_path))
 
 
 # Replies without a rating
@@ -370,7 +282,7 @@ def test_an_unreadable_reply_is_missing_and_never_zero(stub: Stub, tmp_path: Pat
         return answer("Rating: [[2]]")
 
     stub.behave = behave
-    result = run(methods="none,diffmean", concepts=3)
+    result = run(*ANY, methods="none,diffmean", concepts=3)
     assert hidden
     missing = 0
     for data in records(result):
@@ -404,7 +316,7 @@ REASON = "no readable rating in the reply"
 
 def test_in_axbenchs_own_mode_an_unreadable_reply_scores_zero(stub: Stub) -> None:
     stub.behave = lambda number, prompt: answer("No idea." if axis_of(prompt) == "fluency" else "Rating: [[2]]")
-    data = records(run("--compat", "axbench"))[0]
+    data = records(run(*ANY, "--compat", "axbench"))[0]
     assert data["metrics"]["concept"] == 2.0
     assert data["metrics"]["fluency"] == data["metrics"]["overall"] == 0.0
 
@@ -414,7 +326,7 @@ def test_a_judge_that_never_gives_a_rating_leaves_a_run_without_numbers(
     stub: Stub, tmp_path: Path, methods: str
 ) -> None:
     stub.behave = lambda number, prompt: answer("I would rather not.")
-    for data in records(run(methods=methods)):
+    for data in records(run(methods=methods), 1):
         assert {axis: data["metrics"][axis] for axis in data["axes"]} == dict.fromkeys(data["axes"])
         assert data["metrics"]["missing"] == data["counts"]["missing"] == 6
     page = (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
@@ -431,76 +343,13 @@ def test_a_concept_without_ratings_of_one_method_is_in_no_comparison(stub: Stub,
         return well(number, prompt)
 
     stub.behave = behave
-    found = records(run(methods="none,prompt", concepts=3))
+    found = records(run(*ANY, methods="none,prompt", concepts=3))
     first = next(iter(found[0]["concepts"]))
     assert "dice, odds" in found[0]["concepts"][first]["text"]
     assert [data["concepts"][first]["test"]["overall"] for data in found] == [None, None]
     assert found[0]["concepts"][first]["test"]["fluency"] is not None
     page = (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
     assert "- 2 concepts, each with 3 test prompts" in page
-
-
-# Errors that stay
-
-
-HTML = "<html>\n<head><title>502 Bad Gateway</title></head>\n<body>\n<h1>502 Bad Gateway</h1>\n</body>\n</html>\n"
-LASTING: dict[str, Callable[[int, str], Reply | None]] = {
-    "a wrong key": lambda number, prompt: error(401),
-    "a server error": lambda number, prompt: error(500),
-    "a page of a proxy": lambda number, prompt: error(502, HTML, "text/html"),
-    "a web page in place of an answer": lambda number, prompt: (200, HTML, {"Content-Type": "text/html"}),
-    "an answer without choices": lambda number, prompt: answer("", choices=[]),
-    "an answer that is torn": lambda number, prompt: (200, '{"id": "x", "cho', {"Content-Type": "application/json"}),
-    "no answer": lambda number, prompt: None,
-}
-
-
-@pytest.mark.parametrize("what", LASTING)
-def test_a_server_that_always_fails_ends_in_one_line(stub: Stub, tmp_path: Path, what: str) -> None:
-    stub.behave = LASTING[what]
-    one_line(run("-p", "openai.retries=1"), "judge-model")
-    assert not (tmp_path / "results").exists()
-    assert judgements(tmp_path) == []
-
-
-def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
-    words = ("-p", "openai.base_url=http://127.0.0.1:9/v1", "-p", "openai.retries=0")
-    one_line(run(*words), "judge-model at http://127.0.0.1:9/v1")
-
-
-def test_when_the_server_recovers_only_what_is_missing_is_asked(stub: Stub, tmp_path: Path) -> None:
-    words = ("-p", "openai.retries=0", "-p", "openai.workers=2")
-    stub.behave = lambda number, prompt: well(number, prompt) if number <= 8 else error(500)
-    one_line(run(*words), "judge-model", "500")
-    kept = len(judgements(tmp_path))
-    assert 0 < kept <= 8
-    assert not (tmp_path / "results").exists()
-    before = len(stub.requests)
-    stub.behave = well
-    result = run(*words)
-    data = records(result)[0]
-    assert data["counts"]["missing"] == 0
-    assert "6 generations made now" in result.stderr  # the test split's; the select split's were kept
-    assert len(stub.requests) - before == ASKED - kept
-    assert len(judgements(tmp_path)) == ASKED
-
-
-def test_an_answer_that_was_paid_for_is_not_asked_for_again(stub: Stub) -> None:
-    """One request fails at once; those under way beside it are answered and must not be thrown away."""
-
-    def behave(number: int, prompt: str) -> Reply:
-        if number == 4:
-            return error(500)
-        time.sleep(0.2)
-        return well(number, prompt)
-
-    stub.behave = behave
-    words = ("-p", "openai.retries=0", "-p", "openai.workers=4")
-    one_line(run(*words), "judge-model")
-    assert len(stub.answered) >= 3
-    stub.behave = well
-    records(run(*words))
-    assert [p for p, n in Counter(stub.answered).items() if n > 1] == []
 
 
 # The judge alone
@@ -555,7 +404,7 @@ def test_an_empty_reply_is_no_rating(stub: Stub) -> None:
 def test_a_judge_needs_a_model_and_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="openai:MODEL"):
         LLMJudge()
-    monkeypatch.delenv("OPENAI_BASE_URL")
-    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(BenchError, match="OPENAI_API_KEY"):
         list(LLMJudge("m").rate([item()]))

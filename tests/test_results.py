@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from bench import opinions
+from bench.registry import get
 from bench.report import build
 from bench.results import Run, Table, _public, load, tables
 from bench.stats import paired
@@ -62,6 +64,34 @@ def test_a_detector_s_scores_give_its_auroc(run: Run) -> None:
         for axis, kept in (("auroc", easy), ("overall", easy), ("auroc_hard", rows)):
             found = roc_auc_score([s["label"] == "positive" for s in kept], [s["score"] for s in kept])
             assert found == pytest.approx(concept["test"][axis], abs=1e-3)
+
+
+@pytest.mark.parametrize("run", STEERED, ids=lambda run: run.path.parent.name)
+def test_every_answer_has_a_second_opinion(run: Run) -> None:
+    """By an independent judge, from a clean tree, over the same samples; and it gives its own means."""
+    found = [o for o in opinions.of(run) if o.independent]
+    assert found
+    for o in opinions.of(run):
+        assert o.path == opinions.place(run, o.judge, o.data["judge_params"])
+        assert o.independent == get("judge", o.judge.partition(":")[0]).independent
+        assert o.data["provenance"]["dirty"] == []
+        assert [s["id"] for s in o.data["samples"]] == [s["id"] for s in run.data["samples"]]
+        ratings = {s["id"]: s["ratings"] for s in o.data["samples"]}
+        for name, means in o.data["concepts"].items():
+            own = [ratings[s["id"]] for s in run.data["samples"] if s["concept"] == name]
+            for axis in run.data["axes"]:
+                known = [r[axis] for r in own if r[axis] is not None]
+                assert means[axis] == pytest.approx(sum(known) / len(known), abs=1e-3)
+            assert means["missing"] == sum(r["overall"] is None for r in own)
+
+
+def test_one_judge_rates_all_runs_under_one_calibration() -> None:
+    found = [o for run in STEERED for o in opinions.of(run)]
+    for judge in {o.judge for o in found}:
+        said = [o.data for o in found if o.judge == judge]
+        assert all(
+            (o["calibration"], o["judge_params"]) == (said[0]["calibration"], said[0]["judge_params"]) for o in said
+        )
 
 
 def test_detection_has_the_paper_s_order() -> None:

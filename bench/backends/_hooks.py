@@ -45,7 +45,7 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     raise BenchError(f"found no list of {count} decoder blocks in {type(decoder).__name__}")
 
 
-def _site(block: nn.Module, site: str) -> nn.Module:
+def site_of(block: nn.Module, site: str) -> nn.Module:
     names = {"attn": ("self_attn", "attn", "attention"), "mlp": ("mlp", "feed_forward", "block_sparse_moe")}
     if site == "resid":
         return block
@@ -57,7 +57,7 @@ def _site(block: nn.Module, site: str) -> nn.Module:
 
 def attention_output(block: nn.Module) -> nn.Linear:
     """The linear module that writes the heads' results to the residual stream."""
-    attention = _site(block, "attn")
+    attention = site_of(block, "attn")
     for name in ("o_proj", "out_proj", "dense", "c_proj"):
         if isinstance(found := getattr(attention, name, None), nn.Linear):
             return found
@@ -172,7 +172,7 @@ class Applied:
             self._hook(layers[layer], partial(self._gate, found))
         for (layer, site), groups in plan.items():
             ready = [self._stack(rows) for _, rows in sorted(groups.items(), key=lambda item: item[0][0])]
-            self._hook(_site(layers[layer], site), partial(self._edit, ready))
+            self._hook(site_of(layers[layer], site), partial(self._edit, ready))
         modules = dict(self.model.named_modules())
         for name, entries in deltas.items():
             if not isinstance(module := modules.get(name), nn.Linear):

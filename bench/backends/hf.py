@@ -58,6 +58,8 @@ class HFBackend(Backend):
     """`transformers` in this process; the weights load on first use."""
 
     can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
+    endless = False
+    """Answers run to their last allowed token: for timing, where every side must write as much."""
 
     def __init__(self, model: Model, dtype: str = "auto", batch: int = 64, tokens: int = 8192) -> None:
         self.source = model
@@ -152,6 +154,8 @@ class HFBackend(Backend):
         prompt = request.prompt
         edit = request.steering.prompt if request.steering else None
         if edit is not None:
+            if isinstance(prompt, str) and (edit.system or edit.shots):
+                raise BenchError("a plain text has no place for a system message or examples: ask it as a chat")
             prompt = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
         return self.encode(prompt, request.prefill)
 
@@ -236,6 +240,8 @@ class HFBackend(Backend):
             )
 
     def _ends(self) -> set[int]:
+        if self.endless:
+            return {self.model.config.get_text_config().vocab_size}  # no token has it
         found = self.model.generation_config.eos_token_id
         listed = found if isinstance(found, list) else [found]
         return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}

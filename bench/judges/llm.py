@@ -5,73 +5,34 @@ Invariant: a reply without a readable rating is `None` with its reason; no score
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bench.api import Backend, Judge
-from bench.backends.openai import OpenAIBackend
+from bench.api import Judge
+from bench.backends._asking import Failure
+from bench.backends._batches import BatchBackend
+from bench.backends._prices import Price, Purse, price_of
+from bench.backends.openai import OpenAIBackend, Reply
+from bench.judges._replies import READER, expected, parse
+from bench.judges._rubrics import RUBRICS, filled
 from bench.registry import judge
-from bench.schema import Item, Request, Sampling, UsageError, Verdict, digest
+from bench.schema import Halted, Item, Request, Sampling, UsageError, Verdict, digest
 
-SCALE = """Think in one or two sentences, then close with a line of exactly this form:
-Rating: [[x]]
-where x is 0, 1 or 2."""
-RUBRICS = {
-    "concept": """You grade how clearly a text shows a concept.
-
-Concept: {concept}
-Text: {text}
-
-0: the concept is absent. 1: it is there, but little, or only touched in passing. 2: it is plainly and
-fully part of the text. Judge the concept alone, not how good or sensible the text is.
-"""
-    + SCALE,
-    "instruction": """You grade whether a text has to do with what was asked.
-
-Request: {instruction}
-Text: {text}
-
-0: it has nothing to do with the request. 1: it is partly or loosely about it. 2: it is clearly about
-it. A text may be cut short or contain other matter; judge only its relation to the request.
-"""
-    + SCALE,
-    "fluency": """You grade how well a text reads.
-
-Text: {text}
-
-0: it is broken: unreadable, looping or word salad. 1: it can be read, with unnatural or repeated
-parts. 2: it reads naturally. The text may end in the middle; do not hold that against it.
-"""
-    + SCALE,
-}
-
-
-def _filled(item: Item) -> str:
-    """The rubric with the item's parts, in one pass: braces inside a text stay as they are."""
-    parts = {"concept": item.concept.text, "instruction": item.instruction, "text": item.text}
-    return re.sub(r"\{(concept|instruction|text)\}", lambda found: parts[found[1]], RUBRICS[item.axis])
-
-
-def parse(reply: str) -> Verdict:
-    """The rating after the last `Rating:`, with or without brackets; None where there is none."""
-    tail = reply.rpartition("Rating:")
-    line = tail[2].strip().split("\n")[0] if tail[1] else ""
-    found = re.fullmatch(r"[\[\s]*(-?\d+(?:\.\d+)?)[\]\s]*[.\"'*`]*", line.strip().strip("*`\"'"))
-    if not found:
-        return Verdict(None, raw=reply, reason="no readable rating in the reply")
-    value = float(found[1])
-    if not 0 <= value <= 2:
-        return Verdict(None, raw=reply, reason=f"rating {value:g} is outside 0 to 2")
-    return Verdict(value, raw=reply)
+ALTERNATIVES = 20
+"""Log-probabilities asked for at each token of a weighted reply: the most that OpenAI and vLLM give."""
 
 
 @judge("openai")
 @dataclass
 class LLMJudge(Judge):
-    """`openai:MODEL` at any OpenAI-compatible endpoint, AxBench's three axes in our own words."""
+    """`openai:MODEL` at any OpenAI-compatible endpoint, AxBench's three axes in our own words.
+
+    `weighted`: the mean rating under the model's own odds of 0, 1 and 2, where the server returns
+    log-probabilities, else the rating it wrote. `price`: dollars per million tokens read and written.
+    `batch`: through the Batch API, looked at every `poll` seconds. The rest is as in `OpenAIBackend`.
+    """
 
     model: str = ""
     base_url: str = ""
@@ -79,25 +40,84 @@ class LLMJudge(Judge):
     tokens: int = 256
     workers: int = 8
     retries: int = 5
+    timeout: float = 120.0
+    weighted: bool = False
+    price: tuple[float, ...] = ()
+    batch: bool = False
+    poll: float = 30.0
+    _purse: Purse = field(default_factory=Purse, init=False, repr=False)
+    _read: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    """How many ratings were read in which way."""
 
     def __post_init__(self) -> None:
         if not self.model:
             raise UsageError("name the judge's model: --judge openai:MODEL")
+        if self.poll <= 0:
+            raise ValueError(f"poll = {self.poll:g}: seconds, more than 0")
+        _ = self.backend  # refuses what cannot be
 
     @cached_property
-    def backend(self) -> Backend:
-        return OpenAIBackend(self.model, self.base_url, self.workers, self.retries)
+    def backend(self) -> OpenAIBackend:
+        fields = (self.model, self.base_url, self.workers, self.retries, self.timeout, self.price)
+        if self.batch:
+            return BatchBackend(*fields, poll=self.poll)
+        return OpenAIBackend(*fields)
+
+    @property
+    def cost(self) -> Price | None:
+        """What is paid for the model's tokens, where that is known."""
+        price = price_of(self.model, self.price)
+        return price.halved() if price and self.batch else price
 
     def fingerprint(self) -> Mapping[str, Any]:
         return {
             "model": self.model,
             "temperature": self.temperature,
             "tokens": self.tokens,
-            "rubrics": digest(RUBRICS),
+            "weighted": self.weighted,
+            "rubrics": digest(RUBRICS, READER),
         }
+
+    def key(self, item: Item) -> Any:
+        """The rubric as the model sees it: texts that fill it alike share a rating."""
+        return filled(item)
+
+    def fund(self, purse: Purse) -> None:
+        if purse.limit and self.cost is None:
+            raise UsageError(f"--max-cost: no price is known for {self.model}: give -p openai.price=IN,OUT")
+        self.backend.purse = purse
+
+    def estimate(self, ratings: int, tokens: int) -> Mapping[str, Any]:
+        """At most, but for the texts' own words: `tokens` of each text, four characters a token."""
+        asked = round(sum(len(text) for text in RUBRICS.values()) / len(RUBRICS) / 4) + tokens + 50
+        read, written = ratings * asked, ratings * self.tokens
+        dollars = round(self.cost.of(read, written), 4) if self.cost else None
+        return {"prompt_tokens": read, "tokens": written, "dollars": dollars}
+
+    def usage(self) -> Mapping[str, Any]:
+        found = self.backend.usage.plain(self.cost)
+        return found | {"read": dict(self._read)} if found else {}
 
     def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
         sampling = Sampling(self.tokens, self.temperature, top_k=0)
-        requests = [Request(_filled(item), sampling=sampling) for item in items]
-        for i, reply in self.backend.generate(requests):
-            yield i, parse(reply.text)
+        requests = [Request(filled(item), sampling=sampling) for item in items]
+        try:
+            for i, found in self.backend.attempt(requests, ALTERNATIVES if self.weighted else 0):
+                yield i, self._verdict(found)
+        except Halted as error:
+            raise Halted(f"{error}; what was rated is kept, and the same command goes on from there") from error
+
+    def _verdict(self, found: Reply | Failure) -> Verdict:
+        if isinstance(found, Failure):
+            return Verdict(None, reason=found.reason, passing=found.passing)
+        verdict = parse(found.completion.text)
+        if verdict.value is None:
+            return verdict
+        weighed = expected(found.likely, verdict.value) if self.weighted else None
+        self._count("weighted" if weighed else "written")
+        if weighed:
+            return replace(verdict, value=weighed[0], reason=weighed[1])
+        return replace(verdict, reason="as written: no log-probabilities came") if self.weighted else verdict
+
+    def _count(self, how: str) -> None:
+        self._read[how] = self._read.get(how, 0) + 1

@@ -1,14 +1,17 @@
 """From results to reports: a leaderboard in Markdown and CSV, and its figures.
 
-Invariant: a pure function of the results folder; run twice, it gives identical bytes.
+Invariant: a pure function of the results folder (and of the checked validity tables of judges, where the
+folder has none); run twice, it gives identical bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.report import figures, leaderboard
+from bench.opinions import validity
+from bench.plan import default_results
+from bench.report import cost_figures, costs, details, figures, leaderboard, opinions
 from bench.results import Table, load, tables
 from bench.schema import UsageError
 from bench.store import write_whole
@@ -23,13 +26,25 @@ def build(results: Path, out: Path) -> list[Path]:
     written = [_write(out / "leaderboard.csv", leaderboard.csv_text(found).encode())]
     names: dict[str, list[str]] = {}
     for table in found:
+        spec = table.spec
+        stem = f"{spec['task']}-{spec['model']}-{spec['protocol']['preset']}-{table.group[:6]}"
         for kind, draw in _figures(table):
-            spec = table.spec
-            name = f"{spec['task']}-{spec['model']}-{spec['protocol']['preset']}-{table.group[:6]}-{kind}.png"
+            name = f"{stem}-{kind}.png"
             names.setdefault(table.group, []).append(name)
             written.append(_write(out / name, draw(table)))
-    written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names).encode()))
+        for kind, image, data in cost_figures.draw(table):
+            name = f"{stem}-{kind}.png"
+            names.setdefault(table.group, []).append(name)
+            written += [_write(out / name, image), _write((out / name).with_suffix(".csv"), data.encode())]
+    below = {table.group: _below(table, (results, default_results())) for table in found}
+    written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names, below).encode()))
     return written
+
+
+def _below(table: Table, roots: Sequence[Path]) -> list[tuple[str, list[str]]]:
+    """What stands below a table: what may be claimed, how methods compare in detail, what they cost."""
+    known = validity(roots, table.spec["judge"], table.spec["judge_params"])
+    return [*opinions.sections(table, known), *details.sections(table), *costs.sections(table)]
 
 
 def _figures(table: Table) -> list[tuple[str, Callable[[Table], bytes]]]:

@@ -1,0 +1,170 @@
+"""Rate a run's kept test answers again with another judge; nothing is generated.
+
+Invariant: the judge is calibrated on the training texts the run itself used, and what it says is
+written whole, beside `run.json`, under its own identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bench import agreement, environment, jobs, opinions, results
+from bench.api import Task
+from bench.models import DEFAULT
+from bench.opinions import Opinion
+from bench.plan import code_digest
+from bench.rating import Instrument
+from bench.registry import build
+from bench.results import Run
+from bench.schema import BenchError, Budget, Completion, Concept, Protocol, Sample, Sampling, UsageError
+from bench.stats import Estimate
+from bench.store import write_json
+
+Advance = Callable[[int], None]
+Voice = Run | Opinion
+"""A run speaks for its own judge, an opinion for another."""
+
+
+def rulebook(spec: Mapping[str, Any]) -> Protocol:
+    """The protocol of a run's spec, as an object."""
+    kept = {k: v for k, v in spec["protocol"].items() if k != "type"}
+    parts = {"sampling": Sampling, "budget": Budget}
+    for name, cls in parts.items():
+        kept[name] = cls(**{k: v for k, v in kept[name].items() if k != "type"})
+    return Protocol(**kept | {"coefficients": tuple(kept["coefficients"])})
+
+
+def task_of(run: Run) -> Task:
+    """The task of a run, over the data it used; refused where that data has changed."""
+    spec = run.data["spec"]
+    asked = dict(run.data.get("asked", {}).get("task_params", spec["task_params"]))
+    task: Task = build("task", spec["task"], asked, protocol=rulebook(spec))
+    if task.digest != spec["data"]:  # type: ignore[attr-defined]
+        raise BenchError(f"{run.path.parent.name}: its data is not the data at hand; its concepts cannot be calibrated")
+    return task
+
+
+def has_texts(run: Run) -> bool:
+    return bool(run.data["spec"]["judge"]) and all("text" in s for s in run.data["samples"])
+
+
+def rejudge(
+    runs: Sequence[Run], judge: str, params: dict[str, Any] | None = None, advance: Advance = lambda steps: None
+) -> list[Opinion]:
+    """What `judge` says of each run, made now or found; runs on the same data share a calibration."""
+    if silent := [run.path.parent.name for run in runs if not has_texts(run)]:
+        raise UsageError(f"{silent[0]} keeps no generations to rate")
+    made: dict[str, Opinion] = {}
+    for (model, dtype), own in _alike(runs).items():
+        with Instrument(judge, model, dtype, params) as instrument:
+            code = code_digest(type(instrument.judge).__module__)
+            prepared = None
+            for run in own:
+                path = opinions.place(run, judge, instrument.judge.fingerprint())
+                if path.is_file() and opinions.read(path).data["code"] == code:
+                    advance(len(run.data["samples"]))
+                else:
+                    spec, task = run.data["spec"], task_of(run)
+                    if prepared != (calibration := (spec["data"], rulebook(spec).budget.sequences)):
+                        trains = [task.train(c).limited(calibration[1]) for c in task.concepts()]
+                        instrument.prepare(trains)
+                        prepared = calibration
+                    write_json(path, _record(run, task, instrument, code))
+                    advance(len(run.data["samples"]))
+                made[run.data["id"]] = opinions.read(path)
+    return [made[run.data["id"]] for run in runs]
+
+
+def _alike(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs by the model and number type that a judge which reads the target model must read."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        model = str(run.data.get("asked", {}).get("model", DEFAULT))
+        found.setdefault((model, run.data["spec"]["dtype"]), []).append(run)
+    return found
+
+
+def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str, Any]:
+    named: dict[str, Concept] = {c.id: c for c in task.concepts()}
+    rows = run.data["samples"]
+    samples = [Sample(s["id"], named[s["concept"]], "test", "generate", (("user", s["instruction"]),)) for s in rows]
+    outputs = [Completion(s["text"], s["tokens"], 0) for s in rows]
+    verdicts = list(task.score(samples, outputs, instrument.rate))
+    axes = (*task.axes, "overall")
+    concepts = {
+        name: results.means([v for v, s in zip(verdicts, rows, strict=True) if s["concept"] == name], axes)
+        for name in run.data["concepts"]
+    }
+    params = dict(instrument.judge.fingerprint())
+    own_model = getattr(instrument.judge, "model", "") in (
+        run.data["spec"]["model"],
+        run.data.get("asked", {}).get("model"),
+    )
+    return {
+        "version": opinions.VERSION,
+        "run": run.data["id"],
+        "id": opinions.identity(instrument.name, params),
+        "judge": instrument.name,
+        "judge_params": params,
+        "independent": instrument.judge.independent and not own_model,
+        "code": code,
+        "calibration": dict(instrument.judge.report()),
+        "concepts": concepts,
+        "samples": [{"id": s["id"]} | jobs.ratings(v) for s, v in zip(rows, verdicts, strict=True)],
+        "missing": sum(v["overall"].value is None for v in verdicts),
+        "provenance": environment.provenance(),
+    }
+
+
+def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]) -> dict[str, Any]:
+    """Agreement of two judges on the samples of `runs` per axis, and whom each favours, as JSON.
+
+    Each judge is given by what it said of each run, in the order of `runs`.
+    """
+    axes = [axis for axis in runs[0].data["axes"] if all(axis in run.data["axes"] for run in runs)]
+    found: dict[str, Any] = {"judges": [speaker(one[0]), speaker(two[0])], "agreement": {}, "prompt_bias": {}}
+    for axis in axes:
+        rows = []
+        for run, a, b in zip(runs, one, two, strict=True):
+            first, second = (_ratings(voice, axis) for voice in (a, b))
+            rows += [
+                (first[s["id"]], second[s["id"]], s["concept"])
+                for s in run.data["samples"]
+                if s["id"] in first and s["id"] in second
+            ]
+        if rows:
+            both = agreement.agree(*zip(*rows, strict=True))
+            figures = {name: _estimate(getattr(both, name)) for name in ("kappa", "spearman", "alpha")}
+            found["agreement"][axis] = figures | {"n": both.n}
+    names = [run.method for run in runs]
+    labels = [run.method if names.count(run.method) == 1 else run.variant for run in runs]
+    families = {label: run.family for label, run in zip(labels, runs, strict=True)}
+    for axis in axes:
+        own, other = (
+            {label: _known(voice.scores(axis)) for label, voice in zip(labels, voices, strict=True)}
+            for voices in (one, two)
+        )
+        e = agreement.interaction(own, other, families)
+        if not math.isnan(e.mean):
+            flagged = math.isfinite(e.low) and not e.low <= 0 <= e.high
+            found["prompt_bias"][axis] = _estimate(e) | {"flagged": flagged}
+    return found
+
+
+def speaker(voice: Voice) -> str:
+    return voice.judge if isinstance(voice, Opinion) else str(voice.data["spec"]["judge"])
+
+
+def _ratings(voice: Voice, axis: str) -> dict[str, float]:
+    """sample -> rating, those that are not missing."""
+    return {s["id"]: s["ratings"][axis] for s in voice.data["samples"] if s["ratings"].get(axis) is not None}
+
+
+def _known(scores: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+def _estimate(e: Estimate) -> dict[str, Any]:
+    return {k: results.finite(getattr(e, k)) for k in ("mean", "low", "high")} | {"concepts": e.n}

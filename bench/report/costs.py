@@ -1,0 +1,61 @@
+"""The cost table of a leaderboard, from the records beside its runs.
+
+Invariant: a run without a record has no row; a break-even is measured time against the table's own prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from bench.overhead import record, show
+from bench.results import Table
+
+
+def records(table: Table) -> dict[str, record.Overhead]:
+    """Name of each row -> what its method costs, where that is measured."""
+    found = {row.name: record.load(row.run) for row in table.rows}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def sections(table: Table) -> list[tuple[str, list[str]]]:
+    """The cost table under its heading, where anything is measured."""
+    rows = lines(table)
+    return [("What each method costs:", rows)] if rows else []
+
+
+def lines(table: Table) -> list[str]:
+    """The cost table as Markdown with its notes; empty where nothing is measured."""
+    found = records(table)
+    if not found:
+        return []
+    against = table.reference if table.reference in found else None
+    head = [*show.HEADINGS, *([f"repaid against {against}"] if against else [])]
+    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, one in found.items():
+        texts = [name, *show.cells(one)[1:], *([repaid(found, name, against)] if against else [])]
+        rows.append(f"| {' | '.join(texts)} |")
+    notes = show.notes(list(found.values()))
+    if against:
+        notes.append(
+            f"Repaid: bare requests' worth of fitting over the time saved on each request against {against}, "
+            "on this engine, where nothing of a prompt is cached between requests."
+        )
+    return [*rows, "", *(f"- {note}" for note in notes)]
+
+
+def repaid(found: Mapping[str, record.Overhead], name: str, against: str) -> str:
+    """Requests after which a fit is repaid by faster answers than the prompt's; or why there is no number."""
+    own, other = found[name], found[against]
+    spent, free = (one.data["fit"].get("in_requests") for one in (own, other))
+    mine, theirs = own.ratio("time"), other.ratio("time")
+    if name == against:
+        return "reference"
+    if mine is None or theirs is None or spent is None or free is None:
+        return "–"
+    won = theirs.median - mine.median
+    if abs(won) <= max(mine.spread, theirs.spread):
+        return "not distinguishable"
+    if won < 0:
+        return "never"
+    return f"{max(0, math.ceil(round((spent - free) / won, 6))):,} requests"

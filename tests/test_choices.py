@@ -1,0 +1,261 @@
+"""Multiple choice end to end: TruthfulQA against lm-eval, behaviours by letter, units, splits and damaged data."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench import results
+from bench.backends.hf import HFBackend
+from bench.cli import main
+from bench.jobs import plain_text
+from bench.models import Model
+from bench.plan import protocol
+from bench.registry import build
+from bench.schema import BenchError, Completion, Concept, Request, Sample, Train, UsageError, digest
+from bench.steering import Prompt
+from tasks._choices import ORDERS, shares
+from tasks.truthfulqa import template
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Thirty questions over five topics in TruthfulQA's own layout."""
+    folder = tmp_path / "truthfulqa"
+    folder.mkdir()
+    rows = []
+    with (folder / "TruthfulQA.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Type", "Category", "Question"])
+        for i in range(30):
+            writer.writerow(["Adversarial", TOPICS[i % 5], f"What about {i}?"])
+            true, false = {f"It is {i}.": 1}, {f"It is {i + 50}.": 0, f"Never {i}.": 0}
+            rows.append(
+                {
+                    "question": f"What about {i}?",
+                    "mc1_targets": true | false,
+                    "mc2_targets": {f"{i}, as known.": 1} | true | false,
+                }
+            )
+    (folder / "mc_task.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def behaviours(tmp_path: Path) -> Path:
+    folder = tmp_path / "behaviours"
+    for name in ("wealth-seeking", "candour"):
+        (folder / name).mkdir(parents=True)
+        for part, begin, count in (("train", 0, 40), ("test", 100, 30)):
+            with (folder / name / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["question", "matching", "not_matching"])
+                writer.writerows([f"{name} {i}?", f"Yes, {i}.", f"No, {i}."] for i in range(begin, begin + count))
+    return folder
+
+
+def run(tmp_path: Path, *words: str, expect: int = 0) -> list[results.Run]:
+    env = {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_RESULTS": str(tmp_path / "results")}
+    found = CliRunner().invoke(main, ["run", "--backend", "fake", "--json", *words], env=env)
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    assert found.exit_code == expect, found.stderr
+    return results.load(tmp_path / "results")
+
+
+def test_a_run_resamples_questions_and_picks_per_fold(questions: Path, tmp_path: Path) -> None:
+    runs = run(tmp_path, "-t", "truthfulqa", "--data", str(questions), "-m", "none,diffmean,prompt")
+    assert {r.method for r in runs} == {"none", "diffmean", "prompt"}
+    for one in runs:
+        assert list(one.data["concepts"]) == ["fold-1", "fold-2"]
+        scores = one.scores("mc2")
+        assert len(scores) == 30  # every question is tested once, in the fold that has not seen its topic
+        assert one.data["metrics"]["mc2"] == pytest.approx(np.mean([v for v in scores.values() if v]), abs=1e-4)
+        assert one.data["spec"]["judge"] == ""
+        assert one.data["counts"]["missing"] == 0
+    (table,) = results.tables(runs)
+    assert len(table.concepts) == 30
+    assert table.reference == "prompt"
+
+
+def test_both_folds_test_what_they_have_not_seen(questions: Path) -> None:
+    made = build("task", "truthfulqa", {"data": str(questions)}, protocol=protocol("standard"))
+    tested = []
+    topic = {q.text: q.topic for q in made.questions}
+    for concept in made.concepts():
+        seen = {e.instruction for e in made.train(concept).positives}
+        select = {s.instruction for s in made.select(concept)}
+        test = {s.instruction for s in made.test(concept)}
+        assert not {topic[q] for q in seen | select} & {topic[q] for q in test}
+        assert not seen & select
+        tested += sorted(test)
+    assert sorted(tested) == sorted(topic)
+    assert made.train(made.concepts()[0]).prompts == tuple(
+        line.replace("{trait}", made.concepts()[0].text) for line in ORDERS
+    )
+
+
+def test_scores_are_the_published_definitions(questions: Path) -> None:
+    made = build("task", "truthfulqa", {"data": str(questions)}, protocol=protocol("quick"))
+    sample = made.test(made.concepts()[0])[0]
+    known = next(q for q in made.questions if q.text == sample.instruction)
+    logs = {text: -1.0 - i for i, text in enumerate(sample.options)}
+    output = Completion("", 0, 0, options=tuple(logs[text] for text in sample.options))
+    (found,) = made.score([sample], [output], lambda items: [])
+    best = max(known.mc1, key=lambda text: logs[text])
+    assert found["mc1"].value == float(known.mc1[best])
+    mass = {text: np.exp(logs[text]) for text in known.mc2}
+    true = sum(value for text, value in mass.items() if known.mc2[text])
+    assert found["mc2"].value == pytest.approx(true / sum(mass.values()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda rows: rows + rows[:1], "twice"),
+        (lambda rows: [rows[0] | {"mc1_targets": {"a": 1, "b": 1}}, *rows[1:]], "no single true answer"),
+        (lambda rows: [{"question": "Elsewhere?"} | rows[0] | {"question": "Elsewhere?"}], "Elsewhere"),
+        (lambda rows: [{"question": rows[0]["question"]}], "mc1_targets"),
+    ],
+)
+def test_damaged_questions_are_refused(questions: Path, damage: Any, said: str) -> None:
+    path = questions / "mc_task.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text("utf-8")))), encoding="utf-8")
+    made = build("task", "truthfulqa", {"data": str(questions)}, protocol=protocol("quick"))
+    with pytest.raises(BenchError, match=said):
+        made.concepts()
+
+
+def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    for name in ("truthfulqa", "behaviour"):
+        made = build("task", name, {"data": str(tmp_path / "nowhere")}, protocol=protocol("quick"))
+        with pytest.raises(UsageError, match="unknown data"):
+            made.concepts()
+
+
+def test_plain_text_takes_a_prompt_edit_before_and_around_the_question() -> None:
+    sample = Sample(
+        "q", Concept("c", "truth"), "test", "choices", (("user", "Why?"),), raw="Q: Who?\nA: I.\n\nQ: {{question}}\nA:"
+    )
+    assert plain_text(sample, Prompt()) == "Q: Who?\nA: I.\n\nQ: Why?\nA:"
+    edit = Prompt(system="Be true.", suffix=" Say.", shots=(("One?", "1."),))
+    assert plain_text(sample, edit) == "Be true.\n\nQ: One?\nA: 1.\n\nQ: Who?\nA: I.\n\nQ: Why? Say.\nA:"
+
+
+def test_letters_are_drawn_per_question_and_the_behaviour_is_what_counts(behaviours: Path) -> None:
+    made = build("task", "behaviour", {"data": str(behaviours)}, protocol=protocol("standard"))
+    samples = [s for concept in made.concepts() for s in made.test(concept)]
+    letters = Counter(s.label for s in samples)
+    assert min(letters.values()) > 15
+    for sample in samples:
+        line = next(part for part in sample.instruction.split("\n") if part.startswith(f"({sample.label})"))
+        assert "Yes" in line
+    sure = [Completion(s.label, 0, 0, options=(0.0, -9.0) if s.label == "A" else (-9.0, 0.0)) for s in samples]
+    rows = made.score(samples, sure, lambda items: [])
+    assert all(row["picked"].value == 1 and (row["overall"].value or 0) > 0.99 for row in rows)
+    always_a = [Completion("A", 0, 0, options=(0.0, -9.0)) for _ in samples]
+    picked = [row["picked"].value for row in made.score(samples, always_a, lambda items: [])]
+    assert sum(picked) == letters["A"]
+
+
+@pytest.mark.parametrize("name", ["behaviour", "behaviour-open"])
+def test_behaviours_run(behaviours: Path, tmp_path: Path, name: str) -> None:
+    runs = run(tmp_path, "-t", name, "--data", str(behaviours), "-m", "none,diffmean,prompt,caa")
+    assert len(runs) == 4
+    for one in runs:
+        assert set(one.data["concepts"]) == {"candour", "wealth-seeking"}
+        assert len(one.scores("overall")) == 48 if name == "behaviour" else 6
+        assert bool(one.data["spec"]["judge"]) is (name == "behaviour-open")
+
+
+def test_a_question_asked_in_training_is_not_tested(behaviours: Path) -> None:
+    path = behaviours / "candour" / "train.csv"
+    path.write_text(path.read_text("utf-8") + "candour 100?,Yes,No\n", encoding="utf-8")
+    made = build("task", "behaviour", {"data": str(behaviours)}, protocol=protocol("standard"))
+    train: Train = made.train(Concept("candour", "candour"))
+    assert "candour 100?" not in {e.instruction for e in train.positives}
+
+
+def test_what_was_digested_before_a_field_came_keeps_its_name() -> None:
+    concept = Concept("c", "text")
+    old = digest({"type": "Train"})
+    assert digest(Train(concept, (), ())) == digest(Train(concept, (), (), prompts=()))
+    assert digest(Train(concept, (), (), prompts=("Do.",))) not in (digest(Train(concept, (), ())), old)
+
+
+def test_shares_are_probabilities() -> None:
+    assert shares([-1000.0, -1000.0]) == pytest.approx([0.5, 0.5])
+    assert shares([0.0, -np.log(3)]) == pytest.approx([0.75, 0.25])
+
+
+def test_truthfulqa_equals_lm_eval_question_by_question(default_model: Model, tmp_path: Path) -> None:
+    """The bare default model in fp32 on eight questions; the committed table has all 817."""
+    folder = SHARED / "truthfulqa"
+    if not folder.is_dir():
+        pytest.skip("the TruthfulQA development data is not beside this checkout")
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'steerbench[eval]'")
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    made = build("task", "truthfulqa", {"data": str(folder), "format": "lm-eval"}, protocol=protocol("quick"))
+    samples = made.test(made.concepts()[0])[:8]
+    backend = HFBackend(default_model, "float32")
+    requests = [Request(plain_text(s, Prompt()), target=" " + option) for s in samples for option in s.options]
+    found = dict(backend.logprobs(requests))
+    totals = iter(found[i].total for i in range(len(requests)))
+    outputs = [Completion("", 0, 0, options=tuple(next(totals) for _ in s.options)) for s in samples]
+    ours = made.score(samples, outputs, lambda items: [])
+
+    known = {q.text: q for q in made.questions}
+    place = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
+    rows = []
+    for sample in samples:
+        question = known[sample.instruction]
+        assert next(iter(question.mc1.values())) == 1  # lm-eval takes the first option for the true one
+        targets = {
+            f"{name}_targets": {"choices": list(options), "labels": list(options.values())}
+            for name, options in (("mc1", question.mc1), ("mc2", question.mc2))
+        }
+        rows.append({"question": question.text} | targets)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "utils.py").write_text((place / "utils.py").read_text("utf-8"), encoding="utf-8")
+    local = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    validation: {tmp_path / 'rows.jsonl'}\n"
+    for name in ("mc1", "mc2"):
+        text = (place / f"truthfulqa_{name}.yaml").read_text("utf-8").replace("truthfulqa_mc", "local_mc")
+        text = text.replace("dataset_path: truthfulqa/truthful_qa\ndataset_name: multiple_choice\n", local)
+        (tmp_path / f"local_{name}.yaml").write_text(text, encoding="utf-8")
+    theirs = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=16),
+        tasks=["local_mc1", "local_mc2"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    for name in ("mc1", "mc2"):
+        logged = {row["doc"]["question"]: row["acc"] for row in theirs["samples"][f"local_{name}"]}
+        for sample, row in zip(samples, ours, strict=True):
+            assert row[name].value == pytest.approx(logged[sample.instruction], abs=1e-4), sample.instruction
+    assert template().count("Q: ") == 7
+
+
+def test_the_task_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "tasks.md").read_text("utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    head = (
+        "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom bench import task\n"
+        "from bench.api import Task\nfrom bench.schema import Concept, Example, Protocol, Sample, Train, Verdict\n\n"
+    )
+    (tmp_path / "shout.py").write_text(head + code, encoding="utf-8")
+    runs = run(tmp_path, "-t", "shout", "-m", "none,diffmean", "--plugin", str(tmp_path / "shout.py"))
+    assert {r.data["spec"]["task"] for r in runs} == {"shout"}
+    assert all(0 <= r.data["metrics"]["capitals"] <= 1 for r in runs)

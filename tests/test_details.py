@@ -1,0 +1,74 @@
+"""The tables below a leaderboard say what the committed runs say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.report import details
+from bench.report.leaderboard import interval
+from bench.results import Table, load, matched, tables
+from bench.stats import paired
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return next(t for t in tables(load(ROOT / "results")) if t.spec["judge"] and t.spec["model"].startswith("SmolLM2"))
+
+
+def rows(lines: list[str]) -> dict[str, list[str]]:
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_optimism_is_select_minus_test_at_the_pick(table: Table) -> None:
+    ((heading, lines),) = details.optimism(table)
+    found = rows(lines)
+    assert "select prompts minus" in heading
+    assert list(found)[:-1] == [row.name for row in table.rows]
+    chosen = []
+    for row in table.rows:
+        data = row.run.data["concepts"]
+        select, test = [], []
+        for name in table.concepts:
+            pick = data[name]["picked"]
+            select += [t["overall"] for t in data[name]["select"] if {k: t[k] for k in pick} == pick]
+            test.append(data[name]["test"]["overall"])
+        assert found[row.name] == [str(len(data[table.concepts[0]]["select"])), interval(paired(select, test))]
+        if found[row.name][0] != "1":
+            chosen.append(np.array(select) - np.array(test))
+    assert found[f"mean of the {len(chosen)} with a choice"][1] == interval(
+        paired(np.mean(chosen, 0), np.zeros(len(table.concepts)))
+    )
+    assert found["none"][0] == "1"
+
+
+def test_methods_that_choose_among_settings_look_better_on_select_than_they_are(table: Table) -> None:
+    """The reason why only test scores are ranked."""
+    *_, last = details.optimism(table)[0][1]
+    assert last.split("|")[3].strip().startswith("+")
+
+
+def test_head_to_head_counts_the_generations_of_the_runs(table: Table) -> None:
+    ((_, lines),) = details.head_to_head(table)
+    found = rows(lines)
+    assert list(found) == [row.name for row in table.rows]
+    assert found[table.reference or ""][0] == "reference"
+    runs = {row.name: row.run for row in table.rows}
+    one, two = (runs[name].data["samples"] for name in ("diffmean", table.reference or ""))
+    other = {s["id"]: s["ratings"]["overall"] for s in two}
+    gaps = [s["ratings"]["overall"] - other[s["id"]] for s in one if s["concept"] in table.concepts]
+    won = sum(g > 1e-6 for g in gaps) + sum(abs(g) <= 1e-6 for g in gaps) / 2
+    assert found["diffmean"][0].startswith(f"{won / len(gaps):.0%} [")
+    lengths = matched([runs["diffmean"], runs[table.reference or ""]], "tokens", table.concepts)
+    assert found["diffmean"][3] == f"{(lengths[0] - lengths[1]).mean():+.1f}"
+
+
+def test_detection_tables_have_neither() -> None:
+    found = [t for t in tables(load(ROOT / "results")) if not t.spec["judge"]]
+    assert found
+    assert all(details.sections(t) == [] for t in found)

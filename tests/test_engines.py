@@ -1,0 +1,77 @@
+"""Which engine a run gets, what the plan says of it, and that tables never mix engines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import plan, tiny
+from bench.api import Context, Fitted, Method
+from bench.backends import vllm
+from bench.engines import make_backend
+from bench.plan import Options, Plan
+from bench.registry import method
+from bench.schema import Train
+from bench.steering import Steering
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build(tmp_path_factory.mktemp("llama")).path
+
+
+def made(folder: Path, methods: Sequence[str], backend: str = "auto", **options: Any) -> Plan:
+    return plan.make(Options(methods=tuple(methods), backend=backend, model=str(folder), dtype="float32", **options))
+
+
+def adapter_method() -> None:
+    @method("adapted", family="adapter", needs=["delta"])
+    @dataclasses.dataclass(frozen=True)
+    class Adapted(Method):
+        def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
+            return [Fitted(Steering())]
+
+
+def test_auto_is_vllm_where_it_is_able_and_the_run_long_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "unable", lambda: "")
+    long = made(folder, ["diffmean", "prompt"], preset="standard")
+    assert {spec.backend for spec in long.specs} == {long.options.backend} == {"vllm"}
+    short = made(folder, ["diffmean", "prompt"], limit=1)
+    assert {spec.backend for spec in short.specs} == {"hf"}
+    assert "do not pay for starting vLLM" in short.engine
+    assert made(folder, ["diffmean"], backend="hf", preset="standard").engine == ""
+
+
+def test_auto_says_why_it_is_not_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch, own_names: None) -> None:
+    monkeypatch.setattr(vllm, "unable", lambda: "vLLM is not installed")
+    assert made(folder, ["diffmean", "prompt"], preset="standard").engine == "engine: hf (vLLM is not installed)"
+    monkeypatch.setattr(vllm, "unable", lambda: "")
+    adapter_method()
+    found = made(folder, ["adapted", "prompt"], preset="standard")
+    assert found.options.backend == "hf"
+    assert "delta" in found.engine
+
+
+def test_a_plan_says_how_many_adapters_lora_needs(folder: Path, own_names: None) -> None:
+    adapter_method()
+    found = made(folder, ["adapted", "prompt"], backend="vllm")
+    concepts = len(found.task.concepts())
+    assert f"up to {3 * concepts:,}" in found.engine
+
+
+def test_a_table_has_one_engine(folder: Path) -> None:
+    one, two = (made(folder, ["none", "prompt"], backend=name) for name in ("hf", "vllm"))
+    assert {spec.group for spec in one.specs}.isdisjoint(spec.group for spec in two.specs)
+    assert {spec.id for spec in one.specs}.isdisjoint(spec.id for spec in two.specs)
+
+
+@pytest.mark.skipif(bool(vllm.unable()), reason=vllm.unable())
+def test_a_plans_engine_is_made_without_loading_anything(folder: Path) -> None:
+    found = make_backend(made(folder, ["none"], backend="vllm"))
+    assert isinstance(found, vllm.VLLMBackend)
+    assert found._llm is None
+    assert "model" not in vars(found.hf)

@@ -1,0 +1,222 @@
+"""Rating kept answers again: beside the run, once, comparable; and what may be claimed on two opinions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench import opinions
+from bench.cli import main
+from bench.opinions import Opinion
+from bench.rejudge import side_by_side
+from bench.report import build
+from bench.report import opinions as claims
+from bench.results import Run, load, tables
+from bench.schema import BenchError
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct"
+METHODS = ("diffmean", "prompt", "prompt+diffmean", "random")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Four committed runs without their opinions, in a folder of their own."""
+    for run in load(ROOT / "results"):
+        if run.data["spec"]["task"] == "axbench" and run.method in METHODS:
+            folder = tmp_path / "results" / run.path.parent.relative_to(ROOT / "results")
+            folder.mkdir(parents=True)
+            shutil.copy(run.path, folder)
+    return tmp_path / "results"
+
+
+def bench(results: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["judge", *words, "--results", str(results)])
+
+
+def opinion(run: Run, shift: Mapping[str, float], judge: str = "other", independent: bool = True) -> Opinion:
+    """An opinion that adds to each method's ratings, written beside the run."""
+    add = shift.get(run.method, 0.0)
+
+    def moved(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v + add if isinstance(v, float) else v for k, v in values.items()}
+
+    data = {
+        "version": opinions.VERSION,
+        "run": run.data["id"],
+        "id": "x",
+        "judge": judge,
+        "judge_params": {},
+        "independent": independent,
+        "code": "",
+        "calibration": {},
+        "concepts": {name: moved(c["test"]) for name, c in run.data["concepts"].items()},
+        "samples": [{"id": s["id"], "ratings": moved(s["ratings"]), "reasons": {}} for s in run.data["samples"]],
+        "missing": 0,
+    }
+    path = opinions.place(run, judge, {})
+    path.write_text(json.dumps(data))
+    return opinions.read(path)
+
+
+def test_rules_rate_kept_answers_once_and_leave_the_run_alone(results: Path) -> None:
+    """Concepts of the mini set are no rules: every rating is missing, and says why."""
+    before = {p: p.read_bytes() for p in results.rglob("run.json")}
+    done = bench(results, "diffmean", "--judge", "rules", "--json")
+    assert done.exit_code == 0, done.output
+    row = json.loads(done.stdout)["rated"][0]
+    kept = json.loads(Path(row["path"]).read_text("utf-8"))
+    assert row["missing"] == kept["missing"] == len(kept["samples"]) == 72
+    assert all(s["ratings"]["overall"] is None and "no rule" in s["reasons"]["concept"] for s in kept["samples"])
+    assert kept["independent"] is True
+    stamp = Path(row["path"]).stat().st_mtime_ns
+    assert bench(results, "diffmean", "--judge", "rules").exit_code == 0
+    assert Path(row["path"]).stat().st_mtime_ns == stamp
+    assert {p: p.read_bytes() for p in results.rglob("run.json")} == before
+
+
+def test_all_and_a_group_name_every_run_with_answers(results: Path) -> None:
+    group = load(results)[0].data["group"]
+    for name in ("all", group[:6]):
+        done = bench(results, name, "--judge", "rules", "--json")
+        assert done.exit_code == 0, done.output
+        assert len(json.loads(done.stdout)["rated"]) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing", "--judge", "rules"], "no run 'nothing'"),
+        (["diffmean", "--judge", "rule"], "did you mean 'rules'"),
+        (["diffmean", "--judge", "rules", "-p", "embedding.words=3"], "embedding"),
+        (["diffmean", "--judge", "embedding", "-p", "words=3"], "judge.field=value"),
+        (["diffmean", "--judge", "embedding", "-p", "embedding.word=3"], "did you mean 'words'"),
+        (["validate", "--judge", "rules"], "no labelled evaluation texts"),
+        (["sample", "diffmean", "--n", "500", "--out", "x.csv"], "hold 72"),
+    ],
+)
+def test_wrong_words_are_usage_errors(
+    results: Path, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = bench(results, *words)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert not list(results.rglob("judged-*"))
+
+
+def test_changed_data_is_refused(results: Path) -> None:
+    path = next(results.rglob("diffmean-*/run.json"))
+    data = json.loads(path.read_text("utf-8"))
+    data["spec"]["data"] = "0" * 24
+    path.write_text(json.dumps(data))
+    done = bench(results, "diffmean", "--judge", "rules")
+    assert done.exit_code == 1
+    assert "its data is not the data at hand" in done.stderr
+
+
+def test_a_drawn_file_is_never_written_over(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "hand.csv"
+    words = ["sample", "diffmean", "prompt", "-n", "10", "--out", str(out)]
+    assert bench(results, *words).exit_code == 0
+    kept = out.read_bytes()
+    assert bench(results, *words).exit_code == 2
+    assert out.read_bytes() == kept
+
+
+def test_equal_judges_agree_and_favour_nobody(results: Path) -> None:
+    runs = load(results)
+    found = side_by_side(runs, runs, [opinion(run, {}) for run in runs])
+    assert found["judges"] == ["likelihood", "other"]
+    for e in found["agreement"].values():
+        assert [e[k]["mean"] for k in ("kappa", "spearman", "alpha")] == [1, 1, 1]
+        assert e["n"] == 72 * len(METHODS)
+    assert found["prompt_bias"]["overall"]["mean"] == 0
+    assert not found["prompt_bias"]["overall"]["flagged"]
+
+
+def test_a_judge_that_favours_prompts_is_flagged(results: Path) -> None:
+    runs = load(results)
+    fair = [opinion(run, {"prompt": -0.5}) for run in runs]
+    found = side_by_side(runs, runs, fair)["prompt_bias"]["overall"]
+    assert found["mean"] == pytest.approx(0.5, abs=0.01)
+    assert found["flagged"]
+
+
+def test_no_claim_without_a_second_opinion(results: Path) -> None:
+    table = tables(load(results))[0]
+    ((heading, lines),) = claims.second(table, opinions.second(table))
+    assert "no second opinion" in heading
+    assert "better" not in "\n".join(lines)
+
+
+def test_a_judge_that_is_not_independent_gives_no_second_opinion(results: Path) -> None:
+    runs = load(results)
+    for run in runs:
+        opinion(run, {}, independent=False)
+    assert opinions.second(tables(runs)[0]) is None
+
+
+def test_claims_need_agreement_in_sign(results: Path) -> None:
+    """The second judge turns diffmean around and leaves random where it was; one run it never saw."""
+    runs = load(results)
+    for run in runs:
+        if run.method != "prompt+diffmean":
+            opinion(run, {"diffmean": 1.5})
+    table = tables(runs)[0]
+    found = opinions.second(table)
+    assert found is not None
+    states = {c.name: c.state for c in found.comparisons}
+    assert states == {"diffmean": "disputed", "random": "agreed", "prompt+diffmean": "no second opinion"}
+    text = "\n".join(claims.claims(table, found))
+    assert "prompt is better than random: both judges agree" in text
+    assert "Disputed, the judges differ in sign, nothing is claimed: diffmean" in text
+    assert "No second opinion, nothing is claimed: prompt+diffmean" in text
+
+
+def test_the_report_shows_the_section_and_is_stable(results: Path, tmp_path: Path) -> None:
+    for run in load(results):
+        opinion(run, {})
+    pages = []
+    for name in ("one", "two"):
+        build(results, tmp_path / name)
+        pages.append((tmp_path / name / "leaderboard.md").read_bytes())
+    assert pages[0] == pages[1]
+    text = pages[0].decode()
+    assert "Prompting against steering, method minus prompt (overall), by two judges:" in text
+    assert "Validity of judge likelihood" in text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"version": 9}', '{"version": 1, "run": "x"}'])
+def test_a_damaged_opinion_is_an_error(results: Path, content: str) -> None:
+    run = load(results)[0]
+    (run.path.parent / "judged-other-1.json").write_text(content)
+    with pytest.raises(BenchError, match=r"judged-other-1\.json is not a judge's opinion"):
+        opinions.of(run)
+
+
+def test_an_opinion_of_another_run_is_an_error(results: Path) -> None:
+    one, two = load(results)[:2]
+    shutil.copy(opinion(one, {}).path, two.path.parent)
+    with pytest.raises(BenchError, match="belongs to run"):
+        opinions.of(two)
+
+
+def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
+    (tmp_path / "judges").mkdir()
+    table = {"judge": "likelihood", "axes": {"concept": {"negative": {"auroc": 0.9, "low": 0.8, "high": 1, "n": 7}}}}
+    path = tmp_path / "judges" / "likelihood-x.json"
+    path.write_text(json.dumps(table | {"data": "x", "judge_params": {"texts": 12}}))
+    assert len(opinions.validity([tmp_path], "likelihood", {"texts": 12})) == 1
+    assert opinions.validity([tmp_path], "likelihood", {"texts": 9}) == []
+    ((_, lines),) = claims.validity(opinions.validity([tmp_path], "likelihood", {"texts": 12}), "likelihood")
+    assert "0.900 [0.800, 1.000]" in lines[-1]
+    path.write_text("{}")
+    with pytest.raises(BenchError, match="is not a judge's validation"):
+        opinions.validity([tmp_path], "likelihood", {})

@@ -1,0 +1,94 @@
+"""Suppression: steering is opposed, prompts forbid, and the score wants the concept absent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.api import Context
+from bench.backends.fake import FakeBackend
+from bench.fitting import Fits
+from bench.plan import Options, cost, make, method, protocol
+from bench.registry import build
+from bench.schema import Completion, Item, Verdict
+from bench.steering import Add, Project, Prompt, Steering
+from bench.store import Artefacts
+from methods.prompt import said
+from tasks.axbench_suppress import FORBIDS, AxBenchSuppress
+
+
+@pytest.fixture(scope="module")
+def suppress() -> AxBenchSuppress:
+    made: AxBenchSuppress = build("task", "axbench-suppress", {}, protocol=protocol("quick"))
+    return made
+
+
+def test_a_push_is_opposed_and_a_removal_stays() -> None:
+    v = np.eye(4, dtype=np.float32)[0]
+    steering = Steering(Prompt(suffix="!"), (Add(layer=1, value=v), Project(layer=1, basis=v[None], strength=0.5)))
+    push, removal = steering.opposed().edits
+    assert isinstance(push, Add)
+    assert isinstance(removal, Project)
+    assert np.array_equal(push.value, -v)
+    assert removal.strength == 0.5
+    assert steering.opposed().prompt == steering.prompt
+    assert steering.opposed().opposed().digest == steering.digest
+
+
+def test_every_question_asks_for_its_concept_and_remembers_itself(suppress: AxBenchSuppress) -> None:
+    for concept in suppress.concepts():
+        for sample in (*suppress.select(concept), *suppress.test(concept)):
+            assert concept.text in sample.instruction
+            assert sample.label in sample.instruction
+            assert concept.text not in sample.label
+            assert "{" not in sample.instruction
+
+
+def test_the_score_wants_the_concept_gone_and_the_plain_question_answered(suppress: AxBenchSuppress) -> None:
+    concept = suppress.concepts()[0]
+    samples = suppress.select(concept)
+    seen: list[Item] = []
+
+    def rate(items: list[Item]) -> list[Verdict]:
+        seen.extend(items)
+        values = {"concept": 0.5, "instruction": 1.5, "fluency": None}
+        return [Verdict(values[item.axis] if item.text == "one" else 2.0) for item in items]
+
+    texts = [Completion("one" if i == 0 else "two", 1, 1) for i in range(len(samples))]
+    first, *others = suppress.score(samples, texts, rate)  # type: ignore[arg-type]
+    assert first["absence"].value == 1.5
+    assert first["overall"].value is None  # a missing part stays missing
+    assert all(row["overall"].value == 0 for row in others)
+    assert {item.instruction for item in seen} == {sample.label for sample in samples}
+
+
+def test_what_a_task_says_is_for_prompts_and_examples_show_the_absence(suppress: AxBenchSuppress, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    trains = {c.id: suppress.train(c) for c in suppress.concepts()[:2]}
+    ctx = Context(FakeBackend(), protocol("quick").budget)
+    fits = Fits(ctx, Artefacts(tmp_path), trains, "steering", "", suppress.away)
+    name, train = next(iter(trains.items()))
+    assert fits.given(method("diffmean", {}), name).prompts == ()
+    assert fits.given(method("diffmean", {}), name).positives == train.positives
+    assert fits.given(method("prompt-fewshot", {}), name).positives == train.negatives
+    assert fits.given(method("prompt+diffmean", {}), name) == train
+    plain = build("task", "axbench", {}, protocol=protocol("quick"))
+    same = Fits(ctx, Artefacts(tmp_path), {name: plain.train(train.concept)}, "steering", "")
+    assert same.keys(method("diffmean", {}), "")[name] == fits.keys(method("diffmean", {}), "")[name]
+    wordings = [fit.steering for fit in method("prompt", {}).fit(ctx, train)]
+    assert [w.prompt for w in wordings] == [said(text) for text in train.prompts[: len(wordings)]]  # type: ignore[union-attr]
+
+
+def test_a_wording_is_prepended_appended_or_a_system_message() -> None:
+    assert said("Never.") == Prompt(system="Never.")
+    assert said("No.\n\n{instruction}") == Prompt(prefix="No.\n\n")
+    assert said("{instruction}\n\nNo.") == Prompt(suffix="\n\nNo.")
+    kinds = {bool(said(t).system) * 1 + bool(said(t).prefix) * 2 + bool(said(t).suffix) * 4 for t in FORBIDS[:3]}
+    assert kinds == {1, 2, 4}  # the smallest preset tries each kind
+
+
+def test_a_multiple_choice_costs_options_and_no_tokens() -> None:
+    plan = make(Options(methods=("none", "prompt"), task="axbench-suppress", backend="fake"))
+    none, prompt = (cost(made, plan) for made in plan.methods)
+    assert none.generations == 12 * (2 + 3)
+    assert prompt.generations == 12 * (3 * 2 + 3)
+    assert none.tokens == none.generations * 32

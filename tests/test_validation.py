@@ -1,0 +1,216 @@
+"""Validating a judge: right figures from known ratings, the agreed JSON, and the real judges on a small part."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from bench.api import Judge
+from bench.cli import main
+from bench.handratings import Rated, write
+from bench.judges._corruptions import CORRUPTIONS
+from bench.rating import Instrument
+from bench.registry import judge
+from bench.schema import BenchError, Concept, Example, Item, Train, UsageError, Verdict
+from bench.validation import load, questions, separation, validate
+
+
+@pytest.fixture(scope="module")
+def part(axbench_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two concepts of Concept10 with 8 training and 6 evaluation texts of each class, the first 24 words."""
+    folder = tmp_path_factory.mktemp("data") / "small10"
+    same = ["concept_id", "category"]
+    for name, rows, kinds in (
+        ("generate/train_data", 8, [*same, "concept_genre"]),
+        ("inference/latent_eval_data", 6, same),
+    ):
+        frame = pd.read_parquet(axbench_folder / f"{name}.parquet")
+        frame = frame[frame.concept_id.isin([-1, 0, 1])].groupby(kinds).head(rows)
+        frame["output"] = frame["output"].map(lambda text: " ".join(text.split()[:24]))
+        (folder / name).parent.mkdir(parents=True)
+        frame.to_parquet(folder / f"{name}.parquet")
+    lines = (axbench_folder / "generate" / "metadata.jsonl").read_text("utf-8").splitlines()[:2]
+    (folder / "generate" / "metadata.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Kept ratings of this test alone, beside the models that are there."""
+    from bench.models import cache_root
+
+    models = cache_root() / "models"
+    root = tmp_path / "cache"
+    root.mkdir()
+    if models.is_dir():
+        (root / "models").symlink_to(models)
+    monkeypatch.setenv("BENCH_CACHE", str(root))
+    return root
+
+
+Rule = Callable[[Item], float | None]
+
+
+@pytest.fixture
+def seeing(own_names: None, cache: Path) -> Callable[[Rule], Instrument]:
+    """An instrument whose judge rates by a rule of the test, and notes what it was calibrated on."""
+
+    def make(rule: Rule) -> Instrument:
+        @judge(f"rule{id(rule)}")
+        @dataclass
+        class Seeing(Judge):
+            independent = True
+
+            def fingerprint(self) -> Mapping[str, Any]:
+                return {}
+
+            def prepare(self, backend: Any, keep: Any, trains: Sequence[Train]) -> None:
+                self.trains = trains
+
+            def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+                for i, item in enumerate(items):
+                    value = rule(item)
+                    yield i, Verdict(value, reason="" if value is not None else "no")
+
+        return Instrument(f"rule{id(rule)}")
+
+    return make
+
+
+def truth(folder: Path) -> dict[tuple[str, str], str]:
+    task = load(str(folder))
+    return {(c.id, e.response): label for c in task.concepts() for e, label in task.evaluation(c)}  # type: ignore[attr-defined]
+
+
+def test_known_ratings_give_known_figures(part: Path, seeing: Callable[[Rule], Instrument]) -> None:
+    labels = truth(part)
+    pairs = {(e.instruction, e.response) for c in load(str(part)).concepts() for e, _ in load(str(part)).evaluation(c)}  # type: ignore[attr-defined]
+
+    def perfect(item: Item) -> float:
+        if item.axis == "concept":
+            return 2.0 if labels.get((item.concept.id, item.text)) == "positive" else 0.0
+        if item.axis == "instruction":
+            return 2.0 if (item.instruction, item.text) in pairs else 0.0
+        return 2.0 if (item.concept.id, item.text) in labels else 0.0
+
+    found = validate(seeing(perfect), str(part))
+    assert list(found)[:2] == ["judge", "axes"]
+    assert {axis: list(others) for axis, others in found["axes"].items()} == {
+        "concept": ["negative", "hard_negative"],
+        "instruction": ["shuffled"],
+        "fluency": ["words_shuffled", "looped", "truncated"],
+    }
+    for others in found["axes"].values():
+        for e in others.values():
+            assert list(e) == ["auroc", "low", "high", "n"]
+            assert (e["auroc"], e["low"], e["high"]) == (1, 1, 1)
+    assert found["axes"]["concept"]["negative"]["n"] == 24
+    assert {axis: e["missing"] for axis, e in found["missing"].items()} == dict.fromkeys(found["axes"], 0)
+    assert found["corruption_shift"]["positive/looped"]["change"] == -2
+    assert found["corruption_shift"]["negative/looped"]["change"] == 0
+
+
+def test_a_constant_judge_is_at_chance_and_a_long_text_shows_its_bias(
+    part: Path, seeing: Callable[[Rule], Instrument]
+) -> None:
+    found = validate(seeing(lambda item: min(2.0, len(item.text.split()) / 100 + 0.5)), str(part))
+    assert abs(found["axes"]["instruction"]["shuffled"]["auroc"] - 0.5) < 0.01  # same texts on both sides
+    assert found["length_bias"]["concept"]["spearman"] == pytest.approx(1)
+
+
+def test_missing_ratings_are_counted_and_left_out(part: Path, seeing: Callable[[Rule], Instrument]) -> None:
+    labels = truth(part)
+    odd = set(sorted(text for _, text in labels)[::2])
+    found = validate(
+        seeing(lambda i: None if i.text in odd else 2.0 * (labels.get((i.concept.id, i.text)) == "positive")), str(part)
+    )
+    assert found["axes"]["concept"]["negative"]["auroc"] == 1
+    assert 0 < found["axes"]["concept"]["negative"]["n"] < 24
+    assert 0 < found["missing"]["concept"]["rate"] < 1
+    silent = validate(seeing(lambda i: None), str(part))
+    assert silent["axes"]["fluency"]["looped"] == {"auroc": None, "low": None, "high": None, "n": 0}
+    assert silent["missing"]["fluency"]["rate"] == 1
+    json.dumps(silent, allow_nan=False)
+
+
+def test_calibration_sees_training_texts_alone(part: Path, seeing: Callable[[Rule], Instrument]) -> None:
+    instrument = seeing(lambda item: 1.0)
+    validate(instrument, str(part))
+    task = load(str(part))
+    held = {e.response for c in task.concepts() for e, _ in task.evaluation(c)}  # type: ignore[attr-defined]
+    seen = {e.response for t in instrument.judge.trains for e in (*t.positives, *t.negatives)}  # type: ignore[attr-defined]
+    assert seen
+    assert not seen & held
+
+
+def test_a_text_in_both_splits_is_refused(part: Path, tmp_path: Path, seeing: Callable[[Rule], Instrument]) -> None:
+    folder = tmp_path / "leaky"
+    shutil.copytree(part, folder)
+    train = pd.read_parquet(folder / "generate" / "train_data.parquet")
+    held = pd.read_parquet(folder / "inference" / "latent_eval_data.parquet")
+    held.loc[held.index[0], "output"] = train[train.concept_id == held.concept_id.iloc[0]].output.iloc[0]
+    held.to_parquet(folder / "inference" / "latent_eval_data.parquet")
+    with pytest.raises(BenchError, match="share a text"):
+        validate(seeing(lambda item: 1.0), str(folder))
+
+
+def test_data_without_labelled_texts_is_refused(seeing: Callable[[Rule], Instrument]) -> None:
+    with pytest.raises(UsageError, match="no labelled evaluation texts"):
+        validate(seeing(lambda item: 1.0), "mini")
+
+
+def test_human_ratings_give_a_rank_correlation(seeing: Callable[[Rule], Instrument], tmp_path: Path) -> None:
+    concepts = list(load("mini").concepts())
+    rows = [
+        Rated(
+            f"r{k}", c.text if k % 2 else c.id, "Say it.", "word " * (1 + (5 * k) % 17), {"concept": ((5 * k) % 17) / 8}
+        )
+        for k, c in enumerate(concepts)
+    ]
+    path = tmp_path / "hand.csv"
+    write(path, rows)
+    found = validate(seeing(lambda i: min(2.0, len(i.text.split()) / 10)), "mini", human=path)
+    assert found["axes"] == {}
+    assert found["human"]["concept"]["spearman"] == pytest.approx(1, abs=0.05)
+    assert set(found["human"]) == {"concept"}
+    write(path, [Rated("x", "no such concept", "q", "t", {"concept": 1})])
+    with pytest.raises(UsageError, match="no such concept"):
+        validate(seeing(lambda i: 1.0), "mini", human=path)
+
+
+def test_each_text_is_asked_with_another_text_s_instruction() -> None:
+    texts = [(Example(f"q{k}", f"answer number {k} is here"), "positive") for k in range(9)]
+    asked = [q for q in questions(Concept("c", "c"), texts) if q.group == "instruction"]
+    own = {q.item.text: q.item.instruction for q in asked if q.label == "matched"}
+    moved = {q.item.text: q.item.instruction for q in asked if q.label == "shuffled"}
+    assert set(own) == set(moved)
+    assert all(own[text] != moved[text] for text in own)
+    assert sorted(own.values()) == sorted(moved.values())
+
+
+def test_a_concept_without_a_class_is_left_out() -> None:
+    found = separation({"a": [2, 1], "b": [2]}, {"a": [0, 1], "b": []})
+    assert (found["auroc"], found["n"], found["low"]) == (0.875, 4, None)
+
+
+def test_the_embedding_judge_through_the_command_line(part: Path, cache: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    command = ["judge", "validate", "--judge", "embedding", "--data", str(part), "--json", "--save"]
+    done = CliRunner().invoke(main, [*command, "--results", str(results)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert list(found)[:2] == ["judge", "axes"]
+    assert found["judge"] == "embedding"
+    assert found["axes"]["concept"]["negative"]["auroc"] > 0.8
+    assert all(found["axes"]["fluency"][kind]["auroc"] > 0.6 for kind in CORRUPTIONS)
+    kept = json.loads((results / "judges" / "embedding-small10.json").read_text("utf-8"))
+    assert {k: v for k, v in kept.items() if k != "provenance"} == found
+    assert str(part) not in json.dumps(kept)  # a place on one machine is no part of a result
