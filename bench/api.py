@@ -97,6 +97,15 @@ class Backend(ABC):
         """
         raise BenchError(f"backend {self.name} cannot take gradients")
 
+    @property
+    def module(self) -> Any:
+        """The live torch model, frozen and in evaluation mode, for fits that train through it (`train`)."""
+        raise BenchError(f"backend {self.name} cannot train")
+
+    def encode(self, prompt: Prompted, tail: str = "") -> list[int]:
+        """Token ids of a chat (plus the beginning of the answer) or of a raw text."""
+        raise BenchError(f"backend {self.name} does not give token ids")
+
     def output_projection(self, layer: int) -> Array:
         """Weight of the attention output projection of block `layer`, by head: `[H, heads, head_dim]`."""
         raise BenchError(f"backend {self.name} does not give the model's weights")
@@ -163,12 +172,17 @@ class Fitted:
 T = TypeVar("T")
 
 
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
 @dataclass
 class Context:
     """What a fit may use. `read` caches activations, so methods on the same texts share one pass.
 
     `trains` are the training data of all the run's concepts (a method that reads them sets
-    `pooled`); `rate` asks the run's calibrated judge (a method that uses it sets `judged`).
+    `pooled`); `rate` asks the run's calibrated judge (a method that uses it sets `judged`). `compat` is
+    the protocol's mode, and `tell` takes a line about long work.
     """
 
     lm: Backend
@@ -178,6 +192,8 @@ class Context:
     rate: Rate | None = None
     trains: tuple[Train, ...] = ()
     keep: Callable[[Any, Callable[[], Any]], Any] | None = None
+    compat: str = ""
+    tell: Callable[[str], None] = _silent
     _cache: dict[tuple[Prompted, int, str, bool], Activations] = field(default_factory=dict)
 
     def read(
@@ -277,7 +293,7 @@ class Method(ABC):
     views: ClassVar[frozenset[str]] = frozenset({"texts"})
     """Training views it needs: `texts`, `pairs`, `choices`, `personas`; none for a control."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Capabilities its steering will need, so that support is decided before a model is loaded."""
+    """Capabilities its steering and its fit (`train`) will need: support is decided before a model is loaded."""
     deterministic: ClassVar[bool] = True
     antisymmetric: ClassVar[bool] = False
     """Whether swapping positives and negatives must flip the steering."""
@@ -285,6 +301,8 @@ class Method(ABC):
     """Whether a planted direction must be recovered with |cos| > 0.99."""
     validated: ClassVar[bool] = True
     """False: shown as unvalidated and not ranked, until a positive control exists."""
+    suppresses: ClassVar[bool] = False
+    """Its steering can only remove a concept: tables say so beside its name."""
     gives: ClassVar[frozenset[str]] = frozenset({"steering"})
     """`steering`, `detector`, or both: which tasks can use it."""
     named: ClassVar[bool] = False
@@ -309,6 +327,10 @@ class Method(ABC):
 
     def drafts(self, budget: Budget) -> tuple[int, int]:
         """Generations and tokens a fit asks of the model for one concept, at most."""
+        return 0, 0
+
+    def training(self, budget: Budget) -> tuple[int, int]:
+        """Rows and tokens a fit sends through the model to train on for one concept, at most."""
         return 0, 0
 
     def candidates(self, budget: Budget) -> int:

@@ -51,6 +51,7 @@ def _section(cls: type[Any]) -> str:
         "swapping positives and negatives flips it": cls.antisymmetric,
         "a planted direction is recovered": cls.recovers,
         "two fits may differ": not cls.deterministic,
+        "it only suppresses a concept": cls.suppresses,
         "not validated: no positive control yet": not cls.validated,
     }
     marks = "; ".join(text for text, present in flags.items() if present)

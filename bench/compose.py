@@ -53,6 +53,10 @@ class Composed(Method):
         each = [part.drafts(budget) for part in self.parts]
         return sum(n for n, _ in each), sum(tokens for _, tokens in each)
 
+    def training(self, budget: Budget) -> tuple[int, int]:
+        each = [part.training(budget) for part in self.parts]
+        return sum(rows for rows, _ in each), sum(tokens for _, tokens in each)
+
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         merged, notes, detector = Steering(), {}, None
         for part in self.parts:

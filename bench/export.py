@@ -17,6 +17,7 @@ from bench import interchange, results
 from bench.api import Context, Prompted, ReadSite
 from bench.jobs import Job, Trial
 from bench.models import Model, cache_root
+from bench.peft_folder import encode
 from bench.plan import Options, code_of, from_file, make
 from bench.registry import suggest
 from bench.schema import Activations, BenchError, UsageError
@@ -25,7 +26,8 @@ from bench.store import Rows
 
 
 def export(run: results.Run, form: str, concept: str = "", out: Path | None = None) -> list[dict[str, Any]]:
-    """Write the steering of each concept of `run` (or of `concept`) as a file; what was written, by concept.
+    """Write the steering of each concept of `run` (or of `concept`) as a file (`peft`: as a folder); what was
+    written, by concept.
 
     `out` is the folder of the files, or the file where `concept` is given; default: named after the run,
     in the working folder. Nothing is written where one of them cannot be.
@@ -34,7 +36,7 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
     if concept and concept not in known:
         raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
     found, model = steerings(run, [concept] if concept else known)
-    suffix = interchange.SUFFIX[form]
+    suffix = "" if form == "peft" else interchange.SUFFIX[form]  # peft's is a folder
     names = {name: re.sub(r"[^\w.-]", "_", name) + suffix for name in found}
     if len(set(names.values())) < len(names):
         raise BenchError("two concepts have names that give the same file; write one with --concept NAME --out FILE")
@@ -44,10 +46,16 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
         paths = {concept: out or Path(f"{base}-{names[concept]}")}
     hint = _model_type(model)
     blocks = _blocks(model) if form == "lm-eval" else ""
-    contents = {name: interchange.encode(steering, form, hint, blocks) for name, steering in found.items()}
+    files: dict[Path, bytes] = {}
+    for name, steering in found.items():
+        if form == "peft":
+            files |= {paths[name] / file: content for file, content in encode(steering, model.name).items()}
+        else:
+            files[paths[name]] = interchange.encode(steering, form, hint, blocks)
+    for path, content in files.items():
+        interchange.save(path, content)
     rows = []
-    for name, content in contents.items():
-        interchange.save(paths[name], content)
+    for name in found:
         picked = run.data["concepts"][name]["picked"]
         rows.append({"concept": name, **picked, "digest": found[name].digest, "path": str(paths[name])})
     return rows
@@ -55,7 +63,7 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
 
 def caveat(run: results.Run, form: str) -> str:
     """What a user of the files must know: the formats hold no positions, and the run left the first token out."""
-    if form == "safetensors" or run.data["spec"]["protocol"]["compat"]:
+    if form in ("safetensors", "peft") or run.data["spec"]["protocol"]["compat"]:
         return ""
     program = {"gguf": "llama.cpp", "lm-eval": "lm-eval (take 0.4.9.2 or later)"}[form]
     return f"{program} also steers the first token of a text, which this run left out"

@@ -53,6 +53,7 @@ class Fits:
         parts: list[Any] = [{"name": method.name, "params": method.params(), "prompter": prompter}, code]
         parts += [self.context.budget, self.context.seed, self.judge if method.judged else ""]
         parts += [[digest(t) for t in self.context.trains] if method.pooled else ""]
+        parts += [self.context.compat] if self.context.compat else []
         model = self.context.lm.fingerprint()
         return {name: digest(model, *parts, self.given(method, name)) for name in self.trains}
 

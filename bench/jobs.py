@@ -119,6 +119,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "code": job.code,
         "family": job.method.family,
         "validated": job.method.validated,
+        **({"suppresses": True} if job.method.suppresses else {}),
         "concepts": concepts,
         "samples": job.rows,
         "counts": counts,

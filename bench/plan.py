@@ -343,6 +343,8 @@ class Cost:
     generations: int
     tokens: int
     ratings: int
+    train_rows: int = 0
+    train_tokens: int = 0
 
 
 def cost(made: Method, plan: Plan) -> Cost:
@@ -353,9 +355,10 @@ def cost(made: Method, plan: Plan) -> Cost:
 def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     """As `cost`, before there is a plan."""
     concepts = task.concepts()
+    trained = [len(concepts) * part for part in made.training(rules.budget)]
     drafts, written = (len(concepts) * part for part in made.drafts(rules.budget))
     if task.uses == "detector":
-        return Cost(len(concepts), drafts, written, 0)
+        return Cost(len(concepts), drafts, written, 0, *trained)
     tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
     asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]
     open_ended = sum(sample.kind == "generate" for sample in asked)
@@ -363,7 +366,7 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     options = sum(len(sample.options) for sample in asked)
     tokens = drawn * rules.sampling.max_new_tokens + written
     ratings = open_ended * len(task.axes) if task.rated else 0
-    return Cost(len(concepts), drawn + options + drafts, tokens, ratings)
+    return Cost(len(concepts), drawn + options + drafts, tokens, ratings, *trained)
 
 
 def trials(made: Method, rules: Protocol) -> int:

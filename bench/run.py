@@ -7,10 +7,12 @@ a key of what decides it, and settings are picked on the select split before a t
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,8 @@ class Session:
         self.prompter = make_prompter(plan)
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
         self.context.rate = self._rate_all
+        self.context.compat = self.rules.compat
+        self.context.tell = partial(print, file=sys.stderr)
         self.concepts = list(self.task.concepts())
         self.trains = {c.id: self.task.train(c).limited(self.rules.budget.sequences) for c in self.concepts}
         self.strength = Strength(self.context, self.rules, self.trains, self.evidence)

@@ -236,6 +236,8 @@ class DenseDelta(Delta):
 class RotationDelta(Delta):
     """ΔW = U [(Σ + δ) G - Σ] Vᵀ with the Cayley rotation G = (I - K)(I + K)⁻¹ (SSVD, 2509.02830).
 
+    Not `strict`: its first order I - 2K, which is a rotation, and reversible, only while K is small.
+
     `u` `[out, k]`, `s` `[k]`, `v` `[in, k]` are the base weight's top singular factors, stored with
     the artefact because their signs are arbitrary; `skew` K `[k, k]`, `shift` δ `[k]`. A
     coefficient scales the generator, so G(-c) is the inverse of G(c).
@@ -246,6 +248,7 @@ class RotationDelta(Delta):
     v: Array
     skew: Array
     shift: Array
+    strict: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -255,7 +258,7 @@ class RotationDelta(Delta):
     def core(self) -> Array:
         """(Σ + δ) G - Σ, `[k, k]`, so that ΔW = U core Vᵀ."""
         eye = np.eye(len(self.s))
-        rotation = (eye - self.skew) @ np.linalg.inv(eye + self.skew)
+        rotation = (eye - self.skew) @ np.linalg.inv(eye + self.skew) if self.strict else eye - 2 * self.skew
         core: Array = (np.diag(self.s + self.shift) @ rotation - np.diag(self.s)).astype(np.float32)
         return core
 

@@ -1,7 +1,8 @@
 """What a coefficient means: the length of a push at c = 1, so that methods compare.
 
-Invariant: only what pushes (added vectors, clamps) has a unit; projections, low-rank edits, weight
-deltas and prompts are at their own natural strength at c = 1, and c = 0 is the bare model for all.
+Invariant: only what pushes (added vectors, clamps) has a unit. Low-rank edits and weight deltas have the
+strength they were trained at, which stands at c = `TRAINED` in mode `norm`, amid the coefficients, and at
+c = 1 otherwise; projections and prompts are at their own strength at c = 1. c = 0 is the bare model for all.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import numpy as np
 
 from bench.api import Context, Fitted
 from bench.schema import BenchError, Concept, Protocol, Train, digest
-from bench.steering import Add, Clamp, Edit, Steering
+from bench.steering import Add, Clamp, Edit, LowRank, Steering
 from bench.store import Rows
+
+TRAINED = 0.3
+"""The coefficient, in median norms, that stands for a trained change's own strength: c = 0.3 is factor 1."""
 
 
 class Strength:
@@ -32,8 +36,17 @@ class Strength:
         self._prepare(self.trains[concept.id], [edit.layer for edit in added])
         # Vectors at several layers add up along the residual stream: together they make one push.
         total = sum(_length(edit) / self._unit(candidate, concept, edit.layer) for edit in added)
-        edits = tuple(self._sized(edit, 1 / total) if _length(edit) else edit for edit in steering.edits)
-        return dataclasses.replace(steering, edits=edits).scaled(c)
+        natural = 1 / TRAINED if self.rules.strength == "norm" else 1.0
+        edits = tuple(
+            self._sized(edit, 1 / total)
+            if _length(edit)
+            else edit.scaled(natural)
+            if isinstance(edit, LowRank)
+            else edit
+            for edit in steering.edits
+        )
+        deltas = tuple(delta.scaled(natural * c) for delta in steering.deltas) if c else ()
+        return dataclasses.replace(dataclasses.replace(steering, edits=edits, deltas=()).scaled(c), deltas=deltas)
 
     def _sized(self, edit: Edit, factor: float) -> Edit:
         edit = edit.scaled(factor)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from bench.run import Advance
 
 err = Console(stderr=True, highlight=False)
-RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5}
-"""Tokens, ratings and fits a second of the default model on two cores; replaced by what is measured."""
+RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5, "train": 700.0}
+"""Tokens, ratings, fits and trained tokens a second of the default model on two cores; replaced by what is measured."""
 
 
 def _rates() -> dict[str, float]:
@@ -52,30 +52,35 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
         done = results.find(spec, code_of(made, method), folder) is not None
         rows.append({"method": spec.method, "id": spec.id, "cached": done} | vars(bound))
     todo = [row for row in rows if not row["cached"]]
-    names = ("fits", "generations", "tokens", "ratings")
+    names = ("fits", "generations", "tokens", "ratings", "train_rows", "train_tokens")
     total = {name: sum(row[name] for row in todo) for name in names}
     rates = _rates()
-    seconds = total["fits"] / rates["fit"] + total["tokens"] / rates["generate"] + total["ratings"] / rates["rate"]
+    units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings"}
+    seconds = sum(total[name] / rates[unit] for unit, name in units.items())
     first = made.specs[0]
     length = first.protocol.sampling.max_new_tokens
     judging = dict(made.judge.estimate(total["ratings"], length)) if total["ratings"] else {}
     refused = results.refusals(first) if folder is None else []
     where = folder or (scratch() if refused else default_results())
+    shown = (*names[:4], "train_tokens")
     grid = Grid(
         "method",
-        *names,
+        *names[:4],
+        "trained",
         "state",
         title=f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}",
     )
     for row in rows:
-        grid.add_row(str(row["method"]), *(f"{row[n]:,}" for n in names), "done" if row["cached"] else "to do")
+        grid.add_row(str(row["method"]), *(f"{row[n]:,}" for n in shown), "done" if row["cached"] else "to do")
     grid.add_section()
     grid.add_row(
         "to do, at most",
-        *(f"{total[n]:,}" for n in names),
+        *(f"{total[n]:,}" for n in shown),
         f"about {max(1, round(seconds / 60))} min" if todo else "nothing",
     )
     err.print(grid)
+    if total["train_rows"]:
+        err.print(f"trained: {total['train_rows']:,} rows of text, {total['train_tokens']:,} tokens, at most")
     if made.engine:
         err.print(made.engine, soft_wrap=True)
     if judging:

@@ -63,6 +63,9 @@ class Cast(Method):
     def drafts(self, budget: Any) -> tuple[int, int]:
         return self.inner.drafts(budget)
 
+    def training(self, budget: Any) -> tuple[int, int]:
+        return self.inner.training(budget)
+
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         found = []
         for fitted in self.inner.fit(ctx, train):

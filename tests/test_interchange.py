@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from bench import export, interchange, plan, registry, results
@@ -208,7 +209,8 @@ def test_an_empty_steering_is_no_vector(tmp_path: Path) -> None:
 
 def test_formats_are_those_the_command_offers() -> None:
     offered = next(p for p in main.commands["export"].params if p.name == "form").type
-    assert set(offered.choices) == set(interchange.SUFFIX)  # type: ignore[attr-defined]
+    # peft's is a folder, which bench.peft_folder writes
+    assert set(offered.choices) == {*interchange.SUFFIX, "peft"}  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="did you mean 'gguf'"):
         interchange.encode(added(1), "ggufs")
 
@@ -578,3 +580,46 @@ def test_a_detector_s_run_has_no_steering(
 ) -> None:
     monkeypatch.setattr(registry.get("task", "axbench"), "uses", "detector")
     assert "tests detectors: its runs have no steering" in shared[0].bench("export", "diffmean", expect=1).stderr
+
+
+ADAPTER = '''
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.api import Fitted, Method
+from bench.registry import method
+from bench.steering import LowRankDelta, Steering
+
+
+@method("adapter", family="trained", needs=["delta"])
+@dataclass(frozen=True)
+class Adapter(Method):
+    """A low-rank change."""
+
+    def fit(self, ctx, train):
+        down, up = np.ones((2, 8), np.float32), np.ones((8, 2), np.float32)
+        return [Fitted(Steering(deltas=(LowRankDelta(module="model.layers.0.mlp.down_proj", down=down, up=up),)))]
+'''
+
+
+@pytest.mark.usefixtures("own_names")
+def test_an_adapter_is_exported_as_a_folder_at_the_strength_of_the_test_answers(tmp_path: Path) -> None:
+    plugin = tmp_path / "adapter_method.py"
+    plugin.write_text(ADAPTER)
+    registry.load_plugin(plugin)
+    place = Place(tmp_path)
+    run = place.run("adapter")["adapter"]
+    rows = place.export("adapter", "--format", "peft", "--out", str(tmp_path / "out"))
+    assert [row["concept"] for row in rows] == list(run.data["concepts"])
+    for row in rows:
+        folder = Path(row["path"])
+        assert {p.name for p in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        assert (config["r"], config["lora_alpha"], config["peft_type"]) == (2, 2, "LORA")
+        tensors = load_file(folder / "adapter_model.safetensors")
+        name = "base_model.model.model.layers.0.mlp.down_proj.lora_"
+        change = tensors[f"{name}B.weight"] @ tensors[f"{name}A.weight"]
+        assert np.allclose(change, 2 * row["coefficient"] / 0.3)
+    refused = place.bench("export", "adapter", "--format", "gguf", "--out", str(tmp_path / "no"), expect=1)
+    assert "gguf cannot hold a weight delta" in refused.stderr

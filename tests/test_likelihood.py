@@ -10,7 +10,7 @@ import pytest
 from bench.backends.fake import FakeBackend
 from bench.backends.hf import HFBackend
 from bench.judges._corruptions import CORRUPTIONS
-from bench.judges.likelihood import NOTE, OPENING, Likelihood, Scale
+from bench.judges.likelihood import NOTE, OPENING, TRACE, Likelihood, Scale
 from bench.models import Model
 from bench.plan import protocol
 from bench.registry import build
@@ -117,6 +117,18 @@ def test_a_scale_is_zero_without_and_two_with() -> None:
     assert Scale.fit([0.5, 0.6], [0.1, 0.2], "x").two > Scale.fit([0.5, 0.6], [0.1, 0.2], "x").zero
     with pytest.raises(BenchError, match="concept x"):
         Scale.fit([float("nan")] * 3, [0.5], "concept x")
+
+
+def test_a_trace_keeps_the_order_below_the_anchor() -> None:
+    without = [k / 10 for k in range(11)]
+    scale = Scale.fit(without, [2.0, 3.0, 4.0], "x").tracing(without)
+    values = [-1.0, 0.25, 0.5, 0.8, 0.9, 1.5, 2.9, 3.0, 9.0]
+    ratings = [scale.rating(v) for v in values]
+    assert ratings[:2] == [0, 0]
+    assert ratings[-2:] == [2, 2]
+    assert ratings[1:8] == sorted(set(ratings[1:8]))
+    assert scale.rating(scale.zero) == TRACE
+    assert Scale.fit([1.0] * 5, [2.0], "x").tracing([1.0] * 5).rating(1.0) == TRACE  # all texts without alike
 
 
 def test_it_must_be_calibrated_first(trains: list[Train]) -> None:

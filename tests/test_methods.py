@@ -39,7 +39,7 @@ def test_a_method_says_what_it_is(name: str) -> None:
     cls = registry.get("method", name)
     text = cls.__doc__ or ""
     assert cls.summary().endswith(".")
-    assert cls.family in ("control", "prompting", "direction", "detector")
+    assert cls.family in ("control", "prompting", "direction", "detector", "trained")
     assert cls.family == "control" or ("Reproduction:" in text and "Deviation" in text and cls.paper)
 
 

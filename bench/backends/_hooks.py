@@ -249,18 +249,22 @@ class Applied:
         """Rows that share factors run as one product; their strengths are per row."""
         groups: dict[Any, list[tuple[int, Delta]]] = defaultdict(list)
         for row, delta in entries:
-            key = (id(delta.down), id(delta.up)) if isinstance(delta, LowRankDelta) else id(delta)
-            groups[key].append((row, delta))
+            if isinstance(delta, LowRankDelta):
+                groups[id(delta.down), id(delta.up)].append((row, delta))
+            else:
+                groups[id(delta.change) if isinstance(delta, DenseDelta) else id(delta)].append((row, delta))
         ready = []
         for rows in groups.values():
-            left, right = (self._tensor(factor) for factor in _factors(rows[0][1]))
+            factors = _factors(rows[0][1])
+            left, right = self._tensor(factors[0]), None if factors[1] is None else self._tensor(factors[1])
             strength = self._tensor([getattr(delta, "strength", 1.0) for _, delta in rows])
             ready.append(([row for row, _ in rows], right, left, strength[:, None, None]))
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             output = output.clone()
             for rows, right, left, strength in ready:
-                change = (args[0][rows].float() @ right.T) @ left.T
+                change = args[0][rows].float()
+                change = (change if right is None else change @ right.T) @ left.T
                 output[rows] = (output[rows].float() + strength * change).to(output.dtype)
             return output
 
@@ -268,13 +272,13 @@ class Applied:
 
 
 def _factors(delta: Delta) -> tuple[Any, Any]:
-    """(left `[out, r]`, right `[r, in]`) with ΔW = left · right."""
+    """(left `[out, r]`, right `[r, in]`, or None for the identity) with ΔW = left · right."""
     if isinstance(delta, LowRankDelta):
         return delta.up, delta.down
     if isinstance(delta, RotationDelta):
         return delta.u, delta.core() @ delta.v.T
     if isinstance(delta, DenseDelta):
-        return delta.change, np.eye(delta.change.shape[1], dtype=np.float32)
+        return delta.change, None
     raise BenchError(f"no rule to apply a {type(delta).__name__}")
 
 

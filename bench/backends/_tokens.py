@@ -14,14 +14,21 @@ import torch
 from torch import Tensor
 
 from bench.backends._hooks import Applied
-from bench.schema import Completion, Request
+from bench.schema import Completion, Request, TargetScore
 from bench.steering import Steering
 
 if TYPE_CHECKING:
-    from bench.backends.hf import HFBackend, Scored
+    from bench.backends.hf import HFBackend
 
 PIECE = 16
 """Positions whose `[V]` distributions are in memory in fp32 at once."""
+
+
+@dataclass(frozen=True)
+class Scored(TargetScore):
+    """A score that knows whether each target token was the likeliest."""
+
+    greedy: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ fp32; in bf16 rounding differs with the batch's shape).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from bench.api import Backend, Prompted, ReadSite
 from bench.backends._gradients import block_gradient
 from bench.backends._hooks import Applied, attention_output, blocks, read_blocks
-from bench.backends._tokens import halt
+from bench.backends._tokens import Scored, halt
 from bench.models import Model, hush
 from bench.registry import backend
 from bench.schema import (
@@ -46,18 +45,11 @@ def pick_dtype(wish: str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-@dataclass(frozen=True)
-class Scored(TargetScore):
-    """A score that knows whether each target token was the likeliest."""
-
-    greedy: bool = False
-
-
 @backend("hf")
 class HFBackend(Backend):
     """`transformers` in this process; the weights load on first use."""
 
-    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
+    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp", "train"})
     endless = False
     """Answers run to their last allowed token: for timing, where every side must write as much."""
 
@@ -84,6 +76,10 @@ class HFBackend(Backend):
         # matrix once per row of the batch: most of the time of a short scoring pass.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
         return model.to(device).eval().requires_grad_(False)
+
+    @property
+    def module(self) -> Any:
+        return self.model
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,17 +36,33 @@ Evidence = Mapping[Query, Array]
 """(context, text) -> log-probability (nats) of each of the text's tokens."""
 
 
+FAINT, TRACE = 0.25, 0.05
+"""Quantile of the texts without a concept from which a trace is rated, and the rating at `Scale.zero`. Were
+all below `zero` rated 0, positives that lie there would tie with most negatives, which costs more AUROC than the
+evidence loses; a trace keeps their order and is worth next to nothing."""
+
+
 @dataclass(frozen=True)
 class Scale:
-    """Maps evidence to a rating: 0 at `zero` and below, 2 at `two` and above, linear between."""
+    """Maps evidence to a rating: 2 at `two` and above, linear down to `zero`, which rates 0.
+
+    With `faint` < `zero`, evidence between them is a trace: `zero` rates `TRACE` and `faint` 0.
+    """
 
     zero: float
     two: float
     auroc: float
     """Of the training texts with against those without: how far the evidence can be trusted here."""
+    faint: float | None = None
 
     def rating(self, value: float) -> float:
-        return 2 * min(1.0, max(0.0, (value - self.zero) / (self.two - self.zero)))
+        if self.faint is None:
+            return 2 * min(1.0, max(0.0, (value - self.zero) / (self.two - self.zero)))
+        return float(np.interp(value, (self.faint, self.zero, self.two), (0.0, TRACE, 2.0)))
+
+    def tracing(self, without: Sequence[float]) -> Scale:
+        """This scale with its trace between the `FAINT` quantile of the texts without and `zero`."""
+        return replace(self, faint=min(float(np.quantile(without, FAINT)), self.zero - 1e-6))
 
     @classmethod
     def fit(cls, without: Sequence[float], shown: Sequence[float], where: str) -> Scale:
@@ -78,7 +94,7 @@ class Likelihood(Judge):
     _fluency: tuple[float, ...] = field(default=(), init=False, repr=False)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        return {"texts": self.texts, "words": self.words, "template": digest(NOTE, FILLER, OPENING, FALL)}
+        return {"texts": self.texts, "words": self.words, "template": digest(NOTE, FILLER, OPENING, FALL, FAINT, TRACE)}
 
     def prepare(self, backend: Backend, keep: Rows, trains: Sequence[Train]) -> None:
         self._backend, self._keep = backend, keep
@@ -97,7 +113,8 @@ class Likelihood(Judge):
             text = train.concept.text
             shown, *without = ([_gain(e, text, found) for e in rows] for rows in cut[train.concept.id])
             where = f"concept {train.concept.id}"
-            self._scales["concept", train.concept.id] = Scale.fit(_all(without), shown, where)
+            apart = _all(without)
+            self._scales["concept", train.concept.id] = Scale.fit(apart, shown, where).tracing(apart)
         for genre, rows in plain.items():
             apart, matched = ([_pull(e, found) for e in side] for side in (_mismatched(rows), rows))
             self._scales["instruction", genre] = Scale.fit(apart, matched, f"genre {genre}")

@@ -34,7 +34,7 @@ def cells(table: Table, row: Row) -> list[str]:
     return [
         str(row.rank) if row.rank else "unvalidated",
         row.name,
-        row.run.family,
+        row.run.family + (", suppresses only" if row.run.data.get("suppresses") else ""),
         *(interval(row.estimates[axis], digits) for axis in ("overall", *table.axes[:-1])),
         interval(row.against, digits) if row.against else "reference" if row.name == table.reference else "–",
         pvalue(row.p),

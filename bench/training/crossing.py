@@ -1,0 +1,28 @@
+"""Which parametrisation can be trained on which objective, and why some cannot.
+
+Invariant: every pair of the two registries is either free to run or has its reason here.
+"""
+
+from __future__ import annotations
+
+ALIKE = "one vector moves every text alike, so that breaking the concept's states and keeping the others contradict"
+CANCELS = "one vector is added to both sides of a pair and leaves their difference, which is trained, as it was"
+PROMPT = "it edits prompt positions alone, and the loss is over the states of all positions"
+ONEWAY = "its first-order rotation is not undone by the opposite factor, which the loss relies on"
+
+REFUSED: dict[tuple[str, str], str] = {
+    **{(form, "reroute"): ALIKE for form in ("vector", "gated", "hyper")},
+    **{(form, "antipasto"): CANCELS for form in ("vector", "gated", "hyper")},
+    ("loreft", "reroute"): PROMPT,
+    ("gated", "lorra"): "its push is measured by the text's own activations, and the target is one for the whole text",
+}
+
+
+def refusal(form: str, goal: str, strict: bool = True) -> str:
+    """Why parametrisation `form` cannot be trained on objective `goal`; "" where it can.
+
+    `strict` says whether a rotation is an exact one.
+    """
+    if form == "ssvd" and goal == "antipasto" and not strict:
+        return ONEWAY
+    return REFUSED.get((form, goal), "")

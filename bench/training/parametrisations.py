@@ -1,0 +1,267 @@
+"""What is learnt: one frozen dataclass of settings per parametrisation, by name.
+
+Invariant: nothing here imports torch; `build` loads the module that does the work.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from bench.api import Depth, check_depth
+
+if TYPE_CHECKING:
+    from bench.training.changes import Change, Scene
+
+SPREAD: tuple[Depth, ...] = (0.2, 0.4, 0.6, 0.8)
+"""AxBench's four layers of Gemma-2-2B (5, 10, 15, 20 of 26) as relative depths."""
+WRITERS = ("o_proj", "down_proj")
+"""The linear modules that write to the residual stream."""
+
+
+class Parametrisation(ABC):
+    """Settings of one way to change a model."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    """What a backend must be able to apply."""
+
+    @abstractmethod
+    def build(self, scene: Scene) -> Change:
+        """Fresh parameters for every concept of `scene`."""
+
+
+_forms: dict[str, type[Parametrisation]] = {}
+
+
+def parametrisation(name: str, *needs: str) -> Callable[[type[Parametrisation]], type[Parametrisation]]:
+    """Register a parametrisation; `needs` are the capabilities its exports ask of a backend."""
+
+    def add(cls: type[Parametrisation]) -> type[Parametrisation]:
+        cls.name, cls.needs = name, frozenset(needs)
+        _forms[name] = cls
+        return cls
+
+    return add
+
+
+def forms() -> dict[str, type[Parametrisation]]:
+    """All parametrisations by name."""
+    return dict(_forms)
+
+
+@parametrisation("vector", "add")
+@dataclass(frozen=True)
+class Vector(Parametrisation):
+    """One vector added after block `layer`; it starts at `init` median norms, in a random direction."""
+
+    layer: int | float = 0.5
+    init: float = 0.01
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.vectors import VectorChange
+
+        return VectorChange(scene, self)
+
+
+@parametrisation("gated", "add")
+@dataclass(frozen=True)
+class Gated(Parametrisation):
+    """A unit vector added as far as its `k` largest ReLU activations on the text say (ReFT-r1); `sparsity`
+    weighs the penalty on all other activations."""
+
+    layer: int | float = 0.5
+    k: int = 8
+    sparsity: float = 0.005
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.vectors import GatedChange
+
+        return GatedChange(scene, self)
+
+
+@parametrisation("hyper", "add")
+@dataclass(frozen=True)
+class HyperNetwork(Parametrisation):
+    """A vector after block `layer` that a network of `width` hidden units makes from the concept's words."""
+
+    layer: int | float = 0.5
+    width: int = 64
+    init: float = 0.01
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.vectors import HyperChange
+
+        return HyperChange(scene, self)
+
+
+@parametrisation("loreft", "lowrank")
+@dataclass(frozen=True)
+class LoReFT(Parametrisation):
+    """A rank-`rank` edit of the first and last prompt positions after several blocks."""
+
+    layers: tuple[Depth, ...] = SPREAD
+    rank: int = 4
+    first: int = 5
+    last: int = 5
+
+    def __post_init__(self) -> None:
+        _depths(self.layers)
+        _positive(rank=self.rank, last=self.last)
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.vectors import LoReFTChange
+
+        return LoReFTChange(scene, self)
+
+
+@parametrisation("lora", "delta")
+@dataclass(frozen=True)
+class LoRA(Parametrisation):
+    """ΔW = s·B A of rank `rank`, s = `alpha`/r, or `alpha`/√r where `rslora`; no `modules`: all linear ones."""
+
+    layers: tuple[Depth, ...] = SPREAD
+    modules: tuple[str, ...] = WRITERS
+    rank: int = 4
+    alpha: float = 32.0
+    rslora: bool = True
+
+    def __post_init__(self) -> None:
+        _depths(self.layers)
+        _positive(rank=self.rank, alpha=self.alpha)
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.adapters import LoRAChange
+
+        return LoRAChange(scene, self)
+
+
+@parametrisation("dora", "delta")
+@dataclass(frozen=True)
+class DoRA(LoRA):
+    """LoRA of the direction of each weight row, with a learnt magnitude; alpha = 2r."""
+
+    alpha: float = 8.0
+    rslora: bool = False
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.adapters import DoRAChange
+
+        return DoRAChange(scene, self)
+
+
+@parametrisation("pissa", "delta")
+@dataclass(frozen=True)
+class PiSSA(LoRA):
+    """LoRA that starts from the principal singular factors; alpha = r, so s = 1."""
+
+    alpha: float = 4.0
+    rslora: bool = False
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.adapters import PiSSAChange
+
+        return PiSSAChange(scene, self)
+
+
+@parametrisation("svft", "delta")
+@dataclass(frozen=True)
+class SVFT(Parametrisation):
+    """ΔW = U M Vᵀ, M sparse on a fixed pattern over the top `rank` singular directions (0: all of them)."""
+
+    layers: tuple[Depth, ...] = SPREAD
+    modules: tuple[str, ...] = WRITERS
+    rank: int = 128
+    variant: Literal["plain", "banded", "random", "top-k"] = "banded"
+    band: int = 4
+
+    def __post_init__(self) -> None:
+        _depths(self.layers)
+        if self.rank < 0 or self.band < 0:
+            raise ValueError(f"rank = {self.rank} and band = {self.band} must not be negative")
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.spectral import SVFTChange
+
+        return SVFTChange(scene, self)
+
+
+@parametrisation("ssvd", "delta")
+@dataclass(frozen=True)
+class SSVD(Parametrisation):
+    """The top `share` of right singular directions, turned and rescaled; `strict`: Cayley, else I - 2K."""
+
+    layers: tuple[Depth, ...] = SPREAD
+    modules: tuple[str, ...] = WRITERS
+    share: float = 0.1
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        _depths(self.layers)
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share = {self.share}, must lie in (0, 1]")
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.spectral import SSVDChange
+
+        return SSVDChange(scene, self)
+
+
+@parametrisation("rotation", "delta")
+@dataclass(frozen=True)
+class Rotation(Parametrisation):
+    """AntiPaSTO's adapter: `rank` chosen singular directions, turned by at most `angle` and rescaled;
+    `init` and `shift` are the spread of the first rotation and the first rescaling."""
+
+    layers: tuple[Depth, ...] = SPREAD
+    modules: tuple[str, ...] = WRITERS
+    rank: int = 48
+    angle: float = math.pi / 4
+    init: float = 0.003
+    shift: float = 4e-4
+
+    def __post_init__(self) -> None:
+        _depths(self.layers)
+        _positive(rank=self.rank, angle=self.angle)
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.spectral import BoundedRotationChange
+
+        return BoundedRotationChange(scene, self)
+
+
+@parametrisation("full", "delta")
+@dataclass(frozen=True)
+class SFT(Parametrisation):
+    """Every entry of the chosen modules' weights (all linear modules of all blocks unless named)."""
+
+    layers: tuple[Depth, ...] = ("0.0:-1",)
+    modules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _depths(self.layers)
+
+    def build(self, scene: Scene) -> Change:
+        from bench.training.adapters import FullChange
+
+        return FullChange(scene, self)
+
+
+def _depths(layers: tuple[Depth, ...]) -> None:
+    for depth in layers:
+        check_depth(depth)
+        if depth == "select":
+            raise ValueError("layers = select: an adapter trains all its layers together")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name} = {value}, must be above 0")

@@ -1,0 +1,96 @@
+"""Whether trained vectors add up, and whether they move to a fine-tuned model of the same base (BiPO's two claims).
+
+For neighbouring concepts a, b of the mini set: the margin (mean log-probability per token of texts with the
+concept minus those without it, in nats) on held-out pairs of a under nothing, a's vector, b's, and both at
+once; and on the model fine-tuned on b with LoRA, alone and with a's vector, which was trained on the base
+model. Prints means over pairs, and writes all of it to `synergy.json`. `python benchmarks/synergy.py
+--method bipo --concepts 4`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import environment
+from bench.api import Context
+from bench.backends.hf import HFBackend
+from bench.models import DEFAULT, resolve
+from bench.plan import PRESETS, method, protocol
+from bench.registry import build
+from bench.schema import Pair, Request, Train
+from bench.steering import Add, Steering
+from bench.store import write_json
+
+
+def vectors(ctx: Context, name: str, trains: Sequence[Train], strength: float) -> list[Steering]:
+    """Each concept's vector at `strength` median norms."""
+    found = []
+    for train, (fitted,) in zip(trains, method(name, {}).fit_all(ctx, trains), strict=True):
+        assert isinstance(fitted.steering, Steering)
+        (edit,) = fitted.steering.edits
+        assert isinstance(edit, Add)
+        norm = float(np.median(np.linalg.norm(ctx.tokens(train.negatives, edit.layer), axis=1)))
+        found.append(fitted.steering.scaled(strength * norm / float(np.linalg.norm(edit.value))))
+    return found
+
+
+def margin(lm: HFBackend, steering: Steering, held: Sequence[Pair]) -> float:
+    """Mean over held-out pairs, nats per token."""
+    asks = [
+        Request((("user", pair.instruction),), steering, target=" ".join(text.split(" ")[:40]))
+        for pair in held
+        for text in (pair.positive, pair.negative)
+    ]
+    found = dict(lm.logprobs(asks))
+    values = [found[i].mean for i in range(len(asks))]
+    return float(np.mean(values[0::2]) - np.mean(values[1::2]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", default="bipo")
+    parser.add_argument("--concepts", type=int, default=4)
+    parser.add_argument("--strength", type=float, default=0.2, help="of each vector, in median norms")
+    parser.add_argument("--held", type=int, default=6, help="pairs of a concept that are measured")
+    asked = parser.parse_args()
+    lm = HFBackend(resolve(DEFAULT))
+    task = build("task", "axbench", {}, protocol=protocol("quick"))
+    whole = [task.train(concept) for concept in list(task.concepts())[: max(2, asked.concepts)]]
+    budget = PRESETS["quick"].budget
+    trains = [train.limited(budget.sequences) for train in whole]
+    held = [train.pairs[budget.sequences // 2 :][: asked.held] for train in whole]
+    ctx = Context(lm, budget, trains=tuple(trains))
+    own = vectors(ctx, asked.method, trains, asked.strength)
+    tuned = [f[0].steering for f in method("lora", {}).fit_all(ctx, trains)]
+    rows: list[dict[str, Any]] = []
+    for a in range(len(trains)):
+        b = (a + 1) % len(trains)
+        adapter = tuned[b]
+        assert isinstance(adapter, Steering)
+        states = {
+            "bare": Steering(),
+            "own": own[a],
+            "other": own[b],
+            "both": own[a].merged(own[b]),
+            "tuned": adapter,
+            "tuned_own": adapter.merged(own[a]),
+        }
+        found = {name: round(margin(lm, steering, held[a]), 4) for name, steering in states.items()}
+        rows.append({"concept": trains[a].concept.id, "other": trains[b].concept.id, **found})
+        print(rows[-1])
+    names = [name for name in rows[0] if name not in ("concept", "other")]
+    means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
+    print(means)
+    record = {"method": asked.method, "strength": asked.strength, "rows": rows, "means": means}
+    record |= {"budget": dataclasses.asdict(budget), "provenance": environment.provenance()}
+    write_json(Path(__file__).with_suffix(".json"), record)
+
+
+if __name__ == "__main__":
+    main()

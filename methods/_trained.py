@@ -1,0 +1,101 @@
+"""What trained methods share: a parametrisation crossed with an objective, by the names of their fields.
+
+Invariant: a method's fields reach the parametrisation and the objective that have fields of the same name,
+and a pair that cannot run is refused when the method is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from bench.api import Context, Detector, Fitted, Method
+from bench.schema import BenchError, Budget, Train
+from bench.training.crossing import refusal
+from bench.training.objectives import Objective, objectives, settings
+from bench.training.parametrisations import Parametrisation, forms
+from methods._directions import DirectionDetector
+
+
+@dataclass(frozen=True)
+class Trained(Method):
+    """A parametrisation trained on an objective; subclasses say which, with what settings.
+
+    `rate` and vectors' lengths are relative to the model (a vector's to its median ‖h‖, see
+    `VectorChange`). Under `--compat axbench`, units are the reference's, and fields left at their
+    default take what `axbench` says.
+    """
+
+    axbench: ClassVar[Mapping[str, Any]] = {}
+    """The reference's settings, by field."""
+
+    parametrisation: str = "vector"
+    objective: str = "lm"
+    rate: float = 0.1
+    batch: int = 2
+    factors: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        form, goal = self.form, self.goal
+        if why := refusal(form.name, goal.name, getattr(form, "strict", True)):
+            raise ValueError(f"parametrisation {form.name} with objective {goal.name}: {why}")
+        if self.rate <= 0 or self.batch < 1 or not self.factors or not all(self.factors):
+            raise ValueError(f"rate = {self.rate}, batch = {self.batch}, factors = {self.factors}: all must be above 0")
+        # Of the instance: crossing changes what the registered class says of its own pair.
+        object.__setattr__(self, "views", goal.views)
+        object.__setattr__(self, "needs", form.needs | {"train"})
+        detects = {"detector"} if form.needs == {"add"} else set()
+        object.__setattr__(self, "gives", frozenset({"steering"} | detects))
+
+    @property
+    def form(self) -> Parametrisation:
+        made: Parametrisation = settings(forms(), self.parametrisation, vars(self), "parametrisation")
+        return made
+
+    @property
+    def goal(self) -> Objective:
+        made: Objective = settings(objectives(), self.objective, vars(self), "objective")
+        return made
+
+    def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
+        return next(self.fit_all(ctx, [train]))
+
+    def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:
+        """All concepts in one batch."""
+        for one in self.adapted(ctx).learn(ctx, trains):
+            yield [self.fitted(one)]
+
+    def training(self, budget: Budget) -> tuple[int, int]:
+        goal = self.goal
+        both = 2 if getattr(goal, "both", False) else 1
+        rows = both * max(1, budget.sequences // 2) * len(goal.slots) * budget.epochs
+        return rows, rows * budget.tokens
+
+    def adapted(self, ctx: Context) -> Trained:
+        """The method with the reference's settings where its mode is on and the user named none."""
+        if ctx.compat != "axbench":
+            return self
+        same = {f.name for f in fields(self) if getattr(self, f.name) == f.default}
+        given = {name: getattr(self, name) for name in vars(self) if name in {f.name for f in fields(self)}}
+        return type(self)(**given | {name: value for name, value in self.axbench.items() if name in same})
+
+    def learn(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Any]:
+        # What decides a fit is imported here by name, so that its key covers it; torch loads only now.
+        from bench.training import adapters, changes, representations, spectral, texts, trainer, vectors
+
+        assert all((adapters, changes, representations, spectral, texts, vectors))
+        recipe = trainer.Recipe(self.rate, self.batch, self.factors)
+        return trainer.train(ctx, self.name, trains, self.form, self.goal, recipe)
+
+    def fitted(self, one: Any) -> Fitted:
+        """A trained concept as steering, detector and note."""
+        return Fitted(one.change.steering(one.number), self.detector(one.change.direction(one.number)), one.note)
+
+    def detector(self, found: tuple[int, Any] | None) -> Detector | None:
+        if found is None:
+            return None
+        layer, vector = found
+        if not vector.any():
+            raise BenchError(f"the vector after block {layer} stayed at 0: nothing was learnt")
+        return DirectionDetector(layer, vector)

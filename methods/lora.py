@@ -1,0 +1,41 @@
+"""LoRA: low-rank weight changes trained on the concept's texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bench.api import Depth
+from bench.registry import method
+from bench.training.parametrisations import SPREAD, WRITERS
+from methods._trained import Trained
+
+
+@method(
+    "lora",
+    family="trained",
+    paper="arXiv:2106.09685",
+    needs=["delta", "train"],
+    gives=["steering"],
+)
+@dataclass(frozen=True)
+class LoRAMethod(Trained):
+    """Low-rank adapters on the modules that write to the residual stream.
+
+    Equation: W = W0 + cΔW, ΔW = s·B A, A `[r, in]`, B `[out, r]` from 0, s = α/√r (α/r without `rslora`), for
+    `modules` of the blocks `layers`, trained at c = 1 with the language-model loss on texts with the concept.
+    Deviations from AxBench: `down_proj` beside `o_proj`; no dropout; all concepts train in one batch, each
+    row through its own factors. `bench export --format peft` writes peft's format.
+    Reproduction: AxBench reports .641 (Gemma-2-2B, layer 20), without a coefficient.
+    """
+
+    axbench: ClassVar[Mapping[str, Any]] = {"rate": 9e-4, "batch": 18, "modules": ("o_proj",)}
+
+    parametrisation: str = "lora"
+    rate: float = 5e-3
+    layers: tuple[Depth, ...] = SPREAD
+    modules: tuple[str, ...] = WRITERS
+    rank: int = 4
+    alpha: float = 32.0
+    rslora: bool = True

@@ -1,0 +1,41 @@
+"""LoReFT: a low-rank edit of the prompt's first and last positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bench.api import Depth
+from bench.registry import method
+from bench.training.parametrisations import SPREAD
+from methods._trained import Trained
+
+
+@method(
+    "loreft",
+    family="trained",
+    paper="arXiv:2404.03592",
+    needs=["lowrank", "train"],
+    gives=["steering"],
+)
+@dataclass(frozen=True)
+class LoReFTMethod(Trained):
+    """Low-rank linear-subspace finetuning of hidden states at prompt positions.
+
+    Equation: h ← h + Rᵀ(W h + b - R h) at the first `first` and last `last` prompt tokens after each of the
+    blocks `layers`, R `[r, H]` with orthonormal rows, W `[r, H]`, b `[r]` in median norms, trained with the
+    language-model loss on texts with the concept; steering scales the edit.
+    Deviations: it starts at W = R, b = 0, the identity (pyreft does not); the first positions count from
+    the user's own words, in training and in use alike.
+    Reproduction: AxBench reports .722 (Gemma-2-2B, layer 20), without a coefficient.
+    """
+
+    axbench: ClassVar[Mapping[str, Any]] = {"rate": 9e-4, "batch": 18}
+
+    parametrisation: str = "loreft"
+    rate: float = 0.02
+    layers: tuple[Depth, ...] = SPREAD
+    rank: int = 4
+    first: int = 5
+    last: int = 5

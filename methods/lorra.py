@@ -1,0 +1,40 @@
+"""LoRRA: an adapter that brings states to where a contrast of personas points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.api import Depth
+from bench.registry import method
+from methods._trained import Trained
+
+
+@method(
+    "lorra",
+    family="trained",
+    paper="arXiv:2310.01405",
+    views=["texts", "personas"],
+    needs=["delta", "train"],
+    gives=["steering"],
+)
+@dataclass(frozen=True)
+class LoRRAMethod(Trained):
+    """Low-rank representation adaptation towards a contrast of personas.
+
+    Equation: mean over layers and response tokens of ‖h - (h₀ + `contrast`·(h⁺ - h⁻))‖ / ‖h₀‖, h± the bare
+    model's states of the same response under the concept's persona and its opposite; LoRA on q and v.
+    Deviations: relative norms; no PCA term (off in the code too); no dropout; answers without the concept
+    in place of Alpaca's.
+    Reproduction: the paper lifts TruthfulQA MC1 of Llama-2-7B, below its contrast vectors; no AxBench row.
+    """
+
+    parametrisation: str = "lora"
+    objective: str = "lorra"
+    rate: float = 5e-3
+    layers: tuple[Depth, ...] = ("0.1:0.55",)
+    modules: tuple[str, ...] = ("q_proj", "v_proj")
+    rank: int = 8
+    alpha: float = 16.0
+    rslora: bool = False
+    contrast: float = 5.0
+    targets: tuple[float, ...] = (0.35, 0.45, 0.55)

@@ -1,0 +1,34 @@
+"""SSV: a vector trained so that the model writes the concept's texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bench.registry import method
+from methods._trained import Trained
+
+
+@method(
+    "ssv",
+    family="trained",
+    paper="arXiv:2501.17148",
+    needs=["add", "train"],
+    gives=["steering", "detector"],
+)
+@dataclass(frozen=True)
+class SSV(Trained):
+    """Supervised steering vector: one added vector, trained with the language-model loss.
+
+    Equation: min_w -mean_t log p(y_t | x, y_<t; h ← h + μw) over texts with the concept, w `[H]` after
+    block `layer`, μ = median ‖h‖ / √H; steering h ← h + αw, detection max_i h_i·w.
+    Deviations from AxBench: lengths and the rate are in units of μ, so that they mean the same on every
+    model; steps of 2 texts, not 6, since there are fewer; the template prefix is left alone.
+    Reproduction: AxBench reports a steering score of .001 and AUROC .950 (Gemma-2-2B, layer 20).
+    """
+
+    axbench: ClassVar[Mapping[str, Any]] = {"rate": 0.01, "batch": 6}
+
+    layer: int | float = 0.5
+    init: float = 0.01

@@ -1,0 +1,36 @@
+"""SSVD: the weights' top input directions, turned and rescaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.api import Depth
+from bench.registry import method
+from bench.training.parametrisations import SPREAD, WRITERS
+from methods._trained import Trained
+
+
+@method(
+    "ssvd",
+    family="trained",
+    paper="arXiv:2509.02830",
+    needs=["delta", "train"],
+    gives=["steering"],
+)
+@dataclass(frozen=True)
+class SSVDMethod(Trained):
+    """Structured singular value decomposition: rotation and rescaling of the top right singular directions.
+
+    Equation: ΔW = U_k[(Σ_k + δ)G - Σ_k]V_kᵀ, G = (I - K)(I + K)⁻¹ for skew K `[k, k]` (`strict`) or I - 2K, k the top
+    `share` of directions, K = δ = 0 at first; c scales K and δ, so that G(-c) is the inverse of G(c) if strict.
+    Deviations: `strict` by default, since I - 2K is a rotation only for small K (the paper's default);
+    δ in units of each singular value; a tenth of the directions.
+    Reproduction: the paper adapts speech models; no AxBench row.
+    """
+
+    parametrisation: str = "ssvd"
+    rate: float = 0.01
+    layers: tuple[Depth, ...] = SPREAD
+    modules: tuple[str, ...] = WRITERS
+    share: float = 0.1
+    strict: bool = True

@@ -1,0 +1,40 @@
+"""SVFT: a sparse change in the basis of the weights' singular vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.api import Depth
+from bench.registry import method
+from bench.training.parametrisations import SPREAD, WRITERS
+from methods._trained import Trained
+
+
+@method(
+    "svft",
+    family="trained",
+    paper="arXiv:2405.19597",
+    needs=["delta", "train"],
+    gives=["steering"],
+)
+@dataclass(frozen=True)
+class SVFTMethod(Trained):
+    """Singular vectors guided fine-tuning.
+
+    Equation: ΔW = U M Vᵀ with M `[k, k]` free on a pattern: `plain` its diagonal, `banded` |i - j| <= `band`,
+    `random` the diagonal and as many others as the band has, `top-k` as many where |u_i·v_j| is largest;
+    steering W0 + cΔW.
+    Deviations: M starts at 0, the identity (the code does not); the top `rank` directions rather than all
+    (`rank = 0`), and W0 is not cut; M is in units of the mean kept singular value; `top-k` compares u_i
+    with v_j, and needs square modules.
+    Reproduction: no AxBench row; the paper recovers up to 96 % of full fine-tuning.
+    """
+
+    parametrisation: str = "svft"
+    rate: float = 0.02
+    layers: tuple[Depth, ...] = SPREAD
+    modules: tuple[str, ...] = WRITERS
+    rank: int = 128
+    variant: Literal["plain", "banded", "random", "top-k"] = "banded"
+    band: int = 4
