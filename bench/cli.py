@@ -441,6 +441,94 @@ def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, result
     terminal_judges.sample(runs, count, seed, out, results)
 
 
+@main.group()
+def data() -> None:
+    """Check a data folder, or make one for your own concepts."""
+
+
+@data.command("check")
+@click.argument("folder")
+@json_option
+def data_check(folder: str, as_json: bool) -> None:
+    """Say what is wrong with FOLDER (AxBench's layout, or mini): exit code 1 where a run would be."""
+    from bench.data import check as checking
+
+    report = checking.check(checking.place(folder))
+    if as_json:
+        click.echo(json.dumps(checking.plain_report(report), indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(checking.lines(report)))
+    if report.failed:
+        sys.exit(1)
+
+
+@data.command("make")
+@click.option("--concepts", required=True, type=click.Path(path_type=Path), help="CSV with a column concept, or .txt.")
+@click.option("--generator", required=True, help="openai:MODEL, vllm:MODEL or hf:MODEL.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to make.")
+@click.option("--per-concept", default=72, show_default=True, type=click.IntRange(1), help="Training positives.")
+@click.option("--evaluation", default=36, show_default=True, type=click.IntRange(4), help="Evaluation texts a class.")
+@click.option("--hard", default=10, show_default=True, type=click.IntRange(0), help="Hard negatives, at most.")
+@click.option("--tokens", default=128, show_default=True, type=click.IntRange(8), help="Longest answer.")
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0), help="Of the generator.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+@click.option("--instructions", type=click.Path(path_type=Path), help="JSON list of your own; else they are written.")
+@json_option
+def data_make(
+    concepts: Path, generator: str, out: Path, instructions: Path | None, as_json: bool, **recipe: Any
+) -> None:
+    """Write training and evaluation texts for your own concepts; the same command resumes."""
+    from bench.data import make as making
+    from bench.data import quality
+
+    found = making.make(
+        concepts, generator, out, making.Recipe(**recipe), instructions, lambda line: click.echo(line, err=True)
+    )
+    click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(quality.lines(found)))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--tasks", default="", help="lm-eval tasks, by commas; without: side effects that need no download.")
+@click.option("--include-path", type=click.Path(path_type=Path, exists=True), help="Folder of your own lm-eval tasks.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many documents of a task.")
+@click.option("--num-fewshot", type=click.IntRange(0), help="Examples before each document.")
+@click.option("--chat", is_flag=True, help="Apply the model's chat template.")
+@click.option("--coefficient", type=float, help="In the run's unit [what the run picked]; 0 is the bare model.")
+@click.option("--concept", default="", help="Only this concept's steering.")
+@results_option
+@plugin_option
+@json_option
+def capability(
+    run: str,
+    tasks: str,
+    include_path: Path | None,
+    limit: int | None,
+    num_fewshot: int | None,
+    chat: bool,
+    coefficient: float | None,
+    concept: str,
+    results: Path | None,
+    late: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Measure what RUN's steering does besides its concept: bare model against steered."""
+    plugins(late)
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    if not names and (include_path or limit or chat or num_fewshot is not None):
+        raise UsageError("--include-path, --limit, --num-fewshot and --chat belong to --tasks")
+    from bench import capability as measuring
+    from bench.plan import default_results, scratch
+    from bench.results import lookup
+
+    found = lookup(run, [results] if results else [default_results(), scratch()])
+    with quiet():
+        own = measuring.Capability(found, concept, coefficient, lambda line: click.echo(line, err=True))
+        settings = measuring.Settings(names, include_path, limit, num_fewshot, chat)
+        entries = own.lm_eval(settings) if names else own.side_effects()
+    click.echo(json.dumps(entries, indent=1) if as_json else "\n".join(measuring.lines(entries)))
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the libraries' own progress bars."""

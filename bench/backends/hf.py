@@ -20,6 +20,7 @@ from torch import Tensor
 from bench.api import Backend, Prompted, ReadSite
 from bench.backends._gradients import block_gradient
 from bench.backends._hooks import Applied, attention_output, blocks, read_blocks
+from bench.backends._tokens import Scored, halt
 from bench.models import Model, hush
 from bench.registry import backend
 from bench.schema import (
@@ -188,9 +189,14 @@ class HFBackend(Backend):
                 yield from self._generate(chosen, requests, prompts, sampling)
 
     def _generate(
-        self, chosen: list[int], requests: Sequence[Request], prompts: list[list[int]], sampling: Sampling
+        self,
+        chosen: list[int],
+        requests: Sequence[Request],
+        prompts: list[list[int]],
+        sampling: Sampling,
+        stop: Sequence[str] = (),
     ) -> Iterator[tuple[int, Completion]]:
-        from transformers import GenerationConfig, LogitsProcessorList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         rows = [prompts[i] for i in chosen]
         inputs, pads = self._pad(rows)
@@ -208,19 +214,24 @@ class HFBackend(Backend):
         drawn = LogitsProcessorList([_draw(sampling, torch.from_numpy(noise), width)])
         applied = Applied(self.model, [requests[i].steering for i in chosen], list(map(len, rows)), pads, self.header)
         with applied:
-            output = self.model.generate(**inputs, generation_config=config, logits_processor=drawn)
+            output = self.model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=drawn,
+                stopping_criteria=StoppingCriteriaList([halt(self.tokenizer, stop, width)] if stop else []),
+            )
         for row, i in enumerate(chosen):
             ids = output[row, width:].tolist()
-            stop = next((n for n, token in enumerate(ids) if token in ends), None)
-            tokens = len(ids) if stop is None else stop + 1
+            end = next((n for n, token in enumerate(ids) if token in ends), None)
+            tokens = len(ids) if end is None else end + 1
             yield (
                 i,
                 Completion(
-                    text=self.tokenizer.decode(ids[:stop], skip_special_tokens=True),
+                    text=self.tokenizer.decode(ids[:end], skip_special_tokens=True),
                     tokens=tokens,
                     prompt_tokens=len(rows[row]),
                     touched=applied.touched(row, tokens),
-                    finish="length" if stop is None else "stop",
+                    finish="length" if end is None else "stop",
                 ),
             )
 
@@ -237,6 +248,11 @@ class HFBackend(Backend):
         targets = [self._plain(request.target) for request in requests]
         if empty := [i for i, target in enumerate(targets) if not target]:
             raise BenchError(f"request {empty[0]} has no target tokens to score")
+        yield from self._grouped(requests, prompts, targets)
+
+    def _grouped(
+        self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]], targets: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[int, Scored]]:
         # Requests with one prompt and steering stand together, so that they share its pass.
         shared: dict[Any, list[int]] = {}
         for i, request in enumerate(requests):
@@ -262,7 +278,7 @@ class HFBackend(Backend):
         requests: Sequence[Request],
         prompts: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
-    ) -> Iterator[tuple[int, TargetScore]]:
+    ) -> Iterator[tuple[int, Scored]]:
         """Each group's prompt runs once under its steering; its keys and values serve every target of the group."""
         own = [requests[group[0]].steering for group in groups]
         lengths = [len(prompts[group[0]]) for group in groups]
@@ -274,7 +290,9 @@ class HFBackend(Backend):
         rows = torch.tensor([row for row, group in enumerate(groups) for _ in group], device=self.model.device)
         width = max(len(targets[i]) for i in chosen)
         padded = torch.tensor([[*targets[i], *[0] * (width - len(targets[i]))] for i in chosen], device=rows.device)
-        scores = torch.log_softmax(output.logits[:, -1].float(), -1)[rows].gather(1, padded[:, :1])
+        ends = output.logits[:, -1].float()
+        scores = torch.log_softmax(ends, -1)[rows].gather(1, padded[:, :1])
+        greedy = ends.argmax(-1)[rows][:, None] == padded[:, :1]
         applied = applied.spread(rows.tolist(), [len(targets[i]) - 1 for i in chosen])
         if width > 1:
             cache = output.past_key_values
@@ -289,10 +307,12 @@ class HFBackend(Backend):
                     past_key_values=cache,
                     use_cache=True,
                 ).logits
-            scores = torch.cat([scores, _picked(logits, padded[:, 1:])], 1)
+            more, likeliest = _picked(logits, padded[:, 1:])
+            scores, greedy = torch.cat([scores, more], 1), torch.cat([greedy, likeliest], 1)
         for row, i in enumerate(chosen):
             touched = applied.touched(row, 2 if len(targets[i]) > 1 else 1)
-            yield i, TargetScore(tuple(scores[row, : len(targets[i])].tolist()), touched)
+            part = slice(len(targets[i]))
+            yield i, Scored(tuple(scores[row, part].tolist()), touched, bool(greedy[row, part].all()))
 
     def _readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
         """Per text its ids, cut, the index where the answer begins, and how many ids a read skips."""
@@ -348,16 +368,17 @@ class HFBackend(Backend):
         return [found[i] for i in range(len(texts))]
 
 
-def _picked(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability `[B, T]` of `labels` `[B, T]` under `logits` `[B, T, V]`."""
+def _picked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability `[B, T]` of `labels` `[B, T]` under `logits` `[B, T, V]`, and whether each is the likeliest."""
     flat, wanted = logits.flatten(0, 1), labels.flatten()[:, None]
     # In pieces: one fp32 copy of [B·T, V] would cost more than the model's own pass.
     parts = [
-        piece.gather(1, wanted[k : k + 16])[:, 0] - piece.logsumexp(1)
+        (piece.gather(1, wanted[k : k + 16])[:, 0] - piece.logsumexp(1), piece.argmax(1) == wanted[k : k + 16, 0])
         for k in range(0, len(flat), 16)
         for piece in (flat[k : k + 16].float(),)
     ]
-    return torch.cat(parts).view(labels.shape)
+    scores, greedy = (torch.cat(column).view(labels.shape) for column in zip(*parts, strict=True))
+    return scores, greedy
 
 
 def _draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
