@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.table import Table as Grid
 
 from bench import registry, results
@@ -64,7 +65,7 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
     where = folder or (scratch() if refused else default_results())
     shown = (*names[:4], "train_tokens")
     grid = Grid(
-        "method",
+        Column("method", no_wrap=True),
         *names[:4],
         "trained",
         "state",

@@ -1,0 +1,38 @@
+"""Options that several commands share, and the plugins they name.
+
+Invariant: nothing heavy is imported until a command needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+
+def plugins(paths: tuple[Path, ...]) -> None:
+    if paths:
+        from bench.registry import load_plugin
+
+        for path in paths:
+            load_plugin(path)
+
+
+plugin_option = click.option(
+    "--plugin", "late", multiple=True, type=click.Path(path_type=Path), help="As before the command."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+results_option = click.option(
+    "--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", help="Results folder [$BENCH_RESULTS]."
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' own progress bars."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    yield
