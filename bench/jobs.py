@@ -41,6 +41,8 @@ class Job:
     select: dict[str, dict[Trial, list[dict[str, Verdict]]]] = field(default_factory=dict)
     picked: dict[str, Trial] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    """Answers on the select split under every setting, for readers: they decide nothing after the pick."""
     tested: dict[str, list[dict[str, Verdict]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of detection, by concept."""
@@ -156,6 +158,12 @@ def plain_text(sample: Sample, prompt: Prompt) -> str:
     return lead + asked_in
 
 
+def tried(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, Any]:
+    """An answer on the select split with the setting it was made under."""
+    setting = {"candidate": ask.trial.candidate, "coefficient": ask.trial.coefficient}
+    return setting | row(ask, output, found)
+
+
 def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, Any]:
     return {
         "id": ask.sample.id,
@@ -168,8 +176,15 @@ def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, An
     } | ratings(found)
 
 
+REPLY = 400
+"""Characters kept of a judge's reply: enough for a reason, not for an essay."""
+
+
 def ratings(found: dict[str, Verdict]) -> dict[str, Any]:
+    """Ratings by axis, why one is missing, and what the judge said or measured."""
+    said = {axis: v.raw[:REPLY] for axis, v in found.items() if v.raw}
     return {
         "ratings": {axis: None if v.value is None else round(v.value, 4) for axis, v in found.items()},
         "reasons": {axis: v.reason for axis, v in found.items() if v.value is None},
+        **({"said": said} if said else {}),
     }

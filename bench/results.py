@@ -19,7 +19,7 @@ from bench import environment, stats
 from bench.plan import default_results, scratch
 from bench.registry import suggest
 from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain
-from bench.store import write_json
+from bench.store import write_json, write_whole
 
 VERSION = 1
 
@@ -66,7 +66,11 @@ def refusals(spec: RunSpec) -> list[str]:
     return reasons
 
 
-def write(record: dict[str, Any], spec: RunSpec, folder: Path | None) -> Path:
+TRIALS = "trials.jsonl"
+"""Beside `run.json`: the answers on the select split, one a line, for readers; no number rests on them."""
+
+
+def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Sequence[Mapping[str, Any]] = ()) -> Path:
     """Write `run.json`, atomically and last. Without `folder`, results/ or the scratch folder."""
     reasons = refusals(spec)
     if lost := record["counts"]["unanswered"]:
@@ -79,6 +83,10 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None) -> Path:
         data["asked"] = _public(data["asked"])
     path = place(spec, root)
     try:
+        if trials:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in trials)
+            write_whole(path.with_name(TRIALS), lines.encode())
         write_json(path, data)
     except OSError as error:
         raise BenchError(

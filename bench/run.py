@@ -21,7 +21,7 @@ from bench.api import Bound, Context, Fitted
 from bench.backends._prices import total
 from bench.engines import make_backend, make_prompter
 from bench.fitting import Fits
-from bench.jobs import Ask, Job, Trial, best, plain_text, ratings, record, row
+from bench.jobs import Ask, Job, Trial, best, plain_text, ratings, record, row, tried
 from bench.judging import rate
 from bench.models import cache_root
 from bench.plan import Plan, code_of
@@ -118,7 +118,7 @@ class Session:
                 self._answer(live, "test")
             for job in (job for job in live if job.status == "todo"):
                 made = record(job, self.plan, self.strength, self.timings) | self._judging()
-                job.path = results.write(made, job.spec, self.folder)
+                job.path = results.write(made, job.spec, self.folder, job.tried)
                 job.status = "complete"
         finally:
             self.judge.release()
@@ -216,6 +216,8 @@ class Session:
             job.count(verdict for axis, verdict in found.items() if axis != "overall")
             if split == "select":
                 job.select.setdefault(name, {}).setdefault(ask.trial, []).append(self._ruled(found))
+                if ask.sample.kind == "generate":
+                    job.tried.append(tried(ask, output, self._ruled(found)))
             else:
                 job.tested.setdefault(name, []).append(self._ruled(found))
                 job.rows.append(row(ask, output, self._ruled(found)))

@@ -204,6 +204,20 @@ def test_run_json_holds_what_its_readers_need(shared: tuple[Place, list[dict[str
     assert len({record(row)["group"] for row in shared[1]}) == 1
 
 
+def test_the_answers_that_settings_were_picked_by_are_kept_beside_the_run(
+    shared: tuple[Place, list[dict[str, Any]]],
+) -> None:
+    for row in shared[1]:
+        lines = [strict(line) for line in Path(row["path"]).with_name("trials.jsonl").read_text("utf-8").splitlines()]
+        assert not {line["id"] for line in lines} & {s["id"] for s in record(row)["samples"]}
+        for name, concept in record(row)["concepts"].items():
+            for tried in concept["select"]:
+                own = [t for t in lines if t["concept"] == name and all(t[k] == tried[k] for k in concept["picked"])]
+                assert len(own) == tried["n"]
+                mean = sum(t["ratings"]["fluency"] for t in own) / len(own)
+                assert mean == pytest.approx(tried["fluency"], abs=1e-4)
+
+
 def test_the_picked_setting_is_the_best_one_on_the_select_split(shared: tuple[Place, list[dict[str, Any]]]) -> None:
     picked = set()
     for row in shared[1]:

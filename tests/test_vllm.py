@@ -100,7 +100,7 @@ def more_kinds(width: int, layers: int, size: float) -> dict[str, Steering | Non
 
 def first_logprobs(lm: HFBackend, request: Request, ids: list[int]) -> torch.Tensor:
     """Log-probabilities of the token after `ids`, the request's prompt and more, by transformers."""
-    with torch.no_grad(), Applied(lm.model, [request.steering], [len(lm._steered(request))], [0], lm.prefix):
+    with torch.no_grad(), Applied(lm.model, [request.steering], [len(lm._steered(request))], [0], lm.header):
         logits = lm.model(torch.tensor([ids])).logits[0, -1]
     return torch.log_softmax(logits.float(), -1)
 
@@ -140,7 +140,7 @@ class Parity:
     def split(self, request: Request, output: Any) -> int:
         """Where the answer stops being transformers' greedy choice."""
         ids, prompt = list(output.outputs[0].token_ids), list(output.prompt_token_ids)
-        with torch.no_grad(), Applied(self.lm.model, [request.steering], [len(prompt)], [0], self.lm.prefix):
+        with torch.no_grad(), Applied(self.lm.model, [request.steering], [len(prompt)], [0], self.lm.header):
             logits = self.lm.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
         return next(n for n, (a, b) in enumerate(zip(logits.argmax(-1).tolist(), ids, strict=True)) if a != b)
 
