@@ -396,7 +396,7 @@ def code_of(plan: Plan, made: Method) -> str:
 
 @lru_cache(maxsize=256)
 def code_digest(name: str) -> str:
-    """Digest of module `name` and of the first-party modules it imports, comments left out."""
+    """Digest of module `name` and of the first-party modules it imports, comments and docstrings left out."""
     seen: dict[str, str] = {}
     todo = [name]
     while todo:
@@ -406,6 +406,9 @@ def code_digest(name: str) -> str:
         loaded = sys.modules.get(module) or importlib.import_module(module)
         source = Path(loaded.__file__ or "").read_text("utf-8")
         tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                node.body = [line for line in node.body if not _said(line)]
         seen[module] = digest(ast.dump(tree))
         if module.startswith("bench."):
             continue  # what a method imports from bench counts; what that imports in turn does not
@@ -414,6 +417,11 @@ def code_digest(name: str) -> str:
             found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             todo += [f for f in found if f.split(".")[0] in ("bench", "methods", "tasks") and "." in f]
     return digest(seen)
+
+
+def _said(line: ast.stmt) -> bool:
+    """Whether a statement only tells the reader something."""
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def default_results() -> Path:

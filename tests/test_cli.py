@@ -580,6 +580,7 @@ def test_a_result_is_done_again_when_the_methods_code_changed_and_not_when_a_com
         return str(place.run(*words)[0]["status"])
 
     assert again(ONES + "  # the same") == "cached"
+    assert again(f'"""Other words."""; {ONES}') == "cached"
     assert again(ONES.replace("layer=1", "layer=2")) == "complete"
 
 
