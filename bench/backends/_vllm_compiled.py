@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vllm.platforms import current_platform
 
 from bench.backends._packed import Packed
+from bench.backends._vllm_worker import SteeringExtension, decoder_layers
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as Worker
@@ -40,12 +41,14 @@ def _(hidden: Tensor, residual: Tensor, layer: int) -> None:
     return None
 
 
-class CompiledWorker(Worker):  # type: ignore[misc, unused-ignore]
-    """The platform's worker, with hooks on the model before anything is traced."""
+class CompiledWorker(Worker, SteeringExtension):  # type: ignore[misc, unused-ignore]
+    """The platform's worker, with hooks on the model before anything is traced.
+
+    The extension is a base of its own: vLLM refuses to inject it where the platform's worker got it from an
+    earlier engine of this process.
+    """
 
     def load_model(self, *args: Any, **kwargs: Any) -> Any:
-        from bench.backends._vllm_worker import decoder_layers
-
         found = super().load_model(*args, **kwargs)
         runner = self.model_runner
         count = runner.model_config.hf_config.get_text_config().num_hidden_layers
