@@ -89,6 +89,7 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Se
             write_whole(path.with_name(TRIALS), lines.encode())
         write_json(path, data)
     except OSError as error:
+        path.with_name(TRIALS).unlink(missing_ok=True)
         raise BenchError(
             f"cannot write {path.name} of {spec.method}: {error.strerror}; rerun the same command"
         ) from error

@@ -125,7 +125,7 @@ def test_a_layer_the_model_lacks_fails_the_method_with_the_layers_there_are(tmp_
     assert failed["reason"] == "fit: BenchError: layer 99 does not exist: the model has layers 0 to 3"
     assert "diffmean: failed: fit: BenchError: layer 99 does not exist" in done.stderr
     assert none["status"] == "complete"
-    assert len(below(tmp_path / "results")) == 1
+    assert sorted(Path(name).name for name in below(tmp_path / "results")) == ["run.json", "trials.jsonl"]
     for layer in ("-5", "1.0", "-0.5", "4"):
         done = bench(*RUN, "-m", "diffmean", "-p", f"diffmean.layer={layer}", "--json")
         assert "does not exist" in json.loads(done.stdout)["runs"][0]["reason"]
