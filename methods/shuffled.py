@@ -90,6 +90,8 @@ def _unlabelled(inner: Method) -> str:
             return why
     if inner.family in UNTAUGHT:
         return f"{inner.name} is of the family {inner.family}"
+    if getattr(inner, "both", False):  # the language-model loss of both sides (`bench.training.objectives.LM`)
+        return f"{inner.name} with both = true trains on both sides alike"
     return "" if inner.views else f"{inner.name} reads no training data"
 
 

@@ -153,6 +153,11 @@ def test_what_labels_do_not_teach_has_no_shuffled_twin(name: str, reason: str) -
         method(name, {})
 
 
+def test_a_loss_over_both_sides_alike_has_no_shuffled_twin() -> None:
+    with pytest.raises(UsageError, match="reft-r1 with both = true trains on both sides alike"):
+        method("shuffled(reft-r1)", {"reft-r1": {"both": True}})
+
+
 def test_a_twin_s_layer_is_its_method_s() -> None:
     with pytest.raises(UsageError, match="layer = 3 is plain shuffled's: give diffmean its own"):
         method("shuffled(diffmean)", {"shuffled": {"layer": 3}})
