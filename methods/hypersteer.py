@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.api import Context, Fitted
 from bench.registry import method
-from bench.schema import Array, Train
+from bench.schema import Array, Budget, Train
 from bench.steering import Add, Steering
 from methods._trained import Trained
 
@@ -58,6 +58,11 @@ class HyperSteer(Trained):
             vector, layer = self._vector(ctx, learnt[0].change, train)
             note = {"held_out": train not in shown, "trained_on": len(shown), **learnt[0].note}
             yield [Fitted(Steering(edits=(Add(layer=layer, value=vector),)), self.detector((layer, vector)), note)]
+
+    def training(self, budget: Budget) -> tuple[int, int]:
+        """Each concept's texts are in the training of every fold but its own."""
+        rows, tokens = super().training(budget)
+        return rows * max(1, self.folds - 1), tokens * max(1, self.folds - 1)
 
     def _vector(self, ctx: Context, change: Any, train: Train) -> tuple[Array, int]:
         from bench.training.changes import Scene

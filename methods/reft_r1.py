@@ -22,20 +22,22 @@ class ReFTr1(Trained):
     """Rank-1 representation finetuning: a unit vector added in proportion to its own largest activations.
 
     Equation: h ← h + m·v, m = mean of the `k` largest ReLU(h_i·v) over the text's positions, ‖v‖ = 1 `[H]`,
-    trained with the language-model loss on texts with and without the concept (`both`) and a penalty on
-    the activations outside the `k` largest, `sparsity` times, ramped up; steering h ← h + αv, detection
+    trained with the language-model loss on texts with the concept (`both`: and without it) and a penalty
+    on the activations outside the `k` largest, `sparsity` times, ramped up; steering h ← h + αv, detection
     max_i h_i·v.
-    Deviations from AxBench: v starts in a random direction, not at the all-ones vector, whose ReLU can be
-    silent on every token; the penalty is in units of median ‖h‖ / √H and the rate in those of v's entries,
-    1 / √H; steps of 2 texts, not 6; the template prefix is neither read nor changed.
+    Deviations from AxBench: texts with the concept alone, since the loss over both sides names neither: in a
+    few dozen steps it learns what the two share (docs/training.md), and its shuffled twin would be itself; v
+    starts in a random direction, not at the all-ones vector, whose ReLU can be silent on every token; the
+    penalty is in units of median ‖h‖ / √H and the rate in those of v's entries, 1 / √H; steps of 2 texts, not
+    6; the template prefix is neither read nor changed.
     Reproduction: AxBench reports a steering score of .509 and AUROC .965 (Gemma-2-2B, layer 20).
     """
 
-    axbench: ClassVar[Mapping[str, Any]] = {"rate": 0.01, "batch": 6}
+    axbench: ClassVar[Mapping[str, Any]] = {"rate": 0.01, "batch": 6, "both": True}
 
     parametrisation: str = "gated"
     rate: float = 0.3
-    both: bool = True
+    both: bool = False
     layer: int | float = 0.5
     k: int = 8
     sparsity: float = 0.005

@@ -1,35 +1,132 @@
-"""The control for what labels add: DiffMean after its labels were shuffled."""
+"""The control for what labels add: a method after the labels of its training data were shuffled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from bench.api import Context
+import numpy as np
+
+from bench.api import Context, Depth, Fitted, Method
 from bench.registry import method
-from bench.schema import Array, Train
+from bench.schema import Budget, Choice, Pair, Train
 from methods.diffmean import DiffMean
+
+Row = TypeVar("Row")
+UNTAUGHT = frozenset({"control", "prompting"})
+"""Families that labels do not teach, alone or as a part."""
 
 
 @method(
     "shuffled", family="control", needs=["add"], gives=["steering", "detector"], antisymmetric=False, recovers=False
 )
 @dataclass(frozen=True)
-class Shuffled(DiffMean):
-    """DiffMean on the same texts with half of each class exchanged.
+class Shuffled(Method):
+    """Another method on the same data with half of each class exchanged; DiffMean unless one is named.
 
-    Equation: as `diffmean`, with labels permuted so that both sides hold as many positives as
-    negatives (a plain permutation keeps part of the concept by chance).
+    Equation: that of the inner method, with labels permuted so that both sides hold as many positives as
+    negatives (a plain permutation keeps part of the concept by chance), in every view it may read: texts,
+    pairs, choices, personas and conditions. `shuffled(reps)` is RePS's twin: same parametrisation, loss,
+    steps and strength, so that a difference between the two is what the labels taught. Hard negatives,
+    which have no counterpart to be exchanged with, are left out.
     """
 
-    def vector(self, ctx: Context, train: Train, layer: int) -> Array:
-        rng = ctx.rng("shuffled", train.concept.id)
-        one, two = (rng.permutation(len(rows)) for rows in (train.positives, train.negatives))
-        p = [train.positives[i] for i in one]
-        n = [train.negatives[i] for i in two]
-        half_p, half_n = len(p) // 2, len(n) // 2
-        mixed = replace(
-            train,
-            positives=tuple(p[:half_p] + n[:half_n]),
-            negatives=tuple(p[half_p:] + n[half_n:]),
-        )
-        return super().vector(ctx, mixed, layer)
+    layer: Depth = 0.5
+    """DiffMean's, where no method is named."""
+    inner: Method | None = None
+
+    def __post_init__(self) -> None:
+        inner = self.taught
+        if self.inner is not None:
+            if self.layer != type(self).layer:
+                raise ValueError(f"layer = {self.layer} is plain shuffled's: give {inner.name} its own")
+            if why := _unlabelled(inner):
+                raise ValueError(f"{why}: it has no labels to shuffle")
+            object.__setattr__(self, "name", f"shuffled({inner.name})")
+        own = ("views", "needs", "gives", "deterministic", "validated", "judged", "prompted", "pooled", "suppresses")
+        for flag in (*own, "away"):  # of the instance: the class is registered under its own
+            object.__setattr__(self, flag, getattr(inner, flag))
+
+    @property
+    def taught(self) -> Method:
+        """What is fitted."""
+        return DiffMean(self.layer) if self.inner is None else self.inner
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        return () if self.inner is None else (self.inner,)
+
+    def params(self) -> dict[str, Any]:
+        if self.inner is None:
+            return {"layer": self.layer}
+        inner = self.inner.params()
+        return {"shuffled": {}, **(inner if getattr(self.inner, "parts", ()) else {self.inner.name: inner})}
+
+    def candidates(self, budget: Budget) -> int:
+        return self.taught.candidates(budget)
+
+    def drafts(self, budget: Budget) -> tuple[int, int]:
+        return self.taught.drafts(budget)
+
+    def training(self, budget: Budget) -> tuple[int, int]:
+        return self.taught.training(budget)
+
+    def draws(self, budget: Budget) -> int:
+        return self.taught.draws(budget)
+
+    def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
+        return next(self.fit_all(ctx, [train]))
+
+    def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:
+        pool = replace(ctx, trains=tuple(mixed(ctx, train) for train in ctx.trains))
+        yield from self.taught.fit_all(pool, [mixed(ctx, train) for train in trains])
+
+
+def _unlabelled(inner: Method) -> str:
+    """Why labels do not make `inner` what it is; "" where they do."""
+    for part in getattr(inner, "parts", ()):
+        if why := _unlabelled(part):
+            return why
+    if inner.family in UNTAUGHT:
+        return f"{inner.name} is of the family {inner.family}"
+    if getattr(inner, "both", False):  # the language-model loss of both sides (`bench.training.objectives.LM`)
+        return f"{inner.name} with both = true trains on both sides alike"
+    return "" if inner.views else f"{inner.name} reads no training data"
+
+
+def mixed(ctx: Context, train: Train) -> Train:
+    """`train` with the two sides of every view exchanged for half of its rows."""
+    rng = ctx.rng("shuffled", train.concept.id)
+    positives, negatives = _dealt(rng, train.positives, train.negatives)
+    rng = ctx.rng("shuffled", train.concept.id, "views")  # its own, so that texts are mixed as ever
+    triggers, others = _dealt(rng, train.triggers, train.others)
+    return replace(
+        train,
+        positives=positives,
+        negatives=negatives,
+        hard_negatives=(),
+        pairs=_turned(rng, train.pairs, lambda p: Pair(p.instruction, p.negative, p.positive)),
+        choices=_turned(rng, train.choices, lambda c: Choice(c.question, c.not_matching, c.matching)),
+        personas=_turned(rng, train.personas, lambda sides: (sides[1], sides[0])),
+        triggers=triggers,
+        others=others,
+    )
+
+
+def _dealt(rng: np.random.Generator, one: Sequence[Row], two: Sequence[Row]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """Two sides, each of half of `one` and half of `two`."""
+    a, b = ([rows[i] for i in rng.permutation(len(rows))] for rows in (one, two))
+    half_a, half_b = len(a) // 2, len(b) // 2
+    return tuple(a[:half_a] + b[:half_b]), tuple(a[half_a:] + b[half_b:])
+
+
+def _turned(rng: np.random.Generator, rows: Sequence[Row], turn: Callable[[Row], Row]) -> tuple[Row, ...]:
+    """`rows` with half of them turned, in their order; of an odd number one stands both ways."""
+    order = rng.permutation(len(rows))
+    half = len(rows) // 2
+    chosen, both = set(order[:half].tolist()), set(order[half : len(rows) - half].tolist())
+    found: list[Row] = []
+    for i, row in enumerate(rows):
+        found += [row, turn(row)] if i in both else [turn(row) if i in chosen else row]
+    return tuple(found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,19 @@ from click.testing import CliRunner
 
 import methods
 from bench import registry, tiny
-from bench.api import Context
+from bench.api import Context, Fitted, Method
 from bench.backends.fake import FakeBackend
 from bench.cli import main
 from bench.contract import BUDGET, Planted, check, example_train
 from bench.plan import method, names_in
-from bench.schema import BenchError, Example
+from bench.schema import BenchError, Concept, Example, Train, UsageError
 from bench.steering import Add, Steering
+from methods.shuffled import Shuffled, mixed
 
 SHIPPED = [name for name, cls in registry.table("method").items() if not cls.named]
-NAMES = [*SHIPPED, *methods.COMBINATIONS, "cast(caa)", "prompt+cast(diffmean)"]
+WRAPPED = ["cast(caa)", "prompt+cast(diffmean)", "shuffled(cast)", "prompt+shuffled(reps)"]
+TWINS = ["caa", "hypersteer", "lora", "loreft", "lorra", "probe", "reft-r1", "repe", "reps", "sae"]
+NAMES = [*SHIPPED, *methods.COMBINATIONS, *WRAPPED, *(f"shuffled({name})" for name in TWINS)]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -78,6 +83,108 @@ def test_shuffled_mixes_the_classes_evenly() -> None:
     method("shuffled", {}).fit(Spy(FakeBackend(), BUDGET), example_train())
     for side in seen:
         assert sum("ship" in text for text in side) == len(side) // 2
+
+
+def test_a_shuffled_twin_gets_every_view_mixed_evenly_and_keeps_its_rows() -> None:
+    train, ctx = example_train(), Context(FakeBackend(), BUDGET)
+    found = mixed(ctx, train)
+    assert found == mixed(ctx, train)
+    for a, b in ((found.positives, found.negatives), (found.triggers, found.others)):
+        assert len(a) == len(b) == 8
+    assert sum("ship" in e.response for e in found.positives) == 4
+    assert {*found.positives, *found.negatives} == {*train.positives, *train.negatives}
+    assert {*found.triggers, *found.others} == {*train.triggers, *train.others}
+    assert 0 < sum("ship" in text for text in found.triggers) == 4
+    for view in ("pairs", "choices", "personas"):
+        rows, before, turned = (getattr(t, view) for t in (found, train, train.reversed()))
+        assert len(rows) == len(before)
+        assert all(row in (a, b) for row, a, b in zip(rows, before, turned, strict=True))
+        assert sum(row == b for row, b in zip(rows, turned, strict=True)) == len(rows) // 2
+    assert (found.concept, found.hard_negatives) == (train.concept, ())
+    one = mixed(ctx, replace(train, personas=train.personas[:1], pairs=train.pairs[:3]))
+    assert sorted(one.personas) == [("a clerk", "a sailor"), ("a sailor", "a clerk")]  # the odd one stands both ways
+    assert sum("ship" in p.positive for p in one.pairs) == sum("ship" in p.negative for p in one.pairs) == 2
+
+
+def test_plain_shuffled_is_diffmean_on_mixed_texts() -> None:
+    """To the bit what it was before it could wrap others, and under the same name and parameters."""
+    ctx, train = Planted(FakeBackend(), BUDGET), example_train()
+    plain = method("shuffled", {})
+    assert (plain.name, plain.family, plain.params(), plain.views) == (
+        "shuffled",
+        "control",
+        {"layer": 0.5},
+        {"texts"},
+    )
+    rng = ctx.rng("shuffled", train.concept.id)
+    p, n = ([rows[i] for i in rng.permutation(8)] for rows in (train.positives, train.negatives))
+    apart = ctx.tokens(p[:4] + n[:4], 2).mean(0) - ctx.tokens(p[4:] + n[4:], 2).mean(0)
+    assert np.array_equal(vector("shuffled", ctx), (apart / np.linalg.norm(apart)).astype(np.float32))
+    assert np.array_equal(vector("shuffled(diffmean)", ctx), vector("shuffled", ctx))
+    layers = method("shuffled", {"shuffled": {"layer": "select"}})
+    assert layers.candidates(BUDGET) == len(layers.fit(ctx, train)) == BUDGET.trials
+
+
+def test_a_shuffled_twin_is_what_its_method_is_but_a_control() -> None:
+    twin, own = method("shuffled(lora)", {"lora": {"rank": 2}}), method("lora", {"lora": {"rank": 2}})
+    assert (twin.name, twin.family) == ("shuffled(lora)", "control")
+    assert twin.params() == {"shuffled": {}, "lora": own.params()}
+    assert (twin.views, twin.needs, twin.training(BUDGET)) == (own.views, own.needs, own.training(BUDGET))
+    assert not method("shuffled(diffmean)", {}).antisymmetric
+    assert method("shuffled(hypersteer)", {}).pooled
+    assert method("shuffled(persona)", {}).judged
+    assert method("shuffled(circuit-breaker)", {}).suppresses
+    assert method("shuffled(caa)", {}).views == {"choices"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("shuffled(prompt)", "prompt is of the family prompting: it has no labels to shuffle"),
+        ("shuffled(prompt+diffmean)", "prompt is of the family prompting"),
+        ("shuffled(none)", "none is of the family control"),
+        ("shuffled(shuffled(reps))", r"shuffled\(reps\) is of the family control"),
+        ("shuffled(actadd)", "actadd reads no training data"),
+        ("shuffled(prompt-detect)", "prompt-detect reads no training data"),
+    ],
+)
+def test_what_labels_do_not_teach_has_no_shuffled_twin(name: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        method(name, {})
+
+
+def test_a_loss_over_both_sides_alike_has_no_shuffled_twin() -> None:
+    with pytest.raises(UsageError, match="reft-r1 with both = true trains on both sides alike"):
+        method("shuffled(reft-r1)", {"reft-r1": {"both": True}})
+
+
+def test_a_twin_s_layer_is_its_method_s() -> None:
+    with pytest.raises(UsageError, match="layer = 3 is plain shuffled's: give diffmean its own"):
+        method("shuffled(diffmean)", {"shuffled": {"layer": 3}})
+
+
+def test_a_twin_is_trained_as_its_method_is_on_mixed_data_all_concepts_at_once() -> None:
+    """Through `fit_all`, and a method that reads the other concepts gets theirs mixed too."""
+    seen: dict[str, object] = {}
+
+    @dataclass(frozen=True)
+    class Spy(Method):
+        name = "spy"
+        family = "direction"
+
+        def fit(self, ctx: Context, train: Train) -> list[Fitted]:
+            raise AssertionError("one by one")
+
+        def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[list[Fitted]]:
+            seen.update(trains=list(trains), pool=ctx.trains)
+            yield from ([Fitted()] for _ in trains)
+
+    train = example_train()
+    many = [train, replace(train, concept=Concept("boats", "boats"))]
+    ctx = Context(FakeBackend(), BUDGET, trains=tuple(many))
+    assert len(list(Shuffled(inner=Spy()).fit_all(ctx, many))) == 2
+    assert seen == {"trains": [mixed(ctx, one) for one in many], "pool": tuple(mixed(ctx, one) for one in many)}
+    assert ctx.trains == tuple(many)
 
 
 def test_indistinguishable_texts_are_an_error_not_a_vector() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import torch
 from click.testing import CliRunner
 from training_cases import BUDGET, goal, group, letters, numbers, small
 
+from bench import tiny
 from bench.api import Context, Fitted
 from bench.backends._hooks import blocks
 from bench.backends.hf import HFBackend
 from bench.cli import main
 from bench.plan import method, protocol
+from bench.registry import table
 from bench.schema import BenchError, Budget, UsageError
 from bench.store import Rows as Store
 from bench.strength import Strength
-from bench.training import trainer
+from bench.training import texts, trainer
 from bench.training.changes import Rows
 from bench.training.crossing import REFUSED, refusal
 from bench.training.objectives import LM, objectives
@@ -85,6 +88,28 @@ def test_the_frozen_prefix_changes_nothing_but_the_work(any_lm: HFBackend) -> No
     finally:
         below.remove()
     assert torch.allclose(short, whole, atol=1e-4)
+
+
+def test_attention_of_half_precision_is_in_fp32_while_gradients_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = HFBackend(tiny.build(tmp_path), dtype="bfloat16")
+    seen: list[torch.dtype] = []
+    attend = texts.sdpa_attention_forward
+
+    def spy(module, query, *rest, **more):  # type: ignore[no-untyped-def]
+        seen.append(query.dtype)
+        return attend(module, query, *rest, **more)
+
+    monkeypatch.setattr(texts, "sdpa_attention_forward", spy)
+    exact = group(half, small("vector")).fit()[0]
+    assert set(seen) == {torch.float32}
+    assert half.model.config._attn_implementation == "sdpa"
+    monkeypatch.setattr(texts, "_exact_attention", lambda *_: nullcontext())
+    plain = group(half, small("vector")).fit()[0]
+    one, two = (numbers(found.change.steering(0))[0].ravel() for found in (exact, plain))
+    assert one @ two / np.linalg.norm(one) / np.linalg.norm(two) > 0.99
+    assert exact.losses == pytest.approx(plain.losses, rel=0.02)
 
 
 def test_a_fit_leaves_the_model_as_it_was(lm: HFBackend) -> None:
@@ -199,13 +224,19 @@ def test_a_backend_without_a_model_makes_trained_methods_unsupported(
 
 def test_a_dry_run_prints_rows_and_tokens_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    ran = CliRunner().invoke(
-        main, ["run", "-m", "ssv,reft-r1,reps,diffmean", "-n", "2", "--backend", "fake", "--dry-run", "--json"]
-    )
+    words = "run -m trained,diffmean -p reps.batch=4 -n 2 --backend fake --dry-run --json"
+    ran = CliRunner().invoke(main, words.split())
     assert ran.exit_code == 0, ran.output
-    rows = {run["method"]: (run["train_rows"], run["train_tokens"]) for run in json.loads(ran.stdout)["runs"]}
-    # 2 concepts × 12 texts × 2 epochs; both sides for ReFT-r1, four rows a pair for RePS; 64 tokens a row
-    assert rows == {"ssv": (48, 3072), "reft-r1": (96, 6144), "reps": (192, 12288), "diffmean": (0, 0)}
+    found = {run["method"]: (run["train_rows"], run["train_tokens"]) for run in json.loads(ran.stdout)["runs"]}
+    # 2 concepts × 12 items × 2 epochs, and what an item is: a text, a pair, a text each way under both signs
+    rows = dict.fromkeys(table("method"), 48) | {"reps": 192, "antipasto": 192, "hypersteer": 96, "diffmean": 0}
+    rows |= dict.fromkeys(("bipo", "dpo", "circuit-breaker"), 96)
+    assert found == {name: (rows[name], 64 * rows[name]) for name in found}
+    assert set(found) == {n for n, cls in table("method").items() if cls.family == "trained" and not cls.named} | {
+        "diffmean"
+    }
+    both = method("reft-r1", {"reft-r1": {"both": True}}).training(protocol("quick").budget)
+    assert both == (48, 48 * 64)
 
 
 def test_the_coefficients_of_a_trained_change_lie_around_its_own_strength(lm: HFBackend, tmp_path: Path) -> None:
