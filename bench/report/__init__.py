@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.opinions import validity
 from bench.plan import default_results
-from bench.report import cost_figures, costs, details, figures, leaderboard, opinions
+from bench.report import cost_figures, costs, details, figures, leaderboard, monitors, opinions
 from bench.results import Table, load, tables
 from bench.schema import UsageError
 from bench.store import write_whole
@@ -44,7 +44,12 @@ def build(results: Path, out: Path) -> list[Path]:
 def _below(table: Table, roots: Sequence[Path]) -> list[tuple[str, list[str]]]:
     """What stands below a table: what may be claimed, how methods compare in detail, what they cost."""
     known = validity(roots, table.spec["judge"], table.spec["judge_params"])
-    return [*opinions.sections(table, known), *details.sections(table), *costs.sections(table)]
+    return [
+        *opinions.sections(table, known),
+        *details.sections(table),
+        *monitors.sections(table),
+        *costs.sections(table),
+    ]
 
 
 def _figures(table: Table) -> list[tuple[str, Callable[[Table], bytes]]]:
