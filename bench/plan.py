@@ -146,6 +146,7 @@ def make(options: Options) -> Plan:
     judge.fund(purse)
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
+    rules = getattr(task, "protocol", rules)  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
     specs = tuple(
