@@ -44,6 +44,8 @@ class Job:
     tried: list[dict[str, Any]] = field(default_factory=list)
     """Answers on the select split under every setting, for readers: they decide nothing after the pick."""
     tested: dict[str, list[dict[str, Verdict]]] = field(default_factory=dict)
+    monitors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What each concept's vector foretold (`bench.monitor`)."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of detection, by concept."""
     verdicts: int = 0
@@ -107,6 +109,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
             "layers": [_layers(candidate.steering) for candidate in fitted.candidates],
             "select": tried,
             "test": results.means(job.tested[name], axes),
+            **({"monitor": dict(job.monitors[name])} if name in job.monitors else {}),
         }
     counts = {
         "generations": job.answers,

@@ -26,6 +26,7 @@ from bench.api import Judge, Method, Task
 from bench.backends._prices import Purse
 from bench.compose import Composed
 from bench.models import DEFAULT, Model, cache_root, resolve
+from bench.monitor import Monitored
 from bench.schema import Budget, Protocol, RunSpec, Sampling, UsageError, digest
 
 STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -145,6 +146,7 @@ def make(options: Options) -> Plan:
     judge.fund(purse)
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
+    rules = getattr(task, "protocol", rules)  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
     specs = tuple(
@@ -362,10 +364,11 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
     asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]
     open_ended = sum(sample.kind == "generate" for sample in asked)
-    drawn = open_ended * made.draws(rules.budget)
+    watched = sum(len(task.watched(c)) for c in concepts) if isinstance(task, Monitored) else 0
+    drawn = open_ended * made.draws(rules.budget) + watched
     options = sum(len(sample.options) for sample in asked)
     tokens = drawn * rules.sampling.max_new_tokens + written
-    ratings = open_ended * len(task.axes) if task.rated else 0
+    ratings = open_ended * len(task.axes) + watched if task.rated else 0
     return Cost(len(concepts), drawn + options + drafts, tokens, ratings, *trained)
 
 

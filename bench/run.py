@@ -24,6 +24,7 @@ from bench.fitting import Fits
 from bench.jobs import Ask, Job, Trial, best, plain_text, ratings, record, row, tried
 from bench.judging import rate
 from bench.models import cache_root
+from bench.monitor import Monitored, reading
 from bench.plan import Plan, code_of
 from bench.schema import (
     BenchError,
@@ -116,6 +117,7 @@ class Session:
                 for job in live:
                     job.picked = {concept: best(trials) for concept, trials in job.select.items()}
                 self._answer(live, "test")
+                self._watch([job for job in live if job.status == "todo"])
             for job in (job for job in live if job.status == "todo"):
                 made = record(job, self.plan, self.strength, self.timings) | self._judging()
                 job.path = results.write(made, job.spec, self.folder, job.tried)
@@ -241,6 +243,28 @@ class Session:
                         job.seconds[name] = round(time.monotonic() - begun, 3)
                         advance(len(own))
 
+    def _watch(self, jobs: list[Job]) -> None:
+        """Set each vector's reading of the task's watched chats against what the bare model answers to them."""
+        if not isinstance(self.task, Monitored) or not jobs:
+            return
+        samples = [sample for concept in self.concepts for sample in self.task.watched(concept)]
+        requests = [Request(s.messages, None, self.rules.sampling, self._seed(s)) for s in samples]
+        with self._stage("watch", len(samples)) as advance:
+            answers = self._complete(requests, advance, lambda i: None)
+            items = [
+                Item("concept", s.concept, s.instruction, a["text"]) for s, a in zip(samples, answers, strict=True)
+            ]
+            ratings = [verdict.value for verdict in rate(self.judge, items, self.judgements, lambda steps: None)]
+        self.judge.release()
+        for job in jobs:
+            with self._guard(job, "watch"):
+                for concept in self.concepts:
+                    own = [i for i, sample in enumerate(samples) if sample.concept == concept]
+                    steering = job.fits[concept.id].candidates[job.picked[concept.id].candidate].steering
+                    found = reading(self.context, steering, [samples[i] for i in own], [ratings[i] for i in own])
+                    if found:
+                        job.monitors[concept.id] = found
+
     def _scores(self, candidate: Fitted, samples: Sequence[Sample]) -> tuple[list[dict[str, Verdict]], list[float]]:
         texts = [Completion(sample.messages[-1][1], 0, 0) for sample in samples]
         kept: list[float] = []
@@ -284,13 +308,16 @@ class Session:
         assert steering is not None
         if self.task.away and not job.method.away:
             steering = steering.opposed()
-        # The same noise for every method: differences between methods are differences of steering.
-        seed = int(digest(self.rules.seed, sample.id, sample.instruction), 16) % 2**63
+        seed = self._seed(sample)
         scaled = self.strength.at(steering, candidate, sample.concept, trial.coefficient)
         if sample.raw:
             text = plain_text(sample, scaled.prompt)
             return Request(text, replace(scaled, prompt=Prompt()), self.rules.sampling, seed)
         return Request(sample.messages, scaled, self.rules.sampling, seed)
+
+    def _seed(self, sample: Sample) -> int:
+        """The same noise for every method: differences between methods are differences of steering."""
+        return int(digest(self.rules.seed, sample.id, sample.instruction), 16) % 2**63
 
     def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
         """One output per ask: an answer, or the likelihoods of its options."""
@@ -349,18 +376,10 @@ class Session:
         return kept
 
     def _generate(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
-        keys = [self._key(ask.request) for ask in asks]
-        todo: dict[str, Ask] = {}
-        for key, ask in zip(keys, asks, strict=True):
-            if key not in self.generations:
-                todo.setdefault(key, ask)
-        advance(len(asks) - len(todo))
-        names = list(todo)
-        for i, completion in self.backend.generate([todo[name].request for name in names]):
-            self.generations.put(names[i], dataclasses.asdict(completion))
-            todo[names[i]].job.fresh += 1
-            advance(1)
-        found = [self.generations.get(key) for key in keys]
+        def fresh(i: int) -> None:
+            asks[i].job.fresh += 1
+
+        found = self._complete([ask.request for ask in asks], advance, fresh)
         for ask, kept in zip(asks, found, strict=True):
             ask.job.tokens += kept["tokens"]
             ask.job.answers += 1
@@ -368,6 +387,21 @@ class Session:
             Completion(**kept | {"touched": tuple(kept["touched"]), "options": tuple(kept.get("options", ()))})
             for kept in found
         ]
+
+    def _complete(self, requests: Sequence[Request], advance: Advance, fresh: Advance) -> list[dict[str, Any]]:
+        """The kept answer of each request; those not kept yet are made, and `fresh` told their places."""
+        keys = [self._key(request) for request in requests]
+        todo: dict[str, int] = {}
+        for place, key in enumerate(keys):
+            if key not in self.generations:
+                todo.setdefault(key, place)
+        advance(len(requests) - len(todo))
+        names = list(todo)
+        for i, completion in self.backend.generate([requests[todo[name]] for name in names]):
+            self.generations.put(names[i], dataclasses.asdict(completion))
+            fresh(todo[names[i]])
+            advance(1)
+        return [self.generations.get(key) for key in keys]
 
     def _key(self, request: Request) -> str:
         steering = request.steering or Steering()

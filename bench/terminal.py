@@ -27,7 +27,7 @@ from bench.models import cache_root
 from bench.overhead import record
 from bench.overhead import show as show_costs
 from bench.plan import Plan, code_of, cost, default_results, scratch
-from bench.report import build, leaderboard
+from bench.report import build, leaderboard, monitors
 from bench.schema import BenchError
 from bench.store import write_json
 
@@ -299,6 +299,8 @@ def show(name: str, concept: str | None, limit: int, folder: Path | None, as_jso
         f"preset {spec['protocol']['preset']}, judge {spec['judge'] or 'none'}"
     )
     console.print("  ".join(f"{axis} {run.data['metrics'][axis]}" for axis in run.data["axes"]))
+    for line in monitors.lines(run):
+        console.print(line)
     for sample in samples:
         if "text" not in sample:  # a detection row: the text is the data's own
             console.print(f"{sample['id']}  {sample['label']}  score {sample['score']:g}", markup=False)

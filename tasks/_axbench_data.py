@@ -59,10 +59,11 @@ def load(data: str, setting: str) -> Corpus:
             raise BenchError(f"{folder.name} is not whole: {type(error).__name__}: {reason}") from error
     else:
         raise UsageError(f"unknown data {data!r}: mini, {', '.join(HUB)}, or a folder in AxBench's layout")
-    return _checked(corpus, data)
+    return checked(corpus, data)
 
 
-def _checked(corpus: Corpus, data: str) -> Corpus:
+def checked(corpus: Corpus, data: str) -> Corpus:
+    """The corpus, or why it cannot be used."""
     if not corpus.trains:
         raise BenchError(f"{Path(data).name}: no concept in it")
     for name, train in corpus.trains.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from bench.backends.hf import HFBackend
 from bench.models import DEFAULT, Model, resolve
 
 KEY = "sk-a-key-like-no-other-0123456789"
+TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -66,3 +69,26 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     with serving() as made:
         monkeypatch.setenv("OPENAI_BASE_URL", made.url)
         yield made
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Thirty questions over five topics in TruthfulQA's own layout."""
+    folder = tmp_path / "truthfulqa"
+    folder.mkdir()
+    rows = []
+    with (folder / "TruthfulQA.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Type", "Category", "Question"])
+        for i in range(30):
+            writer.writerow(["Adversarial", TOPICS[i % 5], f"What about {i}?"])
+            true, false = {f"It is {i}.": 1}, {f"It is {i + 50}.": 0, f"Never {i}.": 0}
+            rows.append(
+                {
+                    "question": f"What about {i}?",
+                    "mc1_targets": true | false,
+                    "mc2_targets": {f"{i}, as known.": 1} | true | false,
+                }
+            )
+    (folder / "mc_task.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder

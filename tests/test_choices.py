@@ -25,30 +25,6 @@ from tasks._choices import ORDERS, shares
 from tasks.truthfulqa import template
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
-
-
-@pytest.fixture
-def questions(tmp_path: Path) -> Path:
-    """Thirty questions over five topics in TruthfulQA's own layout."""
-    folder = tmp_path / "truthfulqa"
-    folder.mkdir()
-    rows = []
-    with (folder / "TruthfulQA.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["Type", "Category", "Question"])
-        for i in range(30):
-            writer.writerow(["Adversarial", TOPICS[i % 5], f"What about {i}?"])
-            true, false = {f"It is {i}.": 1}, {f"It is {i + 50}.": 0, f"Never {i}.": 0}
-            rows.append(
-                {
-                    "question": f"What about {i}?",
-                    "mc1_targets": true | false,
-                    "mc2_targets": {f"{i}, as known.": 1} | true | false,
-                }
-            )
-    (folder / "mc_task.json").write_text(json.dumps(rows), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture

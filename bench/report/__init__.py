@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.opinions import validity
 from bench.plan import default_results
-from bench.report import cost_figures, costs, details, figures, leaderboard, opinions
+from bench.report import cost_figures, costs, details, efficiency, figures, leaderboard, monitors, opinions
 from bench.results import Table, load, tables
 from bench.schema import UsageError
 from bench.store import write_whole
@@ -36,7 +36,11 @@ def build(results: Path, out: Path) -> list[Path]:
             name = f"{stem}-{kind}.png"
             names.setdefault(table.group, []).append(name)
             written += [_write(out / name, image), _write((out / name).with_suffix(".csv"), data.encode())]
-    below = {table.group: _below(table, (results, default_results())) for table in found}
+    for group, name, image, data in efficiency.draw(found):
+        names[group].append(f"{name}.png")
+        written += [_write(out / f"{name}.png", image), _write(out / f"{name}.csv", data.encode())]
+    curves = efficiency.sections(found)
+    below = {t.group: [*_below(t, (results, default_results())), *curves.get(t.group, [])] for t in found}
     written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names, below).encode()))
     return written
 
@@ -44,7 +48,12 @@ def build(results: Path, out: Path) -> list[Path]:
 def _below(table: Table, roots: Sequence[Path]) -> list[tuple[str, list[str]]]:
     """What stands below a table: what may be claimed, how methods compare in detail, what they cost."""
     known = validity(roots, table.spec["judge"], table.spec["judge_params"])
-    return [*opinions.sections(table, known), *details.sections(table), *costs.sections(table)]
+    return [
+        *opinions.sections(table, known),
+        *details.sections(table),
+        *monitors.sections(table),
+        *costs.sections(table),
+    ]
 
 
 def _figures(table: Table) -> list[tuple[str, Callable[[Table], bytes]]]:

@@ -65,7 +65,7 @@ def forest(table: Table) -> bytes:
         panel.set_axisbelow(True)
     panels[0].set_yticks(range(len(rows)), [row.name for row in rows])
     panels[0].set_ylim(-0.6, len(rows) - 0.4)
-    what = "mean rating" if table.spec["judge"] else "mean AUROC"
+    what = "mean rating" if table.spec["judge"] else "mean AUROC" if "auroc" in table.axes else "mean score"
     figure.suptitle(f"{title(table)}: {what} and 95 % interval over {len(table.concepts)} concepts", fontsize=9)
     return _png(figure)
 

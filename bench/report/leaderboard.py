@@ -63,7 +63,8 @@ def pvalue(p: float | None) -> str:
 
 def title(table: Table) -> str:
     spec = table.spec
-    data = spec["task_params"].get("data", "mini")
+    given = spec["task_params"]
+    data = ", ".join([given.get("data", "mini"), *(f"{k} {v}" for k, v in sorted(given.items()) if k != "data")])
     return f"{spec['task']} ({data}) · {spec['model']} · preset {spec['protocol']['preset']}"
 
 
@@ -71,7 +72,7 @@ def notes(table: Table) -> list[str]:
     """What a reader must know to read the table."""
     spec, rules = table.spec, table.spec["protocol"]
     if not spec["judge"]:
-        return _detection(table)
+        return _detection(table) if "auroc" in table.axes else _options(table)
     unit = {"norm": "median residual norms", "max-act": "largest detection scores"}[rules["strength"]]
     lines = [
         f"{len(table.concepts)} concepts, each with {rules['test']} test prompts; settings picked on {rules['select']} "
@@ -103,6 +104,19 @@ def _detection(table: Table) -> list[str]:
         "cannot tell apart (max-t, family-wise 5 %) share a rank.",
         f"Each detector was fitted on at most {spec['protocol']['budget']['sequences']} training texts per concept, "
         f"none of them evaluated. Engine {spec['backend']}, {spec['dtype']}.",
+    ]
+
+
+def _options(table: Table) -> list[str]:
+    spec, runs = table.spec, [row.run.data for row in table.rows]
+    tested = sum(c["test"]["n"] for c in runs[0]["concepts"].values())
+    return [
+        f"{tested} multiple-choice questions, {len(table.concepts)} units that intervals resample; each option is "
+        "scored as the model's continuation, and settings are picked on other questions.",
+        "Intervals: 95 % bootstrap-t. Methods that simultaneous sign-flip tests of all pairs cannot tell apart (max-t, "
+        "family-wise 5 %) share a rank.",
+        f"Each method was fitted on at most {spec['protocol']['budget']['sequences'] // 2} training questions of each "
+        f"concept or fold. Engine {spec['backend']}, {spec['dtype']}.",
     ]
 
 
