@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.opinions import validity
 from bench.plan import default_results
-from bench.report import cost_figures, costs, details, figures, leaderboard, opinions
+from bench.report import cost_figures, costs, details, figures, leaderboard, opinions, page
 from bench.results import Table, load, tables
 from bench.schema import UsageError
 from bench.store import write_whole
@@ -38,6 +38,7 @@ def build(results: Path, out: Path) -> list[Path]:
             written += [_write(out / name, image), _write((out / name).with_suffix(".csv"), data.encode())]
     below = {table.group: _below(table, (results, default_results())) for table in found}
     written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names, below).encode()))
+    written += page.write(found, out, names, below)
     return written
 
 
