@@ -243,6 +243,7 @@ steerbench.views.samples = (() => {
     methods();
     const set = (key, value) => {
       state[key] = value;
+      state.case = null; // a new order is read from its top
       again();
     };
     const controls = el(
