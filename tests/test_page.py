@@ -248,7 +248,7 @@ CONCEPTS = tuple(f"concept-{i}" for i in range(12))
 def test_steering_is_claimed_where_both_judges_see_it(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS, CONCEPTS), tmp_path)
     assert found["word"] == "It depends"
-    assert found["text"] == "diffmean beat the tuned prompt; prompt beats 1 of 2 steering methods."
+    assert found["text"] == "diffmean beats the tuned prompt; prompt beats 1 of 2 steering methods."
     assert found["claimed"][0].startswith("Better than prompt: diffmean (likelihood and second agree")
     assert found["claimed"][1].startswith("prompt is better than caa (")
     assert found["claimed"][2] == "prompt is better than the controls none."

@@ -260,7 +260,10 @@ def test_one_method_s_answers_stand_side_by_side_across_coefficients(tab: Tab) -
     assert sum("picked" in h for h in headings) == 1
     assert page.locator(".case").count() == 2
     page.get_by_role("button", name="All", exact=True).click()
-    assert page.locator(".sweep").count() == 4
+    page.wait_for_function("() => document.querySelectorAll('.sweep').length === 4")
+    first = page.get_by_label("First")
+    assert first.input_value() == "methods"  # the second judge has not rated this split
+    assert first.locator("option:disabled").all_inner_texts() == ["judges disagree most", "… on any one axis"]
 
 
 def test_cases_are_filtered_by_concept_and_method(tab: Tab) -> None:

@@ -128,7 +128,8 @@ def _judged(one: Table) -> dict[str, Any]:
     reference = one.reference
     share = f"{reference} beats {len(beaten)} of {len(steering)} steering methods"
     if above and beaten:
-        word, text = "It depends", f"{', '.join(above)} beat the tuned prompt; {share}."
+        verb = "beats" if len(above) == 1 else "beat"
+        word, text = "It depends", f"{', '.join(above)} {verb} the tuned prompt; {share}."
     elif above:
         word, text = "Steer", f"{', '.join(above)}: better than the tuned prompt."
     elif beaten:

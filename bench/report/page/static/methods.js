@@ -67,7 +67,7 @@ steerbench.views.method = (() => {
       one.made.length > 0 &&
         el("p", {}, "Made of ", one.made.map((name, i) => [i > 0 && " and ", el("a", { href: to(["method", name]) }, name)]), "."),
       equation.map(([label, text]) => el("figure", { cls: "equation" }, el("figcaption", {}, label), el("p", {}, prose(text)))),
-      rest.map(([label, text]) => el("section", {}, el("h2", {}, label), el("p", {}, prose(text)))),
+      rest.map(([label, text]) => el("section", {}, el("h2", {}, label), el("p", {}, prose(text.charAt(0).toUpperCase() + text.slice(1))))),
       sets.length > 0 &&
         el("dl", { cls: "facts" }, sets.map(([name, values]) => [el("dt", {}, name), el("dd", {}, values.join(", "))])),
       one.fields && one.fields.length > 0 && [el("h2", {}, "Parameters"), grid(["field", "default"], one.fields.map(([name, value]) => [el("code", {}, name), el("code", {}, value || "none")]), "Parameters")],

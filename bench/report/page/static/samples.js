@@ -241,8 +241,14 @@ steerbench.views.samples = (() => {
       );
     }
     methods();
+    const first = el("div", {});
+    function sorting() {
+      const off = (key) => state.split === 1 && (key === "judges" || key === "axis"); // others rate the test split alone
+      first.replaceChildren(choice("First", sorts.map(([key, text]) => [key, text, off(key)]), sort(), (v) => set("sort", v)));
+    }
     const set = (key, value) => {
       state[key] = value;
+      if (key === "split") sorting();
       state.case = null; // a new order is read from its top
       again();
     };
@@ -251,9 +257,10 @@ steerbench.views.samples = (() => {
       { cls: "controls" },
       choice("Split", [["0", "test"], ["1", both ? "select, every coefficient" : "select (not kept)", !both]], String(state.split), (v) => set("split", Number(v))),
       choice("Concept", [["", `all ${index.concepts.length}`], ...index.concepts.map(([id]) => [id, id])], state.concept, (v) => set("concept", v)),
-      choice("First", sorts, state.sort, (v) => set("sort", v)),
+      first,
       el("label", { cls: "choice grow" }, el("span", {}, "Search"), search),
     );
+    sorting();
     queueMicrotask(() => (state.text.trim() ? seek() : show()));
     return [
       controls,
