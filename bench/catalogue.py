@@ -37,7 +37,13 @@ def document() -> str:
 
 def _row(cls: type[Any]) -> str:
     sets = [", ".join(sorted(values)) for values in (cls.needs, cls.views, cls.gives)]
-    cells = (f"[{cls.name}](#{cls.name})", cls.family, _paper(cls.paper), *sets, ", ".join(_fields(cls)))
+    cells = (
+        f"[{cls.name}](#{cls.name})",
+        cls.family,
+        _paper(cls.paper),
+        *sets,
+        ", ".join(_set(*pair) for pair in fields(cls)),
+    )
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -47,6 +53,13 @@ def _family(family: str, classes: list[type[Any]]) -> list[str]:
 
 def _section(cls: type[Any]) -> str:
     """Heading, summary, then each labelled paragraph of the docstring with its label set apart."""
+    parts = [_shown(label, text) for label, text in paragraphs(inspect.getdoc(cls) or "")]
+    contract = "; ".join(marks(cls))
+    return "\n\n".join([f"### {cls.name}", *parts, *([_shown("Contract", f"{contract}.")] if contract else [])])
+
+
+def marks(cls: type[Any]) -> list[str]:
+    """What the contract tests hold a method to, beyond what they ask of all."""
     flags = {
         "swapping positives and negatives flips it": cls.antisymmetric,
         "a planted direction is recovered": cls.recovers,
@@ -54,9 +67,7 @@ def _section(cls: type[Any]) -> str:
         "it only suppresses a concept": cls.suppresses,
         "not validated: no positive control yet": not cls.validated,
     }
-    marks = "; ".join(text for text, present in flags.items() if present)
-    parts = [_shown(label, text) for label, text in paragraphs(inspect.getdoc(cls) or "")]
-    return "\n\n".join([f"### {cls.name}", *parts, *([_shown("Contract", marks + ".")] if marks else [])])
+    return [text for text, present in flags.items() if present]
 
 
 def paragraphs(text: str) -> list[tuple[str, str]]:
@@ -83,16 +94,20 @@ def _shown(label: str, text: str) -> str:
     return f"*{label}.* {shown}" if label else shown
 
 
-def _fields(cls: type[Any]) -> list[str]:
-    """`name = default` of what a user can set; the name alone of what has none."""
+def fields(cls: type[Any]) -> list[tuple[str, str]]:
+    """Name and default, as JSON, of what a user can set; "" for what has none."""
     found = []
     for f in dataclasses.fields(cls):
         made = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         if f.init:
             value = made.name if isinstance(made, Method) else made
             shown = json.dumps(plain(value), ensure_ascii=False) if made is not dataclasses.MISSING else ""
-            found.append(f"`{f.name} = {shown}`" if shown else f"`{f.name}`")
+            found.append((f.name, shown))
     return found
+
+
+def _set(name: str, default: str) -> str:
+    return f"`{name} = {default}`" if default else f"`{name}`"
 
 
 def _paper(paper: str) -> str:

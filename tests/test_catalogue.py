@@ -77,4 +77,4 @@ def test_a_field_is_shown_with_what_it_is_without_an_option() -> None:
         own: int = field(default=0, init=False)
 
     shown = ["`inner`", '`text = "a | b\\nc"`', "`flag = false`", "`many = [1, 2]`", "`made = []`"]
-    assert catalogue._fields(Some) == shown
+    assert [catalogue._set(*pair) for pair in catalogue.fields(Some)] == shown

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.opinions import validity
 from bench.plan import default_results
-from bench.report import cost_figures, costs, details, efficiency, figures, leaderboard, monitors, opinions
+from bench.report import cost_figures, costs, details, efficiency, figures, leaderboard, monitors, opinions, page
 from bench.results import Table, load, tables
 from bench.schema import UsageError
 from bench.store import write_whole
@@ -42,6 +42,7 @@ def build(results: Path, out: Path) -> list[Path]:
     curves = efficiency.sections(found)
     below = {t.group: [*_below(t, (results, default_results())), *curves.get(t.group, [])] for t in found}
     written.insert(0, _write(out / "leaderboard.md", leaderboard.markdown(found, names, below).encode()))
+    written += page.write(found, out, names, below)
     return written
 
 

@@ -1,0 +1,73 @@
+"""The report as one page: `index.html`, and below `page/` its scripts and its data.
+
+Invariant: the page needs no server and asks for nothing but files beside it; data reaches it as JSON inside
+scripts, in which no text of a model or a data set can end the script or become markup. Same results, same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bench.report.page import methods, overview, samples
+from bench.report.page.encoding import key, script
+from bench.results import Table
+from bench.store import write_whole
+
+INDEX = "index.html"
+STATIC = ("style.css", "core.js", "parts.js", "leaderboard.js", "methods.js", "cases.js", "answers.js", "samples.js",
+          "app.js")  # fmt: skip
+
+
+def write(
+    tables: Sequence[Table],
+    out: Path,
+    figures: Mapping[str, Sequence[str]],
+    below: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+) -> list[Path]:
+    """Write the page into `out`, and take away data files of an earlier one; returns `index.html` alone.
+
+    `figures` and `below` are what the leaderboard shows of each group: files in `out`, and headed Markdown rows.
+    """
+    kept = set()
+    for name, content in _files(tables, figures, below):
+        path = out / name
+        kept.add(path)
+        if not (path.is_file() and path.read_bytes() == content):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+    for path in sorted((out / "page" / "data").glob("*/*.js")):
+        if path not in kept:
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+    return [out / INDEX]
+
+
+def _files(
+    tables: Sequence[Table],
+    figures: Mapping[str, Sequence[str]],
+    below: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+) -> Iterator[tuple[str, bytes]]:
+    """Every file of the page by its place, the data of one table after the other and the first file last."""
+    for table in tables:
+        for name, value in _data(table):
+            whole = f"{key(table.group)}/{name}"
+            yield f"page/data/{whole}.js", script(whole, value)
+    first = {
+        "tables": [overview.table(t, figures.get(t.group, ()), below.get(t.group, ())) for t in tables],
+        "methods": methods.described(row.run for table in tables for row in table.rows),
+    }
+    yield "page/data/overview.js", script("overview", first)
+    static = files("bench.report.page") / "static"
+    for name in STATIC:
+        yield f"page/{name}", (static / name).read_bytes()
+    yield INDEX, (static / INDEX).read_bytes()
+
+
+def _data(table: Table) -> Iterator[tuple[str, Any]]:
+    for row in table.rows:
+        yield methods.file_of(row.run), methods.details(row.run, table)
+    yield from samples.shards(table)

@@ -1,0 +1,172 @@
+"""The answers behind a table, in files that a browser loads one at a time.
+
+Invariant: every answer that the results keep is in exactly one file, and the index names the file; no file
+holds more than about `ANSWERS` answers, whatever the table's size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import opinions
+from bench.report.page.encoding import key
+from bench.results import TRIALS, Run, Table
+from bench.schema import BenchError
+
+ANSWERS = 600
+SPLITS = ("test", "select")
+
+
+@dataclass
+class Case:
+    """One instruction, and what every method answered."""
+
+    concept: str
+    id: str
+    split: str
+    instruction: str
+    answers: list[list[Any]] = field(default_factory=list)
+    ratings: dict[int, tuple[Any, Any, Any]] = field(default_factory=dict)
+    """row -> overall by the table's judge, by the first other judge, largest gap of an axis; at the pick."""
+
+
+def shards(table: Table) -> Iterator[tuple[str, Any]]:
+    """The index and then the files it names; nothing for a table whose results keep no texts."""
+    judges = _judges(table)
+    cases = _cases(table, judges)
+    if not cases:
+        return
+    concepts = list(dict.fromkeys(name for row in table.rows for name in row.run.data["concepts"]))
+    groups: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        groups.setdefault((case.concept, case.split), []).append(case)
+    order = [(c, s) for c in concepts for s in SPLITS if (c, s) in groups]
+    files: list[tuple[str, list[Case]]] = []
+    for concept, split in order:
+        for i, chunk in enumerate(_chunks(groups[concept, split])):
+            files.append((f"{key(concept)}-{split}-{i}", chunk))
+    for name, chunk in files:
+        yield name, [case.answers for case in chunk]
+    yield "index", _index(table, concepts, files, judges)
+
+
+def _chunks(cases: Sequence[Case]) -> Iterator[list[Case]]:
+    """Cases in order, a new list where the next would make one too large."""
+    chunk: list[Case] = []
+    for case in cases:
+        if chunk and sum(len(c.answers) for c in chunk) + len(case.answers) > ANSWERS:
+            yield chunk
+            chunk = []
+        chunk.append(case)
+    yield chunk
+
+
+def _index(
+    table: Table, concepts: Sequence[str], files: Sequence[tuple[str, Sequence[Case]]], judges: Sequence[str]
+) -> dict[str, Any]:
+    """What sorting and filtering need: ratings in hundredths, one row of numbers a case."""
+    place = {name: i for i, name in enumerate(concepts)}
+    texts: dict[str, int] = {}
+    rows, numbers = [], ([], [], [])  # type: list[list[int | str]], tuple[list[Any], list[Any], list[Any]]
+    for number, (_, chunk) in enumerate(files):
+        for at, case in enumerate(chunk):
+            said = texts.setdefault(case.instruction, len(texts))
+            rows.append([place[case.concept], SPLITS.index(case.split), case.id, said, number, at])
+            for i in range(len(table.rows)):
+                for kept, value in zip(numbers, case.ratings.get(i, (None, None, None)), strict=True):
+                    kept.append(None if value is None else round(100 * value))
+    described = {name: str(c["text"]) for row in table.rows for name, c in row.run.data["concepts"].items()}
+    return {
+        "concepts": [[name, described[name]] for name in concepts],
+        "instructions": list(texts),
+        "files": [name for name, _ in files],
+        "cases": rows,
+        "judges": [table.spec["judge"], *(name.rpartition("/")[0] for name in judges)],
+        "first": numbers[0],
+        "second": numbers[1] if judges else [],
+        "gap": numbers[2] if judges else [],
+    }
+
+
+def _judges(table: Table) -> list[str]:
+    """The other judges, `name/identity`, those who rated most methods first."""
+    found: dict[str, int] = {}
+    for row in table.rows:
+        for o in opinions.of(row.run):
+            found[_name(o)] = found.get(_name(o), 0) + 1
+    return sorted(found, key=lambda name: (-found[name], name))
+
+
+def _name(opinion: opinions.Opinion) -> str:
+    return f"{opinion.judge}/{opinions.identity(opinion.judge, opinion.data['judge_params'])}"
+
+
+def _cases(table: Table, judges: Sequence[str]) -> list[Case]:
+    found: dict[tuple[str, str, str], Case] = {}
+    axes = ("overall", *table.axes[:-1])
+    for i, row in enumerate(table.rows):
+        others = {_name(o): {s["id"]: s for s in o.data["samples"]} for o in opinions.of(row.run)}
+        picks = {name: c["picked"] for name, c in row.run.data["concepts"].items()}
+        for split, sample in _samples(row.run):
+            concept, own = sample["concept"], sample["id"]
+            at = (concept, split, own)
+            case = found.setdefault(at, Case(concept, own, split, sample.get("instruction", "")))
+            pick = picks[concept]
+            setting = {k: sample.get(k, pick[k]) for k in ("candidate", "coefficient")}
+            seen = [others.get(name, {}).get(own) if split == "test" else None for name in judges]
+            chosen = setting == pick
+            case.answers.append([*_answer(i, setting, sample, seen, axes), int(chosen)])
+            if chosen:
+                case.ratings[i] = _summary(sample, seen[0] if seen else None, axes)
+    return list(found.values())
+
+
+def _samples(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Answers on the test split; then those on the select split, where the run keeps them."""
+    for sample in run.data["samples"]:
+        if "text" in sample:
+            yield "test", sample
+    path = run.path.with_name(TRIALS)
+    if not path.is_file():
+        return
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                sample = json.loads(line)
+                _ = sample["id"], sample["text"], sample["ratings"], sample["candidate"], sample["coefficient"]
+                if sample["concept"] not in run.data["concepts"]:
+                    raise ValueError(f"concept {sample['concept']!r} is not in run.json")
+                yield "select", sample
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise BenchError(
+            f"{path.parent.name}/{path.name} does not hold this run's answers: {reason}; delete it, or run again"
+        ) from error
+
+
+def _answer(
+    row: int, setting: Mapping[str, Any], sample: Mapping[str, Any], others: Sequence[Any], axes: Sequence[str]
+) -> list[Any]:
+    """Row, candidate, coefficient, text, tokens, positions touched, and each judge's number and ratings."""
+    judged = [[0, *_rated(sample, axes)], *([i, *_rated(s, axes)] for i, s in enumerate(others, 1) if s)]
+    touched = sum(sample.get("touched") or [])
+    return [row, setting["candidate"], setting["coefficient"], sample["text"], sample.get("tokens"), touched, judged]
+
+
+def _rated(sample: Mapping[str, Any], axes: Sequence[str]) -> list[Any]:
+    """Ratings, then what the judge said and why a rating is missing, where there is either."""
+    ratings = [sample["ratings"].get(axis) for axis in axes]
+    said, reasons = sample.get("said") or {}, sample.get("reasons") or {}
+    texts = [[a, str(said[a])] for a in axes if a in said]
+    why = [[a, str(reasons[a])] for a in axes if a in reasons]
+    return [ratings, texts, why] if why else [ratings, texts] if texts else [ratings]
+
+
+def _summary(sample: Mapping[str, Any], other: Mapping[str, Any] | None, axes: Sequence[str]) -> tuple[Any, Any, Any]:
+    one = sample["ratings"]
+    two = other["ratings"] if other else {}
+    gaps = [abs(one[a] - two[a]) for a in axes if one.get(a) is not None and two.get(a) is not None]
+    return one.get("overall"), two.get("overall"), max(gaps, default=None)

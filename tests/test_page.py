@@ -1,0 +1,300 @@
+"""The page's files: what they hold, that data cannot leave its place in them, and that they are the same twice."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_cases import Recipe, price, write
+
+from bench import results
+from bench.report import build, page
+from bench.report.page import encoding, overview, samples
+from bench.schema import BenchError
+
+METHODS = (("diffmean", "direction"), ("prompt", "prompting"), ("caa", "direction"), ("none", "control"))
+RECIPE = Recipe(METHODS, ("ocean", "sql", "music", "space", "dice", "kings"), tests=3, selects=2)
+
+
+def value(path: Path) -> Any:
+    """What a data file hands to the page: its one string, read as JavaScript and then as JSON."""
+    call = r"""steerbench\.put\("[^"]+",JSON\.parse\('((?:[^'\\]|\\.)*)'\)\);\n"""
+    found = re.fullmatch(call, path.read_text("ascii"))
+    assert found, path
+    read = re.sub(r"\\(u[0-9a-f]{4}|.)", lambda m: chr(int(m[1][1:], 16)) if m[1][1:] else m[1], found[1])
+    return json.loads(read)
+
+
+def put(name: str, tmp_path: Path, content: Any) -> Any:
+    path = tmp_path / name
+    path.write_bytes(encoding.script("a/b", content))
+    return value(path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results and the report of them; read it, do not write to it."""
+    root = tmp_path_factory.mktemp("page")
+    write(RECIPE, root / "results")
+    build(root / "results", root / "reports")
+    return root
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def first(place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = value(place / "reports" / "page" / "data" / "overview.js")
+    return found
+
+
+def folder(place: Path) -> Path:
+    return place / "reports" / "page" / "data" / first(place)["tables"][0]["key"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</script><script>alert(1)</script>",
+        "<!-- <script>",
+        "it's \\' \\u003c \\",
+        'a "quoted" \\" word',
+        "line\u2028and\u2029paragraph\nnew\r\ttab\0nul",
+        "日本語 😀",
+        "\ud800 alone",
+        "');alert(1);('",
+    ],
+)
+def test_a_text_comes_back_from_its_script_and_cannot_leave_it(text: str, tmp_path: Path) -> None:
+    content = {text: [text, {"__proto__": text}]}
+    raw = encoding.script("a/b", content)
+    assert not set(raw) & set(b"<>&")
+    assert max(raw) < 128
+    assert raw.count(b"\n") == 1
+    assert put("x.js", tmp_path, content) == content
+
+
+def test_a_report_with_its_page_is_the_same_twice(place: Path, tmp_path: Path) -> None:
+    build(place / "results", tmp_path / "reports")
+    one, two = files(place / "reports"), files(tmp_path / "reports")
+    assert {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)} == set()
+    assert {"index.html", "page/app.js", "page/data/overview.js"} <= set(one)
+
+
+def test_every_script_and_style_of_the_page_is_written(place: Path) -> None:
+    text = (place / "reports" / "index.html").read_text("utf-8")
+    named = re.findall(r'(?:src|href)="(page/[^"]+)"', text)
+    assert sorted(named) == sorted([*(f"page/{name}" for name in page.STATIC), "page/data/overview.js"])
+    assert all((place / "reports" / name).is_file() for name in named)
+    assert "unsafe" not in text
+    assert "http:" not in text
+    assert "https:" not in text
+    assert not re.search(r"<script(?![^>]* src=)|\son\w+=|\sstyle=", text)
+
+
+def test_no_script_of_the_page_makes_markup_of_text(place: Path) -> None:
+    forbidden = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|setTimeout\([\"'`]|fetch\("
+    )
+    for name in page.STATIC:
+        assert not re.search(forbidden, (place / "reports" / "page" / name).read_text("utf-8")), name
+
+
+def test_the_first_file_has_the_tables_and_no_answers(place: Path) -> None:
+    found = first(place)
+    (table,) = found["tables"]
+    assert [row["name"] for row in table["rows"]] == [name for name, _ in METHODS]
+    assert table["axes"] == ["overall", "concept", "instruction", "fluency"]
+    assert all(len(row["scores"]) == 4 and row["scores"][0][1] <= row["scores"][0][0] for row in table["rows"])
+    assert table["reference"] == "prompt"
+    assert table["rows"][1]["delta"] is None
+    assert table["answers"]
+    assert not table["costs"]
+    described = {one["name"]: one for one in found["methods"]}
+    assert {"lora", "diffmean"} <= set(described)
+    assert {"Equation", "Reproduction"} <= {label for label, _ in described["diffmean"]["parts"]}
+    assert ["layer", "0.5"] in described["diffmean"]["fields"]
+    texts = {s["text"] for run in results.load(place / "results") for s in run.data["samples"]}
+    raw = (place / "reports" / "page" / "data" / "overview.js").read_text()
+    assert not any(text in raw for text in texts)
+
+
+def test_every_answer_is_in_the_one_file_the_index_names(place: Path) -> None:
+    index = value(folder(place) / "index.js")
+    methods = [row["name"] for row in first(place)["tables"][0]["rows"]]
+    found: dict[tuple[str, str], list[Any]] = {}
+    for concept, split, own, instruction, number, at in index["cases"]:
+        for answer in value(folder(place) / f"{index['files'][number]}.js")[at]:
+            found.setdefault((methods[answer[0]], samples.SPLITS[split]), []).append(
+                (
+                    own,
+                    index["concepts"][concept][0],
+                    index["instructions"][instruction],
+                    answer[1],
+                    answer[2],
+                    answer[3],
+                )
+            )
+    for run in results.load(place / "results"):
+        kept = run.data["samples"]
+        want = [
+            (s["id"], s["concept"], s["instruction"], *run.data["concepts"][s["concept"]]["picked"].values(), s["text"])
+            for s in kept
+        ]
+        assert sorted(found[run.method, "test"]) == sorted(want)
+        rows = [json.loads(line) for line in run.path.with_name(results.TRIALS).read_text().splitlines()]
+        want = [(r["id"], r["concept"], r["instruction"], r["candidate"], r["coefficient"], r["text"]) for r in rows]
+        assert sorted(found[run.method, "select"]) == sorted(want)
+    written = {p.stem for p in folder(place).glob("*.js")}
+    assert written == {*index["files"], "index", *(row["file"] for row in first(place)["tables"][0]["rows"])}
+
+
+def test_the_index_has_the_ratings_and_the_largest_gap_of_the_judges(place: Path) -> None:
+    index = value(folder(place) / "index.js")
+    width = len(METHODS)
+    assert index["judges"] == ["likelihood", "second"]
+    runs = {run.method: run for run in results.load(place / "results")}
+    for i, case in enumerate(index["cases"]):
+        answers = value(folder(place) / f"{index['files'][case[4]]}.js")[case[5]]
+        for answer in answers:
+            row, judged, picked = answer[0], answer[6], answer[7]
+            if not picked:
+                continue
+            at = i * width + row
+            assert index["first"][at] == round(100 * judged[0][1][0])
+            if case[1] == 0:
+                assert index["second"][at] == round(100 * judged[1][1][0])
+                gaps = [abs(a - b) for a, b in zip(judged[0][1], judged[1][1], strict=True)]
+                assert index["gap"][at] == round(100 * max(gaps))
+            else:
+                assert index["second"][at] is None
+                assert len(judged) == 1
+                pick = runs[METHODS[row][0]].data["concepts"][index["concepts"][case[0]][0]]["picked"]
+                assert answer[2] == pick["coefficient"]
+
+
+def test_a_file_of_answers_stays_small_whatever_the_table(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "ANSWERS", 9)
+    (table,) = results.tables(results.load(place / "results"))
+    parts = dict(samples.shards(table))
+    index = parts.pop("index")
+    sizes = [sum(len(case) for case in part) for part in parts.values()]
+    assert max(sizes) <= 9
+    assert list(parts) == index["files"]
+    assert len(parts) > 2 * len(RECIPE.concepts)
+    assert sum(sizes) == sum(run.data["counts"]["generations"] for run in results.load(place / "results"))
+
+
+def test_an_earlier_page_s_data_goes_and_nothing_else_does(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "results", tmp_path / "results")
+    build(tmp_path / "results", tmp_path / "reports")
+    before = files(tmp_path / "reports")
+    mine = tmp_path / "reports" / "page" / "data" / "mine.txt"
+    mine.write_text("kept")
+    gone = next(path for path in sorted((tmp_path / "results").glob("*/*/*")) if path.name.startswith("caa"))
+    shutil.rmtree(gone)
+    build(tmp_path / "results", tmp_path / "reports")
+    after = files(tmp_path / "reports")
+    assert len([name for name in before if "/run-" in name]) == 4
+    assert len([name for name in after if "/run-" in name]) == 3
+    assert mine.read_text() == "kept"
+    other = Recipe(METHODS[:2], ("ocean", "sql"), task="axbench-suppress")
+    shutil.rmtree(tmp_path / "results")
+    write(other, tmp_path / "results")
+    build(tmp_path / "results", tmp_path / "reports")
+    assert len(list((tmp_path / "reports" / "page" / "data").glob("*/"))) == 1
+
+
+def test_trials_that_are_not_the_run_s_are_an_error(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "results", tmp_path / "results")
+    path = sorted((tmp_path / "results").rglob(results.TRIALS))[0]
+    good = path.read_text().splitlines()[0]
+    for bad in ("{", "[]", good.replace('"concept": "ocean"', '"concept": "lake"'), good.replace('"id"', '"di"')):
+        path.write_text(bad + "\n")
+        with pytest.raises(BenchError, match=r"trials\.jsonl does not hold this run's answers: .*delete it"):
+            build(tmp_path / "results", tmp_path / "reports")
+
+
+def test_costs_have_columns_where_they_are_measured(place: Path, tmp_path: Path) -> None:
+    for path, tokens in zip(write(RECIPE, tmp_path / "results"), (0, 120), strict=False):
+        price(path, tokens, 1.02)
+    build(tmp_path / "results", tmp_path / "reports")
+    (table,) = first(tmp_path)["tables"]
+    at = table["costs"].index("prompt tokens")
+    assert [row["cost"] and row["cost"][at] for row in table["rows"]] == [["0", 0], ["120", 120], None, None]
+    assert all(len(row["cost"]) == len(table["costs"]) for row in table["rows"] if row["cost"])
+
+
+# What is claimed
+
+
+def verdict(recipe: Recipe, root: Path) -> dict[str, Any]:
+    write(recipe, root)
+    (table,) = results.tables(results.load(root))
+    return overview.verdict(table)
+
+
+CONCEPTS = tuple(f"concept-{i}" for i in range(12))
+
+
+def test_steering_is_claimed_where_both_judges_see_it(tmp_path: Path) -> None:
+    found = verdict(Recipe(METHODS, CONCEPTS), tmp_path)
+    assert found["word"] == "It depends"
+    assert found["text"] == "diffmean beats the tuned prompt; prompt beats 1 of 2 steering methods."
+    assert found["claimed"][0].startswith("Better than prompt: diffmean (likelihood and second agree")
+    assert found["claimed"][1].startswith("prompt is better than caa (")
+    assert found["claimed"][2] == "prompt is better than the controls none."
+    assert found["open"] == []
+
+
+def test_prompting_is_claimed_where_no_method_is_better(tmp_path: Path) -> None:
+    found = verdict(Recipe((METHODS[1], METHODS[0], METHODS[3]), CONCEPTS), tmp_path)
+    assert found["word"] == "Prompt"
+    assert (
+        found["text"] == "No steering method is shown to beat the tuned prompt; prompt beats 1 of 1 steering methods."
+    )
+
+
+def test_too_few_concepts_leave_it_undecided(tmp_path: Path) -> None:
+    found = verdict(Recipe(METHODS[:2], CONCEPTS[:3]), tmp_path)
+    assert found["word"] == "Undecided"
+    assert found["claimed"] == []
+    assert found["open"] == ["Not told apart from prompt: diffmean."]
+
+
+def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
+    found = verdict(Recipe(METHODS, CONCEPTS, judged=False), tmp_path)
+    assert found["word"] == "No claim yet"
+    assert found["claimed"] == []
+    assert "no independent judge" in found["text"]
+
+
+def test_without_a_prompt_there_is_no_question(tmp_path: Path) -> None:
+    assert verdict(Recipe((METHODS[0], METHODS[3]), CONCEPTS), tmp_path)["word"] == "No claim"
+
+
+# Sections
+
+
+def test_markdown_of_a_section_becomes_plain_parts() -> None:
+    lines = ["| a | b |", "|---|---|", r"| x \| y | \<i\> |", "", "- one `code`", "- two", "", "text *starred*"]
+    assert overview.blocks(lines) == [
+        ["table", [["a", "b"], ["x | y", "<i>"]]],
+        ["list", ["one `code`", "two"]],
+        ["text", "text *starred*"],
+    ]
+    assert overview.cells("|  | b |") == ["", "b"]
+
+
+def test_names_from_data_are_no_paths() -> None:
+    rng = random.Random(0)
+    for name in ("../../etc", "a/b", "", "<x>", "ü", "".join(map(chr, rng.sample(range(32, 3000), 40)))):
+        assert re.fullmatch(r"[0-9a-f]{10}", encoding.key(name))
