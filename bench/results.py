@@ -300,12 +300,15 @@ def tables(runs: Sequence[Run]) -> list[Table]:
 def _table(group: str, runs: list[Run]) -> Table:
     names = [run.method for run in runs]
     named = {(run.method if names.count(run.method) == 1 else run.variant): run for run in runs}
-    axes = tuple(runs[0].data["axes"])
-    concepts = tuple(
-        name
-        for name in runs[0].scores("overall")
-        if all(run.scores(axis).get(name) is not None for run in runs for axis in axes)
-    )
+    axes = tuple(axis for axis in runs[0].data["axes"] if all(axis in run.data["axes"] for run in runs))
+    known = {axis: [run.scores(axis) for run in runs] for axis in axes}
+
+    def whole(name: str, axis: str) -> bool:
+        """Whether all runs have a score; what the data has for none (no hard negatives, say) is no gap."""
+        found = [scores.get(name) is not None for scores in known[axis]]
+        return all(found) or (axis != "overall" and not any(found))
+
+    concepts = tuple(name for name in runs[0].scores("overall") if all(whole(name, axis) for axis in axes))
 
     def values(run: Run, axis: str) -> list[float]:
         scores = run.scores(axis)

@@ -145,17 +145,21 @@ class Session:
         self.timings[name] = round(time.monotonic() - begun, 2)
 
     def _check_splits(self) -> None:
-        """Train, select and test may not share an instruction within a concept."""
+        """Train, select and test may not share an instruction within a concept.
+
+        A task that works a question into a longer one keeps the plain question as the sample's label.
+        """
         for concept in self.concepts:
             train = self.trains[concept.id]
-            parts = {
-                "train": {digest(e.instruction) for e in (*train.positives, *train.negatives)},
-                "select": {digest(s.instruction) for s in self.task.select(concept)},
-                "test": {digest(s.instruction) for s in self.task.test(concept)},
-            }
-            for one, two in (("train", "select"), ("train", "test"), ("select", "test")):
-                if parts[one] & parts[two]:
-                    raise BenchError(f"concept {concept.id}: {one} and {two} share an instruction")
+            seen = {e.instruction for e in (*train.positives, *train.negatives)}
+            asked = {"select": self.task.select(concept), "test": self.task.test(concept)}
+            for split, samples in asked.items():
+                plain = {text for s in samples for text in (s.instruction, s.label, s.label.split("\n", 1)[-1])}
+                if seen & plain:
+                    raise BenchError(f"concept {concept.id}: train and {split} share an instruction")
+            select, test = ({s.instruction for s in samples} for samples in asked.values())
+            if select & test:
+                raise BenchError(f"concept {concept.id}: select and test share an instruction")
 
     def _support(self, job: Job) -> None:
         """Decide before a model is loaded whether a method can run here, and say why not."""

@@ -17,7 +17,9 @@ import numpy as np
 from bench.schema import BenchError, Choice, Concept, Example, Pair, Train, UsageError, digest
 
 MINI = Path(__file__).parent / "data" / "mini"
-HUB = {"concept10": "pyvene/axbench-concept10", "concept500": "pyvene/axbench-concept500"}
+HUB = {name: f"pyvene/axbench-{name}" for name in ("concept10", "concept500", "conceptFD", "concept16k")}
+UNTESTED = ("concept16k",)
+"""Releases without evaluation texts: to steer by, not to detect."""
 COLUMNS = ("input", "output", "output_concept", "concept_genre", "category", "concept_id")
 POOL = 20
 """Evaluation instructions per concept of the mini set; the first half is for selection."""
@@ -45,7 +47,7 @@ class Corpus:
 
 
 def load(data: str, setting: str) -> Corpus:
-    """The corpus named `mini`, `concept10`, `concept500`, or a folder in AxBench's layout."""
+    """The corpus named `mini` or as in `HUB`, or a folder in AxBench's layout."""
     if data == "mini":
         corpus = _mini()
     elif data in HUB:
@@ -166,7 +168,8 @@ def _hub(data: str, setting: str) -> Corpus:
             reason = str(error).strip().split("\n")[0][:140]
             raise BenchError(f"cannot fetch {repo}/{name} from the hub: {reason}") from error
 
-    train, test = (_table(fetch(HUB[data], f"{setting}/{part}/data.parquet")) for part in ("train", "test"))
+    train = _table(fetch(HUB[data], f"{setting}/train/data.parquet"))
+    test = train[:0] if data in UNTESTED else _table(fetch(HUB[data], f"{setting}/test/data.parquet"))
     return _axbench(train, test, {}, _asked(fetch("tatsu-lab/alpaca_eval", "alpaca_eval.json")))
 
 
@@ -177,30 +180,28 @@ def _axbench(train: Any, test: Any, concepts: dict[int, str], asked: list[str] |
     def examples(frame: Any) -> tuple[Example, ...]:
         return tuple(Example(i, o) for i, o in zip(frame["input"], frame["output"], strict=True))
 
-    positive = train[train.category == "positive"]
-    negative = train[train.category == "negative"]
+    positive, negative = (train[train.category == kind] for kind in ("positive", "negative"))
+    owns, tests = (dict(list(frame.groupby("concept_id"))) for frame in (positive, test))
+    shared = {genre: examples(frame) for genre, frame in negative.groupby("concept_genre")}
+    elsewhere = {genre: tuple(negative[negative.concept_genre != genre].input)[::2] for genre in shared}
     trains: dict[str, Train] = {}
     instructions, evaluation = {}, {}
-    for number in sorted(concepts or {int(i) for i in positive.concept_id.unique()}):
-        own, held = positive[positive.concept_id == number], test[test.concept_id == number]
+    for number in sorted(concepts or {int(i) for i in owns}):
+        own, held = owns.get(number, positive[:0]), tests.get(number, test[:0])
         text = concepts.get(number) or str(own.output_concept.iloc[0])
         genre = str(own.concept_genre.iloc[0]) if len(own) else "text"
-        name, hard = str(number), held[held.category == "hard negative"]
+        name = str(number)
         trains[name] = Train(
             Concept(name, text, genre),
             positives=examples(own),
-            negatives=examples(negative[negative.concept_genre == genre]),
-            triggers=tuple(negative[negative.concept_genre == genre].input),
-            others=tuple(negative[negative.concept_genre != genre].input)[::2],
+            negatives=shared.get(genre, ()),
+            triggers=tuple(e.instruction for e in shared.get(genre, ())),
+            others=elsewhere.get(genre, ()),
         )
         evaluation[name] = tuple(
-            (example, category)
-            for category, frame in (
-                ("positive", held[held.category == "positive"]),
-                ("negative", held[held.category == "negative"]),
-                ("hard negative", hard),
-            )
-            for example in examples(frame)
+            (example, kind)
+            for kind in ("positive", "negative", "hard negative")
+            for example in examples(held[held.category == kind])
         )
         if asked is not None:  # AxBench's own draw
             instructions[name] = tuple(pd.Series(asked).sample(10, random_state=number))

@@ -21,8 +21,11 @@ from tasks._axbench_data import Corpus, load
 class AxBench(Task):
     """Concept steering, rated 0 to 2 on three axes, harmonic mean (arXiv 2501.17148).
 
-    `data`: mini | concept10 | concept500 | a folder in AxBench's layout; `setting` names the hub
-    release's model and layer.
+    `data`: mini | concept10 | concept500 | conceptFD | concept16k | a folder in AxBench's layout; `setting`
+    names the hub release's model and layer.
+
+    One item: "Describe a quiet village at dawn." for Mediterranean meals: steered text should speak of oil
+    and olives (concept), still describe the village (instruction), and be sound English (fluency).
     """
 
     axes: ClassVar[tuple[str, ...]] = ("concept", "instruction", "fluency")

@@ -1,39 +1,73 @@
 """AxBench concept detection: does a detector rank texts with the concept above texts without it?
 
 Invariant: a concept's score is the AUROC of its evaluation texts, which no fit has seen; hard negatives
-have their own axis.
+have their own axes, and a regime changes training data alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from bench.api import Rate
-from bench.detection import placements
+from bench.detection import HARD, placements, thresholds
 from bench.registry import task
-from bench.schema import Completion, Concept, Item, Sample, UsageError, Verdict, digest
+from bench.schema import Completion, Concept, Example, Item, Sample, Train, UsageError, Verdict, digest
+from tasks._axbench_data import Corpus, load
 from tasks.axbench import AxBench
+
+REGIMES = {"scarce": (8.0, 2.0, 1e6), "imbalanced": (0.05, 1e-3, 0.5), "noisy": (0.25, 1e-3, 0.5)}
+"""regime -> its usual amount, and the smallest and largest; the others have none."""
 
 
 @task("axbench-detect")
 @dataclass(frozen=True)
 class AxBenchDetect(AxBench):
-    """Concept detection, AUROC over labelled texts (arXiv 2501.17148, Axis C).
+    """Concept detection over labelled texts (arXiv 2501.17148, Axis C), with the regimes of sparse probing.
 
-    `auroc` (and `overall`): positives against negatives, as the paper; `auroc_hard`: against negatives
-    and hard negatives together. Each text's value is its placement among the other class, whose mean is
-    the AUROC. `data`: concept10 | concept500 | a folder in AxBench's layout.
+    `auroc` (and `overall`): positives against negatives, as the paper; `auroc_hard`: against negatives and
+    hard negatives together; each text's value is its placement among the other class, whose mean is the
+    AUROC. `f1`, `f1_rare` (the concept in 1 % of texts) and `hard_accuracy`: `bench.detection.thresholds`.
+    `data`: concept10 | concept500 | conceptFD | a folder in AxBench's layout. `pool` negatives of other
+    concepts count in `f1_rare`; the paper draws 3600.
+
+    `regime` changes what is fitted on (arXiv 2502.16681), `amount` by how much: `scarce` leaves so many
+    texts (8), half of them positive; `imbalanced` so large a share of positives (0.05); `noisy` exchanges so
+    large a share of the labels (0.25); `shifted` takes the negatives of the other genres, so that genre gives
+    the label away in training and not in the test.
+
+    One item: "The waiter set down bread, oil and a carafe." (positive for Mediterranean meals) should score
+    above "The waiter set down the bill." (negative) and "Oil the hinge of the door." (hard negative).
     """
 
-    axes: ClassVar[tuple[str, ...]] = ("auroc", "auroc_hard")
+    axes: ClassVar[tuple[str, ...]] = ("auroc", "auroc_hard", "f1", "f1_rare", "hard_accuracy")
     uses: ClassVar[Literal["steering", "detector"]] = "detector"
     scale: ClassVar[float] = 1.0
     rated: ClassVar[bool] = False
     data: str = "concept10"
+    regime: Literal["full", "scarce", "imbalanced", "noisy", "shifted"] = "full"
+    amount: float = 0.0
+    pool: int = 36
+
+    def __post_init__(self) -> None:
+        _, low, high = REGIMES.get(self.regime, (0.0, 0.0, 0.0))
+        if self.amount and not low <= self.amount <= high:
+            takes = f"{low:g} to {high:g}" if high else "none"
+            raise ValueError(f"amount = {self.amount:g}: regime {self.regime} takes {takes}")
+        if self.pool < 0:
+            raise ValueError(f"pool = {self.pool}: a number of texts, or 0 for none")
+
+    @cached_property
+    def whole(self) -> Corpus:
+        return load(self.data, self.setting)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return self.whole.limited(self.protocol.concepts)
 
     def concepts(self) -> Sequence[Concept]:
         if empty := [name for name, texts in self.corpus.evaluation.items() if not texts]:
@@ -44,30 +78,81 @@ class AxBenchDetect(AxBench):
     def digest(self) -> str:
         return digest(self.corpus.digest, self.corpus.evaluation)
 
+    def train(self, concept: Concept) -> Train:
+        plain = super().train(concept)
+        amount = self.amount or REGIMES.get(self.regime, (0.0,))[0]
+        half = self.protocol.budget.sequences // 2
+        if self.regime == "scarce":
+            return plain.limited(int(amount))
+        if self.regime == "imbalanced":
+            count = min(half, len(plain.negatives)) * amount / (1 - amount)
+            return replace(plain, positives=plain.positives[: max(1, round(count))])
+        if self.regime == "noisy":
+            return self._noisy(plain, amount, half)
+        return self._shifted(plain) if self.regime == "shifted" else plain
+
+    def _noisy(self, plain: Train, amount: float, half: int) -> Train:
+        """As many positives as negatives stand on the other side, among those that the budget leaves."""
+        sides = list(plain.positives), list(plain.negatives)
+        n = min(half, *map(len, sides))
+        one, two = (self._rng(plain.concept, side).permutation(n)[: round(amount * n)] for side in ("+", "-"))
+        for i, j in zip(one, two, strict=True):
+            sides[0][i], sides[1][j] = sides[1][j], sides[0][i]
+        return replace(plain, positives=tuple(sides[0]), negatives=tuple(sides[1]))
+
+    def _shifted(self, plain: Train) -> Train:
+        own = plain.concept.genre
+        found = [e for t in self.whole.trains.values() if t.concept.genre != own for e in t.negatives]
+        away = list(dict.fromkeys(found))
+        if not away:
+            raise UsageError(f"regime shifted: data {self.data} has no training texts of a genre other than {own}")
+        order = self._rng(plain.concept, "shifted").permutation(len(away))
+        return replace(plain, negatives=tuple(away[i] for i in order))
+
+    def _rng(self, concept: Concept, salt: str) -> np.random.Generator:
+        return np.random.default_rng(int(digest(self.protocol.seed, salt, concept.id), 16))
+
     def select(self, concept: Concept) -> Sequence[Sample]:
         return []
 
     def test(self, concept: Concept) -> Sequence[Sample]:
+        labelled = [*self.evaluation(concept), *((text, "other") for text in self._others(concept))]
         return [
             Sample(f"{concept.id}/test/{i}", concept, "test", "text", text.messages, label=label)
-            for i, (text, label) in enumerate(self.evaluation(concept))
+            for i, (text, label) in enumerate(labelled)
         ]
+
+    def _others(self, concept: Concept) -> list[Example]:
+        """Negatives of other concepts on instructions that no concept is trained on: the same in all regimes."""
+        own = {text for text, _ in self.evaluation(concept)}
+        held = (e for name, rows in self.whole.evaluation.items() for e, kind in rows
+                if kind == "negative" and name != concept.id and e.instruction not in self._trained)  # fmt: skip
+        texts = [text for text in dict.fromkeys(held) if text not in own]
+        return [texts[i] for i in self._rng(concept, "pool").permutation(len(texts))[: self.pool]]
+
+    @cached_property
+    def _trained(self) -> frozenset[str]:
+        trains = self.whole.trains.values()
+        return frozenset(e.instruction for t in trains for e in (*t.positives, *t.negatives))
 
     def score(
         self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
     ) -> Sequence[dict[str, Verdict]]:
-        """Placements of one concept's texts; `rate` gives the detector's raw scores."""
+        """Placements of one concept's texts; `rate` gives the detector's raw scores.
+
+        What belongs to the texts together stands on the first of them.
+        """
         items = [Item("detector", s.concept, s.instruction, o.text) for s, o in zip(samples, outputs, strict=True)]
         scores = np.array([verdict.value for verdict in rate(items)], dtype=float)
         labels = np.array([sample.label for sample in samples])
-        easy = labels != "hard negative"
-        hard = placements(scores, labels == "positive")
-        plain = np.full(len(scores), np.nan)
-        plain[easy] = placements(scores[easy], labels[easy] == "positive")
-        rows = []
-        for i, raw in enumerate(scores):
-            row = {"auroc_hard": Verdict(float(hard[i]), repr(float(raw)))}
-            if easy[i]:
-                row |= {"auroc": Verdict(float(plain[i])), "overall": Verdict(float(plain[i]))}
-            rows.append(row)
+        rows: list[dict[str, Verdict]] = [{} for _ in samples]
+        for axis, left_out in (("auroc_hard", ("other",)), ("auroc", ("other", HARD))):
+            own = np.flatnonzero(~np.isin(labels, left_out))
+            for i, value in zip(own, placements(scores[own], labels[own] == "positive"), strict=True):
+                raw = repr(float(scores[i])) if axis == "auroc_hard" else ""
+                rows[i][axis] = Verdict(float(value), raw)
+        for row in rows:
+            if "auroc" in row:
+                row["overall"] = row["auroc"]
+        rows[0] |= {axis: Verdict(value) for axis, value in thresholds(scores, labels).items()}
         return rows

@@ -92,3 +92,17 @@ def questions(tmp_path: Path) -> Path:
             )
     (folder / "mc_task.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def behaviours(tmp_path: Path) -> Path:
+    """Two behaviours, each with its train.csv and test.csv."""
+    folder = tmp_path / "behaviours"
+    for name in ("wealth-seeking", "candour"):
+        (folder / name).mkdir(parents=True)
+        for part, begin, count in (("train", 0, 40), ("test", 100, 30)):
+            with (folder / name / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["question", "matching", "not_matching"])
+                writer.writerows([f"{name} {i}?", f"Yes, {i}.", f"No, {i}."] for i in range(begin, begin + count))
+    return folder

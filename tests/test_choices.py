@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from pathlib import Path
@@ -25,19 +24,6 @@ from tasks._choices import ORDERS, shares
 from tasks.truthfulqa import template
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-@pytest.fixture
-def behaviours(tmp_path: Path) -> Path:
-    folder = tmp_path / "behaviours"
-    for name in ("wealth-seeking", "candour"):
-        (folder / name).mkdir(parents=True)
-        for part, begin, count in (("train", 0, 40), ("test", 100, 30)):
-            with (folder / name / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["question", "matching", "not_matching"])
-                writer.writerows([f"{name} {i}?", f"Yes, {i}.", f"No, {i}."] for i in range(begin, begin + count))
-    return folder
 
 
 def run(tmp_path: Path, *words: str, expect: int = 0) -> list[results.Run]:

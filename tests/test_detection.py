@@ -1,28 +1,33 @@
-"""Detection sanity on real data: AxBench's Concept10 with the default model at layer 15, fp32, clean mode."""
+"""Detection on real data (AxBench's Concept10, default model, layer 15, fp32, clean mode), its metrics and regimes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score, roc_curve
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
+from bench import results
 from bench.api import Context
 from bench.backends.hf import HFBackend
-from bench.detection import placements, separation
+from bench.cli import main
+from bench.detection import placements, separation, thresholds
 from bench.models import Model
 from bench.plan import method, protocol
 from bench.registry import build
-from bench.schema import Array, Budget, Example, Train
+from bench.schema import Array, Budget, Example, Train, UsageError
+from tasks.axbench_detect import AxBenchDetect
 
 LAYER = 15
 DETECTORS = ("diffmean", "mean", "pca", "lat", "probe", "bow")
@@ -40,17 +45,46 @@ def aurocs(default_model: Model, axbench_folder: Path) -> dict[str, list[float]]
         labelled = [(text, kind) for text, kind in task.evaluation(concept) if kind != "hard negative"]
         assert [kind for _, kind in labelled].count("positive") == 36
         assert len(labelled) == 72
+        if concept.id in RECOMPUTED:
+            tested = task.test(concept)
+            labelled = [(Example(s.messages[0][1], s.messages[1][1]), s.label) for s in tested]
+            assert [kind for _, kind in labelled].count("other") == 36
         train = task.train(concept)
         for name in DETECTORS:
             made = method(name, {name: {} if name == "bow" else {"layer": LAYER}})
             detector = made.fit(ctx, train)[0].detector
             assert detector is not None
-            found[name].append(separation(ctx, detector, labelled)["auroc"])
+            measured = separation(ctx, detector, labelled)
+            found[name].append(measured["auroc"])
             if concept.id in RECOMPUTED:
                 again = recomputed(name, ctx, train, [text for text, _ in labelled])
-                positive = [kind == "positive" for _, kind in labelled]
-                assert roc_auc_score(positive, again) == pytest.approx(found[name][-1], abs=0.005), name
+                for axis, value in independent(again, np.array([kind for _, kind in labelled])).items():
+                    assert measured[axis] == pytest.approx(value, abs=0.005), (name, axis)
     return found
+
+
+def independent(scores: Array, kinds: Array) -> dict[str, float]:
+    """Every metric by scikit-learn's own functions."""
+    easy = np.isin(kinds, ("positive", "negative"))
+    hard = kinds == "hard negative"
+    positive = kinds == "positive"
+    weights = np.where(positive, 1.0, 99 * positive.sum() / (~positive & ~hard).sum())
+
+    def f1(part: Array, weight: Array | None) -> float:
+        precision, recall, _ = precision_recall_curve(positive[part], scores[part], sample_weight=weight)
+        return float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
+
+    found = {
+        "auroc": roc_auc_score(positive[easy], scores[easy]),
+        "auroc_hard": roc_auc_score(positive[easy | hard], scores[easy | hard]),
+        "f1": f1(easy, None),
+        "f1_rare": f1(~hard, weights[~hard]),
+    }
+    if hard.any():
+        false, true, cuts = roc_curve(positive[easy], scores[easy], drop_intermediate=False)
+        cut = cuts[(true - false).argmax()]
+        found["hard_accuracy"] = ((scores[positive] >= cut).mean() + (scores[hard] < cut).mean()) / 2
+    return {axis: float(value) for axis, value in found.items()}
 
 
 def recomputed(name: str, ctx: Context, train: Train, texts: list[Example]) -> Array:
@@ -102,7 +136,8 @@ class Length:
 def test_hard_negatives_count_in_auroc_hard() -> None:
     rows = [(Example("q", "x" * n), kind) for n, kind in ((9, "positive"), (1, "negative"), (12, "hard negative"))]
     ctx = Context(None, Budget(1, 1, 1, 1))  # type: ignore[arg-type]
-    assert separation(ctx, Length(), rows) == {"auroc": 1.0, "auroc_hard": 0.5}
+    found = separation(ctx, Length(), rows)
+    assert found == {"auroc": 1.0, "auroc_hard": 0.5, "f1": 1.0, "f1_rare": 1.0, "hard_accuracy": 0.5}
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
@@ -113,3 +148,133 @@ def test_the_mean_placement_is_the_auroc(rows: list[tuple[int, bool]]) -> None:
     expected = roc_auc_score(positive, scores)
     for part in (found, found[positive], found[~positive]):
         assert part.mean() == pytest.approx(expected)
+
+
+KINDS = ("positive", "negative", "hard negative", "other")
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(KINDS)), min_size=2, max_size=40))
+def test_thresholds_are_scikit_learns(rows: list[tuple[int, str]]) -> None:
+    scores, kinds = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
+    assume({"positive", "negative"} <= set(kinds.tolist()))
+    found, expected = thresholds(scores, kinds), independent(scores, kinds)
+    assert set(found) == set(expected) - {"auroc", "auroc_hard"}
+    for axis, value in found.items():
+        assert value == pytest.approx(expected[axis]), axis
+
+
+def test_one_false_alarm_in_a_hundred_halves_the_rare_f1() -> None:
+    kinds = np.array(["positive"] * 10 + ["negative"] * 99)
+    scores = np.r_[np.full(10, 2.0), np.zeros(98), 2.0]
+    assert thresholds(scores, kinds)["f1_rare"] == pytest.approx(f1_score([1, 0], [1, 1]))
+    assert thresholds(scores, kinds)["f1"] == pytest.approx(20 / 21)
+
+
+def detect(folder: Path, preset: str = "paper", **params: object) -> AxBenchDetect:
+    made: AxBenchDetect = build("task", "axbench-detect", {"data": str(folder), **params}, protocol=protocol(preset))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("regime", "amount", "positives", "negatives"),
+    [("scarce", 0, 4, 4), ("scarce", 32, 16, 16), ("imbalanced", 0, 4, 72), ("imbalanced", 0.5, 72, 72),
+     ("noisy", 0, 72, 72), ("noisy", 0.5, 72, 72), ("shifted", 0, 72, 72)],
+)  # fmt: skip
+def test_a_regime_changes_training_texts_alone(
+    axbench_folder: Path, regime: str, amount: float, positives: int, negatives: int
+) -> None:
+    plain, made = detect(axbench_folder), detect(axbench_folder, regime=regime, amount=amount)
+    assert made.digest == plain.digest
+    for concept in made.concepts():
+        assert made.test(concept) == plain.test(concept)
+        before = plain.train(concept).limited(144)
+        after = made.train(concept).limited(144)
+        assert len(after.positives) == positives
+        assert after.negatives[: len(before.negatives)] == after.negatives[:negatives]
+        assert after == made.train(concept).limited(144)
+        if regime == "noisy":
+            wrong = len(set(after.positives) & set(before.negatives))
+            assert wrong == round((amount or 0.25) * 72) == len(set(after.negatives) & set(before.positives))
+        elif regime == "shifted":
+            away = {e for c in plain.concepts() if c.genre != concept.genre for e in plain.train(c).negatives}
+            assert set(after.negatives) <= away
+            assert not set(after.negatives) & set(before.negatives)
+            assert after.positives == before.positives
+        else:
+            assert after.positives == before.positives[:positives]
+            assert after.negatives == before.negatives[:negatives]
+
+
+def test_the_pool_is_negatives_of_other_concepts_and_none_is_trained_on(axbench_folder: Path) -> None:
+    made = detect(axbench_folder, pool=5000)
+    for concept in made.concepts():
+        others = [s for s in made.test(concept) if s.label == "other"]
+        assert len(others) > 250
+        own = {text.messages for text, _ in made.evaluation(concept)}
+        trained = {e.instruction for e in made.train(concept).positives}
+        assert not own & {s.messages for s in others}
+        assert not trained & {s.instruction for s in others}
+    assert not [s for s in detect(axbench_folder, pool=0).test(concept) if s.label == "other"]
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [({"regime": "scarce", "amount": 1}, "2 to"), ({"regime": "noisy", "amount": 0.7}, "0.5"),
+     ({"regime": "shifted", "amount": 0.2}, "takes none"), ({"amount": 3}, "takes none"), ({"pool": -1}, "pool")],
+)  # fmt: skip
+def test_an_amount_without_meaning_is_refused(axbench_folder: Path, params: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        detect(axbench_folder, **params)
+
+
+def test_a_run_has_every_axis_and_a_concept_without_hard_negatives_stays(axbench_folder: Path, tmp_path: Path) -> None:
+    env = {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_RESULTS": str(tmp_path / "results")}
+    for extra in ([], ["-p", "axbench-detect.regime=scarce"]):
+        words = ["run", "-t", "axbench-detect", "--data", str(axbench_folder), "--backend", "fake", *extra]
+        found = CliRunner().invoke(main, [*words, "-m", "diffmean,random,probe"], env=env)
+        assert found.exit_code == 0, found.stderr
+    tables = results.tables(results.load(tmp_path / "results"))
+    assert len(tables) == 2
+    for table in tables:
+        assert table.axes == ("auroc", "auroc_hard", "f1", "f1_rare", "hard_accuracy", "overall")
+        assert len(table.concepts) == 10
+        for row in table.rows:
+            assert row.run.data["concepts"]["7"]["test"]["hard_accuracy"] is None
+            assert row.estimates["hard_accuracy"].n == 9
+            assert all(0 <= row.estimates[axis].mean <= 1 for axis in table.axes)
+            first = next(s for s in row.run.data["samples"] if s["concept"] == "3")
+            assert {"f1", "f1_rare", "hard_accuracy"} <= set(first["ratings"])
+    page = (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
+    assert "regime scarce" in page
+    assert "hard_accuracy: mean accuracy" in page
+
+
+@pytest.mark.parametrize(("name", "kept"), [("conceptFD", 16), ("concept16k", 10)])
+def test_releases_of_the_hub_load_by_name(
+    axbench_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, kept: int
+) -> None:
+    """The files of a release stand where the hub's client would put them; the last has no evaluation texts."""
+    held = axbench_folder.with_name("conceptFD-2b-l20") if name == "conceptFD" else axbench_folder
+    asked = tmp_path / "alpaca_eval.json"
+    asked.write_text(json.dumps([{"instruction": f"Question {i}?"} for i in range(30)]), encoding="utf-8")
+    files = {
+        (f"pyvene/axbench-{name}", "2b/l20/train/data.parquet"): held / "generate" / "train_data.parquet",
+        ("tatsu-lab/alpaca_eval", "alpaca_eval.json"): asked,
+    }
+    if name == "conceptFD":
+        there = held / "inference" / "latent_eval_data.parquet"
+        files["pyvene/axbench-conceptFD", "2b/l20/test/data.parquet"] = there
+
+    def fetch(repo: str, path: str, **options: object) -> str:
+        return str(files[repo, path])
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    steer = build("task", "axbench", {"data": name}, protocol=protocol("paper"))
+    assert len(steer.concepts()) == kept
+    assert all(len(steer.test(concept)) == 5 for concept in steer.concepts())
+    found = build("task", "axbench-detect", {"data": name}, protocol=protocol("paper"))
+    if name == "conceptFD":
+        assert all(found.test(concept) for concept in found.concepts())
+    else:
+        with pytest.raises(UsageError, match="no labelled evaluation texts"):
+            found.concepts()

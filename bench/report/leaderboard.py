@@ -93,6 +93,13 @@ def notes(table: Table) -> list[str]:
     return lines
 
 
+RARE = (
+    "f1: the best over thresholds; f1_rare: the same where the concept shows in 1 % of texts, those of other concepts "
+    "among them; hard_accuracy: mean accuracy on positives and on hard negatives, at the threshold that best parts "
+    "positives from negatives."
+)
+
+
 def _detection(table: Table) -> list[str]:
     runs = [row.run.data for row in table.rows]
     texts = sum(c["test"]["n"] for c in runs[0]["concepts"].values())
@@ -100,6 +107,7 @@ def _detection(table: Table) -> list[str]:
     return [
         f"{len(table.concepts)} concepts, {texts} labelled texts; AUROC of positives against negatives, and "
         "(auroc_hard) against negatives and hard negatives together. 0.5 is chance.",
+        *([RARE] if "f1_rare" in table.axes else []),
         "Intervals: 95 % bootstrap-t over concepts. Detectors that simultaneous sign-flip tests of all pairs "
         "cannot tell apart (max-t, family-wise 5 %) share a rank.",
         f"Each detector was fitted on at most {spec['protocol']['budget']['sequences']} training texts per concept, "
