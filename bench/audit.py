@@ -107,7 +107,7 @@ def _strays(root: Path) -> list[Path]:
         beside = ("run.json", results.TRIALS, record.NAME, capability.FILE)
         known = path.parent in own and (path.name in beside or re.fullmatch(r"judged-.+\.json", path.name))
         known = known or (path.parent == root / "judges" and path.suffix in (".json", ".csv"))
-        if not known and path != root / RETIRED:
+        if not known and path not in (root / RETIRED, root / "README.md"):
             found.append(path)
     return found
 

@@ -14,15 +14,13 @@ import click
 from bench import catalogue, opinions, registry, results
 from bench import report as reports
 from bench.escape import cell, head, row
-from bench.report import leaderboard
+from bench.report import forest, leaderboard
 from bench.report.opinions import claims
-from bench.results import Row, Table
+from bench.results import Table
 from bench.schema import BenchError
 from bench.store import write_whole
 
 COMMAND = "bench docs"
-TOP = 10
-"""Rows of the leaderboard that the README shows, besides the reference and the controls."""
 FAMILIES = {
     "prompting": "text before or around the question",
     "direction": "a vector from activations, nothing trained",
@@ -68,29 +66,17 @@ def headline(tables: Sequence[Table]) -> Table:
 
 def _leaderboard(tables: Sequence[Table]) -> str:
     table = headline(tables)
-    shown = [r for i, r in enumerate(table.rows) if i < TOP or r.name == table.reference or r.run.family == "control"]
-    image = f"reports/{reports.stem(table)}-forest.png"
-    rows = leaderboard.grid(table, shown)
+    shown = leaderboard.best(table)
+    image = f"reports/{reports.stem(table)}-{'best' if forest.best(table) else 'forest'}.png"
+    head_, line, *rows = leaderboard.grid(table, shown)
+    gap = [row(["…"] * len(leaderboard.headings(table)))] if len(table.rows) > leaderboard.TOP else []
     lines = [f"![{cell(leaderboard.title(table))}: each method minus {cell(table.reference or 'prompt')}]({image})", ""]
     if second := opinions.second(table):
-        lines += [*(f"- {line}" for line in claims(table, second)), ""]
-    lines += [*_gaps(table, shown, rows), ""]
-    note = f"The best {TOP} of {len(table.rows)} methods, with" if len(shown) < len(table.rows) else "All methods, with"
+        lines += [*(f"- {said}" for said in claims(table, second)), ""]
+    lines += [head_, line, *rows[: leaderboard.TOP], *gap, *rows[leaderboard.TOP :], ""]
+    note = f"The best {leaderboard.TOP} of {len(table.rows)} methods, with" if gap else "All methods, with"
     lines.append(f"{note} the controls. Every table and figure: [reports/leaderboard.md](reports/leaderboard.md).")
     return "\n".join(lines)
-
-
-def _gaps(table: Table, shown: Sequence[Row], rows: Sequence[str]) -> Iterator[str]:
-    """The rows, with a line of dots where some are left out."""
-    yield from rows[:2]
-    last = -1
-    for one, line in zip(shown, rows[2:], strict=True):
-        if (at := table.rows.index(one)) > last + 1:
-            yield row(["…"] * len(leaderboard.headings(table)))
-        yield line
-        last = at
-    if last < len(table.rows) - 1:
-        yield row(["…"] * len(leaderboard.headings(table)))
 
 
 def _methods() -> str:

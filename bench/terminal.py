@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.table import Table as Grid
@@ -211,10 +212,10 @@ def _learn(jobs: Sequence[Job], runs: Sequence[results.Run]) -> None:
 def _board(table: results.Table, console: Console) -> None:
     grid = Grid(*leaderboard.headings(table), title=leaderboard.title(table))
     for row in table.rows:
-        grid.add_row(*leaderboard.cells(table, row))
+        grid.add_row(*map(escape, leaderboard.cells(table, row)))
     console.print(grid)
     for note in leaderboard.notes(table):
-        console.print(f"- {note}", soft_wrap=True)
+        console.print(f"- {note}", soft_wrap=True, markup=False)
 
 
 def listing(what: str, folder: Path | None, as_json: bool) -> None:

@@ -327,7 +327,7 @@ def test_a_fake_run_goes_to_the_scratch_folder_and_says_why(place: Place) -> Non
 
 def test_a_run_is_found_by_its_id_wherever_it_lies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checked results first, the scratch folder second; ids too, not only names."""
-    monkeypatch.setattr("bench.terminal.default_results", lambda: place.root / "results")
+    monkeypatch.setattr("bench.terminal_results.default_results", lambda: place.root / "results")
     checked = place.run("-m", "diffmean", "-n", "1")[0]
     scratch = place.bench("run", "--backend", "fake", "--json", "-m", "none", "-n", "2", BENCH_RESULTS=None)
     for row in (strict(scratch.stdout)["runs"][0], checked):
@@ -478,7 +478,7 @@ def test_a_report_is_a_pure_function_of_the_results(shared: tuple[Place, list[di
     assert sorted(p.name for p in written) == sorted(first)
     kinds = {kind: [Path(name).stem for name in first if name.endswith(kind)] for kind in (".png", ".svg", ".csv")}
     assert kinds[".png"] == kinds[".svg"] == [stem for stem in kinds[".csv"] if stem != "leaderboard"]
-    assert {stem.rpartition("-")[2] for stem in kinds[".png"]} == {"forest", "coefficients", "optimism", "validity"}
+    assert {stem.rpartition("-")[2] for stem in kinds[".png"]} == {"forest", "coefficients", "optimism"}
     assert {name for name in first if name.startswith("leaderboard.")} == {
         f"leaderboard.{k}" for k in ("csv", "json", "md")
     }

@@ -84,6 +84,10 @@ def many(table: Table, number: int) -> Table:
 
 
 def test_fifty_methods_fit_a_page_with_a_line_each(table: Table, tmp_path: Path) -> None:
+    assert forest.best(table) is None
+    front = forest.best(many(table, 50))
+    assert front
+    assert len(front.rows) == 10 + sum(row.run.family == "control" for row in many(table, 50).rows[10:])
     for figure in (forest.forest(many(table, 50)), forest.optimism(many(table, 50))):
         assert figure
         png, *_ = emit(figure, tmp_path / figure.kind)

@@ -10,6 +10,7 @@ from bench import documents, opinions
 from bench.audit import check
 from bench.report import build
 from bench.results import Run, Table, _public, load, tables
+from bench.schema import digest
 from bench.stats import paired
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,7 @@ def test_every_run_keeps_the_rules_of_the_results() -> None:
 
 
 STEERED = [run for run in RUNS if run.data["spec"]["judge"]]
-DETECTED = [run for run in RUNS if not run.data["spec"]["judge"]]
+DETECTED = [run for run in RUNS if run.uses == "detector"]
 
 
 @pytest.mark.parametrize("run", STEERED, ids=lambda run: run.path.parent.name)
@@ -48,13 +49,14 @@ def test_every_answer_has_a_second_opinion(run: Run) -> None:
     assert [o for o in opinions.of(run) if o.independent]
 
 
-def test_one_judge_rates_all_runs_under_one_calibration() -> None:
-    found = [o for run in STEERED for o in opinions.of(run)]
-    for judge in {o.judge for o in found}:
-        said = [o.data for o in found if o.judge == judge]
-        assert all(
-            (o["calibration"], o["judge_params"]) == (said[0]["calibration"], said[0]["judge_params"]) for o in said
-        )
+def test_one_judge_rates_all_runs_on_the_same_data_under_one_calibration() -> None:
+    found: dict[tuple[str, str], set[str]] = {}
+    for run in STEERED:
+        for said in opinions.of(run):
+            key = said.judge, run.data["spec"]["data"]
+            found.setdefault(key, set()).add(digest(said.data["calibration"], said.data["judge_params"]))
+    assert found
+    assert {key for key, calibrations in found.items() if len(calibrations) > 1} == set()
 
 
 def test_detection_has_the_paper_s_order() -> None:

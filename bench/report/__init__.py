@@ -32,6 +32,7 @@ from bench.schema import UsageError
 from bench.store import write_whole
 
 FIGURES = (
+    forest.best,
     forest.forest,
     detectors.detection,
     attacks.attacks,
@@ -100,7 +101,7 @@ def figures(found: Sequence[Table], results: Path) -> Iterator[tuple[str, str, F
         yield "", name(model), figure
     for arch in dict.fromkeys(a for table in found if (a := cost_figures.architecture(table))):
         yield "", name(arch.name.rstrip("/").split("/")[-1]), cost_figures.context(arch)
-    if figure := overview.judges(validations(results) or validations(default_results())):
+    if figure := overview.judges(validations(results)):
         yield "", "judges", figure
 
 

@@ -10,21 +10,40 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from bench.report import drawing
+from bench.report import drawing, leaderboard
 from bench.report.details import optimisms
 from bench.report.drawing import Figure
 from bench.report.leaderboard import interval, pvalue, title
-from bench.results import Table
+from bench.results import Row, Table
 from bench.stats import Difference
 
 LEVEL = 0.05
+MANY = 25
+"""Of more methods, lines stand closer."""
 
 
 def forest(table: Table) -> Figure:
     """Difference to the reference with its interval and number, then the score and its parts, a line a method."""
+    what = f"minus {table.reference}" if table.reference else "scores"
+    rows = _rows(table, table.rows)
+    return Figure(
+        "forest", f"Each method {what}, paired by concept, and its scores", rows, partial(_forest, table, rows)
+    )
+
+
+def best(table: Table) -> Figure | None:
+    """The same of a long table's best rows with the reference and the controls: what fits a front page."""
+    if len(table.rows) <= MANY:
+        return None
+    rows = _rows(table, leaderboard.best(table))
+    caption = f"The best {leaderboard.TOP} of {len(table.rows)} methods, and the controls"
+    return Figure("best", caption, rows, partial(_forest, table, rows))
+
+
+def _rows(table: Table, shown: Sequence[Row]) -> list[dict[str, Any]]:
     axes = ("overall", *table.axes[:-1])
     rows = []
-    for row in table.rows:
+    for row in shown:
         d = row.against
         found: dict[str, Any] = {"method": row.name, "family": row.run.family, "rank": row.rank}
         found |= {"delta": d.mean, "delta_low": d.low, "delta_high": d.high, "p": d.p, "p_holm": row.p} if d else {}
@@ -33,16 +52,12 @@ def forest(table: Table) -> Figure:
             found |= {axis: e.mean, f"{axis}_low": e.low, f"{axis}_high": e.high}
         rows.append(found)
     columns = ("delta", "delta_low", "delta_high", "p", "p_holm")
-    rows = [{**dict.fromkeys(("method", "family", "rank", *columns)), **row} for row in rows]
-    what = f"minus {table.reference}" if table.reference else "scores"
-    return Figure(
-        "forest", f"Each method {what}, paired by concept, and its scores", rows, partial(_forest, table, rows)
-    )
+    return [{**dict.fromkeys(("method", "family", "rank", *columns)), **row} for row in rows]
 
 
 def _height(lines: int) -> float:
     """Inches of a line: less where there are many, so that 50 still fit a page."""
-    return 0.3 if lines <= 25 else 0.215
+    return 0.3 if lines <= MANY else 0.215
 
 
 def _lines(panel: Any, rows: Sequence[Mapping[str, Any]], small: bool) -> None:
@@ -67,7 +82,7 @@ def _mark(panel: Any, y: int, row: Mapping[str, Any], values: Sequence[Any], ful
 def _forest(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     axes = ("overall", *table.axes[:-1])
     known = [row for row in rows if row["delta"] is not None]
-    small = len(rows) > 25
+    small = len(rows) > MANY
     wide = 3.6 if known else 0
     parts = [a for a in axes if len(axes) <= 5 or a == "overall"]  # many axes have a figure of their own
     figure = drawing.canvas(1.6 + wide + 1.75 * len(parts), _height(len(rows)) * len(rows) + 1.35)
@@ -124,7 +139,7 @@ def optimism(table: Table) -> Figure | None:
 
 
 def _optimism(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
-    small = len(rows) > 25
+    small = len(rows) > MANY
     figure = drawing.canvas(6.4, _height(len(rows)) * len(rows) + 1.35)
     panel = figure.subplots()
     _lines(panel, rows, small)

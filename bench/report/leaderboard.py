@@ -162,7 +162,20 @@ def depths(table: Table) -> list[str]:
 
 def grid(table: Table, rows: Sequence[Row]) -> list[str]:
     """Rows of a leaderboard as a Markdown table."""
-    return [*head_of(*headings(table)), *(line_of(map(cell, cells(table, row))) for row in rows)]
+    lines = head_of(*headings(table))
+    for row in rows:
+        rank, name, family, *numbers = cells(table, row)
+        lines.append(line_of((rank, cell(name), cell(family), *numbers)))
+    return lines
+
+
+TOP = 10
+
+
+def best(table: Table) -> list[Row]:
+    """The rows to show where there is no room for all: the best, then the reference and the controls."""
+    kept = [row for row in table.rows[TOP:] if row.name == table.reference or row.run.family == "control"]
+    return [*table.rows[:TOP], *kept]
 
 
 def markdown(
