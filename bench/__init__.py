@@ -9,9 +9,9 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "api": "Backend Bound Context Detector Fitted Judge Method Task",
+    "api": "Backend Bound Context Detector Fitted Judge Method Rate Task",
     "registry": "backend judge method task",
-    "schema": "BenchError Completion Concept Example Request Sample Sampling Train UsageError Verdict digest",
+    "schema": "BenchError Completion Concept Example Protocol Request Sample Sampling Train UsageError Verdict digest",
     "steering": "Add Clamp DenseDelta Gate LowRank LowRankDelta Project Prompt RotationDelta Span Steering",
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

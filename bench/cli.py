@@ -17,6 +17,7 @@ from bench.cli_cost import capability, overhead, power
 from bench.cli_data import data
 from bench.cli_judge import judge
 from bench.cli_options import json_option, plugin_option, plugins, quiet, results_option
+from bench.cli_results import check, compare, docs, report, show, submit
 from bench.schema import BenchError, UsageError
 
 
@@ -149,31 +150,6 @@ def list_(what: str, markdown: bool, results: Path | None, late: tuple[Path, ...
 
 @main.command()
 @click.argument("run")
-@click.option("--concept", help="Only this concept.")
-@click.option("-n", "--limit", default=12, help="Generations shown.")
-@results_option
-@json_option
-def show(run: str, concept: str | None, limit: int, results: Path | None, as_json: bool) -> None:
-    """Show one RUN: its settings and the generations behind its number."""
-    from bench import terminal
-
-    terminal.show(run, concept, limit, results, as_json)
-
-
-@main.command()
-@click.argument("one")
-@click.argument("two")
-@results_option
-@json_option
-def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
-    """Compare two runs, paired by concept: ONE minus TWO."""
-    from bench import terminal
-
-    terminal.compare(one, two, results, as_json)
-
-
-@main.command()
-@click.argument("run")
 @click.option(
     "--format",
     "form",
@@ -201,34 +177,6 @@ def export(
     click.echo(json.dumps(rows, indent=1) if as_json else "\n".join(row["path"] for row in rows))
     if note := caveat(found, form):
         click.echo(f"bench: {note}", err=True)
-
-
-@main.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write [reports/ beside the results].")
-@click.option("--scratch", "use_scratch", is_flag=True, help="Report on the scratch folder.")
-@results_option
-@json_option
-def report(out: Path | None, use_scratch: bool, results: Path | None, as_json: bool) -> None:
-    """Write leaderboard.md, leaderboard.csv and figures from results alone."""
-    from bench.plan import default_results, scratch
-    from bench.report import build
-
-    root = results or (scratch() if use_scratch else default_results())
-    written = build(root, out or root.resolve().parent / "reports")
-    click.echo(json.dumps([str(p) for p in written]) if as_json else "\n".join(map(str, written)))
-
-
-@main.command()
-@click.argument("name")
-@plugin_option
-@json_option
-def check(name: str, late: tuple[Path, ...], as_json: bool) -> None:
-    """Run the method contract on NAME with a tiny random model."""
-    plugins(late)
-    from bench import terminal
-
-    if terminal.contract(name, as_json):
-        sys.exit(1)
 
 
 @main.command()
@@ -261,7 +209,7 @@ def cache(action: str, yes: bool) -> None:
     terminal.cache(action, yes)
 
 
-for command in (power, overhead, capability, judge, data):
+for command in (show, compare, report, check, submit, docs, power, overhead, capability, judge, data):
     main.add_command(command)
 
 

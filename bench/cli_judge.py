@@ -9,17 +9,8 @@ from pathlib import Path
 
 import click
 
-from bench.cli_options import json_option, plugin_option, plugins, results_option
+from bench.cli_options import WithDefault, json_option, plugin_option, plugins, results_option
 from bench.schema import UsageError
-
-
-class WithDefault(click.Group):
-    """A group whose first command is meant where none is named: `bench judge RUN` is `bench judge rate RUN`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *ctx.help_option_names):
-            args = [next(iter(self.commands)), *args]
-        return super().parse_args(ctx, args)
 
 
 @click.group(cls=WithDefault)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the plugins they name.
+"""What several commands share: options, plugins, groups with a default.
 
 Invariant: nothing heavy is imported until a command needs it.
 """
@@ -11,6 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+
+class WithDefault(click.Group):
+    """A group whose first command is meant where none is named: `bench judge RUN` is `bench judge rate RUN`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
 
 
 def plugins(paths: tuple[Path, ...]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.escape import guarded, unguarded
 from bench.results import Run
 from bench.schema import BenchError, UsageError, digest
 from bench.store import write_whole
@@ -76,10 +77,11 @@ def draw(runs: Sequence[Run], n: int, seed: int = 0) -> list[Rated]:
 def write(path: Path, rows: Sequence[Rated]) -> None:
     """Write `rows` as CSV; where a person has not rated, the rating's cell is empty."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\r\n")  # so that a lone carriage return is quoted
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([row.id, row.concept, row.instruction, row.text, *(row.ratings.get(a, "") for a in AXES)])
+        texts = map(guarded, (row.id, row.concept, row.instruction, row.text))
+        writer.writerow([*texts, *(row.ratings.get(a, "") for a in AXES)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, out.getvalue().encode("utf-8", "surrogatepass"))
 
@@ -109,4 +111,5 @@ def _row(path: Path, line: int, cells: dict[str, str]) -> Rated:
                 ratings[axis] = -1.0
             if not 0 <= ratings[axis] <= 2:
                 raise BenchError(f"{path.name}, row {line}: {axis}_rating {text!r} is not a number from 0 to 2")
-    return Rated(cells["id"], cells["concept"], cells["instruction"], cells["text"], ratings)
+    blind, concept, instruction, text = (unguarded(cells[column]) for column in COLUMNS[:4])
+    return Rated(blind, concept, instruction, text, ratings)

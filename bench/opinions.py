@@ -137,11 +137,17 @@ def _state(first: Difference, found: Difference | None) -> str:
 def validity(roots: Iterable[Path], judge: str, params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The validation tables of one judge with these parameters, from `ROOT/judges/`; the first root that has any."""
     for root in roots:
-        found = [_table(path) for path in sorted((root / "judges").glob("*.json"))]
-        own = [t for t in found if t["judge"] == judge and digest(t["judge_params"]) == digest(dict(params))]
+        own = [
+            t for t in validations(root) if t["judge"] == judge and digest(t["judge_params"]) == digest(dict(params))
+        ]
         if own:
             return own
     return []
+
+
+def validations(root: Path) -> list[Mapping[str, Any]]:
+    """Every validation table of a results folder, in a fixed order."""
+    return [_table(path) for path in sorted((root / "judges").glob("*.json"))]
 
 
 def _table(path: Path) -> Mapping[str, Any]:

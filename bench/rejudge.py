@@ -18,7 +18,7 @@ from bench.plan import code_digest
 from bench.rating import Instrument
 from bench.registry import build
 from bench.results import Run
-from bench.schema import BenchError, Budget, Completion, Concept, Protocol, Sample, Sampling, UsageError
+from bench.schema import BenchError, Budget, Completion, Protocol, Sampling, UsageError
 from bench.stats import Estimate
 from bench.store import write_json
 
@@ -87,9 +87,11 @@ def _alike(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 
 
 def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str, Any]:
-    named: dict[str, Concept] = {c.id: c for c in task.concepts()}
     rows = run.data["samples"]
-    samples = [Sample(s["id"], named[s["concept"]], "test", "generate", (("user", s["instruction"]),)) for s in rows]
+    asked = {sample.id: sample for concept in task.concepts() for sample in task.test(concept)}
+    if strange := [s["id"] for s in rows if s["id"] not in asked]:
+        raise BenchError(f"{run.path.parent.name}: sample {strange[0]} is none that its task asks now")
+    samples = [asked[s["id"]] for s in rows]  # the task's own: what it rates may stand in a sample's label
     outputs = [Completion(s["text"], s["tokens"], 0) for s in rows]
     verdicts = list(task.score(samples, outputs, instrument.rate))
     axes = (*task.axes, "overall")

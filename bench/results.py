@@ -148,6 +148,11 @@ class Run:
     def family(self) -> str:
         return str(self.data["family"])
 
+    @property
+    def uses(self) -> str:
+        """What the method is used as: `steering`, or `detector`."""
+        return str(self.data.get("uses", "steering" if self.data["spec"]["judge"] else "detector"))
+
     @cached_property
     def variant(self) -> str:
         """The method's name, with a mark where its parameters were changed (filled by `tables`)."""
@@ -218,6 +223,17 @@ def load(root: Path) -> list[Run]:
     return [read(path) for path in sorted(root.glob("*/*/*/run.json"))]
 
 
+def trials(run: Run) -> list[dict[str, Any]]:
+    """The answers on the select split that were kept beside a run; none where they were not."""
+    path = run.path.with_name(TRIALS)
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path.parent.name}/{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
 def lookup(name: str, roots: Sequence[Path]) -> Run:
     """A run by path, id (or its beginning), folder, or method name; the first root that has it."""
     given = Path(name) / "run.json" if Path(name).is_dir() else Path(name)
@@ -285,6 +301,15 @@ class Table:
     """The largest value of an axis."""
     contrasts: Mapping[str, Mapping[str, stats.Difference]] = field(default_factory=dict)
     """method -> control -> paired difference on the first axis."""
+
+    @property
+    def uses(self) -> str:
+        return self.rows[0].run.uses
+
+    @property
+    def unit(self) -> str:
+        """What intervals resample."""
+        return "concept" if set(self.concepts) <= set(self.rows[0].run.data["concepts"]) else "question"
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -370,7 +395,7 @@ def _reference(named: Mapping[str, Run]) -> str | None:
 
 def _coefficient(run: Run) -> float | None:
     """Median picked coefficient; None for a method without one."""
-    if run.family == "prompting" or run.method == "none" or not run.data["spec"]["judge"]:
+    if run.family == "prompting" or run.method == "none" or run.uses == "detector":
         return None
     picked = sorted(c["picked"]["coefficient"] for c in run.data["concepts"].values())
     return float(picked[len(picked) // 2])

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from bench import power, results
+from bench.comparison import bare
 from bench.plan import default_results, scratch
 from bench.schema import UsageError
-from bench.terminal import bare
 
 
 def advise(one: str, two: str, folder: Path | None, as_json: bool, axis: str, aim: Mapping[str, Any]) -> None:

@@ -6,28 +6,25 @@ Invariant: results go to stdout, everything else to stderr; every table has its 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.table import Table as Grid
 
 from bench import registry, results
 from bench.models import cache_root
-from bench.overhead import record
-from bench.overhead import show as show_costs
 from bench.plan import Plan, code_of, cost, default_results, scratch
-from bench.report import build, leaderboard, monitors
+from bench.report import build, leaderboard
 from bench.schema import BenchError
 from bench.store import write_json
 
@@ -215,16 +212,16 @@ def _learn(jobs: Sequence[Job], runs: Sequence[results.Run]) -> None:
 def _board(table: results.Table, console: Console) -> None:
     grid = Grid(*leaderboard.headings(table), title=leaderboard.title(table))
     for row in table.rows:
-        grid.add_row(*leaderboard.cells(table, row))
+        grid.add_row(*map(escape, leaderboard.cells(table, row)))
     console.print(grid)
     for note in leaderboard.notes(table):
-        console.print(f"- {note}", soft_wrap=True)
+        console.print(f"- {note}", soft_wrap=True, markup=False)
 
 
 def listing(what: str, folder: Path | None, as_json: bool) -> None:
     if what == "runs":
         rows: list[dict[str, Any]] = []
-        for root in _roots(folder):
+        for root in [folder] if folder else [default_results(), scratch()]:
             for run in results.load(root):
                 spec = run.data["spec"]
                 rows.append(
@@ -279,101 +276,6 @@ def _combination(name: str) -> dict[str, Any]:
         "summary": " and ".join(cls.name for cls in classes) + " at once.",
         "paper": "",
     }
-
-
-def _roots(folder: Path | None) -> list[Path]:
-    """Where runs are looked up: the given folder, else the checked results, then scratch."""
-    return [folder] if folder else [default_results(), scratch()]
-
-
-def show(name: str, concept: str | None, limit: int, folder: Path | None, as_json: bool) -> None:
-    run = results.lookup(name, _roots(folder))
-    samples = [s for s in run.data["samples"] if concept in (None, s["concept"])][:limit]
-    if as_json:
-        click.echo(json.dumps(dict(run.data) | {"samples": samples}, indent=1, ensure_ascii=False))
-        return
-    console = Console(highlight=False)
-    spec = run.data["spec"]
-    console.print(
-        f"[bold]{run.method}[/] on {spec['task']}, {spec['model']} ({spec['dtype']}), "
-        f"preset {spec['protocol']['preset']}, judge {spec['judge'] or 'none'}"
-    )
-    console.print("  ".join(f"{axis} {run.data['metrics'][axis]}" for axis in run.data["axes"]))
-    for line in monitors.lines(run):
-        console.print(line)
-    for sample in samples:
-        if "text" not in sample:  # a detection row: the text is the data's own
-            console.print(f"{sample['id']}  {sample['label']}  score {sample['score']:g}", markup=False)
-            continue
-        picked = run.data["concepts"][sample["concept"]]["picked"]
-        ratings = "  ".join(f"{axis} {'none' if v is None else v}" for axis, v in sample["ratings"].items())
-        console.print(f"\n[bold]{sample['concept']}[/] c={picked['coefficient']:g}  {ratings}")
-        console.print(f"> {sample['instruction']}", markup=False)
-        console.print(sample["text"], markup=False)
-
-
-def compare(one: str, two: str, folder: Path | None, as_json: bool) -> None:
-    from bench import pairwise, stats
-
-    first, second = (results.lookup(name, _roots(folder)) for name in (one, two))
-    results.same_group(first, second)
-    rows, wins, equal = {}, {}, {}
-    for axis in first.data["axes"]:
-        a, b = first.scores(axis), second.scores(axis)
-        both = [name for name in a if a[name] is not None and b.get(name) is not None]
-        rows[axis] = stats.paired([float(a[n] or 0) for n in both], [float(b[n] or 0) for n in both])
-        scores = results.matched([first, second], axis)
-        wins[axis] = {per: pairwise.win_rate(scores[0], scores[1], per) for per in pairwise.PER}
-        if first.data["spec"]["judge"]:
-            equal[axis] = pairwise.length_controlled(*scores, *results.matched([first, second], "tokens"))
-    costs = [cost for run in (first, second) if (cost := record.load(run))]
-    if as_json:
-        found = {axis: bare(vars(d) | {"wins": wins[axis], "length": equal.get(axis)}) for axis, d in rows.items()}
-        priced = {"cost": [show_costs.summary(one) for one in costs]} if costs else {}
-        click.echo(json.dumps(found | priced, indent=1))
-        return
-    columns = (
-        "axis",
-        "difference",
-        "p",
-        "concepts",
-        "detectable",
-        "generations won",
-        "concepts won",
-        "at equal length",
-    )
-    grid = Grid(*columns, title=f"{first.method} minus {second.method}")
-    for axis, d in rows.items():
-        won = [leaderboard.percent(w) for w in wins[axis].values()]
-        last = leaderboard.interval(equal[axis].equal, signed=True) if axis in equal else "–"
-        grid.add_row(
-            axis, leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}", *won, last
-        )
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
-    if costs:
-        show_costs.runs(costs, as_json=False)
-
-
-def bare(value: Any) -> Any:
-    """Frozen statistics as JSON has them: null for what is not known."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if is_dataclass(value):
-        value = vars(value)
-    return {k: bare(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def contract(name: str, as_json: bool) -> bool:
-    """Print the contract's findings for one method; returns whether any failed."""
-    from bench.contract import check
-
-    found = check(name)
-    if as_json:
-        click.echo(json.dumps({"method": name, "checks": found}, indent=1))
-    else:
-        for label, problem in found.items():
-            click.echo(f"{'ok  ' if not problem else 'FAIL'} {label}{': ' + problem if problem else ''}")
-    return any(found.values())
 
 
 def cache(action: str, yes: bool) -> None:

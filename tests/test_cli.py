@@ -327,7 +327,7 @@ def test_a_fake_run_goes_to_the_scratch_folder_and_says_why(place: Place) -> Non
 
 def test_a_run_is_found_by_its_id_wherever_it_lies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checked results first, the scratch folder second; ids too, not only names."""
-    monkeypatch.setattr("bench.terminal.default_results", lambda: place.root / "results")
+    monkeypatch.setattr("bench.terminal_results.default_results", lambda: place.root / "results")
     checked = place.run("-m", "diffmean", "-n", "1")[0]
     scratch = place.bench("run", "--backend", "fake", "--json", "-m", "none", "-n", "2", BENCH_RESULTS=None)
     for row in (strict(scratch.stdout)["runs"][0], checked):
@@ -477,7 +477,12 @@ def test_a_report_is_a_pure_function_of_the_results(shared: tuple[Place, list[di
     assert [Path(p).name for p in done.stdout.splitlines()] == [p.name for p in written]
     first, second = files(tmp_path / "one"), files(tmp_path / "two")
     assert sorted(p.name for p in written) == sorted(first)
-    assert sorted(Path(name).suffix for name in first) == [".csv", ".html", ".md", ".png", ".png"]
+    kinds = {kind: [Path(name).stem for name in first if name.endswith(kind)] for kind in (".png", ".svg", ".csv")}
+    assert kinds[".png"] == kinds[".svg"] == [stem for stem in kinds[".csv"] if stem != "leaderboard"]
+    assert {stem.rpartition("-")[2] for stem in kinds[".png"]} == {"forest", "coefficients", "optimism"}
+    assert {name for name in first if name.startswith("leaderboard.")} == {
+        f"leaderboard.{k}" for k in ("csv", "json", "md")
+    }
     assert {name for name in first if first[name] != second[name]} == set()
     assert files(place.root / "reports") == first  # what `bench run` ended with
     pictures = [data for name, data in first.items() if name.endswith(".png")]
@@ -515,7 +520,7 @@ def test_a_report_without_runs_is_refused(place: Place) -> None:
 def test_runs_of_different_protocols_stand_in_different_tables(seeds: tuple[Place, list[dict[str, Any]]]) -> None:
     reports = seeds[0].root / "reports"
     assert (reports / "leaderboard.md").read_text("utf-8").count("## axbench (mini)") == 2
-    assert len(list(reports.glob("*.png"))) == 4
+    assert len(list(reports.glob("axbench-*-forest.png"))) == 2
 
 
 def test_two_settings_of_a_method_stand_in_one_table_under_their_ids(place: Place) -> None:

@@ -69,6 +69,6 @@ def test_head_to_head_counts_the_generations_of_the_runs(table: Table) -> None:
 
 
 def test_detection_tables_have_neither() -> None:
-    found = [t for t in tables(load(ROOT / "results")) if not t.spec["judge"]]
+    found = [t for t in tables(load(ROOT / "results")) if t.uses == "detector"]
     assert found
     assert all(details.sections(t) == [] for t in found)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import opinions
+from bench import opinions, registry
+from bench.api import Judge
 from bench.cli import main
 from bench.opinions import Opinion
 from bench.rejudge import side_by_side
 from bench.report import build
 from bench.report import opinions as claims
 from bench.results import Run, load, tables
-from bench.schema import BenchError
+from bench.schema import BenchError, Item, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct"
@@ -220,3 +222,39 @@ def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(BenchError, match="is not a judge's validation"):
         opinions.validity([tmp_path], "likelihood", {})
+
+
+@pytest.mark.parametrize("task", ["axbench-suppress", "axbench-attack"])
+def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
+) -> None:
+    """What was asked has the wish or the attack in it; the instruction axis is about the question before that."""
+    asked: list[Item] = []
+
+    @registry.judge("echo")
+    @dataclass
+    class Echo(Judge):
+        independent: ClassVar[bool] = True
+
+        def fingerprint(self) -> Mapping[str, Any]:
+            return {}
+
+        def key(self, item: Item) -> Any:
+            return item.axis, item.concept.id, item.instruction, item.text
+
+        def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+            asked.extend(items)
+            yield from ((i, Verdict(1.0)) for i in range(len(items)))
+
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
+    words = ["run", "-t", task, "-m", "prompt", "-n", "2", "--backend", "fake"]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    done = bench(tmp_path / "results", "prompt", "--judge", "echo", "--json")
+    assert done.exit_code == 0, done.output
+    (run,) = load(tmp_path / "results")
+    answered = {s["text"]: s["instruction"] for s in run.data["samples"]}
+    rated = [item for item in asked if item.axis == "instruction"]
+    assert rated
+    assert all(item.instruction and item.instruction != answered[item.text] for item in rated)
+    assert all(item.instruction.rstrip(".") in answered[item.text] for item in rated)

@@ -106,8 +106,9 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
     (image,) = (tmp_path / "reports").glob("*-efficiency.png")
     data = image.with_suffix(".csv").read_text("utf-8").splitlines()
     assert len(data) == 1 + 4 * 3 * 3
-    before = image.read_bytes()
-    assert efficiency.draw(tables)[0][2] == before
+    ((below, _),) = efficiency.draw(tables)
+    assert below.group == group
+    assert image.name == f"{efficiency.stem(below)}-efficiency.png"
     assert "truthfulqa (truthfulqa, examples 4, tested 6)" in page
     assert "AUROC" not in page
     shots = {r.data["spec"]["task_params"].get("examples"): r for r in runs if r.method == "prompt-manyshot"}

@@ -5,10 +5,9 @@ Invariant: the same records give the same bytes; what colour shows, shape or das
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +15,29 @@ from bench.overhead import show
 from bench.overhead.config import known
 from bench.overhead.exact import Architecture, Extra, kinds
 from bench.overhead.record import Overhead
+from bench.report import drawing
 from bench.report.costs import records
-from bench.report.figures import COLOURS, _png, _pyplot
+from bench.report.drawing import Figure
 from bench.report.leaderboard import title
 from bench.results import Row, Table
-from bench.store import write_whole
 
 SIZES, RANK = (50, 100, 400), 8
-SHAPES = {"prompting": "s", "direction": "o", "control": "^", "combination": "D"}
-OTHER = ("#2a7f62", "v")
-LINES = {
-    "prompt, 50 tokens": ("#e6a67c", (0, (1, 1.2)), "s"),
-    "prompt, 100 tokens": ("#cf6f2f", (0, (4, 1.5)), "D"),
-    "prompt, 400 tokens": ("#8a3d0c", "solid", "^"),
-    "vector, 1 block": ("#1f5fa8", "solid", "o"),
-    f"rank-{RANK} edit, 1 block": ("#6a3d9a", (0, (4, 1.5)), "v"),
-    f"LoRA rank {RANK}, all linears": ("#111111", (0, (6, 1.5, 1, 1.5)), "P"),
-}
-"""Colour, dashes and marker of each kind of steering; merged adapters cost nothing and are not drawn."""
+NAMED = 24
+"""So many points are named; of more, only the best at their cost, the controls and the reference."""
 
 
-def draw(table: Table) -> list[tuple[str, bytes, str]]:
-    """(name, PNG, CSV) of each cost figure a table has data for."""
+def pareto(table: Table) -> Figure | None:
+    """Score against exact overhead, where at least two methods of a table have a record of their cost."""
     found = records(table)
-    if not table.spec["judge"]:
-        return []
-    made = []
-    if len(found) > 1:
-        points = _points(table, found)
-        made.append(("pareto", _pareto(table, points), _text(points)))
-    model = str(table.spec["model"])
-    arch = next((one.arch for one in found.values()), None) or known(model)
-    if arch is not None:
-        made.append(("overhead", *context(arch, SIZES, RANK)))
-    return made
+    if table.uses == "detector" or len(found) < 2:
+        return None
+    points = _points(table, found)
+    return Figure("pareto", "Score against exact overhead", points, partial(_pareto, table, points))
 
 
-def _text(rows: Sequence[Mapping[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(rows[0])
-    for row in rows:
-        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row.values()])
-    return out.getvalue()
+def architecture(table: Table) -> Architecture | None:
+    """The dimensions of a table's model, from a record beside its runs or from those that ship."""
+    return next((one.arch for one in records(table).values()), None) or known(str(table.spec["model"]))
 
 
 def _points(table: Table, found: Mapping[str, Overhead]) -> list[dict[str, Any]]:
@@ -89,48 +68,43 @@ def _points(table: Table, found: Mapping[str, Overhead]) -> list[dict[str, Any]]
     return points
 
 
-def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> bytes:
+def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> Any:
     """Score with its interval against exact overhead; full marks are beaten by no cheaper method."""
-    plt = _pyplot()
     own, reply = points[0]["own_tokens"], points[0]["reply_tokens"]
     panels = {
         "token": f"a decoded token at {show.CONTEXT:,} tokens of context, prompt cached",
         "request": f"a request of {own} tokens answered with {reply}, nothing cached",
     }
-    figure, axes = plt.subplots(2, 1, figsize=(11.5, 8.6), layout="constrained")
-    for panel, (axis, what) in zip(axes, panels.items(), strict=True):
+    figure = drawing.canvas(10.5, 8.2)
+    for panel, (axis, what) in zip(figure.subplots(2, 1), panels.items(), strict=True):
         ordered = sorted(points, key=lambda p: (p[f"{axis}_flops_percent"], -p["overall"]))
         costs = [p[f"{axis}_flops_percent"] for p in ordered]
         paid = [math.log10(cost) for cost in costs if cost > 0] or [-6.0]
         zero = math.floor(min(paid)) - 1
-        gap = 0.0115 * (max(paid) - zero + 1)
+        gap = (0.0115 if len(points) <= NAMED else 0.007) * (max(paid) - zero + 1)
         at = _apart([math.log10(cost) if cost > 0 else zero for cost in costs], gap)
         end = math.ceil(max(at) + 0.3)
         best = [(x, p["overall"]) for x, p in zip(at, ordered, strict=True) if p[f"best_by_{axis}"] == "yes"]
         panel.step(*zip(*[*best, (end, best[-1][1])], strict=True), where="post", color="#999999", lw=1, ls="--")
         for x, p in zip(at, ordered, strict=True):
-            colour, shape = COLOURS.get(p["family"], OTHER[0]), SHAPES.get(p["family"], OTHER[1])
+            colour, shape = drawing.family(p["family"])
             full = p[f"best_by_{axis}"] == "yes"
             panel.plot([x, x], [p["low"], p["high"]], color=colour, lw=1)
             panel.plot([x], [p["overall"]], shape, color=colour, ms=5.5, mfc=colour if full else "white", mew=1.3)
-            place = (x, p["high"]), (0, 3)
-            panel.annotate(p["method"], *place, textcoords="offset points", rotation=90, fontsize=6.5, ha="center")
+            if len(points) <= NAMED or full or p["family"] == "control" or p["method"] == table.reference:
+                place = (x, p["high"]), (0, 3)
+                panel.annotate(p["method"], *place, textcoords="offset points", rotation=90, fontsize=6.5, ha="center")
         panel.set_xlim(zero - 0.4, end)
         panel.set_xticks(range(zero, end + 1), ["0", *(f"{10.0**k:g}" for k in range(zero + 1, end + 1))])
         panel.set_ylim(-0.03 * table.scale, min(table.scale, max(p["high"] for p in points)) + 0.19 * table.scale)
         panel.set_xlabel(f"FLOPs above the bare model, %: {what}")
         panel.set_ylabel("overall, 95 % interval")
-        panel.grid(color="#e4e4e4", lw=0.6)
-        panel.set_axisbelow(True)
-    families = {p["family"]: SHAPES.get(p["family"], OTHER[1]) for p in points}
-    marks = [
-        plt.Line2D([], [], marker=shape, color=COLOURS.get(family, OTHER[0]), mfc="white", ls="", label=family)
-        for family, shape in sorted(families.items())
-    ]
-    marks.append(plt.Line2D([], [], marker="o", color="#555555", ls="--", label="full: none is cheaper and better"))
+        panel.grid(color=drawing.GRID, lw=0.6)
+    marks = drawing.families([p["family"] for p in points])
+    marks.append(drawing.handle(marker="o", ls="--", color="#555555", label="full: none is cheaper and better"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     figure.suptitle(f"{title(table)}: score against exact overhead; equal costs stand side by side", fontsize=9)
-    return _png(figure)
+    return figure
 
 
 def _apart(values: Sequence[float], gap: float) -> list[float]:
@@ -142,23 +116,30 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
     return [float(v + s) for v, s in zip(free, steps, strict=True)]
 
 
-def context(arch: Architecture, sizes: Sequence[int], rank: int) -> tuple[bytes, str]:
-    """Overhead against context length for each kind of steering: cache, FLOPs, bytes moved (PNG, CSV)."""
-    plt = _pyplot()
+def context(arch: Architecture, sizes: Sequence[int] = SIZES, rank: int = RANK) -> Figure:
+    """Overhead against context length for each kind of steering: cache, FLOPs, bytes moved."""
     longest = arch.longest or 131_072
     lengths = [2**k for k in range(9, 21) if max(sizes) < 2**k <= longest] or [2 * max(sizes), 4 * max(sizes)]
     rows = show.costs(arch, sizes, lengths, rank)
+    shown = {name: e for name, e in kinds(arch, tuple(sizes), rank).items() if "merged" not in name}
+    short = arch.name.rstrip("/").split("/")[-1]
+    caption = f"Overhead of each kind of steering on {short}"
+    return Figure("overhead", caption, rows, partial(_context, short, rows, lengths, shown))
+
+
+def _context(short: str, rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], shown: Mapping[str, Extra]) -> Any:
+    from matplotlib.ticker import FuncFormatter
+
     panels = {
         "kv_percent": "memory, % of the KV cache",
         "flops_percent": "FLOPs of a decoded token, % above",
         "bytes_percent": "bytes moved a decoding step, % above",
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(11.5, 3.9), sharey=True, layout="constrained")
-    styles = list(LINES.values())
-    shown: dict[str, Extra] = {name: e for name, e in kinds(arch, tuple(sizes), rank).items() if "merged" not in name}
+    figure = drawing.canvas(10.5, 3.8)
+    axes = figure.subplots(1, len(panels), sharey=True)
     for panel, (key, what) in zip(axes, panels.items(), strict=True):
         for i, name in enumerate(shown):
-            colour, dashes, marker = LINES.get(name) or styles[i % len(styles)]
+            colour, dashes, marker = drawing.LINES[i % len(drawing.LINES)]
             values = [row[key] for row in rows if row["method"] == name]
             panel.plot(lengths, values, color=colour, ls=dashes, marker=marker, ms=4, lw=1.4, label=name)
         panel.set_xscale("log", base=2)
@@ -167,19 +148,15 @@ def context(arch: Architecture, sizes: Sequence[int], rank: int) -> tuple[bytes,
         panel.minorticks_off()
         panel.set_title(what, fontsize=9)
         panel.set_xlabel("context, tokens, prompt included")
-        panel.grid(color="#e4e4e4", lw=0.6)
-    axes[0].yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.grid(color=drawing.GRID, lw=0.6)
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
-    short = arch.name.rstrip("/").split("/")[-1]
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=8)
     figure.suptitle(f"{short}: exact overhead for batch 1 in bf16, prompt cached; a merged adapter adds nothing")
-    return _png(figure), _text(rows)
+    return figure
 
 
 def write_context(arch: Architecture, sizes: Sequence[int], rank: int, path: Path) -> list[Path]:
-    """The figure of one model at `path` and its data beside it."""
-    image, text = context(arch, sizes, rank)
+    """The figure of one model as `path` with .png, .svg and .csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, image)
-    write_whole(path.with_suffix(".csv"), text.encode())
-    return [path, path.with_suffix(".csv")]
+    return drawing.emit(context(arch, sizes, rank), path.with_name(path.name.removesuffix(".png")))

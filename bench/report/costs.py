@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from bench.escape import cell, head, row
 from bench.overhead import record, show
 from bench.results import Table
 
@@ -30,15 +31,14 @@ def lines(table: Table) -> list[str]:
     if not found:
         return []
     against = table.reference if table.reference in found else None
-    head = [*show.HEADINGS, *([f"repaid against {against}"] if against else [])]
-    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    rows = head(*show.HEADINGS, *([f"repaid against {against}"] if against else []))
     for name, one in found.items():
         texts = [name, *show.cells(one)[1:], *([repaid(found, name, against)] if against else [])]
-        rows.append(f"| {' | '.join(texts)} |")
+        rows.append(row(map(cell, texts)))
     notes = show.notes(list(found.values()))
     if against:
         notes.append(
-            f"Repaid: bare requests' worth of fitting over the time saved on each request against {against}, "
+            f"Repaid: bare requests' worth of fitting over the time saved on each request against {cell(against)}, "
             "on this engine, where nothing of a prompt is cached between requests."
         )
     return [*rows, "", *(f"- {note}" for note in notes)]

@@ -5,19 +5,23 @@ Invariant: a table says in its heading what is compared with what; nothing here 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from bench.escape import cell, head
+from bench.escape import row as line_of
 from bench.pairwise import PER, bradley_terry, length_controlled, win_rate
 from bench.report import leaderboard
-from bench.results import Table, matched
-from bench.stats import paired
+from bench.results import Row, Table, matched
+from bench.stats import Difference, paired
 
 
 def sections(table: Table) -> list[tuple[str, list[str]]]:
     """Headings and Markdown rows; none for a table without generations."""
-    if not table.spec["judge"] or not table.concepts:
+    if table.uses == "detector" or not table.concepts:
         return []
-    return [*head_to_head(table), *optimism(table)]
+    return [*(head_to_head(table) if table.spec["judge"] else []), *optimism(table)]
 
 
 def head_to_head(table: Table) -> list[tuple[str, list[str]]]:
@@ -30,41 +34,58 @@ def head_to_head(table: Table) -> list[tuple[str, list[str]]]:
     lengths = dict(zip(names, matched(runs, "tokens", table.concepts), strict=True))
     abilities = bradley_terry(scores).abilities
     other, length = scores[table.reference], lengths[table.reference]
-    lines = _head("method", "generations won", "concepts won", "Δ at equal length", "tokens more", "Bradley–Terry")
+    lines = head("method", "generations won", "concepts won", "Δ at equal length", "tokens more", "Bradley–Terry")
     for name in names:
         ability = leaderboard.interval(abilities[name], signed=True)
         if name == table.reference:
-            lines.append(f"| {name} | reference | – | – | – | {ability} |")
+            lines.append(line_of((cell(name), "reference", "–", "–", "–", ability)))
             continue
         won = [leaderboard.percent(win_rate(scores[name], other, per)) for per in PER]
         equal = length_controlled(scores[name], other, lengths[name], length)
         change = leaderboard.interval(equal.equal, signed=True)
-        lines.append(f"| {name} | {won[0]} | {won[1]} | {change} | {equal.longer:+.1f} | {ability} |")
+        lines.append(line_of((cell(name), won[0], won[1], change, f"{equal.longer:+.1f}", ability)))
     heading = (
-        f"Head to head with {table.reference} by overall score (a tie is half a win), and Bradley–Terry abilities "
-        "over all pairs of the table (log odds around 0; without interval where a method won or lost everything):"
+        f"Head to head with {cell(table.reference)} by overall score (a tie is half a win), and Bradley–Terry "
+        "abilities over all pairs of the table (log odds around 0; without interval where a method won or lost "
+        "everything):"
     )
     return [(heading, lines)]
 
 
+def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
+    """(name, family, settings tried, select minus test at the picked setting) of each row; settings are picked
+    per concept, whatever is resampled. None for detectors: nothing of theirs is picked."""
+    found: list[tuple[str, str, str, Difference | None]] = []
+    if table.uses == "detector":
+        return found
+    for row in table.rows:
+        gaps = row.run.optimism("overall", row.run.data["concepts"])
+        found.append((row.name, row.run.family, _tried(row), _against_zero(list(gaps.values()))))
+    return found
+
+
+def _tried(row: Row) -> str:
+    tried = sorted(len(c["select"]) for c in row.run.data["concepts"].values())
+    return str(tried[0]) if tried[0] == tried[-1] else f"{tried[0]} to {tried[-1]}"
+
+
 def optimism(table: Table) -> list[tuple[str, list[str]]]:
     """Select minus test score at the picked setting; selection can only flatter where settings were tried."""
-    lines = _head("method", "settings tried", "select minus test")
-    chosen = []
-    concepts = tuple(table.rows[0].run.data["concepts"])  # settings are picked per concept, whatever is resampled
-    for row in table.rows:
-        found = row.run.optimism("overall", concepts)
-        tried = sorted(len(c["select"]) for c in row.run.data["concepts"].values())
-        settings = str(tried[0]) if tried[0] == tried[-1] else f"{tried[0]} to {tried[-1]}"
-        values = [found.get(name, np.nan) for name in concepts]
-        if tried[-1] > 1:
-            chosen.append(values)
-        known = [v for v in values if not np.isnan(v)]
-        lines.append(f"| {row.name} | {settings} | {_against_zero(known)} |")
+    lines = head("method", "settings tried", "select minus test")
+    found = optimisms(table)
+    lines += [line_of((cell(name), settings, _shown(gap))) for name, _, settings, gap in found]
+    concepts = tuple(table.rows[0].run.data["concepts"])
+    chosen = [
+        [own.get(name, np.nan) for name in concepts]
+        for row, (_, _, settings, _) in zip(table.rows, found, strict=True)
+        if settings != "1"
+        for own in [row.run.optimism("overall", concepts)]
+    ]
     complete = np.array(chosen).reshape(len(chosen), len(concepts))
     complete = complete[:, ~np.isnan(complete).any(0)]
     if complete.size:
-        lines.append(f"| mean of the {len(chosen)} with a choice | | {_against_zero(list(complete.mean(0)))} |")
+        mean = _shown(_against_zero(list(complete.mean(0))))
+        lines.append(line_of((f"mean of the {len(chosen)} with a choice", "", mean)))
     heading = (
         "Optimism of selection: overall score at the picked setting on the select prompts minus that on the test "
         "prompts, paired by concept. The leaderboard uses test scores alone; a method with one setting shows how far "
@@ -73,9 +94,9 @@ def optimism(table: Table) -> list[tuple[str, list[str]]]:
     return [(heading, lines)]
 
 
-def _against_zero(values: list[float]) -> str:
-    return leaderboard.interval(paired(values, np.zeros(len(values)))) if values else "–"
+def _against_zero(values: Sequence[float]) -> Difference | None:
+    return paired(values, np.zeros(len(values))) if values else None
 
 
-def _head(*names: str) -> list[str]:
-    return [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+def _shown(d: Difference | None) -> str:
+    return leaderboard.interval(d) if d else "–"

@@ -5,14 +5,15 @@ Invariant: runs on one curve differ in the task's `examples` and in the training
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from bench.report.figures import COLOURS, MARKERS, _png, _pyplot
+from bench.escape import cell, head, name, row
+from bench.report import drawing
+from bench.report.drawing import Figure
 from bench.report.leaderboard import interval, title
 from bench.results import Row, Table
 from bench.schema import digest
@@ -36,8 +37,8 @@ class Curve:
         """method -> examples -> its row; the best methods at the largest number first."""
         found: dict[str, dict[int, Row]] = {}
         for size in sorted(self.tables, reverse=True):
-            for row in self.tables[size].rows:
-                found.setdefault(row.name, {})[size] = row
+            for one in self.tables[size].rows:
+                found.setdefault(one.name, {})[size] = one
         return found
 
 
@@ -72,55 +73,58 @@ def _heading(curve: Curve) -> str:
 
 def _lines(curve: Curve) -> list[str]:
     digits = 2 if curve.last.scale > 1 else 3
-    lines = [f"| method | {' | '.join(map(str, curve.tables))} |", "|" + "---|" * (len(curve.tables) + 1)]
-    for name, rows in curve.rows.items():
+    lines = head("method", *map(str, curve.tables))
+    for method, rows in curve.rows.items():
         each = [interval(rows[n].estimates["overall"], digits) if n in rows else "–" for n in curve.tables]
-        lines.append(f"| {name} | {' | '.join(each)} |")
+        lines.append(row((cell(method), *each)))
     return lines
 
 
-def draw(tables: Sequence[Table]) -> list[tuple[str, str, bytes, str]]:
-    """(group of the table it stands below, name, PNG, CSV) of each curve; the name stays as sizes are added."""
-    found = []
-    for curve in curves(tables):
-        spec = curve.last.spec
-        name = f"{spec['task']}-{spec['model']}-{spec['protocol']['preset']}-{_otherwise(spec)[:6]}-efficiency"
-        found.append((curve.last.group, name, _figure(curve), _text(curve)))
-    return found
+def draw(tables: Sequence[Table]) -> list[tuple[Table, Figure]]:
+    """Each curve with the table it stands below."""
+    caption = "Overall score against the number of training questions"
+    return [
+        (curve.last, Figure("efficiency", caption, _points(curve), partial(_picture, curve)))
+        for curve in curves(tables)
+    ]
 
 
-def _figure(curve: Curve) -> bytes:
-    plt = _pyplot()
-    figure, panel = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+def stem(table: Table) -> str:
+    """What a curve's file names begin with: it stays as sizes are added."""
+    spec = table.spec
+    return name(f"{spec['task']}-{spec['model']}-{spec['protocol']['preset']}-{_otherwise(spec)[:6]}")
+
+
+def _points(curve: Curve) -> list[dict[str, Any]]:
+    return [
+        {"method": method, SIZE: size, "axis": axis, "mean": e.mean, "low": e.low, "high": e.high, "units": e.n}
+        for method, rows in sorted(curve.rows.items())
+        for size in sorted(rows)
+        for axis, e in rows[size].estimates.items()
+    ]
+
+
+def _picture(curve: Curve) -> Any:
+    figure = drawing.canvas(6.4, 4.2)
+    panel = figure.subplots()
     sizes = list(curve.tables)
-    for i, (name, rows) in enumerate(sorted(curve.rows.items())):
+    for i, (method, rows) in enumerate(sorted(curve.rows.items())):
         at = [n * 2 ** (0.06 * (i - len(curve.rows) / 2)) for n in sorted(rows)]
         found = [rows[n].estimates["overall"] for n in sorted(rows)]
-        colour = COLOURS.get(next(iter(rows.values())).run.family, "#2a7f62")
+        colour, dashes, marker = drawing.LINES[i % len(drawing.LINES)]
         bars = [
             [e.mean - e.low if math.isfinite(e.low) else 0 for e in found],
             [e.high - e.mean if math.isfinite(e.high) else 0 for e in found],
         ]
-        style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "ls": ("-", "--", ":", "-.")[i % 4]}
-        panel.plot(at, [e.mean for e in found], ms=5, lw=1.4, label=name, **style)
-        panel.errorbar(at, [e.mean for e in found], bars, fmt="none", ecolor=colour, alpha=0.35)
+        means = [e.mean for e in found]
+        panel.plot(at, means, ms=5, lw=1.4, label=method, color=colour, ls=dashes, marker=marker)
+        panel.errorbar(at, means, bars, fmt="none", ecolor=colour, alpha=0.35)
     panel.set_xscale("log", base=2)
     panel.set_xticks(sizes, [str(n) for n in sizes])
     panel.minorticks_off()
     panel.set_xlabel("training questions")
     panel.set_ylabel("overall, test questions")
-    panel.grid(color="#e4e4e4", lw=0.6)
+    panel.grid(color=drawing.GRID, lw=0.6)
     figure.legend(loc="outside lower center", ncols=min(5, len(curve.rows)), frameon=False)
     figure.suptitle(f"{title(curve.last)}: score by training questions", fontsize=9)
-    return _png(figure)
-
-
-def _text(curve: Curve) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", SIZE, "axis", "mean", "low", "high", "units"])
-    for name, rows in sorted(curve.rows.items()):
-        for size in sorted(rows):
-            for axis, e in rows[size].estimates.items():
-                writer.writerow([name, size, axis, *(f"{x:.4f}" for x in (e.mean, e.low, e.high)), e.n])
-    return out.getvalue()
+    return figure

@@ -5,11 +5,14 @@ Invariant: no number without its interval; what one judge alone cannot settle is
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from bench.escape import cell, csv_text
+from bench.escape import head as head_of
+from bench.escape import row as line_of
 from bench.results import Row, Table
 from bench.stats import Difference, Estimate, paired
 
@@ -23,7 +26,7 @@ def headings(table: Table) -> list[str]:
         *table.axes[:-1],
         f"Δ to {table.reference or 'prompt'}",
         "p (Holm)",
-        *(["c"] if table.spec["judge"] else []),
+        *(["c"] if table.uses == "steering" else []),
         "missing",
     ]
 
@@ -38,7 +41,7 @@ def cells(table: Table, row: Row) -> list[str]:
         *(interval(row.estimates[axis], digits) for axis in ("overall", *table.axes[:-1])),
         interval(row.against, digits) if row.against else "reference" if row.name == table.reference else "–",
         pvalue(row.p),
-        *([f"{row.coefficient:g}" if row.coefficient is not None else "–"] if table.spec["judge"] else []),
+        *([f"{row.coefficient:g}" if row.coefficient is not None else "–"] if table.uses == "steering" else []),
         str(row.missing),
     ]
 
@@ -63,21 +66,33 @@ def pvalue(p: float | None) -> str:
 
 def title(table: Table) -> str:
     spec = table.spec
-    given = spec["task_params"]
-    data = ", ".join([given.get("data", "mini"), *(f"{k} {v}" for k, v in sorted(given.items()) if k != "data")])
-    return f"{spec['task']} ({data}) · {spec['model']} · preset {spec['protocol']['preset']}"
+    extra = (f"{k} {v}" for k, v in sorted(spec["task_params"].items()) if k != "data")
+    data = ", ".join(part for part in (data_of(spec), *extra) if part)
+    return f"{spec['task']}{f' ({data})' if data else ''} · {spec['model']} · preset {spec['protocol']['preset']}"
+
+
+def data_of(spec: Mapping[str, Any]) -> str:
+    """The name of a task's data, where it has a name."""
+    return str(spec["task_params"].get("data", "mini" if spec["task"].startswith("axbench") else ""))
 
 
 def notes(table: Table) -> list[str]:
     """What a reader must know to read the table."""
     spec, rules = table.spec, table.spec["protocol"]
-    if not spec["judge"]:
-        return _detection(table) if "auroc" in table.axes else _options(table)
+    if table.uses == "detector":
+        return _detection(table)
     unit = {"norm": "median residual norms", "max-act": "largest detection scores"}[rules["strength"]]
+    judge = (
+        f"judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the harmonic mean, 0 where an axis is 0"
+        if spec["judge"]
+        else f"no judge, scores 0 to {table.scale:g} from the answers' probabilities"
+    )
+    if "plain" in table.axes:
+        judge = f"a rule and judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the mean over the attacks"
+    tested = f"each with {rules['test']} test prompts" if table.unit == "concept" else "asked once each"
     lines = [
-        f"{len(table.concepts)} concepts, each with {rules['test']} test prompts; settings picked on {rules['select']} "
-        f"select prompts; judge {spec['judge']}, ratings 0 to 2; overall is the harmonic mean, 0 where an axis is 0.",
-        "Intervals: 95 % bootstrap-t over concepts. Methods that simultaneous sign-flip tests of all pairs "
+        f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {rules['select']} select prompts; {judge}.",
+        f"Intervals: 95 % bootstrap-t over {table.unit}s. Methods that simultaneous sign-flip tests of all pairs "
         "cannot tell apart (max-t, family-wise 5 %) share a rank.",
         f"c: median picked coefficient, in {unit}. Engine {spec['backend']}, {spec['dtype']}.",
     ]
@@ -86,10 +101,11 @@ def notes(table: Table) -> list[str]:
             f"Smallest difference to {table.reference} that this table would find in 4 of 5 repetitions "
             f"(widest row, uncorrected 5 % level): {table.detectable:.2f}."
         )
-    lines.append(
-        "One judge rated this table. Whether prompting beats steering is not claimed until an independent "
-        "judge agrees in sign."
-    )
+    if spec["judge"]:
+        lines.append(
+            "One judge rated this table. Whether prompting beats steering is not claimed until an independent "
+            "judge agrees in sign."
+        )
     return lines
 
 
@@ -115,32 +131,16 @@ def _detection(table: Table) -> list[str]:
     ]
 
 
-def _options(table: Table) -> list[str]:
-    spec, runs = table.spec, [row.run.data for row in table.rows]
-    tested = sum(c["test"]["n"] for c in runs[0]["concepts"].values())
-    return [
-        f"{tested} multiple-choice questions, {len(table.concepts)} units that intervals resample; each option is "
-        "scored as the model's continuation, and settings are picked on other questions.",
-        "Intervals: 95 % bootstrap-t. Methods that simultaneous sign-flip tests of all pairs cannot tell apart (max-t, "
-        "family-wise 5 %) share a rank.",
-        f"Each method was fitted on at most {spec['protocol']['budget']['sequences'] // 2} training questions of each "
-        f"concept or fold. Engine {spec['backend']}, {spec['dtype']}.",
-    ]
-
-
 def contrasts(table: Table) -> list[str]:
     """Differences to the controls on the first axis, as Markdown rows."""
-    if not table.spec["judge"] or not table.contrasts or not any(table.contrasts.values()):
+    if table.uses == "detector" or not table.contrasts or not any(table.contrasts.values()):
         return []
     controls = list(next(iter(table.contrasts.values())))
-    lines = [
-        f"| method | {' | '.join(f'{table.axes[0]}: Δ to {c}' for c in controls)} |",
-        "|---|" + "---|" * len(controls),
-    ]
+    lines = head_of("method", *(f"{table.axes[0]}: Δ to {c}" for c in controls))
     for row in table.rows:
         if found := table.contrasts.get(row.name):
             texts = [f"{interval(found[c])}, p {pvalue(found[c].p)}" for c in controls]
-            lines.append(f"| {row.name} | {' | '.join(texts)} |")
+            lines.append(line_of((cell(row.name), *texts)))
     return lines
 
 
@@ -169,54 +169,123 @@ def depths(table: Table) -> list[str]:
     return lines
 
 
+def grid(table: Table, rows: Sequence[Row]) -> list[str]:
+    """Rows of a leaderboard as a Markdown table."""
+    lines = head_of(*headings(table))
+    for row in rows:
+        rank, name, family, *numbers = cells(table, row)
+        lines.append(line_of((rank, cell(name), cell(family), *numbers)))
+    return lines
+
+
+TOP = 10
+
+
+def best(table: Table) -> list[Row]:
+    """The rows to show where there is no room for all: the best, then the reference and the controls."""
+    kept = [row for row in table.rows[TOP:] if row.name == table.reference or row.run.family == "control"]
+    return [*table.rows[:TOP], *kept]
+
+
 def markdown(
     tables: Sequence[Table],
-    images: Mapping[str, Sequence[str]],
+    images: Mapping[str, Sequence[tuple[str, str]]],
     below: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
 ) -> str:
-    """The whole leaderboard page; `below` has further sections of a group, each a heading and its rows."""
+    """The whole page. `images` has (file, caption) by group, "" for those of all tables; `below` has further
+    sections of a group, each a heading and its rows."""
     lines = ["# Leaderboard", "", "Generated by `bench report` from `results/`; do not edit.", ""]
     for table in tables:
-        head = headings(table)
-        lines += [f"## {title(table)}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-        lines += [f"| {' | '.join(cells(table, row))} |" for row in table.rows]
-        lines += ["", *(f"- {note}" for note in (*notes(table), *depths(table))), ""]
+        lines += [f"## {cell(title(table))}", "", *grid(table, table.rows)]
+        lines += ["", *(f"- {cell(note)}" for note in (*notes(table), *depths(table))), ""]
+        for image, caption in images.get(table.group, ()):
+            lines += [f"![{cell(caption)}]({image})", ""]
         if rows := contrasts(table):
             lines += ["Against the controls, paired by concept (p uncorrected):", "", *rows, ""]
         for heading, below_rows in below.get(table.group, ()):
             lines += [heading, "", *below_rows, ""]
-        for image in images.get(table.group, ()):
-            lines += [f"![{image.removesuffix('.png').rsplit('-', 1)[1]}]({image})", ""]
+    if images.get(""):
+        lines += ["## All tasks", ""]
+        for image, caption in images[""]:
+            lines += [f"![{cell(caption)}]({image})", ""]
     return "\n".join(lines)
 
 
-def csv_text(tables: Sequence[Table]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    head = ["task", "data", "model", "preset", "judge", "backend", "dtype", "group", "method", "family", "id", "rank"]
-    head += ["axis", "mean", "low", "high", "concepts", "delta", "delta_low", "delta_high", "p", "p_holm", "reference"]
-    head += ["coefficient", "generations", "tokens", "missing"]
-    writer.writerow(head)
-    for table in tables:
-        spec = table.spec
-        key = [spec["task"], spec["task_params"].get("data", "mini"), spec["model"], spec["protocol"]["preset"]]
-        key += [spec["judge"], spec["backend"], spec["dtype"], table.group]
-        for row in table.rows:
-            for axis in ("overall", *table.axes[:-1]):
-                e, d = row.estimates[axis], row.against if axis == "overall" else None
-                own = [row.name, row.run.family, row.run.data["id"], row.rank or ""]
-                numbers = [axis, *map(_number, (e.mean, e.low, e.high)), e.n]
-                change = [*map(_number, (d.mean, d.low, d.high, d.p)), _number(row.p)] if d else [""] * 5
-                counts = row.run.data["counts"]
-                costs = [
-                    row.coefficient if row.coefficient is not None else "",
-                    counts["generations"],
-                    counts["tokens"],
-                    row.missing,
-                ]
-                writer.writerow([*key, *own, *numbers, *change, table.reference or "", *costs])
-    return out.getvalue()
+def records(table: Table) -> list[dict[str, Any]]:
+    """A table as data: one row a method and axis, under the columns of `leaderboard.csv`."""
+    spec = table.spec
+    shared = {
+        "task": spec["task"],
+        "data": data_of(spec),
+        "model": spec["model"],
+        "preset": spec["protocol"]["preset"],
+        "judge": spec["judge"],
+        "backend": spec["backend"],
+        "dtype": spec["dtype"],
+        "group": table.group,
+    }
+    found = []
+    for row in table.rows:
+        for axis in ("overall", *table.axes[:-1]):
+            e, d = row.estimates[axis], row.against if axis == "overall" else None
+            found.append(
+                shared
+                | {
+                    "method": row.name,
+                    "family": row.run.family,
+                    "id": row.run.data["id"],
+                    "rank": row.rank,
+                    "axis": axis,
+                }
+                | {"mean": _number(e.mean), "low": _number(e.low), "high": _number(e.high), "concepts": e.n}
+                | {
+                    "delta": _number(d.mean if d else None),
+                    "delta_low": _number(d.low if d else None),
+                    "delta_high": _number(d.high if d else None),
+                    "p": _number(d.p if d else None),
+                    "p_holm": _number(row.p if d else None),
+                    "reference": table.reference,
+                    "coefficient": row.coefficient,
+                    "generations": row.run.data["counts"]["generations"],
+                    "tokens": row.run.data["counts"]["tokens"],
+                    "missing": row.missing,
+                }
+            )
+    return found
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
+def csv_of(tables: Sequence[Table]) -> str:
+    return csv_text([row for table in tables for row in records(table)])
+
+
+def json_of(
+    tables: Sequence[Table], below: Mapping[str, Sequence[tuple[str, Sequence[str]]]], figures: Sequence[str]
+) -> str:
+    """The leaderboards for programs: each table with its spec, rows, notes and what stands below; files of figures."""
+    made = [
+        {
+            "title": title(table),
+            "group": table.group,
+            "spec": table.spec,
+            "axes": table.axes,
+            "scale": table.scale,
+            "units": list(table.concepts),
+            "unit": table.unit,
+            "reference": table.reference,
+            "detectable": _number(table.detectable),
+            "rows": records(table),
+            "notes": notes(table),
+            "sections": [{"heading": heading, "lines": list(lines)} for heading, lines in below.get(table.group, ())],
+        }
+        for table in tables
+    ]
+    return (
+        json.dumps(
+            {"version": 1, "tables": made, "figures": list(figures)}, indent=1, ensure_ascii=False, allow_nan=False
+        )
+        + "\n"
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bench import escape
 from bench.report.leaderboard import interval
 from bench.results import Run, Table
 from bench.stats import estimate
@@ -27,7 +28,7 @@ def sections(table: Table) -> list[tuple[str, list[str]]]:
             continue
         each = [list(correlations(row.run, name).values()) for name in ("r", "within")]
         texts = [interval(estimate(values)) if values else "–" for values in each]
-        rows.append(f"| {row.name} | {' | '.join(texts)} | {len(each[0])} |")
+        rows.append(escape.row((escape.cell(row.name), *texts, str(len(each[0])))))
     if not rows:
         return []
     heading = (
@@ -35,7 +36,7 @@ def sections(table: Table) -> list[tuple[str, list[str]]]:
         "model's answer, over chats under personas of either side and under none; within: after each persona's mean "
         "is taken off. Mean over concepts where it is defined:"
     )
-    return [(heading, ["| method | r | within a persona | concepts |", "|---|---|---|---|", *rows])]
+    return [(heading, [*escape.head("method", "r", "within a persona", "concepts"), *rows])]
 
 
 def lines(run: Run) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.escape import cell, head, row
 from bench.opinions import Comparison, Second
 from bench.opinions import second as find
 from bench.report.leaderboard import interval, pvalue
@@ -34,14 +35,14 @@ def second(table: Table, opinion: Second | None) -> list[Section]:
         return []
     if opinion is None:
         line = (
-            f"Nothing is claimed on the word of {table.spec['judge']} alone: no independent judge has rated these "
-            "answers (`bench judge all --judge embedding`)."
+            f"Nothing is claimed on the word of {cell(table.spec['judge'])} alone: no independent judge has "
+            "rated these answers (`bench judge all --judge embedding`)."
         )
         return [("Prompting against steering: no second opinion.", [line])]
-    lines = [f"| method | {table.spec['judge']} | p (Holm) | {opinion.judge} | sign |", "|---|---|---|---|---|"]
+    lines = head("method", table.spec["judge"], "p (Holm)", opinion.judge, "sign")
     for c in opinion.comparisons:
-        lines.append(f"| {c.name} | {interval(c.first)} | {pvalue(c.p)} | {_other(c)} | {c.state} |")
-    heading = f"Prompting against steering, method minus {table.reference} (overall), by two judges:"
+        lines.append(row((cell(c.name), interval(c.first), pvalue(c.p), _other(c), c.state)))
+    heading = f"Prompting against steering, method minus {cell(table.reference)} (overall), by two judges:"
     return [(heading, [*lines, "", *(f"- {line}" for line in claims(table, opinion))])]
 
 
@@ -51,7 +52,8 @@ def _other(c: Comparison) -> str:
 
 def claims(table: Table, opinion: Second) -> list[str]:
     """What may be said: differences beyond chance on which both judges agree in sign; then the rest."""
-    found = {"above": [], "below": [], "disputed": [], "no second opinion": []}  # type: dict[str, list[str]]
+    assert table.reference is not None
+    found: dict[str, list[str]] = {"above": [], "below": [], "disputed": [], "no second opinion": []}
     for c in opinion.comparisons:
         if c.state != "agreed":
             found[c.state].append(c.name)
@@ -59,11 +61,11 @@ def claims(table: Table, opinion: Second) -> list[str]:
             found["above" if c.first.mean > 0 else "below"].append(c.name)
     lines = []
     if found["below"]:
-        lines.append(f"{table.reference} is better than {_names(found['below'])}: both judges agree.")
+        lines.append(f"{cell(table.reference)} is better than {_names(found['below'])}: both judges agree.")
     if found["above"]:
-        lines.append(f"{_names(found['above'])}: better than {table.reference}, both judges agree.")
+        lines.append(f"{_names(found['above'])}: better than {cell(table.reference)}, both judges agree.")
     if not found["above"] and not found["below"]:
-        lines.append(f"No difference to {table.reference} is both beyond chance and shared by both judges.")
+        lines.append(f"No difference to {cell(table.reference)} is both beyond chance and shared by both judges.")
     if found["disputed"]:
         lines.append(f"Disputed, the judges differ in sign, nothing is claimed: {_names(found['disputed'])}.")
     if found["no second opinion"]:
@@ -72,28 +74,30 @@ def claims(table: Table, opinion: Second) -> list[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(names)
+    return ", ".join(map(cell, names))
 
 
 def validity(tables: Sequence[Mapping[str, Any]], judge: str) -> list[Section]:
     """How well the judge tells labelled texts apart; says so where nobody measured it."""
     if not tables:
         line = f"`bench judge validate --judge {judge} --data FOLDER --save` measures it."
-        return [(f"Validity of judge {judge}: not measured with these settings.", [line])]
+        return [(f"Validity of judge {cell(judge)}: not measured with these settings.", [line])]
     pairs = list(dict.fromkeys((axis, other) for t in tables for axis, found in t["axes"].items() for other in found))
-    head = [f"{axis}: {other.replace('_', ' ')}" for axis, other in pairs]
-    lines = [f"| data | {' | '.join(head)} | missing |", "|---" * (len(pairs) + 2) + "|"]
+    lines = head("data", *(f"{axis}: {other.replace('_', ' ')}" for axis, other in pairs), "missing")
     for t in tables:
         cells = [_auroc(t["axes"].get(axis, {}).get(other)) for axis, other in pairs]
         gone = sum(axis["missing"] for axis in t.get("missing", {}).values())
-        lines.append(f"| {t['data']} | {' | '.join(cells)} | {gone} |")
+        lines.append(row((cell(t["data"]), *cells, str(gone))))
     for t in tables:
         if human := t.get("human"):
-            each = ", ".join(f"{axis} {_spearman(e)}" for axis, e in human.items())
+            each = ", ".join(f"{cell(axis)} {_spearman(e)}" for axis, e in human.items())
             texts = max(e["n"] for e in human.values())
             lines += ["", f"Against {texts} texts rated by hand, Spearman's ρ, interval over concepts: {each}."]
     return [
-        (f"Validity of judge {judge}: AUROC on labelled texts it was not calibrated on, mean over concepts:", lines)
+        (
+            f"Validity of judge {cell(judge)}: AUROC on labelled texts it was not calibrated on, mean over concepts:",
+            lines,
+        )
     ]
 
 

@@ -1,0 +1,71 @@
+"""Text of models, data sets and plugins, made harmless for the place it is written to.
+
+Invariant: nothing a model or a data set says can start a formula in a spreadsheet or open a tag, a link or a
+new cell in a page.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+FORMULA = re.compile(r"^\s*[=+\-@\t\r\n]")
+NUMBER = re.compile(r"^[+-]?\d+(\.\d*)?(e[+-]?\d+)?$", re.IGNORECASE)
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+LINK = re.compile(r"\b(?:https?|ftp)://|\bwww\.", re.IGNORECASE)
+
+
+def cell(text: str) -> str:
+    """`text` as one cell of a Markdown table: it shows as itself and does nothing."""
+    flat = " ".join(re.sub(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", " ", text).split())
+    flat = re.sub("[&<>@]", lambda found: ENTITIES[found[0]], flat)
+    flat = re.sub(LINK, lambda found: found[0].replace("/", "&#47;").replace(".", "&#46;"), flat)
+    return re.sub(r"([\\`*_\[\]|~$!]|(?<!&)#)", r"\\\1", flat)
+
+
+def row(cells: Iterable[str]) -> str:
+    """One line of a Markdown table, from cells that are escaped already."""
+    return f"| {' | '.join(cells)} |"
+
+
+def head(*names: str) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [row(map(cell, names)), "|" + "---|" * len(names)]
+
+
+def name(text: str) -> str:
+    """`text` as part of a file's name."""
+    return re.sub(r"[^\w.()+=-]+", "-", text, flags=re.ASCII).lstrip(".") or "unnamed"
+
+
+def plain(value: Any) -> Any:
+    """A value as a CSV cell: numbers short, unknown ones empty, text that a spreadsheet would run as text."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return guarded(value.replace("\r\n", "\n").replace("\r", "\n")) if isinstance(value, str) else value
+
+
+def guarded(text: str) -> str:
+    """`text` behind an apostrophe where a spreadsheet would run it."""
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.match(text) else text
+
+
+def unguarded(text: str) -> str:
+    """What `guarded` was given."""
+    return text[1:] if text[:1] == "'" and guarded(text[1:]) == text else text
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys as CSV under their keys."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    columns = list(dict.fromkeys(key for found in rows for key in found))
+    writer.writerow(map(plain, columns))
+    writer.writerows([plain(found.get(key)) for key in columns] for found in rows)
+    return out.getvalue()

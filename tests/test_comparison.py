@@ -1,0 +1,112 @@
+"""Two runs side by side, one answer of a run, and a report as a site."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench import comparison
+from bench.cli import main
+from bench.report import publish
+from bench.report.leaderboard import interval
+from bench.results import TRIALS, Run, load
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Run]:
+    folder = ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct"
+    found = [run for run in load(ROOT / "results") if run.path.parents[1] == folder]
+    return {run.method: run for run in found}
+
+
+def bench(*words: str) -> Any:
+    return CliRunner().invoke(main, [*words, "--results", str(ROOT / "results")])
+
+
+def name(runs: dict[str, Run], method: str) -> str:
+    return str(runs[method].path.parent)
+
+
+def test_a_page_says_what_the_terminal_says(runs: dict[str, Run], tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "page.html"
+    done = bench("compare", name(runs, "diffmean"), name(runs, "prompt"), "--html", str(path), "--json")
+    assert done.exit_code == 0, done.output
+    page, told = path.read_text("utf-8"), json.loads(done.stdout)
+    axes = comparison.compare(runs["diffmean"], runs["prompt"])
+    assert set(told) == set(axes)
+    for axis, found in axes.items():
+        assert told[axis]["mean"] == pytest.approx(found.difference.mean)
+        assert f"<td>{axis}</td><td class=n>{interval(found.difference)}</td>" in page
+    assert page.count("<details>") == len(runs["diffmean"].data["samples"])
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "").split("<body>")[0]
+    again = tmp_path / "again.html"
+    bench("compare", name(runs, "diffmean"), name(runs, "prompt"), "--html", str(again))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_answers_stand_by_how_much_they_differ(runs: dict[str, Run]) -> None:
+    pairs = comparison.disagreements(runs["diffmean"], runs["prompt"])
+    gaps = [abs(a["ratings"]["overall"] - b["ratings"]["overall"]) for a, b in pairs]
+    assert gaps == sorted(gaps, reverse=True)
+    assert all(a["id"] == b["id"] for a, b in pairs)
+
+
+def test_one_answer_with_every_judge_s_word(runs: dict[str, Run]) -> None:
+    run = runs["diffmean"]
+    sample = run.data["samples"][3]
+    shown = bench("show", name(runs, "diffmean"), "--sample", sample["id"])
+    assert shown.exit_code == 0
+    flat = " ".join(shown.stdout.split())
+    assert " ".join(sample["text"].split()) in flat
+    assert "embedding: concept" in flat
+    told = json.loads(bench("show", name(runs, "diffmean"), "--sample", sample["id"], "--json").stdout)
+    assert told["answers"] == [dict(sample)]
+    assert told["split"] == "test"
+    assert told["opinions"]["embedding"]["id"] == sample["id"]
+    wrong = bench("show", name(runs, "diffmean"), "--sample", sample["id"] + "x")
+    assert wrong.exit_code == 2
+    assert sample["id"] in wrong.stderr
+
+
+def test_a_question_of_the_select_split_is_shown_under_every_setting(runs: dict[str, Run], tmp_path: Path) -> None:
+    own = tmp_path / "results" / "axbench" / "m" / "diffmean-x"
+    own.mkdir(parents=True)
+    (own / "run.json").write_bytes(runs["diffmean"].path.read_bytes())
+    base = {"concept": "ocean", "instruction": "Say it.", "tokens": 3, "touched": [3], "reasons": {}}
+    rows = [
+        base | {"id": "ocean/select/0", "candidate": 0, "coefficient": c, "text": f"said at {c} \x1b[31m"}
+        | {"ratings": {"overall": 1.0}, "said": {"overall": "because"}}
+        for c in (0.1, 0.2)
+    ]  # fmt: skip
+    (own / TRIALS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["show", str(own), "--sample", "ocean/select/0", "--results", str(tmp_path / "results")]
+    shown = CliRunner().invoke(main, command).stdout
+    assert re.search(r"c=0\.1 .*said at 0\.1.*c=0\.2 .*said at 0\.2", shown, re.DOTALL)
+    assert "likelihood on overall: because" in shown
+    assert "\x1b[31m" not in shown
+    told = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    assert (told["split"], len(told["answers"])) == ("select", 2)
+
+
+def test_a_published_report_is_a_site_with_a_front_page(tmp_path: Path) -> None:
+    out, site = tmp_path / "reports", tmp_path / "site"
+    out.mkdir()
+    for file in ("leaderboard.md", "a<b.svg", "a<b.png"):
+        (out / file).write_text(file)
+    front = publish([out / "leaderboard.md", out / "a<b.svg", out / "a<b.png"], out, site)
+    assert {p.name for p in site.iterdir()} == {"index.html", ".nojekyll", "leaderboard.md", "a<b.svg", "a<b.png"}
+    assert 'src="a&lt;b.svg"' in front.read_text("utf-8")
+    (out / "index.html").write_text("the page")
+    (out / "page").mkdir()
+    (out / "page" / "data.js").write_text("1")
+    publish([out / "index.html", out / "page" / "data.js"], out, site)
+    assert front.read_text("utf-8") == "the page"
+    assert (site / "page" / "data.js").is_file()

@@ -1,0 +1,128 @@
+"""Generated documentation is what its generator gives, and every page that is linked exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import bench
+from bench import documents, registry
+from bench.cli import main
+from bench.documents import COMMAND, commands, filled
+from bench.schema import BenchError
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_committed_commands_are_the_generated_ones() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text("utf-8") == commands(), f"docs/cli.md is stale; run: {COMMAND}"
+
+
+def test_the_readme_s_blocks_are_the_generated_ones() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert filled(text, documents.blocks(ROOT)) == text, f"README.md is stale; run: {COMMAND}"
+
+
+def every(command: click.Command, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    below = command.commands if isinstance(command, click.Group) else {}
+    return [words, *(found for name, one in below.items() for found in every(one, (*words, name)))]
+
+
+@pytest.mark.parametrize("words", every(main), ids=lambda words: " ".join(words) or "bench")
+def test_the_page_has_what_help_prints(words: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(main, [*words, "--help"], prog_name="bench", terminal_width=100)
+    assert shown.exit_code == 0
+    assert f"## {' '.join(('bench', *words))}\n\n```text\n{shown.stdout.rstrip()}\n```" in commands()
+    about = shown.stdout.split("\n\n")[1].strip()
+    assert about
+    assert not about.startswith("Options")
+
+
+def test_the_readme_s_commands_exist() -> None:
+    """Every `bench …` line in a shell block of a page names a command and options that it has."""
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                at = re.match(r"(?:srun |\w+=\S+ )*bench (.*?)(?:  #.*|&.*)?$", line.strip())
+                if at:
+                    _known(at[1].split(), f"{page.name}: {line}")
+
+
+def _known(words: list[str], where: str) -> None:
+    command: click.Command = main
+    while isinstance(command, click.Group) and words and words[0] in command.commands:
+        command = command.commands[words.pop(0)]
+    if isinstance(command, click.Group):
+        assert command is not main, where
+        command = next(iter(command.commands.values()))  # the command meant where none is named
+    known = {name for option in command.params for name in option.opts} | {"--help"}
+    assert {word for word in words if re.fullmatch(r"--[a-z-]+", word)} <= known, where
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            if "://" not in link and page.name != "leaderboard.md":
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_page_of_the_documentation_is_linked_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in text, page.name
+
+
+def test_a_block_is_replaced_and_a_page_without_it_refused() -> None:
+    page = "a\n<!-- x: made by hand -->\nold\nlines\n<!-- /x -->\nb\n"
+    assert filled(page, {"x": "new \\1"}) == "a\n<!-- x: made by hand -->\nnew \\1\n<!-- /x -->\nb\n"
+    for broken in ("a\n", page + page):
+        with pytest.raises(BenchError, match="it needs one block"):
+            filled(broken, {"x": "new"})
+
+
+def test_every_shipped_method_stands_in_the_readme() -> None:
+    block = documents.blocks(ROOT)["methods"]
+    for name, cls in registry.table("method").items():
+        if cls.__module__.startswith("methods."):
+            assert f"[{name}](docs/methods.md#{name})" in block
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert project["version"] == bench.__version__ == cited["version"]
+    assert project["license"] == cited["license"] == "Apache-2.0"
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+
+
+def test_the_readme_s_task_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    plugin = tmp_path / "my_task.py"
+    plugin.write_text(next(block for block in blocks if "@task" in block))
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
+    command = [
+        "run",
+        "-t",
+        "shout",
+        "-m",
+        "prompt,diffmean,none",
+        "--plugin",
+        str(plugin),
+        "--backend",
+        "fake",
+        "--json",
+    ]
+    ran = CliRunner().invoke(main, command)
+    assert ran.exit_code == 0, ran.output
+    assert {row["status"] for row in json.loads(ran.stdout)["runs"]} == {"complete"}
