@@ -101,7 +101,9 @@ def verdict(one: Table) -> dict[str, Any]:
     caveats = []
     if one.spec["model"] == DEFAULT:
         caveats.append("This model has 135 M parameters: a demonstration, no evidence about larger models.")
-    if one.detectable is not None:
+    if one.detectable is not None and one.detectable >= one.scale:
+        caveats.append(f"{len(one.concepts)} concepts are too few to tell any method from {one.reference}.")
+    elif one.detectable:
         caveats.append(
             f"Differences to {one.reference} below {one.detectable:.2f} may go unseen: the widest row would find that "
             "much in 4 of 5 repetitions."
@@ -119,7 +121,8 @@ def _judged(one: Table) -> dict[str, Any]:
     opinion = second(one)
     if opinion is None:
         why = f"Only {one.spec['judge']} has rated these answers; no independent judge has confirmed a difference."
-        return {"word": "No claim yet", "text": why, "claimed": [], "open": [why]}
+        ask = "Any difference between prompting and steering: `bench judge all --judge embedding` asks another judge."
+        return {"word": "No claim yet", "text": why, "claimed": [], "open": [ask]}
     family = {row.name: row.run.family for row in one.rows}
     steering = [c for c in opinion.comparisons if family[c.name] != "control"]
     clear = [c for c in steering if c.state == "agreed" and c.p < LEVEL]
