@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import comparison, handratings
-from bench.escape import NUMBER, cell, csv_text, guarded, name, unguarded
+from bench.escape import NUMBER, cell, csv_text, guarded, name, uncelled, unguarded
 from bench.report import build, versus
 from bench.results import Run, load
 from bench.schema import digest
@@ -44,6 +44,13 @@ def test_a_cell_is_one_line_without_anything_active(text: str) -> None:
     assert not re.search(r"[\x00-\x1f<>@]", shown)
     assert not re.search(r"(?<!\\)(?:\\\\)*[`|*\[\]]", re.sub(r"\\[`|*\[\]]", "", shown))
     assert "://" not in shown
+
+
+@given(st.text())
+def test_a_cell_is_read_back(text: str) -> None:
+    once = uncelled(cell(text))
+    assert uncelled(cell(once)) == once
+    assert uncelled(cell("a<b> & [x](y) | `c` _d_ #1 50 $ @me")) == "a<b> & [x](y) | `c` _d_ #1 50 $ @me"
 
 
 def test_a_cell_leaves_what_names_are_made_of() -> None:

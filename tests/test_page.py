@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -275,6 +276,21 @@ def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
     assert found["word"] == "No claim yet"
     assert found["claimed"] == []
     assert "no independent judge" in found["text"]
+    assert len(found["open"]) == 1
+
+
+def test_a_table_too_small_to_see_anything_says_so(tmp_path: Path) -> None:
+    write(Recipe(METHODS, CONCEPTS[:2]), tmp_path)
+    (table,) = results.tables(results.load(tmp_path))
+    seen = [
+        overview.verdict(dataclasses.replace(table, detectable=value))["caveats"] for value in (None, 0.0, 0.3, 2.5)
+    ]
+    assert seen == [
+        [],
+        [],
+        ["Differences to prompt below 0.30 may go unseen: the widest row would find that much in 4 of 5 repetitions."],
+        ["2 concepts are too few to tell any method from prompt."],
+    ]
 
 
 def test_without_a_prompt_there_is_no_question(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from bench.escape import cell, csv_text
 from bench.escape import head as head_of
 from bench.escape import row as line_of
+from bench.opinions import second
 from bench.results import Row, Table
 from bench.stats import Difference, Estimate, paired
 
@@ -101,7 +102,9 @@ def notes(table: Table) -> list[str]:
             f"Smallest difference to {table.reference} that this table would find in 4 of 5 repetitions "
             f"(widest row, uncorrected 5 % level): {table.detectable:.2f}."
         )
-    if spec["judge"]:
+    if spec["judge"] and (other := second(table)):
+        lines.append(f"Rated again by {other.judge}, an independent judge: what both allow to be claimed stands below.")
+    elif spec["judge"]:
         lines.append(
             "One judge rated this table. Whether prompting beats steering is not claimed until an independent "
             "judge agrees in sign."

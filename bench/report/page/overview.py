@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.escape import uncelled
 from bench.models import DEFAULT
 from bench.opinions import second
 from bench.overhead import show
@@ -101,7 +102,9 @@ def verdict(one: Table) -> dict[str, Any]:
     caveats = []
     if one.spec["model"] == DEFAULT:
         caveats.append("This model has 135 M parameters: a demonstration, no evidence about larger models.")
-    if one.detectable is not None:
+    if one.detectable is not None and one.detectable >= one.scale:
+        caveats.append(f"{len(one.concepts)} concepts are too few to tell any method from {one.reference}.")
+    elif one.detectable:
         caveats.append(
             f"Differences to {one.reference} below {one.detectable:.2f} may go unseen: the widest row would find that "
             "much in 4 of 5 repetitions."
@@ -119,7 +122,8 @@ def _judged(one: Table) -> dict[str, Any]:
     opinion = second(one)
     if opinion is None:
         why = f"Only {one.spec['judge']} has rated these answers; no independent judge has confirmed a difference."
-        return {"word": "No claim yet", "text": why, "claimed": [], "open": [why]}
+        ask = "Any difference between prompting and steering: `bench judge all --judge embedding` asks another judge."
+        return {"word": "No claim yet", "text": why, "claimed": [], "open": [ask]}
     family = {row.name: row.run.family for row in one.rows}
     steering = [c for c in opinion.comparisons if family[c.name] != "control"]
     clear = [c for c in steering if c.state == "agreed" and c.p < LEVEL]
@@ -179,7 +183,7 @@ def blocks(lines: Sequence[str]) -> list[list[Any]]:
         if not line.strip() or re.fullmatch(r"[|\-: ]+", line):
             continue
         kind = "table" if line.startswith("|") else "list" if line.startswith("- ") else "text"
-        content: Any = cells(line) if kind == "table" else _plain(line.removeprefix("- "))
+        content: Any = cells(line) if kind == "table" else uncelled(line.removeprefix("- "))
         if kind == "text":
             found.append([kind, content])
         elif found and found[-1][0] == kind:
@@ -191,9 +195,4 @@ def blocks(lines: Sequence[str]) -> list[list[Any]]:
 
 def cells(line: str) -> list[str]:
     """The cells of one row; a bar behind a backslash is no border."""
-    return [_plain(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
-
-
-def _plain(text: str) -> str:
-    """Markdown's escapes taken back."""
-    return re.sub(r"\\([\\|*_<>\[\]`])", r"\1", text)
+    return [uncelled(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]

@@ -61,7 +61,7 @@ steerbench.answers = (() => {
 
   function card(answer, heading, table, judges, query, extra) {
     const facts = [
-      answer[TOKENS] !== null && answer[TOKENS] !== undefined && many(answer[TOKENS], "token"),
+      answer[TOKENS] > 0 && many(answer[TOKENS], "token"),
       answer[TOUCHED] > 0 && `${answer[TOUCHED]} positions steered`,
     ].filter(Boolean);
     return el(

@@ -49,7 +49,7 @@ steerbench.views.table = (() => {
   function claims(one) {
     const { word, text, claimed, open, caveats } = one.verdict;
     const list = (items, none) =>
-      items.length ? el("ul", {}, items.map((item) => el("li", {}, item))) : el("p", {}, none);
+      items.length ? el("ul", {}, items.map((item) => el("li", {}, prose(item)))) : el("p", {}, none);
     return el(
       "section",
       { cls: "verdict", "aria-labelledby": "answer" },

@@ -119,6 +119,7 @@ steerbench.views.samples = (() => {
     const apart = (measure) => {
       if (!measure) return null;
       const [value, one, other] = measure;
+      if (value === 0) return [answers.gap(0), "", "all alike"];
       return other === undefined ? [answers.gap(value), "judges on ", names[one]] : [answers.gap(value), "", `${names[one]} over ${names[other]}`];
     };
 
