@@ -21,10 +21,11 @@ from methods._trained import Trained
 class DoRAMethod(Trained):
     """Weight-decomposed low-rank adaptation.
 
-    Equation: W' = m ⊙ (W0 + s·B A) / ‖W0 + s·B A‖ by output row, m `[out]` from ‖W0‖, s = α/r; ΔW = W' - W0,
-    steering W0 + cΔW. The norm is a constant to the gradient.
-    Deviations: no dropout; the norm comes from the factors, so no `[out, in]` product is made per concept.
-    Exported dense, since a row's rescaling has full rank.
+    Equation: W' = m ⊙ (W0 + s·B A) / ‖W0 + s·B A‖ by output row, m `[out]` from ‖W0‖, s = α/√r (α/r without
+    `rslora`); ΔW = W' - W0, steering W0 + cΔW. The norm is a constant to the gradient.
+    Deviations: α as `lora`'s, not 2r, so that the two differ by the magnitudes alone; no dropout;
+    the norm comes from the factors, so no `[out, in]` product is made per concept. Exported dense, since a
+    row's rescaling has full rank.
     Reproduction: no AxBench row; the paper is above LoRA on commonsense reasoning (Llama-7B 78.4, 74.7).
     """
 
@@ -33,5 +34,5 @@ class DoRAMethod(Trained):
     layers: tuple[Depth, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 4
-    alpha: float = 8.0
-    rslora: bool = False
+    alpha: float = 32.0
+    rslora: bool = True

@@ -26,7 +26,8 @@ class LoReFTMethod(Trained):
     Equation: h ← h + Rᵀ(W h + b - R h) at the first `first` and last `last` prompt tokens after each of the
     blocks `layers`, R `[r, H]` with orthonormal rows, W `[r, H]`, b `[r]` in median norms, trained with the
     language-model loss on texts with the concept; steering scales the edit.
-    Deviations: it starts at W = R, b = 0, the identity (pyreft does not); the first positions count from
+    Deviations: it starts at W = R, b = 0, the identity (pyreft does not); the rate is in units of W's entries,
+    1 / √H, so that a step moves the edit as far through W as through b; the first positions count from
     the user's own words, in training and in use alike.
     Reproduction: AxBench reports .722 (Gemma-2-2B, layer 20), without a coefficient.
     """
@@ -34,7 +35,7 @@ class LoReFTMethod(Trained):
     axbench: ClassVar[Mapping[str, Any]] = {"rate": 9e-4, "batch": 18}
 
     parametrisation: str = "loreft"
-    rate: float = 0.02
+    rate: float = 0.2
     layers: tuple[Depth, ...] = SPREAD
     rank: int = 4
     first: int = 5

@@ -29,7 +29,7 @@ class PiSSAMethod(Trained):
     """
 
     parametrisation: str = "pissa"
-    rate: float = 2e-3
+    rate: float = 1e-2
     layers: tuple[Depth, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 4

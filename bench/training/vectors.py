@@ -164,14 +164,16 @@ class LoReFTChange(Change):
         self.span = Span("prompt", first=form.first, last=form.last, offset=scene.ctx.lm.header)
         starts = [scene.normal(form.rank, scene.hidden, salt=f"rotation {layer}") for layer in self.layers]
         self.raw = nn.ParameterList(nn.Parameter(start) for start in starts)
-        self.weight = nn.ParameterList(nn.Parameter(_orthonormal(start)) for start in starts)
+        # A step then moves the edit as far through W as through b, which is not measured by the text.
+        self.entry = 1.0 if scene.reference else scene.hidden**-0.5
+        self.weight = nn.ParameterList(nn.Parameter(_orthonormal(start) / self.entry) for start in starts)
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros_like(start[..., 0])) for start in starts)
         ones = torch.ones(len(scene.trains), device=scene.device)
         self.unit = [ones if scene.reference else scene.norms(layer) for layer in self.layers]
 
     def _parts(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """R, W `[C, r, H]` and b `[C, r]` at the k-th of the layers."""
-        return _orthonormal(self.raw[k]), self.weight[k], self.bias[k] * self.unit[k][:, None]
+        return _orthonormal(self.raw[k]), self.weight[k] * self.entry, self.bias[k] * self.unit[k][:, None]
 
     def hooks(self) -> list[tuple[nn.Module, Hook]]:
         return [(block, on_states(lambda h, k=k: self._edit(h, k))) for k, block in enumerate(self.blocks)]  # type: ignore[misc]
