@@ -126,3 +126,11 @@ def test_the_readme_s_task_runs_as_written(tmp_path: Path, monkeypatch: pytest.M
     ran = CliRunner().invoke(main, command)
     assert ran.exit_code == 0, ran.output
     assert {row["status"] for row in json.loads(ran.stdout)["runs"]} == {"complete"}
+
+
+def test_renewing_a_checkout_that_is_fresh_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    (tmp_path / "README.md").write_bytes((ROOT / "README.md").read_bytes())
+    for path in documents.renew(tmp_path):
+        assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes()
