@@ -164,6 +164,21 @@ def test_long_work_says_how_far_it_is_and_starts_again_cleanly(lm: HFBackend, mo
     assert len(digests) == 1
 
 
+def test_a_finished_group_is_handed_over_before_the_next_is_trained(
+    lm: HFBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a killed fit keeps it, and what is left trains to the same bytes."""
+    made, said = method("ssv", {}), list[str]()
+    monkeypatch.setattr(trainer, "TOGETHER", 1)
+    monkeypatch.setattr(trainer, "EVERY", 0.0)
+    found = made.fit_all(Context(lm, BUDGET, tell=said.append), THREE)
+    digests = [next(iter(found))[0].steering.digest]  # type: ignore[union-attr]
+    assert said[-1].startswith("ssv: one concept, step 6/6")
+    assert len(said) == 6
+    digests += [fitted[0].steering.digest for fitted in made.fit_all(Context(lm, BUDGET), THREE[1:])]  # type: ignore[union-attr]
+    assert digests == [made.fit(Context(lm, BUDGET), one)[0].steering.digest for one in THREE]  # type: ignore[union-attr]
+
+
 def test_texts_without_a_response_token_are_left_out_and_none_is_an_error(lm: HFBackend) -> None:
     short = Budget(sequences=16, tokens=8, epochs=1, trials=2)
     with pytest.raises(BenchError, match="concept low: no training text of lm keeps a token"):
