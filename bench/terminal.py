@@ -39,7 +39,8 @@ RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5, "train": 700.0}
 
 def _rates() -> dict[str, float]:
     path = cache_root() / "rates.json"
-    return RATES | (json.loads(path.read_text()) if path.is_file() else {})
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    return RATES | {unit: rate for unit, rate in known.items() if rate > 0}
 
 
 def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def _learn(jobs: Sequence[Job], runs: Sequence[results.Run]) -> None:
         return
     timings = made[0]["timings"]
     share = sum(d["counts"]["generated_now"] for d in made) / max(1, sum(d["counts"]["generations"] for d in made))
-    if share < 0.9:
+    if share < 0.9 or not any(d["counts"]["tokens"] for d in made):  # multiple choice writes nothing
         return
     spent = {k: sum(v for name, v in timings.items() if name.startswith(k)) for k in ("generate", "judge", "fit")}
     units = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench import results
+from bench import results, tiny
 from bench.cli import main
 from bench.plan import Options, from_file, make, protocol
 from bench.registry import build
@@ -114,6 +114,30 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
     shots = {r.data["spec"]["task_params"].get("examples"): r for r in runs if r.method == "prompt-manyshot"}
     for size, one in shots.items():
         assert {c["note"]["shots"] for c in one.data["concepts"].values()} == {int(size)}
+
+
+def test_trained_methods_take_one_question_and_no_speed_is_learnt_where_nothing_is_written(
+    questions: Path, tmp_path: Path
+) -> None:
+    """On a tiny model, through the whole run; the plan of the next run divides by the speeds that are known."""
+    tiny.build(tmp_path / "tiny")
+    given = ["run", "-t", "truthfulqa", "--data", str(questions), "--model", str(tmp_path / "tiny")]
+    env = {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_RESULTS": str(tmp_path / "results")}
+    for size in (1, 2):
+        sized = [
+            "-p",
+            f"truthfulqa.examples={size}",
+            "-p",
+            "truthfulqa.tested=2",
+            "-m",
+            "prompt-manyshot,caa,bipo,lora",
+        ]
+        found = CliRunner().invoke(main, [*given, *sized], env=env, catch_exceptions=False)
+        assert found.exit_code == 0, found.stderr
+    assert not (tmp_path / "cache" / "rates.json").exists()
+    (curve,) = efficiency.curves(results.tables(results.load(tmp_path / "results")))
+    assert set(curve.rows) == {"prompt-manyshot", "caa", "bipo", "lora"}
+    assert all(sorted(rows) == [1, 2] for rows in curve.rows.values())
 
 
 def test_an_answer_near_a_true_reference_is_true(questions: Path) -> None:
