@@ -5,7 +5,7 @@ Invariant: a table says in its heading what is compared with what; nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +21,33 @@ def sections(table: Table) -> list[tuple[str, list[str]]]:
     """Headings and Markdown rows; none for a table without generations."""
     if table.uses == "detector" or not table.concepts:
         return []
-    return [*(head_to_head(table) if table.spec["judge"] else []), *optimism(table)]
+    return [*twins(table), *(head_to_head(table) if table.spec["judge"] else []), *optimism(table)]
+
+
+def twins(table: Table) -> list[tuple[str, list[str]]]:
+    """What labels taught: each method with a shuffled twin in the table against it, and against the bare model."""
+    scores = {row.run.method: row.run.scores("overall") for row in table.rows}
+    scores |= {"shuffled(diffmean)": scores["shuffled"]} if "shuffled" in scores else {}
+    lines = head("method", "Δ to its shuffled twin", "p", "Δ to none", "p")
+    for row in table.rows:
+        others = [scores.get(name) for name in (f"shuffled({row.run.method})", "none")]
+        if others[0] is None:
+            continue
+        cells = [cell(row.name)]
+        for other in others:
+            found = _paired(row.run.scores("overall"), other, table.concepts) if other else None
+            cells += [leaderboard.interval(found), leaderboard.pvalue(found.p)] if found else ["–", "–"]
+        lines.append(line_of(cells))
+    heading = (
+        "Against the same method fitted on data whose sides were exchanged for half of the examples, and against the "
+        "bare model (overall, paired by concept, p uncorrected):"
+    )
+    return [(heading, lines)] if len(lines) > 2 else []
+
+
+def _paired(one: Mapping[str, float | None], two: Mapping[str, float | None], names: Sequence[str]) -> Difference:
+    known = [(a, b) for name in names if (a := one[name]) is not None and (b := two[name]) is not None]
+    return paired([a for a, _ in known], [b for _, b in known])
 
 
 def head_to_head(table: Table) -> list[tuple[str, list[str]]]:

@@ -1,0 +1,280 @@
+// The front page: what may be claimed, then one table, sortable and filterable, with what stands below it.
+"use strict";
+
+steerbench.views.table = (() => {
+  const { el, number, interval, chance, to, here, mark, overview, many } = steerbench;
+  const { family, chip, whisker, prose, blocks, fold, choice } = steerbench.parts;
+  const KINDS = [
+    ["task", "Task"],
+    ["data", "Data"],
+    ["model", "Model"],
+    ["preset", "Preset"],
+  ];
+
+  const find = (key) => overview().tables.find((one) => one.key === key);
+
+  function card(one, current) {
+    const word = one.verdict.word;
+    return el(
+      "a",
+      { cls: "card", href: to(["table", one.key]), "aria-current": one.key === current ? "true" : undefined },
+      el("span", { cls: "word" }, word),
+      el("span", { cls: "where" }, `${one.task} (${one.data})`),
+      el("span", { cls: "what" }, `${one.model} · ${one.preset}`),
+      el("span", { cls: "text" }, one.verdict.text),
+    );
+  }
+
+  /** The tables as cards, narrowed by task, data, model and preset where there are several. */
+  function picker(current) {
+    const tables = overview().tables;
+    const wanted = {};
+    const cards = el("div", { cls: "cards" });
+    const draw = () =>
+      cards.replaceChildren(
+        ...tables.filter((one) => KINDS.every(([kind]) => !wanted[kind] || one[kind] === wanted[kind])).map((one) => card(one, current)),
+      );
+    const narrow = KINDS.map(([kind, label]) => [kind, label, [...new Set(tables.map((one) => one[kind]))]])
+      .filter(([, , values]) => values.length > 1)
+      .map(([kind, label, values]) =>
+        choice(label, [["", "all"], ...values.map((v) => [v, v])], "", (value) => {
+          wanted[kind] = value;
+          draw();
+        }),
+      );
+    draw();
+    return [tables.length > 3 && el("div", { cls: "controls" }, narrow), cards];
+  }
+
+  function claims(one) {
+    const { word, text, claimed, open, caveats } = one.verdict;
+    const list = (items, none) =>
+      items.length ? el("ul", {}, items.map((item) => el("li", {}, prose(item)))) : el("p", {}, none);
+    return el(
+      "section",
+      { cls: "verdict", "aria-labelledby": "answer" },
+      el("p", { cls: "over" }, one.title),
+      el("h2", { id: "answer" }, el("span", { cls: "word" }, `${word}.`), ` ${text}`),
+      el(
+        "div",
+        { cls: "pair" },
+        el("div", {}, el("h3", {}, "Claimed"), list(claimed, "Nothing.")),
+        el("div", {}, el("h3", {}, "Not claimed"), list(open, "Every comparison is settled.")),
+      ),
+      caveats.length > 0 && el("ul", { cls: "caveats" }, caveats.map((item) => el("li", {}, item))),
+    );
+  }
+
+  /** The columns of a table: heading, what to sort by, what to show. */
+  function columns(one, costs) {
+    const digits = one.scale > 1 ? 2 : 3;
+    const ends = one.rows.flatMap((row) => (row.delta ? row.delta.filter((v) => v !== null) : []));
+    const most = Math.max(0.01, ...ends.map(Math.abs));
+    const base = one.rows.find((row) => row.name === one.reference);
+    const line = base ? base.scores[0][0] : null;
+    const score = (row, i) => [
+      el("b", {}, number(row.scores[i][0], digits)),
+      el("span", { cls: "ci" }, ` ${interval(row.scores[i], digits)}`),
+    ];
+    const delta = (row) => {
+      if (!row.delta) return el("span", { cls: "ci" }, row.name === one.reference ? "reference" : "–");
+      return [
+        whisker(row.delta, -most, most, 0, row.family),
+        el("b", {}, number(row.delta[0], digits, true)),
+        el("span", { cls: "ci" }, ` ${interval(row.delta, digits, true)}`),
+      ];
+    };
+    const found = [
+      { key: "rank", label: "Rank", by: (r) => r.rank, up: true, cell: (r) => (r.rank ? String(r.rank) : "not ranked") },
+      {
+        key: "method",
+        label: "Method",
+        by: (r) => r.name,
+        up: true,
+        cell: (r) => el("a", { href: to(["method", r.method], { table: one.key }) }, r.name),
+      },
+      {
+        key: "overall",
+        label: "Overall",
+        by: (r) => r.scores[0][0],
+        cell: (r) => [whisker(r.scores[0], 0, one.scale, line, r.family), score(r, 0)],
+      },
+      { key: "delta", label: `Δ to ${one.reference || "prompt"}`, by: (r) => r.delta && r.delta[0], cell: delta },
+      { key: "p", label: "p (Holm)", by: (r) => r.p, up: true, cell: (r) => chance(r.p) },
+      ...one.axes.slice(1).map((axis, i) => ({
+        key: axis,
+        label: axis,
+        by: (r) => r.scores[i + 1][0],
+        cell: (r) => score(r, i + 1),
+      })),
+      {
+        key: "family",
+        label: "Family",
+        by: (r) => r.family,
+        up: true,
+        cell: (r) => [family(r.family), r.suppresses && " suppresses only"],
+      },
+      one.judge && {
+        key: "c",
+        label: "c",
+        by: (r) => r.coefficient,
+        up: true,
+        cell: (r) => (r.coefficient === null ? "–" : String(r.coefficient)),
+      },
+      { key: "missing", label: "Missing", by: (r) => r.missing, cell: (r) => String(r.missing) },
+      one.answers && {
+        key: "answers",
+        label: "Answers",
+        by: (r) => r.generations,
+        cell: (r) =>
+          el(
+            "a",
+            { href: to(["samples", one.key], { m: r.name }), "aria-label": `Answers of ${r.name}` },
+            r.generations.toLocaleString("en"),
+          ),
+      },
+    ].filter(Boolean);
+    if (costs) {
+      found.push(
+        ...one.costs.map((label, i) => ({
+          key: `cost-${i}`,
+          label,
+          by: (r) => r.cost && r.cost[i][1],
+          up: true,
+          cell: (r) => (r.cost ? r.cost[i][0] : "–"),
+        })),
+      );
+    }
+    return found;
+  }
+
+  const unknown = (v) => v === null || v === undefined;
+  function compare(a, b, up) {
+    if (unknown(a) || unknown(b)) return unknown(a) - unknown(b); // what is not known stands last, either way
+    const order = typeof a === "string" ? a.localeCompare(b) : a - b;
+    return up ? order : -order;
+  }
+
+  function board(one) {
+    const asked = here().query;
+    const state = {
+      sort: asked.get("sort") || "overall",
+      up: asked.get("up") === "1",
+      text: asked.get("q") || "",
+      off: new Set((asked.get("off") || "").split(",").filter(Boolean)),
+      costs: asked.get("costs") === "1",
+    };
+    const place = el("div", { cls: "scroll wide", tabIndex: 0, role: "region", "aria-label": "Leaderboard" });
+    const count = el("p", { cls: "count", role: "status" });
+
+    function head(column) {
+      const sorted = column.key === state.sort;
+      const turn = () => {
+        state.up = sorted ? !state.up : Boolean(column.up);
+        state.sort = column.key;
+        draw();
+        place.querySelector(`[data-key="${CSS.escape(column.key)}"]`).focus();
+      };
+      return el(
+        "th",
+        { scope: "col", "aria-sort": sorted ? (state.up ? "ascending" : "descending") : undefined, cls: `c-${column.key}` },
+        el("button", { type: "button", "data-key": column.key, on: { click: turn } }, column.label, el("span", { "aria-hidden": "true", cls: "arrow" }, sorted ? (state.up ? " ▲" : " ▼") : "")),
+      );
+    }
+
+    function draw() {
+      const shown = columns(one, state.costs);
+      const by = shown.find((column) => column.key === state.sort) || shown[2];
+      const rows = one.rows
+        .filter((row) => !state.off.has(row.family) && row.name.toLowerCase().includes(state.text.toLowerCase()))
+        .sort((a, b) => compare(by.by(a), by.by(b), state.up));
+      const body = rows.map((row) =>
+        el(
+          "tr",
+          { cls: row.name === one.reference ? "reference" : undefined, "data-method": row.name },
+          shown.map((column) =>
+            el(column.key === "method" ? "th" : "td", { scope: column.key === "method" ? "row" : undefined, cls: `c-${column.key}` }, column.cell(row)),
+          ),
+        ),
+      );
+      place.replaceChildren(el("table", { cls: "board" }, el("thead", {}, el("tr", {}, shown.map(head))), el("tbody", {}, body)));
+      count.textContent = rows.length === one.rows.length ? many(rows.length, "method") : `${rows.length} of ${many(one.rows.length, "method")}`;
+      mark(
+        to(["table", one.key], {
+          sort: state.sort === "overall" ? "" : state.sort,
+          up: state.up ? "1" : "",
+          q: state.text,
+          off: [...state.off].join(","),
+          costs: state.costs ? "1" : "",
+        }),
+      );
+    }
+
+    const families = [...new Set(one.rows.map((row) => row.family))].map((name) =>
+      chip(family(name), !state.off.has(name), (event) => {
+        const off = !state.off.delete(name) && state.off.add(name);
+        event.currentTarget.setAttribute("aria-pressed", String(!off));
+        draw();
+      }),
+    );
+    const controls = el(
+      "div",
+      { cls: "controls" },
+      el(
+        "label",
+        { cls: "choice" },
+        el("span", {}, "Method"),
+        el("input", { type: "search", id: "filter", value: state.text, placeholder: "filter by name", on: { input: (event) => ((state.text = event.target.value), draw()) } }),
+      ),
+      el("div", { cls: "chips", role: "group", "aria-label": "Families shown" }, families),
+      one.costs.length > 0 &&
+        chip("Cost columns", state.costs, (event) => {
+          state.costs = !state.costs;
+          event.currentTarget.setAttribute("aria-pressed", String(state.costs));
+          draw();
+        }),
+      count,
+    );
+    draw();
+    return [controls, place];
+  }
+
+  function below(one) {
+    const open = (heading) => /^(Validity|Prompting against)/.test(heading);
+    return [
+      fold("How to read this table", el("ul", {}, one.notes.map((note) => el("li", {}, prose(note)))), true),
+      ...one.sections.map(([heading, found]) => fold(heading, blocks(found, heading), open(heading))),
+      one.figures.length > 0 &&
+        el(
+          "section",
+          { cls: "figures" },
+          el("h2", {}, "Figures"),
+          one.figures.map((name) => {
+            const what = name.replace(/\.\w+$/, "").split("-").pop();
+            const image = el("img", { src: encodeURI(name), alt: `${what}: ${one.title}`, loading: "lazy" });
+            return el("figure", {}, el("a", { href: encodeURI(name) }, image), el("figcaption", {}, what));
+          }),
+        ),
+    ];
+  }
+
+  return ([key]) => {
+    const one = find(key) || overview().tables[0];
+    return [
+      el(
+        "section",
+        { cls: "hero" },
+        el("h1", {}, "Should I steer this model, or just prompt it?"),
+        el(
+          "p",
+          { cls: "lead" },
+          "Steering methods against a tuned prompt on equal terms: same sampler, same splits, the same number of judged trials, paired intervals over concepts, and the answers behind every number.",
+        ),
+        picker(one.key),
+      ),
+      claims(one),
+      board(one),
+      el("div", { cls: "below" }, below(one)),
+    ];
+  };
+})();
