@@ -15,10 +15,11 @@ from typing import Any
 
 from bench import interchange, results
 from bench.api import Context, Prompted, ReadSite
+from bench.code import code_of
 from bench.jobs import Job, Trial
 from bench.models import Model, cache_root
 from bench.peft_folder import encode
-from bench.plan import Options, code_of, from_file, make
+from bench.plan import Options, from_file, make
 from bench.registry import suggest
 from bench.schema import Activations, BenchError, UsageError
 from bench.steering import Steering

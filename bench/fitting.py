@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import Context, Fitted, Method
-from bench.plan import code_digest, modules, parts_of
+from bench.code import code_digest, modules, parts_of
 from bench.schema import BenchError, Train, digest
 from bench.steering import Steering
 from bench.store import Artefacts, load_value, pack

@@ -6,28 +6,26 @@ does not exist is refused here.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import fnmatch
 import importlib
 import json
 import re
-import sys
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from bench import registry
 from bench.api import Judge, Method, Task
 from bench.backends._prices import Purse
+from bench.code import parts_of
 from bench.compose import Composed
+from bench.cost import spend, trials
 from bench.models import DEFAULT, Model, cache_root, resolve
-from bench.monitor import Monitored
-from bench.schema import Budget, Protocol, RunSpec, Sampling, UsageError, digest
+from bench.schema import Budget, Protocol, RunSpec, Sampling, UsageError
 
 STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
     "norm": {
@@ -332,99 +330,6 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
         "limit": rules["concepts"],
         "params": owned,
     }
-
-
-@dataclass(frozen=True)
-class Cost:
-    """An upper bound of what one method spends over all concepts; stored rows are not paid again.
-
-    `generations` counts answers written and options scored.
-    """
-
-    fits: int
-    generations: int
-    tokens: int
-    ratings: int
-    train_rows: int = 0
-    train_tokens: int = 0
-
-
-def cost(made: Method, plan: Plan) -> Cost:
-    """Trials × select + test, and the ratings of each, over the plan's concepts."""
-    return spend(made, plan.protocol, plan.task)
-
-
-def spend(made: Method, rules: Protocol, task: Task) -> Cost:
-    """As `cost`, before there is a plan."""
-    concepts = task.concepts()
-    trained = [len(concepts) * part for part in made.training(rules.budget)]
-    drafts, written = (len(concepts) * part for part in made.drafts(rules.budget))
-    if task.uses == "detector":
-        return Cost(len(concepts), drafts, written, 0, *trained)
-    tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
-    asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]
-    open_ended = sum(sample.kind == "generate" for sample in asked)
-    watched = sum(len(task.watched(c)) for c in concepts) if isinstance(task, Monitored) else 0
-    drawn = open_ended * made.draws(rules.budget) + watched
-    options = sum(len(sample.options) for sample in asked)
-    tokens = drawn * rules.sampling.max_new_tokens + written
-    ratings = open_ended * len(task.axes) + watched if task.rated else 0
-    return Cost(len(concepts), drawn + options + drafts, tokens, ratings, *trained)
-
-
-def trials(made: Method, rules: Protocol) -> int:
-    """Settings tried on the select split: wordings of a prompt, or coefficients of an edit."""
-    if made.name == "none":
-        return 1
-    each = 1 if made.family == "prompting" else len(rules.coefficients)
-    return made.candidates(rules.budget) * each
-
-
-def parts_of(made: Method) -> list[Method]:
-    """A method with all that it is made of."""
-    return [made, *(inner for part in getattr(made, "parts", ()) for inner in parts_of(part))]
-
-
-def modules(made: Method) -> list[str]:
-    """The modules that define a method: its own, and its parts' where it is made of others."""
-    return list(dict.fromkeys(type(part).__module__ for part in parts_of(made)))
-
-
-def code_of(plan: Plan, made: Method) -> str:
-    """Digest of the code that decides a result: the method's modules, the task's and the judge's."""
-    owners = [type(plan.task).__module__]
-    owners += [type(plan.judge).__module__] if plan.task.rated else []
-    return digest([code_digest(name) for name in (*modules(made), *owners)])
-
-
-@lru_cache(maxsize=256)
-def code_digest(name: str) -> str:
-    """Digest of module `name` and of the first-party modules it imports, comments and docstrings left out."""
-    seen: dict[str, str] = {}
-    todo = [name]
-    while todo:
-        module = todo.pop()
-        if module in seen:
-            continue
-        loaded = sys.modules.get(module) or importlib.import_module(module)
-        source = Path(loaded.__file__ or "").read_text("utf-8")
-        tree = ast.parse(source)
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                node.body = [line for line in node.body if not _said(line)]
-        seen[module] = digest(ast.dump(tree))
-        if module.startswith("bench."):
-            continue  # what a method imports from bench counts; what that imports in turn does not
-        for node in ast.walk(tree):
-            found = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            todo += [f for f in found if f.split(".")[0] in ("bench", "methods", "tasks") and "." in f]
-    return digest(seen)
-
-
-def _said(line: ast.stmt) -> bool:
-    """Whether a statement only tells the reader something."""
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def default_results() -> Path:

@@ -12,9 +12,9 @@ from typing import Any
 
 from bench import agreement, environment, jobs, opinions, results
 from bench.api import Task
+from bench.code import code_digest
 from bench.models import DEFAULT
 from bench.opinions import Opinion
-from bench.plan import code_digest
 from bench.rating import Instrument
 from bench.registry import build
 from bench.results import Run

@@ -19,13 +19,14 @@ from typing import Any
 from bench import results
 from bench.api import Bound, Context, Fitted
 from bench.backends._prices import total
+from bench.code import code_of
 from bench.engines import make_backend, make_prompter
 from bench.fitting import Fits
 from bench.jobs import Ask, Job, Trial, best, plain_text, ratings, record, row, tried
 from bench.judging import rate
 from bench.models import cache_root
 from bench.monitor import Monitored, reading
-from bench.plan import Plan, code_of
+from bench.plan import Plan
 from bench.schema import (
     BenchError,
     Completion,

@@ -22,8 +22,10 @@ from rich.table import Column
 from rich.table import Table as Grid
 
 from bench import registry, results
+from bench.code import code_of
+from bench.cost import cost
 from bench.models import cache_root
-from bench.plan import Plan, code_of, cost, default_results, scratch
+from bench.plan import Plan, default_results, scratch
 from bench.report import build, leaderboard
 from bench.schema import BenchError
 from bench.store import write_json

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from stub_server import Stub, serving
 
-from bench import plan, registry, tiny
+from bench import code, registry, tiny
 from bench.backends.hf import HFBackend
 from bench.models import DEFAULT, Model, resolve
 
@@ -56,7 +56,7 @@ def own_names() -> Iterator[None]:
     for kind, table in registry._tables.items():
         table.clear()
         table.update(kept[kind])
-    plan.code_digest.cache_clear()
+    code.code_digest.cache_clear()
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from bench import results
 from bench.api import Context
 from bench.backends.hf import HFBackend
 from bench.cli import main
+from bench.cost import cost
 from bench.monitor import Monitored, correlation, reading
-from bench.plan import Options, cost, make, protocol
+from bench.plan import Options, make, protocol
 from bench.registry import build
 from bench.schema import BenchError, Budget, Completion, Concept, Item, Sample, UsageError, Verdict
 from bench.steering import Add, Prompt, Steering

@@ -16,7 +16,8 @@ from bench.backends.fake import FakeBackend
 from bench.backends.hf import HFBackend
 from bench.cli import main
 from bench.contract import BUDGET, example_train
-from bench.plan import Options, cost, make, method
+from bench.cost import cost
+from bench.plan import Options, make, method
 from bench.schema import Completion, Concept, Example, Request, Sample, Sampling, TargetScore, Train, UsageError
 from bench.steering import Prompt, Steering
 from methods.prompt import LINES

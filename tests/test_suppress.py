@@ -7,8 +7,9 @@ import pytest
 
 from bench.api import Context
 from bench.backends.fake import FakeBackend
+from bench.cost import cost
 from bench.fitting import Fits
-from bench.plan import Options, cost, make, method, protocol
+from bench.plan import Options, make, method, protocol
 from bench.registry import build
 from bench.schema import Completion, Item, Verdict
 from bench.steering import Add, Project, Prompt, Steering

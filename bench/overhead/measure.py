@@ -18,6 +18,7 @@ import numpy as np
 
 from bench import environment
 from bench.api import Backend, Bound, Context, Fitted
+from bench.code import code_of
 from bench.fitting import FILE, Fits, Kept
 from bench.jobs import Job
 from bench.overhead.config import KEYS, architecture, complete, known
@@ -25,7 +26,7 @@ from bench.overhead.edits import extra
 from bench.overhead.exact import Architecture, Extra, prefill_flops, request_flops
 from bench.overhead.meters import peak, tokens_through
 from bench.overhead.record import Spread, store
-from bench.plan import Options, code_of, from_file, make
+from bench.plan import Options, from_file, make
 from bench.results import Run
 from bench.run import Session, silent
 from bench.schema import BenchError, Completion, Concept, Item, Request, Sample, Sampling, Verdict
