@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import capability, opinions, registry, results
+from bench import capability, detection, opinions, registry, results
 from bench.overhead import record
 from bench.plan import names_in
 from bench.results import Run
@@ -202,14 +202,11 @@ def _scores(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> P
 
 
 def _aurocs(name: str, samples: Sequence[Mapping[str, Any]], test: Mapping[str, Any]) -> Problems:
-    """A detector's AUROC again, from its raw scores."""
-    from bench.stats import auroc
-
-    for axis, left_out in (("auroc", "hard negative"), ("auroc_hard", "")):
-        kept = [s for s in samples if s["label"] != left_out]
-        found = auroc(np.array([s["score"] for s in kept]), np.array([s["label"] == "positive" for s in kept]))
-        if not _same(found, test[axis]):
-            yield "run.json", f"{name}: {axis} is {test[axis]}, and the scores of its texts give {found:.4f}"
+    """A detector's metrics again, from its raw scores; runs made before an axis was measured lack it."""
+    found = detection.metrics(np.array([s["score"] for s in samples]), [s["label"] for s in samples])
+    for axis, value in found.items():
+        if axis in test and not _same(value, test[axis]):
+            yield "run.json", f"{name}: {axis} is {test[axis]}, and the scores of its texts give {value:.4f}"
 
 
 def _means(rows: Sequence[Mapping[str, float | None]], axes: Sequence[str]) -> dict[str, float | int | None]:

@@ -21,10 +21,15 @@ Labels = Sequence[str] | Array
 
 
 def separation(ctx: Context, detector: Detector, labelled: Sequence[tuple[Example, str]]) -> dict[str, float]:
+    """Every metric of a detector on labelled texts."""
+    scores = np.asarray(detector.score(ctx, [text for text, _ in labelled]), dtype=float)
+    return metrics(scores, [kind for _, kind in labelled])
+
+
+def metrics(scores: Array, labels: Labels) -> dict[str, float]:
     """AUROC of positives against negatives, and against negatives with hard negatives (`auroc_hard`), with
     the metrics of `thresholds`."""
-    kinds = np.array([kind for _, kind in labelled])
-    scores = np.asarray(detector.score(ctx, [text for text, _ in labelled]), dtype=float)
+    kinds = np.asarray(labels)
     easy, hard = (np.isin(kinds, names) for names in (("positive", "negative"), ("positive", "negative", HARD)))
     return {
         "auroc": auroc(scores[easy], kinds[easy] == "positive"),

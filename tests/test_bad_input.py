@@ -462,7 +462,7 @@ def test_a_report_that_does_not_fit_leaves_the_old_one_whole(tmp_path: Path) -> 
     assert bench(*RUN, "-m", "none").exit_code == 0
     reports = tmp_path / "reports"
     before = {name: (reports / name).read_bytes() for name in below(reports)}
-    assert len([name for name in before if not name.startswith("page/")]) == 5
+    assert {Path(name).suffix for name in before} >= {".csv", ".html", ".json", ".md", ".png", ".svg"}
     for size in (100, 5000):
         with full_disk(size):
             refused(("report",), 1, "File too large")

@@ -883,8 +883,9 @@ def test_axbench_detect_scores_detectors_from_the_command_line(axbench_folder: P
         found = []
         for name, concept in data["concepts"].items():
             own = [s for s in data["samples"] if s["concept"] == name]
-            assert {s["label"] for s in own} == {"positive", "negative", "hard negative"}
-            every, easy = own, [s for s in own if s["label"] != "hard negative"]
+            assert {s["label"] for s in own} == {"positive", "negative", "hard negative", "other"}
+            every = [s for s in own if s["label"] != "other"]
+            easy = [s for s in every if s["label"] != "hard negative"]
             aucs = {
                 axis: roc_auc_score([s["label"] == "positive" for s in kept], [s["score"] for s in kept])
                 for axis, kept in (("overall", easy), ("auroc", easy), ("auroc_hard", every))
@@ -897,7 +898,7 @@ def test_axbench_detect_scores_detectors_from_the_command_line(axbench_folder: P
     assert max(abs(best[name] - 0.5) for name in ("diffmean", "random")) < 0.2
     bench(tmp_path, "report", "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out"))
     page = (tmp_path / "out" / "leaderboard.md").read_text("utf-8")
-    assert "auroc_hard" in page
+    assert "| auroc\\_hard |" in page
     assert "| bow |" in page
     assert "judge" not in page.lower()
     assert "median residual norms" not in page

@@ -100,11 +100,11 @@ def test_the_front_page_leads_with_what_may_be_claimed(tab: Tab) -> None:
     assert page.locator(".card").count() == 2
     verdict = page.locator(".verdict")
     for text in ("Claimed", "Not claimed"):
-        assert verdict.get_by_role("heading", name=text, exact=True).is_visible()
+        verdict.get_by_role("heading", name=text, exact=True).wait_for()
     assert page.locator(".verdict h2").bounding_box()["y"] < 900
     assert names(page) == ["diffmean", "prompt", "caa", "none"]
     assert "[" in page.locator(".board .c-overall").nth(1).inner_text()
-    assert page.get_by_text("Prompting against steering").first.is_visible()
+    page.get_by_text("Prompting against steering").first.wait_for()
     assert page.locator("figure img").count() >= 1
     assert tab.files() == []  # no answers and no details before somebody asks
 
@@ -170,7 +170,7 @@ def test_a_method_has_its_paper_equation_record_and_scores(tab: Tab) -> None:
     assert page.locator(".paper a").get_attribute("href") == "https://arxiv.org/abs/2501.17148"
     assert "mean(T⁺)" in page.locator(".equation").inner_text()
     for heading in ("Deviations from AxBench", "Reproduction", "Parameters", "Results"):
-        assert page.get_by_role("heading", name=heading).is_visible()
+        page.get_by_role("heading", name=heading).wait_for()
     assert page.locator(".result").count() == 2
     rows = page.locator(".result").first.locator("tbody tr")
     rows.first.wait_for()
@@ -189,7 +189,7 @@ def test_every_method_is_listed_with_its_summary(tab: Tab) -> None:
     page = tab.open("#/methods")
     assert page.locator(".card").count() > 30
     page.locator(".card", has_text="lora").first.click()
-    assert page.get_by_text("This report has no result of it.").is_visible()
+    page.get_by_text("This report has no result of it.").wait_for()
 
 
 # The samples
