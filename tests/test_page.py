@@ -301,7 +301,7 @@ def test_without_a_prompt_there_is_no_question(tmp_path: Path) -> None:
 
 
 def test_markdown_of_a_section_becomes_plain_parts() -> None:
-    lines = ["| a | b |", "|---|---|", r"| x \| y | \<i\> |", "", "- one `code`", "- two", "", "text *starred*"]
+    lines = ["| a | b |", "|---|---|", r"| x \| y | &lt;i&gt; |", "", "- one `code`", "- two", "", "text *starred*"]
     assert overview.blocks(lines) == [
         ["table", [["a", "b"], ["x | y", "<i>"]]],
         ["list", ["one `code`", "two"]],
