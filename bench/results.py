@@ -118,14 +118,16 @@ def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:
 
 def units(data: Mapping[str, Any], axis: str) -> dict[str, float | None]:
     """Test score of each unit that intervals resample: the concept, or what the samples name instead."""
-    found: dict[str, list[float | None]] = {}
-    for row in data["samples"]:
-        if "unit" in row:
-            found.setdefault(row["unit"], []).append(row["ratings"].get(axis))
-    if not found:
-        return {name: c["test"][axis] for name, c in data["concepts"].items()}
-    known = {unit: [v for v in values if v is not None] for unit, values in found.items()}
-    return {unit: math.fsum(values) / len(values) if values else None for unit, values in known.items()}
+    named = pooled((row["unit"], row["ratings"].get(axis)) for row in data["samples"] if "unit" in row)
+    return named or {name: c["test"][axis] for name, c in data["concepts"].items()}
+
+
+def pooled(ratings: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """unit -> mean of its ratings from pairs of both; None where all of them are missing."""
+    found: dict[str, list[float]] = {}
+    for unit, value in ratings:
+        found.setdefault(unit, []).extend([] if value is None else [value])
+    return {unit: math.fsum(values) / len(values) if values else None for unit, values in found.items()}
 
 
 def finite(value: float) -> float | None:

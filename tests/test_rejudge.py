@@ -182,6 +182,39 @@ def test_claims_need_agreement_in_sign(results: Path) -> None:
     assert "No second opinion, nothing is claimed: prompt+diffmean" in text
 
 
+def test_a_judge_asked_again_is_no_second_opinion_and_hides_none(results: Path) -> None:
+    for run in load(results):
+        opinion(run, {}, judge=run.data["spec"]["judge"])
+    (table,) = tables(load(results))
+    assert opinions.second(table) is None
+    for run in load(results):
+        opinion(run, {})
+    found = opinions.second(table)
+    assert found is not None
+    assert found.judge == "other"
+
+
+def test_opinions_are_compared_by_the_units_that_a_run_resamples(results: Path) -> None:
+    """Where a question is the unit, concept means of an opinion would pair with nothing."""
+    for path in results.rglob("run.json"):
+        data = json.loads(path.read_text("utf-8"))
+        for sample in data["samples"]:
+            sample["unit"] = sample["id"]
+        path.write_text(json.dumps(data))
+    for run in load(results):
+        opinion(run, {"prompt": 0.5})
+    (table,) = tables(load(results))
+    found = opinions.second(table)
+    assert found is not None
+    assert {c.state for c in found.comparisons} <= {"agreed", "disputed"}
+    assert all(c.second and c.second.n == len(table.concepts) == 72 for c in found.comparisons)
+    assert all(c.second and c.second.mean == pytest.approx(c.first.mean - 0.5) for c in found.comparisons)
+    runs = load(results)
+    compared = side_by_side(runs, runs, [opinion(run, {"prompt": 0.5}) for run in runs])
+    assert compared["agreement"]["overall"]["spearman"]["concepts"] == 72
+    assert compared["prompt_bias"]["overall"]["mean"] == pytest.approx(-0.5)
+
+
 def test_the_report_shows_the_section_and_is_stable(results: Path, tmp_path: Path) -> None:
     for run in load(results):
         opinion(run, {})
