@@ -63,7 +63,7 @@ def rejudge(
             prepared = None
             for run in own:
                 path = opinions.place(run, judge, instrument.judge.fingerprint())
-                if path.is_file() and opinions.read(path).data["code"] == code:
+                if path.is_file() and _settled(opinions.read(path), code):
                     advance(len(run.data["samples"]))
                 else:
                     spec, task = run.data["spec"], task_of(run)
@@ -75,6 +75,11 @@ def rejudge(
                     advance(len(run.data["samples"]))
                 made[run.data["id"]] = opinions.read(path)
     return [made[run.data["id"]] for run in runs]
+
+
+def _settled(opinion: Opinion, code: str) -> bool:
+    """Whether asking again would change nothing: the same code said it, and no rating went unanswered."""
+    return bool(opinion.data["code"] == code and not opinion.data.get("unanswered"))
 
 
 def _alike(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
@@ -116,6 +121,7 @@ def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str
         "concepts": concepts,
         "samples": [{"id": s["id"]} | jobs.ratings(v) for s, v in zip(rows, verdicts, strict=True)],
         "missing": sum(v["overall"].value is None for v in verdicts),
+        "unanswered": sum(v.passing for row in verdicts for v in row.values()),
         "provenance": environment.provenance(),
     }
 

@@ -63,6 +63,8 @@ def rate(
         for group in dict.fromkeys(run.data["group"] for run in runs)
         for both in _pairs([i for i, run in enumerate(runs) if run.data["group"] == group], runs, said)
     ]
+    if later := sum(o.data.get("unanswered", 0) for found in said.values() for o in found):
+        click.echo(f"bench: {later} ratings went unanswered; the same command asks for them again", err=True)
     if as_json:
         click.echo(json.dumps({"rated": rows, "compared": compared}, indent=1))
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -257,12 +257,8 @@ def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
         opinions.validity([tmp_path], "likelihood", {})
 
 
-@pytest.mark.parametrize("task", ["axbench-suppress", "axbench-attack"])
-def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
-) -> None:
-    """What was asked has the wish or the attack in it; the instruction axis is about the question before that."""
-    asked: list[Item] = []
+def echo(rated: Callable[[Item], Verdict]) -> None:
+    """Registers the judge `echo`, independent and uncalibrated, which gives what `rated` says."""
 
     @registry.judge("echo")
     @dataclass
@@ -276,9 +272,44 @@ def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
             return item.axis, item.concept.id, item.instruction, item.text
 
         def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
-            asked.extend(items)
-            yield from ((i, Verdict(1.0)) for i in range(len(items)))
+            yield from ((i, rated(item)) for i, item in enumerate(items))
 
+
+def test_ratings_that_went_unanswered_are_asked_for_again(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    asked: list[Item] = []
+
+    def rated(item: Item) -> Verdict:
+        asked.append(item)
+        return Verdict(None, reason="timed out", passing=True) if len(asked) <= 2 else Verdict(1.0)
+
+    echo(rated)
+    first, second, third = (bench(results, "diffmean", "--judge", "echo", "--json") for _ in range(3))
+    assert (first.exit_code, second.exit_code, third.exit_code) == (0, 0, 0), first.output
+    assert "2 ratings went unanswered; the same command asks for them again" in first.stderr
+    assert [json.loads(done.stdout)["rated"][0]["missing"] > 0 for done in (first, second, third)] == [
+        True,
+        False,
+        False,
+    ]
+    assert "unanswered" not in second.stderr
+    assert len(asked) == len({(item.axis, item.concept.id, item.instruction, item.text) for item in asked}) + 2
+
+
+@pytest.mark.parametrize("task", ["axbench-suppress", "axbench-attack"])
+def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
+) -> None:
+    """What was asked has the wish or the attack in it; the instruction axis is about the question before that."""
+    asked: list[Item] = []
+
+    def rated(item: Item) -> Verdict:
+        asked.append(item)
+        return Verdict(1.0)
+
+    echo(rated)
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
     words = ["run", "-t", task, "-m", "prompt", "-n", "2", "--backend", "fake"]
