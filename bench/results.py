@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench import environment, stats
-from bench.plan import default_results, scratch
+from bench.plan import Options, default_results, scratch
 from bench.registry import suggest
 from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain
 from bench.store import write_json, write_whole
@@ -237,7 +237,7 @@ def trials(run: Run) -> list[dict[str, Any]]:
 
 
 def lookup(name: str, roots: Sequence[Path]) -> Run:
-    """A run by path, id (or its beginning), folder, or method name; the first root that has it."""
+    """A run by path, folder, method name, or id (or its beginning); the first root that has it."""
     given = Path(name) / "run.json" if Path(name).is_dir() else Path(name)
     if given.is_file():
         return read(given)
@@ -245,13 +245,26 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
     for root in roots:
         runs = load(root)
         known += [run.path.parent.name for run in runs]
-        found = [r for r in runs if r.data["id"].startswith(name) or name in (r.method, r.path.parent.name)]
+        found = _meant(name, runs)
         if len(found) > 1:
-            raise UsageError(f"{name!r} is several runs: {', '.join(r.path.parent.name for r in found)}")
+            raise UsageError(f"{name!r} is several runs, name one: {', '.join(map(_told, found))}")
         if found:
             return found[0]
     where = " or ".join(f"{root.name}/" for root in dict.fromkeys(roots))
     raise UsageError(f"no run {name!r} in {where}: {suggest(name, known) if known else 'it is empty'}")
+
+
+def _meant(name: str, runs: Sequence[Run]) -> list[Run]:
+    """The runs a name may mean: of a method that ran on several tasks, the one on the task `bench run` takes."""
+    if named := [run for run in runs if name in (run.method, run.path.parent.name)]:
+        usual = [run for run in named if run.data["spec"]["task"] == Options.task]
+        return usual if len(usual) == 1 else named
+    return [run for run in runs if run.data["id"].startswith(name)]
+
+
+def _told(run: Run) -> str:
+    spec = run.data["spec"]
+    return f"{run.path.parent.name} ({spec['task']}, {spec['model']}, {spec['protocol']['preset']})"
 
 
 def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = None) -> Array:
