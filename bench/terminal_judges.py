@@ -25,7 +25,7 @@ from bench.registry import suggest
 from bench.results import Run
 from bench.schema import UsageError
 from bench.store import write_json
-from bench.terminal import err, progress
+from bench.terminal import progress, say
 
 
 def find(names: Sequence[str], folder: Path | None) -> list[Run]:
@@ -68,7 +68,7 @@ def rate(
     if as_json:
         click.echo(json.dumps({"rated": rows, "compared": compared}, indent=1))
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
     grid = Grid("run", "judge", *runs[0].data["axes"], "missing")
     for row in rows:
         shown = ["–" if row.get(a) is None else f"{row[a]:.2f}" for a in runs[0].data["axes"]]
@@ -149,11 +149,11 @@ def validate(
         name = "".join(c if c.isalnum() or c in "-._" else "-" for c in f"{judge}-{found['data']}")
         path = (folder or default_results()) / "judges" / f"{name}.json"
         write_json(path, found | {"provenance": provenance()})
-        err.print(f"kept: {path}", soft_wrap=True)
+        say(f"kept: {path}")
     if as_json:
         click.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    _validity(found, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    _validity(found, Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160))
 
 
 def _validity(found: Mapping[str, Any], console: Console) -> None:
