@@ -176,13 +176,13 @@ class Run:
         return {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
 
     def curve(self, axis: str) -> dict[float, dict[str, float]]:
-        """coefficient -> concept -> mean on the select split (the best candidate at each)."""
+        """coefficient -> concept -> score on the select split of the candidate that does best there (by overall)."""
         found: dict[float, dict[str, float]] = {}
         for name, c in self.data["concepts"].items():
-            for row in c["select"]:
-                if row[axis] is not None:
-                    known = found.setdefault(row["coefficient"], {})
-                    known[name] = max(row[axis], known.get(name, -math.inf))
+            for coefficient in dict.fromkeys(row["coefficient"] for row in c["select"]):
+                value = _at_best([row for row in c["select"] if row["coefficient"] == coefficient], axis)
+                if value is not None:
+                    found.setdefault(coefficient, {})[name] = value
         return found
 
     def depths(self, axis: str) -> dict[int, dict[str, float]]:
@@ -196,11 +196,16 @@ class Run:
             if len(layers) < 2 or any(len(edited) != 1 for edited in layers):
                 return {}
             for i, (layer,) in enumerate(layers):
-                rows = [r for r in c["select"] if r["candidate"] == i and r["overall"] is not None]
-                if rows:
-                    value = max(rows, key=lambda r: r["overall"])[axis]
+                value = _at_best([row for row in c["select"] if row["candidate"] == i], axis)
+                if value is not None:
                     found.setdefault(layer, {})[name] = value
         return found
+
+
+def _at_best(settings: Sequence[Mapping[str, Any]], axis: str) -> float | None:
+    """`axis` under the setting with the highest overall score: parts of one setting, not the best of each part."""
+    rated = [row for row in settings if row["overall"] is not None]
+    return max(rated, key=lambda row: row["overall"])[axis] if rated else None
 
 
 NEEDED = ("id", "group", "spec", "axes", "concepts", "samples", "counts", "metrics", "code", "family", "validated")
