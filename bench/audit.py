@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench import capability, opinions, registry, results
+from bench.detection import HARD
 from bench.overhead import record
 from bench.plan import names_in
 from bench.results import Run
@@ -210,8 +211,9 @@ def _aurocs(name: str, samples: Sequence[Mapping[str, Any]], test: Mapping[str, 
     """A detector's AUROC again, from its raw scores."""
     from bench.stats import auroc
 
-    for axis, left_out in (("auroc", "hard negative"), ("auroc_hard", "")):
-        kept = [s for s in samples if s["label"] != left_out]
+    both = "positive", "negative"
+    for axis, labels in (("auroc", both), ("auroc_hard", (*both, HARD))):
+        kept = [s for s in samples if s["label"] in labels]
         found = auroc(np.array([s["score"] for s in kept]), np.array([s["label"] == "positive" for s in kept]))
         if not _same(found, test[axis]):
             yield "run.json", f"{name}: {axis} is {test[axis]}, and the scores of its texts give {found:.4f}"

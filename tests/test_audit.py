@@ -199,6 +199,15 @@ def test_a_detector_s_auroc_is_computed_again(tmp_path: Path) -> None:
         shutil.copytree(source, tmp_path / base / source.name)
     assert problems(tmp_path) == []
     path = next((tmp_path / base).glob("diffmean-*")) / "run.json"
+
+    def pool(data: dict[str, Any]) -> None:
+        """Texts of other concepts count for F1 alone."""
+        own = data["samples"][0]
+        data["samples"].append(own | {"id": "pooled", "label": "other", "score": 1e6, "ratings": {}})
+        data["concepts"][own["concept"]]["test"]["n"] += 1
+
+    change(path, pool)
+    assert problems(tmp_path) == []
     change(path, lambda d: d["samples"][0].update(score=-1e6))
     assert any("the scores of its texts give" in line for line in problems(tmp_path))
 
