@@ -45,9 +45,14 @@ def say(line: str) -> None:
 
 
 def _rates() -> dict[str, float]:
+    return RATES | {unit: rate for unit, rate in _measured().items() if rate > 0}
+
+
+def _measured() -> dict[str, float]:
+    """What this machine's runs have shown so far."""
     path = cache_root() / "rates.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    return RATES | {unit: rate for unit, rate in known.items() if rate > 0}
+    found: dict[str, float] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
 
 
 def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
@@ -210,11 +215,10 @@ def _learn(jobs: Sequence[Job], runs: Sequence[results.Run]) -> None:
     if share < 0.9 or not any(d["counts"]["tokens"] for d in made):  # multiple choice writes nothing
         return
     spent = {k: sum(v for name, v in timings.items() if name.startswith(k)) for k in ("generate", "judge", "fit")}
-    units = {
-        "generate": sum(d["counts"]["tokens"] for d in made) / max(spent["generate"], 1),
-        "rate": 3 * sum(d["counts"]["generations"] for d in made) / max(spent["judge"], 1),
-    }
-    write_json(cache_root() / "rates.json", {k: round(v, 2) for k, v in units.items()})
+    units = {"generate": sum(d["counts"]["tokens"] for d in made) / max(spent["generate"], 1)}
+    if made[0]["spec"]["judge"]:  # a task that needs no judge says nothing of one's speed
+        units["rate"] = 3 * sum(d["counts"]["generations"] for d in made) / max(spent["judge"], 1)
+    write_json(cache_root() / "rates.json", _measured() | {k: round(v, 2) for k, v in units.items()})
 
 
 def _board(table: results.Table, console: Console) -> None:

@@ -29,17 +29,26 @@ from bench.terminal import progress, say
 
 
 def find(names: Sequence[str], folder: Path | None) -> list[Run]:
-    """Runs with kept answers: by id, its beginning, path or method; all of a group by its id; or `all`."""
+    """Runs with kept answers: by id, its beginning, path or method; all of a group by its id; or `all`.
+
+    As in `results.lookup`, the first root that has a name decides; `all` is all of the first.
+    """
     roots = [folder] if folder else [default_results(), scratch()]
     found: dict[Path, Run] = {}
     for name in names:
-        loaded = [run for run in results.load(roots[0]) if rejudge.has_texts(run)]
-        group = [run for run in loaded if name == "all" or (len(name) > 3 and run.data["group"].startswith(name))]
+        whole = [roots[0]] if name == "all" else roots
+        groups = [[run for run in results.load(root) if _in_group(run, name)] for root in whole]
+        group = next(filter(None, groups), [])
         if name == "all" and not group:
             raise UsageError(f"no runs with kept answers in {roots[0]}")
         for run in group or [results.lookup(name, roots)]:
             found[run.path] = run
     return list(found.values())
+
+
+def _in_group(run: Run, name: str) -> bool:
+    wanted = name == "all" or (len(name) > 3 and run.data["group"].startswith(name))
+    return wanted and rejudge.has_texts(run)
 
 
 def rate(

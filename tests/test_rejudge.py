@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import opinions, registry
+from bench import opinions, plan, registry, terminal_judges
 from bench.api import Judge
 from bench.cli import main
 from bench.opinions import Opinion
@@ -89,6 +89,30 @@ def test_all_and_a_group_name_every_run_with_answers(results: Path) -> None:
         done = bench(results, name, "--judge", "rules", "--json")
         assert done.exit_code == 0, done.output
         assert len(json.loads(done.stdout)["rated"]) == len(METHODS)
+
+
+def test_a_group_is_found_in_the_scratch_folder_too(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report on runs that the checked results refuse names their group to be rated."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    plan.scratch().parent.mkdir(parents=True)
+    results.rename(plan.scratch())
+    (known, *_) = load(plan.scratch())
+    found = terminal_judges.find([known.data["group"]], None)
+    assert {run.path for run in found} == {run.path for run in load(plan.scratch())}
+
+
+def test_the_judge_to_ask_is_another_than_the_table_s(results: Path) -> None:
+    for judge, other in (("likelihood", "embedding"), ("embedding", "openai:MODEL")):
+        for path in results.rglob("run.json"):
+            data = json.loads(path.read_text("utf-8"))
+            data["spec"]["judge"] = judge
+            path.write_text(json.dumps(data))
+        (table,) = tables(load(results))
+        assert claims.asking(table) == f"bench judge {table.group} --judge {other}"
+        ((_, (line,)),) = claims.second(table, None)
+        assert claims.asking(table) in line
 
 
 @pytest.mark.parametrize(
