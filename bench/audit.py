@@ -149,11 +149,7 @@ def _admission(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -
     if data["spec"]["backend"] == "fake":
         yield "run.json", "the fake backend has no model"
     yield from _provenance("run.json", data["provenance"])
-    for where, text in _places({k: v for k, v in data.items() if k != "samples"}):
-        yield "run.json", f"{where} names a place on one machine: {text}"
-    for sample in data["samples"]:
-        for where, text in _places({k: v for k, v in sample.items() if k not in SPOKEN}):
-            yield "run.json", f"sample {sample['id']}, {where} names a place on one machine: {text}"
+    yield from _placed("run.json", data)
 
 
 def _provenance(file: str, made: Mapping[str, Any]) -> Problems:
@@ -161,6 +157,15 @@ def _provenance(file: str, made: Mapping[str, Any]) -> Problems:
         yield file, "it names no commit"
     if made.get("dirty"):
         yield file, f"it was made with uncommitted changes: {', '.join(made['dirty'][:3])}"
+
+
+def _placed(file: str, data: Mapping[str, Any]) -> Problems:
+    """Folders of one machine that a file names, but for what samples talk about."""
+    for where, text in _places({k: v for k, v in data.items() if k != "samples"}):
+        yield file, f"{where} names a place on one machine: {text}"
+    for sample in data.get("samples", ()):
+        for where, text in _places({k: v for k, v in sample.items() if k not in SPOKEN}):
+            yield file, f"sample {sample['id']}, {where} names a place on one machine: {text}"
 
 
 def _places(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -250,6 +255,7 @@ def _opinions(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) ->
                 if not _same(value, means[key]):
                     yield path.name, f"{name}: {key} is {means[key]}, and its ratings give {value}"
         yield from _provenance(path.name, said.data["provenance"])
+        yield from _placed(path.name, said.data)
 
 
 def _trials(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> Problems:
@@ -262,6 +268,7 @@ def _trials(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> P
         try:
             row = json.loads(line)
             tried.setdefault((row["concept"], row["candidate"], row["coefficient"]), []).append(row["ratings"])
+            yield from _placed(path.name, {"samples": [row]})
         except (ValueError, KeyError, TypeError) as error:
             yield path.name, f"line {number} is no trial: {type(error).__name__} {error}"
             return
@@ -283,13 +290,16 @@ def _trials(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> P
 def _beside(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> Problems:
     """Its costs and capability belong to it."""
     try:
-        record.load(run)
+        cost = record.load(run)
+        yield from _placed(record.NAME, cost.data if cost else {})
     except BenchError as error:
         yield record.NAME, str(error)
     path = run.path.with_name(capability.FILE)
     try:
-        if capability.read(path) and (owner := json.loads(path.read_text("utf-8"))["run"]) != run.data["id"]:
-            yield path.name, f"belongs to run {owner}"
+        found = json.loads(path.read_text("utf-8")) if capability.read(path) else {}
+        if found and found["run"] != run.data["id"]:
+            yield path.name, f"belongs to run {found['run']}"
+        yield from _placed(path.name, found)
     except BenchError as error:
         yield path.name, str(error)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import Row, Run, Table
+from bench.results import Row, Run, Table, pooled
 from bench.schema import BenchError, digest
 from bench.stats import Difference, paired
 
@@ -35,6 +35,7 @@ class Opinion:
         return bool(self.data["independent"])
 
     def scores(self, axis: str) -> dict[str, float | None]:
+        """Mean of each concept."""
         return {name: means[axis] for name, means in self.data["concepts"].items()}
 
 
@@ -70,6 +71,13 @@ def of(run: Run) -> list[Opinion]:
     return found
 
 
+def scores(run: Run, opinion: Opinion, axis: str) -> dict[str, float | None]:
+    """What an opinion of `run` gives each unit that the run's intervals resample."""
+    units = {s["id"]: s["unit"] for s in run.data["samples"] if "unit" in s}
+    named = pooled((units[s["id"]], s["ratings"].get(axis)) for s in opinion.data["samples"] if s["id"] in units)
+    return named or opinion.scores(axis)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Prompt reference against one method: does the second judge see the same sign?"""
@@ -99,13 +107,14 @@ def second(table: Table) -> Second | None:
     """
     if table.reference is None or not table.concepts:
         return None
-    opinions = {row.name: [o for o in of(row.run) if o.independent] for row in table.rows}
+    own = table.spec["judge"]  # asked again, it is no second one
+    opinions = {row.name: [o for o in of(row.run) if o.independent and o.judge != own] for row in table.rows}
     judges: dict[tuple[str, str], int] = {}
     for found in opinions.values():
         for o in found:
             key = (o.judge, identity(o.judge, o.data["judge_params"]))
             judges[key] = judges.get(key, 0) + 1
-    if not judges or table.spec["judge"] in {judge for judge, _ in judges}:
+    if not judges:
         return None
     chosen = max(sorted(judges), key=lambda key: judges[key])
     other = {
@@ -122,7 +131,8 @@ def _compare(table: Table, row: Row, other: Mapping[str, Opinion]) -> Comparison
     first, p, found = row.against, row.p, None
     assert first is not None and p is not None and table.reference is not None  # noqa: PT018
     if row.name in other and table.reference in other:
-        one, two = (other[name].scores("overall") for name in (row.name, table.reference))
+        runs = {one.name: one.run for one in table.rows}
+        one, two = (scores(runs[name], other[name], "overall") for name in (row.name, table.reference))
         pairs = [(a, b) for c in table.concepts if (a := one.get(c)) is not None and (b := two.get(c)) is not None]
         found = paired(*zip(*pairs, strict=True)) if pairs else None
     return Comparison(row.name, first, p, found, _state(first, found))

@@ -63,7 +63,7 @@ def rejudge(
             prepared = None
             for run in own:
                 path = opinions.place(run, judge, instrument.judge.fingerprint())
-                if path.is_file() and opinions.read(path).data["code"] == code:
+                if path.is_file() and _settled(opinions.read(path), code):
                     advance(len(run.data["samples"]))
                 else:
                     spec, task = run.data["spec"], task_of(run)
@@ -75,6 +75,11 @@ def rejudge(
                     advance(len(run.data["samples"]))
                 made[run.data["id"]] = opinions.read(path)
     return [made[run.data["id"]] for run in runs]
+
+
+def _settled(opinion: Opinion, code: str) -> bool:
+    """Whether asking again would change nothing: the same code said it, and no rating went unanswered."""
+    return bool(opinion.data["code"] == code and not opinion.data.get("unanswered"))
 
 
 def _alike(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
@@ -116,6 +121,7 @@ def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str
         "concepts": concepts,
         "samples": [{"id": s["id"]} | jobs.ratings(v) for s, v in zip(rows, verdicts, strict=True)],
         "missing": sum(v["overall"].value is None for v in verdicts),
+        "unanswered": sum(v.passing for row in verdicts for v in row.values()),
         "provenance": environment.provenance(),
     }
 
@@ -132,7 +138,7 @@ def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]
         for run, a, b in zip(runs, one, two, strict=True):
             first, second = (_ratings(voice, axis) for voice in (a, b))
             rows += [
-                (first[s["id"]], second[s["id"]], s["concept"])
+                (first[s["id"]], second[s["id"]], s.get("unit", s["concept"]))
                 for s in run.data["samples"]
                 if s["id"] in first and s["id"] in second
             ]
@@ -145,7 +151,7 @@ def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]
     families = {label: run.family for label, run in zip(labels, runs, strict=True)}
     for axis in axes:
         own, other = (
-            {label: _known(voice.scores(axis)) for label, voice in zip(labels, voices, strict=True)}
+            {label: _known(run, voice, axis) for label, run, voice in zip(labels, runs, voices, strict=True)}
             for voices in (one, two)
         )
         e = agreement.interaction(own, other, families)
@@ -164,8 +170,10 @@ def _ratings(voice: Voice, axis: str) -> dict[str, float]:
     return {s["id"]: s["ratings"][axis] for s in voice.data["samples"] if s["ratings"].get(axis) is not None}
 
 
-def _known(scores: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in scores.items() if value is not None}
+def _known(run: Run, voice: Voice, axis: str) -> dict[str, float]:
+    """unit -> score, those that are not missing."""
+    found = opinions.scores(run, voice, axis) if isinstance(voice, Opinion) else voice.scores(axis)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _estimate(e: Estimate) -> dict[str, Any]:

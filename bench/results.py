@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench import environment, stats
-from bench.plan import default_results, scratch
+from bench.plan import Options, default_results, scratch
 from bench.registry import suggest
 from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain
 from bench.store import write_json, write_whole
@@ -118,14 +118,16 @@ def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:
 
 def units(data: Mapping[str, Any], axis: str) -> dict[str, float | None]:
     """Test score of each unit that intervals resample: the concept, or what the samples name instead."""
-    found: dict[str, list[float | None]] = {}
-    for row in data["samples"]:
-        if "unit" in row:
-            found.setdefault(row["unit"], []).append(row["ratings"].get(axis))
-    if not found:
-        return {name: c["test"][axis] for name, c in data["concepts"].items()}
-    known = {unit: [v for v in values if v is not None] for unit, values in found.items()}
-    return {unit: math.fsum(values) / len(values) if values else None for unit, values in known.items()}
+    named = pooled((row["unit"], row["ratings"].get(axis)) for row in data["samples"] if "unit" in row)
+    return named or {name: c["test"][axis] for name, c in data["concepts"].items()}
+
+
+def pooled(ratings: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """unit -> mean of its ratings from pairs of both; None where all of them are missing."""
+    found: dict[str, list[float]] = {}
+    for unit, value in ratings:
+        found.setdefault(unit, []).extend([] if value is None else [value])
+    return {unit: math.fsum(values) / len(values) if values else None for unit, values in found.items()}
 
 
 def finite(value: float) -> float | None:
@@ -174,13 +176,13 @@ class Run:
         return {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
 
     def curve(self, axis: str) -> dict[float, dict[str, float]]:
-        """coefficient -> concept -> mean on the select split (the best candidate at each)."""
+        """coefficient -> concept -> score on the select split of the candidate that does best there (by overall)."""
         found: dict[float, dict[str, float]] = {}
         for name, c in self.data["concepts"].items():
-            for row in c["select"]:
-                if row[axis] is not None:
-                    known = found.setdefault(row["coefficient"], {})
-                    known[name] = max(row[axis], known.get(name, -math.inf))
+            for coefficient in dict.fromkeys(row["coefficient"] for row in c["select"]):
+                value = _at_best([row for row in c["select"] if row["coefficient"] == coefficient], axis)
+                if value is not None:
+                    found.setdefault(coefficient, {})[name] = value
         return found
 
     def depths(self, axis: str) -> dict[int, dict[str, float]]:
@@ -194,11 +196,16 @@ class Run:
             if len(layers) < 2 or any(len(edited) != 1 for edited in layers):
                 return {}
             for i, (layer,) in enumerate(layers):
-                rows = [r for r in c["select"] if r["candidate"] == i and r["overall"] is not None]
-                if rows:
-                    value = max(rows, key=lambda r: r["overall"])[axis]
+                value = _at_best([row for row in c["select"] if row["candidate"] == i], axis)
+                if value is not None:
                     found.setdefault(layer, {})[name] = value
         return found
+
+
+def _at_best(settings: Sequence[Mapping[str, Any]], axis: str) -> float | None:
+    """`axis` under the setting with the highest overall score: parts of one setting, not the best of each part."""
+    rated = [row for row in settings if row["overall"] is not None]
+    return max(rated, key=lambda row: row["overall"])[axis] if rated else None
 
 
 NEEDED = ("id", "group", "spec", "axes", "concepts", "samples", "counts", "metrics", "code", "family", "validated")
@@ -235,7 +242,7 @@ def trials(run: Run) -> list[dict[str, Any]]:
 
 
 def lookup(name: str, roots: Sequence[Path]) -> Run:
-    """A run by path, id (or its beginning), folder, or method name; the first root that has it."""
+    """A run by path, folder, method name, or id (or its beginning); the first root that has it."""
     given = Path(name) / "run.json" if Path(name).is_dir() else Path(name)
     if given.is_file():
         return read(given)
@@ -243,13 +250,26 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
     for root in roots:
         runs = load(root)
         known += [run.path.parent.name for run in runs]
-        found = [r for r in runs if r.data["id"].startswith(name) or name in (r.method, r.path.parent.name)]
+        found = _meant(name, runs)
         if len(found) > 1:
-            raise UsageError(f"{name!r} is several runs: {', '.join(r.path.parent.name for r in found)}")
+            raise UsageError(f"{name!r} is several runs, name one: {', '.join(map(_told, found))}")
         if found:
             return found[0]
     where = " or ".join(f"{root.name}/" for root in dict.fromkeys(roots))
     raise UsageError(f"no run {name!r} in {where}: {suggest(name, known) if known else 'it is empty'}")
+
+
+def _meant(name: str, runs: Sequence[Run]) -> list[Run]:
+    """The runs a name may mean: of a method that ran on several tasks, the one on the task `bench run` takes."""
+    if named := [run for run in runs if name in (run.method, run.path.parent.name)]:
+        usual = [run for run in named if run.data["spec"]["task"] == Options.task]
+        return usual if len(usual) == 1 else named
+    return [run for run in runs if run.data["id"].startswith(name)]
+
+
+def _told(run: Run) -> str:
+    spec = run.data["spec"]
+    return f"{run.path.parent.name} ({spec['task']}, {spec['model']}, {spec['protocol']['preset']})"
 
 
 def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = None) -> Array:

@@ -69,7 +69,7 @@ def advise(one: str, two: str, folder: Path | None, as_json: bool, axis: str, ai
         table.add_row(str(m), *(f"{p:.0%}" for p in row.values()))
     table.add_section()
     table.add_row(f"needed for {aim['power']:.0%}", *(f"{m:,}" if m else most for m in enough.values()))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
     console.print(table)
     low, high = (f"{m:,}" if m else most for m in ends)
     detectable = "none" if at["detectable"] is None else f"{at['detectable']:.2f}"

@@ -34,15 +34,25 @@ if TYPE_CHECKING:
     from bench.jobs import Job
     from bench.run import Advance
 
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5, "train": 700.0}
 """Tokens, ratings, fits and trained tokens a second of the default model on two cores; replaced by what is measured."""
 
 
+def say(line: str) -> None:
+    """One line on stderr as it is: an error's reason or a path may have brackets, which are no markup."""
+    err.print(line, markup=False, soft_wrap=True)
+
+
 def _rates() -> dict[str, float]:
+    return RATES | {unit: rate for unit, rate in _measured().items() if rate > 0}
+
+
+def _measured() -> dict[str, float]:
+    """What this machine's runs have shown so far."""
     path = cache_root() / "rates.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    return RATES | {unit: rate for unit, rate in known.items() if rate > 0}
+    found: dict[str, float] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
 
 
 def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
@@ -69,10 +79,10 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
         *names[:4],
         "trained",
         "state",
-        title=f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}",
+        title=escape(f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}"),
     )
     for row in rows:
-        grid.add_row(str(row["method"]), *(f"{row[n]:,}" for n in shown), "done" if row["cached"] else "to do")
+        grid.add_row(escape(row["method"]), *(f"{row[n]:,}" for n in shown), "done" if row["cached"] else "to do")
     grid.add_section()
     grid.add_row(
         "to do, at most",
@@ -83,12 +93,10 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
     if total["train_rows"]:
         err.print(f"trained: {total['train_rows']:,} rows of text, {total['train_tokens']:,} tokens, at most")
     if made.engine:
-        err.print(made.engine, soft_wrap=True)
+        say(made.engine)
     if judging:
-        err.print(_estimate(judging, made.options.max_cost), soft_wrap=True)
-    err.print(
-        f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""), soft_wrap=True
-    )
+        say(_estimate(judging, made.options.max_cost))
+    say(f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""))
     found = {
         "runs": rows,
         "backend": first.backend,
@@ -151,10 +159,12 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         for job in jobs
     ]
     for table in results.tables(shown):
-        _board(table, err if as_json else Console(highlight=False, width=None if sys.stdout.isatty() else 200))
+        _board(
+            table, err if as_json else Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+        )
     for job in jobs:
         if job.reason:
-            err.print(f"{job.spec.method}: {job.status}: {job.reason}", soft_wrap=True)
+            say(f"{job.spec.method}: {job.status}: {job.reason}")
     fresh = sum(job.fresh for job in jobs)
     err.print(
         f"{fresh} generations made now; "
@@ -185,10 +195,10 @@ def _report(root: Path) -> None:
     try:
         written = build(root, root.resolve().parent / "reports")
     except BenchError as error:
-        err.print(f"no report: {error}", soft_wrap=True)
+        say(f"no report: {error}")
         return
-    err.print("report: " + " ".join(str(p) for p in written if p.suffix == ".md"), soft_wrap=True)
-    err.print("figures: " + " ".join(str(p) for p in written if p.suffix == ".png"), soft_wrap=True)
+    say("report: " + " ".join(str(p) for p in written if p.suffix == ".md"))
+    say("figures: " + " ".join(str(p) for p in written if p.suffix == ".png"))
 
 
 def _learn(jobs: Sequence[Job], runs: Sequence[results.Run]) -> None:
@@ -205,15 +215,14 @@ def _learn(jobs: Sequence[Job], runs: Sequence[results.Run]) -> None:
     if share < 0.9 or not any(d["counts"]["tokens"] for d in made):  # multiple choice writes nothing
         return
     spent = {k: sum(v for name, v in timings.items() if name.startswith(k)) for k in ("generate", "judge", "fit")}
-    units = {
-        "generate": sum(d["counts"]["tokens"] for d in made) / max(spent["generate"], 1),
-        "rate": 3 * sum(d["counts"]["generations"] for d in made) / max(spent["judge"], 1),
-    }
-    write_json(cache_root() / "rates.json", {k: round(v, 2) for k, v in units.items()})
+    units = {"generate": sum(d["counts"]["tokens"] for d in made) / max(spent["generate"], 1)}
+    if made[0]["spec"]["judge"]:  # a task that needs no judge says nothing of one's speed
+        units["rate"] = 3 * sum(d["counts"]["generations"] for d in made) / max(spent["judge"], 1)
+    write_json(cache_root() / "rates.json", _measured() | {k: round(v, 2) for k, v in units.items()})
 
 
 def _board(table: results.Table, console: Console) -> None:
-    grid = Grid(*leaderboard.headings(table), title=leaderboard.title(table))
+    grid = Grid(*leaderboard.headings(table), title=escape(leaderboard.title(table)))
     for row in table.rows:
         grid.add_row(*map(escape, leaderboard.cells(table, row)))
     console.print(grid)
@@ -253,8 +262,9 @@ def listing(what: str, folder: Path | None, as_json: bool) -> None:
         return
     grid = Grid(*(rows[0] if rows else ["nothing"]))
     for row in rows:
-        grid.add_row(*(", ".join(v) if isinstance(v, list) else "" if v is None else str(v) for v in row.values()))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
+        cells = (", ".join(v) if isinstance(v, list) else "" if v is None else str(v) for v in row.values())
+        grid.add_row(*map(escape, cells))
+    Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160).print(grid)
 
 
 def _entry(kind: str, name: str, cls: Any) -> dict[str, Any]:

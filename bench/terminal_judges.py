@@ -25,21 +25,30 @@ from bench.registry import suggest
 from bench.results import Run
 from bench.schema import UsageError
 from bench.store import write_json
-from bench.terminal import err, progress
+from bench.terminal import progress, say
 
 
 def find(names: Sequence[str], folder: Path | None) -> list[Run]:
-    """Runs with kept answers: by id, its beginning, path or method; all of a group by its id; or `all`."""
+    """Runs with kept answers: by id, its beginning, path or method; all of a group by its id; or `all`.
+
+    As in `results.lookup`, the first root that has a name decides; `all` is all of the first.
+    """
     roots = [folder] if folder else [default_results(), scratch()]
     found: dict[Path, Run] = {}
     for name in names:
-        loaded = [run for run in results.load(roots[0]) if rejudge.has_texts(run)]
-        group = [run for run in loaded if name == "all" or (len(name) > 3 and run.data["group"].startswith(name))]
+        whole = [roots[0]] if name == "all" else roots
+        groups = [[run for run in results.load(root) if _in_group(run, name)] for root in whole]
+        group = next(filter(None, groups), [])
         if name == "all" and not group:
             raise UsageError(f"no runs with kept answers in {roots[0]}")
         for run in group or [results.lookup(name, roots)]:
             found[run.path] = run
     return list(found.values())
+
+
+def _in_group(run: Run, name: str) -> bool:
+    wanted = name == "all" or (len(name) > 3 and run.data["group"].startswith(name))
+    return wanted and rejudge.has_texts(run)
 
 
 def rate(
@@ -63,10 +72,12 @@ def rate(
         for group in dict.fromkeys(run.data["group"] for run in runs)
         for both in _pairs([i for i, run in enumerate(runs) if run.data["group"] == group], runs, said)
     ]
+    if later := sum(o.data.get("unanswered", 0) for found in said.values() for o in found):
+        click.echo(f"bench: {later} ratings went unanswered; the same command asks for them again", err=True)
     if as_json:
         click.echo(json.dumps({"rated": rows, "compared": compared}, indent=1))
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
     grid = Grid("run", "judge", *runs[0].data["axes"], "missing")
     for row in rows:
         shown = ["–" if row.get(a) is None else f"{row[a]:.2f}" for a in runs[0].data["axes"]]
@@ -147,11 +158,11 @@ def validate(
         name = "".join(c if c.isalnum() or c in "-._" else "-" for c in f"{judge}-{found['data']}")
         path = (folder or default_results()) / "judges" / f"{name}.json"
         write_json(path, found | {"provenance": provenance()})
-        err.print(f"kept: {path}", soft_wrap=True)
+        say(f"kept: {path}")
     if as_json:
         click.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    _validity(found, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    _validity(found, Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160))
 
 
 def _validity(found: Mapping[str, Any], console: Console) -> None:

@@ -41,6 +41,8 @@ def printable(text: str) -> str:
 
 def show(name: str, concept: str | None, limit: int, folder: Path | None, as_json: bool) -> None:
     run = results.lookup(name, roots(folder))
+    if concept and concept not in run.data["concepts"]:
+        raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, run.data['concepts'])}")
     samples = [s for s in run.data["samples"] if concept in (None, s["concept"])][:limit]
     if as_json:
         click.echo(json.dumps(dict(run.data) | {"samples": samples}, indent=1, ensure_ascii=False))
@@ -57,7 +59,7 @@ def show(name: str, concept: str | None, limit: int, folder: Path | None, as_jso
 
 
 def _headed(run: Run) -> Console:
-    console, spec = Console(highlight=False), run.data["spec"]
+    console, spec = Console(highlight=False, emoji=False), run.data["spec"]
     console.print(
         f"[bold]{escape(printable(run.method))}[/] on {spec['task']}, {spec['model']} ({spec['dtype']}), "
         f"preset {spec['protocol']['preset']}, judge {spec['judge'] or 'none'}"
@@ -135,7 +137,7 @@ def compare(one: str, two: str, html: Path | None, folder: Path | None, as_json:
         last = leaderboard.interval(found.length.equal, signed=True) if found.length else "–"
         cells = leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}", *won, last
         grid.add_row(axis, *map(escape, cells))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(grid)
+    Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160).print(grid)
     if costs:
         show_costs.runs(costs, as_json=False)
 

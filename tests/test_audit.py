@@ -141,6 +141,7 @@ OPINIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "means": (lambda d: first(d).update(fluency=0.0), "fluency is 0.0, and its ratings give"),
     "dirty": (lambda d: d["provenance"].update(dirty=["x"]), "uncommitted changes: x"),
     "version": (lambda d: d.update(version=9), "is not a judge's opinion"),
+    "place": (lambda d: d["calibration"].update(model="/home/me/m"), "calibration.model names a place on one machine"),
 }
 
 
@@ -150,6 +151,22 @@ def test_an_opinion_must_belong_and_add_up(root: Path, case: str) -> None:
     path = next(folder(root).glob("judged-embedding-*.json"))
     change(path, edit)
     assert [line for line in problems(root) if said in line and f"/{path.name}: " in line]
+
+
+def test_a_file_beside_a_run_names_no_place_of_a_machine(root: Path) -> None:
+    run = json.loads((folder(root) / "run.json").read_text("utf-8"))["id"]
+    entries = {"tiny": {"model": "/home/me/model"}}
+    (folder(root) / "capability.json").write_text(json.dumps({"run": run, "entries": entries}))
+    (line,) = problems(root)
+    assert "capability.json: entries.tiny.model names a place on one machine: /home/me/model" in line
+    (folder(root) / "capability.json").unlink()
+    row = {"id": "x", "text": "in /home/me", "instruction": "/home/you", "ratings": {}, "reasons": {"a": "no /tmp/key"}}
+    at = {"concept": "none", "candidate": 0, "coefficient": 0.1}
+    (folder(root) / "trials.jsonl").write_text(json.dumps(row | at) + "\n")
+    assert [line for line in problems(root) if "names a place" in line] == [
+        f"{(folder(root) / 'trials.jsonl').relative_to(root)}: sample x, reasons.a names a place on one machine: "
+        "no /tmp/key"
+    ]
 
 
 def test_trials_must_give_the_means_settings_were_picked_by(root: Path) -> None:
@@ -182,6 +199,15 @@ def test_a_detector_s_auroc_is_computed_again(tmp_path: Path) -> None:
         shutil.copytree(source, tmp_path / base / source.name)
     assert problems(tmp_path) == []
     path = next((tmp_path / base).glob("diffmean-*")) / "run.json"
+
+    def pool(data: dict[str, Any]) -> None:
+        """Texts of other concepts count for F1 alone."""
+        own = data["samples"][0]
+        data["samples"].append(own | {"id": "pooled", "label": "other", "score": 1e6, "ratings": {}})
+        data["concepts"][own["concept"]]["test"]["n"] += 1
+
+    change(path, pool)
+    assert problems(tmp_path) == []
     change(path, lambda d: d["samples"][0].update(score=-1e6))
     assert any("the scores of its texts give" in line for line in problems(tmp_path))
 

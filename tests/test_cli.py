@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import code, environment, registry, stats
+from bench import code, environment, registry, results, stats
 from bench.cli import main
 from bench.schema import BenchError
 
 METHODS = ("none", "diffmean", "prompt")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -377,6 +378,15 @@ def test_show_prints_the_generations_behind_a_number(shared: tuple[Place, list[d
     assert f"overall {data['metrics']['overall']}" in text
 
 
+def test_what_a_model_wrote_is_shown_to_the_letter(shared: tuple[Place, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """Brackets are no markup of ours, and a word between colons is no picture."""
+    data, wrote = record(shared[1][1]), "see [/b] and [red]that[/red], a:smile:b"
+    data["samples"][0]["text"] = wrote
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(data))
+    assert wrote in shared[0].bench("show", str(path)).stdout
+
+
 def test_show_narrows_to_a_concept_and_a_number(shared: tuple[Place, list[dict[str, Any]]]) -> None:
     place, rows = shared
     data = record(rows[1])
@@ -395,11 +405,38 @@ def test_a_run_is_found_by_name_folder_id_and_path(shared: tuple[Place, list[dic
         assert strict(place.bench("show", name, "--json").stdout)["id"] == run["id"]
 
 
+def test_a_method_on_several_tasks_means_its_run_on_the_usual_one() -> None:
+    """So that the commands of the README hold in a checkout, whose results have more than one task."""
+    runs = results.load(ROOT / "results")
+    both = [run for run in runs if run.method == "diffmean"]
+    assert {run.data["spec"]["task"] for run in both} >= {"axbench", "axbench-detect"}
+    assert results.lookup("diffmean", [ROOT / "results"]).data["spec"]["task"] == "axbench"
+
+
+def test_a_method_s_name_stands_above_the_beginning_of_an_id(
+    shared: tuple[Place, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """`caa` is hexadecimal as well."""
+    for method, own in (("caa", "0123456789"), ("prompt", "caa3456789")):
+        data = record(shared[1][0]) | {"id": own}
+        path = tmp_path / "axbench" / "fake" / f"{method}-{own}" / "run.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(data | {"spec": data["spec"] | {"method": method}}))
+    assert results.lookup("caa", [tmp_path]).method == "caa"
+    assert results.lookup("caa3", [tmp_path]).method == "prompt"
+
+
+def test_an_unknown_concept_is_refused_by_name(shared: tuple[Place, list[dict[str, Any]]]) -> None:
+    refused = shared[0].bench("show", "diffmean", "--concept", "chanse", expect=2)
+    assert "has no concept 'chanse': did you mean 'chance'?" in refused.stderr
+
+
 def test_an_ambiguous_or_unknown_run_is_refused(seeds: tuple[Place, list[dict[str, Any]]]) -> None:
     place, _ = seeds
     several = place.bench("show", "prompt", expect=2)
     assert several.stdout == ""
-    assert several.stderr.startswith("bench: 'prompt' is several runs: prompt-")
+    assert several.stderr.startswith("bench: 'prompt' is several runs, name one: prompt-")
+    assert "(axbench, fake, quick)" in several.stderr
     unknown = place.bench("show", "promt", expect=2)
     assert unknown.stderr.startswith("bench: no run 'promt' in results/: ")
     assert "prompt-" in unknown.stderr
@@ -611,6 +648,7 @@ def test_an_unsupported_method_is_a_row_that_says_why(place: Place) -> None:
 FAILURES = {
     "raises": ("raise RuntimeError('boom\\nsecond line')", "fit: RuntimeError: boom"),
     "silent": ("raise ValueError", "fit: ValueError:"),
+    "brackets": ("raise RuntimeError('no [/path] of [shape]')", "fit: RuntimeError: no [/path] of [shape]"),
     "index": ("return [][0]", "fit: IndexError: list index out of range"),
     "empty": ("return []", "fit: BenchError: the fit gave no candidate"),
     "nothing": ("return [Fitted()]", "fit: BenchError: its fit has no steering, which this task needs"),

@@ -105,8 +105,12 @@ def test_a_published_report_is_a_site_with_a_front_page(tmp_path: Path) -> None:
     assert {p.name for p in site.iterdir()} == {"index.html", ".nojekyll", "leaderboard.md", "a<b.svg", "a<b.png"}
     assert 'src="a&lt;b.svg"' in front.read_text("utf-8")
     (out / "index.html").write_text("the page")
-    (out / "page").mkdir()
-    (out / "page" / "data.js").write_text("1")
-    publish([out / "index.html", out / "page" / "data.js"], out, site)
+    for file in ("app.js", "data/overview.js", "data/new/index.js"):
+        (out / "page" / file).parent.mkdir(parents=True, exist_ok=True)
+        (out / "page" / file).write_text("1")
+    (site / "page" / "data" / "old").mkdir(parents=True)
+    (site / "page" / "data" / "old" / "index.js").write_text("of a table that is gone")
+    publish([out / "index.html"], out, site)  # what `build` returns of the page
     assert front.read_text("utf-8") == "the page"
-    assert (site / "page" / "data.js").is_file()
+    found = {p.relative_to(site / "page").as_posix() for p in (site / "page").rglob("*.js")}
+    assert found == {"app.js", "data/overview.js", "data/new/index.js"}

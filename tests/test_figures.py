@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bench import report
-from bench.report import attacks, detectors, drawing, forest, overview, sweeps
+from bench.report import attacks, detectors, drawing, forest, leaderboard, overview, sweeps
 from bench.report.drawing import Figure, emit
 from bench.results import Run, Table, load, tables
 
@@ -47,6 +47,12 @@ def test_a_figure_is_a_png_an_svg_and_its_rows_and_comes_out_the_same(table: Tab
     for line, row in zip(kept, table.rows, strict=True):
         assert float(line["overall"]) == pytest.approx(row.estimates["overall"].mean, rel=1e-4, abs=1e-6)
         assert bool(line["delta"]) == (row.against is not None)
+
+
+def test_a_table_names_the_data_its_task_takes_by_itself() -> None:
+    known = {"axbench": "mini", "axbench-detect": "concept10", "persona": "", "nobody-s": ""}
+    assert {t: leaderboard.data_of({"task": t, "task_params": {}}) for t in known} == known
+    assert leaderboard.data_of({"task": "axbench-detect", "task_params": {"data": "mine"}}) == "mine"
 
 
 def luminance(colour: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import opinions, registry
+from bench import opinions, plan, registry, terminal_judges
 from bench.api import Judge
 from bench.cli import main
 from bench.opinions import Opinion
@@ -89,6 +89,30 @@ def test_all_and_a_group_name_every_run_with_answers(results: Path) -> None:
         done = bench(results, name, "--judge", "rules", "--json")
         assert done.exit_code == 0, done.output
         assert len(json.loads(done.stdout)["rated"]) == len(METHODS)
+
+
+def test_a_group_is_found_in_the_scratch_folder_too(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report on runs that the checked results refuse names their group to be rated."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    plan.scratch().parent.mkdir(parents=True)
+    results.rename(plan.scratch())
+    (known, *_) = load(plan.scratch())
+    found = terminal_judges.find([known.data["group"]], None)
+    assert {run.path for run in found} == {run.path for run in load(plan.scratch())}
+
+
+def test_the_judge_to_ask_is_another_than_the_table_s(results: Path) -> None:
+    for judge, other in (("likelihood", "embedding"), ("embedding", "openai:MODEL")):
+        for path in results.rglob("run.json"):
+            data = json.loads(path.read_text("utf-8"))
+            data["spec"]["judge"] = judge
+            path.write_text(json.dumps(data))
+        (table,) = tables(load(results))
+        assert claims.asking(table) == f"bench judge {table.group} --judge {other}"
+        ((_, (line,)),) = claims.second(table, None)
+        assert claims.asking(table) in line
 
 
 @pytest.mark.parametrize(
@@ -182,6 +206,39 @@ def test_claims_need_agreement_in_sign(results: Path) -> None:
     assert "No second opinion, nothing is claimed: prompt+diffmean" in text
 
 
+def test_a_judge_asked_again_is_no_second_opinion_and_hides_none(results: Path) -> None:
+    for run in load(results):
+        opinion(run, {}, judge=run.data["spec"]["judge"])
+    (table,) = tables(load(results))
+    assert opinions.second(table) is None
+    for run in load(results):
+        opinion(run, {})
+    found = opinions.second(table)
+    assert found is not None
+    assert found.judge == "other"
+
+
+def test_opinions_are_compared_by_the_units_that_a_run_resamples(results: Path) -> None:
+    """Where a question is the unit, concept means of an opinion would pair with nothing."""
+    for path in results.rglob("run.json"):
+        data = json.loads(path.read_text("utf-8"))
+        for sample in data["samples"]:
+            sample["unit"] = sample["id"]
+        path.write_text(json.dumps(data))
+    for run in load(results):
+        opinion(run, {"prompt": 0.5})
+    (table,) = tables(load(results))
+    found = opinions.second(table)
+    assert found is not None
+    assert {c.state for c in found.comparisons} <= {"agreed", "disputed"}
+    assert all(c.second and c.second.n == len(table.concepts) == 72 for c in found.comparisons)
+    assert all(c.second and c.second.mean == pytest.approx(c.first.mean - 0.5) for c in found.comparisons)
+    runs = load(results)
+    compared = side_by_side(runs, runs, [opinion(run, {"prompt": 0.5}) for run in runs])
+    assert compared["agreement"]["overall"]["spearman"]["concepts"] == 72
+    assert compared["prompt_bias"]["overall"]["mean"] == pytest.approx(-0.5)
+
+
 def test_the_report_shows_the_section_and_is_stable(results: Path, tmp_path: Path) -> None:
     for run in load(results):
         opinion(run, {})
@@ -224,12 +281,8 @@ def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
         opinions.validity([tmp_path], "likelihood", {})
 
 
-@pytest.mark.parametrize("task", ["axbench-suppress", "axbench-attack"])
-def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
-) -> None:
-    """What was asked has the wish or the attack in it; the instruction axis is about the question before that."""
-    asked: list[Item] = []
+def echo(rated: Callable[[Item], Verdict]) -> None:
+    """Registers the judge `echo`, independent and uncalibrated, which gives what `rated` says."""
 
     @registry.judge("echo")
     @dataclass
@@ -243,9 +296,44 @@ def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
             return item.axis, item.concept.id, item.instruction, item.text
 
         def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
-            asked.extend(items)
-            yield from ((i, Verdict(1.0)) for i in range(len(items)))
+            yield from ((i, rated(item)) for i, item in enumerate(items))
 
+
+def test_ratings_that_went_unanswered_are_asked_for_again(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    asked: list[Item] = []
+
+    def rated(item: Item) -> Verdict:
+        asked.append(item)
+        return Verdict(None, reason="timed out", passing=True) if len(asked) <= 2 else Verdict(1.0)
+
+    echo(rated)
+    first, second, third = (bench(results, "diffmean", "--judge", "echo", "--json") for _ in range(3))
+    assert (first.exit_code, second.exit_code, third.exit_code) == (0, 0, 0), first.output
+    assert "2 ratings went unanswered; the same command asks for them again" in first.stderr
+    assert [json.loads(done.stdout)["rated"][0]["missing"] > 0 for done in (first, second, third)] == [
+        True,
+        False,
+        False,
+    ]
+    assert "unanswered" not in second.stderr
+    assert len(asked) == len({(item.axis, item.concept.id, item.instruction, item.text) for item in asked}) + 2
+
+
+@pytest.mark.parametrize("task", ["axbench-suppress", "axbench-attack"])
+def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
+) -> None:
+    """What was asked has the wish or the attack in it; the instruction axis is about the question before that."""
+    asked: list[Item] = []
+
+    def rated(item: Item) -> Verdict:
+        asked.append(item)
+        return Verdict(1.0)
+
+    echo(rated)
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
     words = ["run", "-t", task, "-m", "prompt", "-n", "2", "--backend", "fake"]

@@ -86,6 +86,21 @@ def test_the_readme_shows_the_leaderboard() -> None:
     assert all(f"| {name} |" in block for name in ("none", "random", "shuffled", "prompt"))
 
 
+def test_a_curve_shows_the_parts_of_one_setting() -> None:
+    """Of two candidates the better one by overall: the best concept and the best fluency may not be one answer's."""
+    select = [
+        {"candidate": 0, "coefficient": 0.1, "overall": 1.0, "concept": 0.5, "fluency": 2.0},
+        {"candidate": 1, "coefficient": 0.1, "overall": 1.2, "concept": 1.5, "fluency": 1.0},
+        {"candidate": 0, "coefficient": 0.2, "overall": None, "concept": 2.0, "fluency": None},
+        {"candidate": 1, "coefficient": 0.2, "overall": 0.3, "concept": 0.1, "fluency": None},
+    ]
+    made = Run(Path("run.json"), {"concepts": {"ocean": {"select": select, "layers": [[3], [7]]}}})
+    assert made.curve("overall") == {0.1: {"ocean": 1.2}, 0.2: {"ocean": 0.3}}
+    assert made.curve("concept") == {0.1: {"ocean": 1.5}, 0.2: {"ocean": 0.1}}
+    assert made.curve("fluency") == {0.1: {"ocean": 1.0}}
+    assert made.depths("concept") == {3: {"ocean": 0.5}, 7: {"ocean": 1.5}}
+
+
 def test_every_table_has_its_controls(table: Table) -> None:
     assert {"none", "random", "shuffled", "prompt"} <= {row.run.method for row in table.rows}
     assert len(table.concepts) >= 12

@@ -35,7 +35,7 @@ def numbers(text: str, name: str) -> tuple[int, ...]:
 
 
 def _print(*grids: Grid | str) -> None:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
     for grid in grids:
         console.print(grid, soft_wrap=isinstance(grid, str))
 

@@ -131,8 +131,10 @@ def publish(written: Sequence[Path], out: Path, site: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     (site / ".nojekyll").touch()  # GitHub Pages would leave out names that begin with an underscore
-    front = site / "index.html"
-    if not any(path.relative_to(out) == Path("index.html") for path in written):
+    front = site / page.INDEX
+    if out / page.INDEX in written:
+        page.copy(out, site)
+    else:
         write_whole(front, contents([path for path in written if path.parent == out]).encode())
     return front
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench import registry
 from bench.escape import cell, csv_text
 from bench.escape import head as head_of
 from bench.escape import row as line_of
@@ -73,8 +74,9 @@ def title(table: Table) -> str:
 
 
 def data_of(spec: Mapping[str, Any]) -> str:
-    """The name of a task's data, where it has a name."""
-    return str(spec["task_params"].get("data", "mini" if spec["task"].startswith("axbench") else ""))
+    """The name of a task's data, where it has a name: what was asked for, else what the task takes by itself."""
+    usual = getattr(registry.table("task").get(spec["task"]), "data", "")
+    return str(spec["task_params"].get("data", usual))
 
 
 def notes(table: Table) -> list[str]:

@@ -36,7 +36,7 @@ def second(table: Table, opinion: Second | None) -> list[Section]:
     if opinion is None:
         line = (
             f"Nothing is claimed on the word of {cell(table.spec['judge'])} alone: no independent judge has "
-            "rated these answers (`bench judge all --judge embedding`)."
+            f"rated these answers (`{asking(table)}`)."
         )
         return [("Prompting against steering: no second opinion.", [line])]
     lines = head("method", table.spec["judge"], "p (Holm)", opinion.judge, "sign")
@@ -44,6 +44,12 @@ def second(table: Table, opinion: Second | None) -> list[Section]:
         lines.append(row((cell(c.name), interval(c.first), pvalue(c.p), _other(c), c.state)))
     heading = f"Prompting against steering, method minus {cell(table.reference)} (overall), by two judges:"
     return [(heading, [*lines, "", *(f"- {line}" for line in claims(table, opinion))])]
+
+
+def asking(table: Table) -> str:
+    """The command that asks another judge about every answer of a table."""
+    other = "openai:MODEL" if table.spec["judge"] == "embedding" else "embedding"
+    return f"bench judge {table.group} --judge {other}"
 
 
 def _other(c: Comparison) -> str:

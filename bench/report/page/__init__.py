@@ -6,7 +6,8 @@ scripts, in which no text of a model or a data set can end the script or become 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Container, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from bench.results import Table
 from bench.store import write_whole
 
 INDEX = "index.html"
+FOLDER = "page"
+"""Beside the index: scripts, style and data."""
 STATIC = ("style.css", "core.js", "parts.js", "leaderboard.js", "methods.js", "cases.js", "answers.js", "samples.js",
           "app.js")  # fmt: skip
 
@@ -38,12 +41,27 @@ def write(
         if not (path.is_file() and path.read_bytes() == content):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content)
-    for path in sorted((out / "page" / "data").glob("*/*.js")):
+    _clear(out, kept)
+    return [out / INDEX]
+
+
+def copy(out: Path, site: Path) -> None:
+    """Bring the scripts and the data of the page in `out` to `site`, and take away those of an earlier copy."""
+    files = sorted(path for path in (out / FOLDER).rglob("*") if path.is_file())
+    for path in files:
+        target = site / path.relative_to(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    _clear(site, {site / path.relative_to(out) for path in files})
+
+
+def _clear(root: Path, kept: Container[Path]) -> None:
+    """Remove the data files below `root` that are not `kept`, and folders left empty."""
+    for path in sorted((root / FOLDER / "data").glob("*/*.js")):
         if path not in kept:
             path.unlink()
             if not any(path.parent.iterdir()):
                 path.parent.rmdir()
-    return [out / INDEX]
 
 
 def _files(
@@ -55,15 +73,15 @@ def _files(
     for table in tables:
         for name, value in _data(table):
             whole = f"{key(table.group)}/{name}"
-            yield f"page/data/{whole}.js", script(whole, value)
+            yield f"{FOLDER}/data/{whole}.js", script(whole, value)
     first = {
         "tables": [overview.table(t, figures.get(t.group, ()), below.get(t.group, ())) for t in tables],
         "methods": methods.described(row.run for table in tables for row in table.rows),
     }
-    yield "page/data/overview.js", script("overview", first)
+    yield f"{FOLDER}/data/overview.js", script("overview", first)
     static = files("bench.report.page") / "static"
     for name in STATIC:
-        yield f"page/{name}", (static / name).read_bytes()
+        yield f"{FOLDER}/{name}", (static / name).read_bytes()
     yield INDEX, (static / INDEX).read_bytes()
 
 

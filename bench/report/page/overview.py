@@ -15,7 +15,7 @@ from bench.models import DEFAULT
 from bench.opinions import second
 from bench.overhead import show
 from bench.report import costs, leaderboard
-from bench.report.opinions import LEVEL
+from bench.report.opinions import LEVEL, asking
 from bench.report.page import methods
 from bench.report.page.encoding import key
 from bench.results import Row, Table, finite
@@ -37,7 +37,7 @@ def table(one: Table, figures: Sequence[str], below: Sequence[tuple[str, Sequenc
         "key": key(one.group),
         "title": leaderboard.title(one),
         "task": spec["task"],
-        "data": spec["task_params"].get("data", "mini"),
+        "data": leaderboard.data_of(spec) or "its own",
         "model": spec["model"],
         "preset": spec["protocol"]["preset"],
         "engine": f"{spec['backend']}, {spec['dtype']}",
@@ -122,7 +122,7 @@ def _judged(one: Table) -> dict[str, Any]:
     opinion = second(one)
     if opinion is None:
         why = f"Only {one.spec['judge']} has rated these answers; no independent judge has confirmed a difference."
-        ask = "Any difference between prompting and steering: `bench judge all --judge embedding` asks another judge."
+        ask = f"Any difference between prompting and steering: `{asking(one)}` asks another judge."
         return {"word": "No claim yet", "text": why, "claimed": [], "open": [ask]}
     family = {row.name: row.run.family for row in one.rows}
     steering = [c for c in opinion.comparisons if family[c.name] != "control"]
