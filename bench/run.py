@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.api import Bound, Context, Fitted
+from bench.api import Bound, Context, Fitted, Method
 from bench.backends._prices import total
 from bench.code import code_of
 from bench.engines import make_backend, make_prompter
@@ -311,14 +311,20 @@ class Session:
                 self.bound[place] = steering.bind(self.backend, sample.messages)
             steering = self.bound[place]
         assert steering is not None
-        if self.task.away and not job.method.away:
-            steering = steering.opposed()
         seed = self._seed(sample)
-        scaled = self.strength.at(steering, candidate, sample.concept, trial.coefficient)
+        scaled = self.applied(job.method, steering, candidate, sample.concept, trial.coefficient)
         if sample.raw:
             text = plain_text(sample, scaled.prompt)
             return Request(text, replace(scaled, prompt=Prompt()), self.rules.sampling, seed)
         return Request(sample.messages, scaled, self.rules.sampling, seed)
+
+    def applied(
+        self, method: Method, steering: Steering, candidate: Fitted, concept: Concept, coefficient: float
+    ) -> Steering:
+        """A bound steering as answers are made with it: opposed where the task wants the concept gone."""
+        if self.task.away and not method.away:
+            steering = steering.opposed()
+        return self.strength.at(steering, candidate, concept, coefficient)
 
     def _seed(self, sample: Sample) -> int:
         """The same noise for every method: differences between methods are differences of steering."""

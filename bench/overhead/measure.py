@@ -19,7 +19,7 @@ import numpy as np
 from bench import environment
 from bench.api import Backend, Bound, Context, Fitted
 from bench.code import code_of
-from bench.fitting import FILE, Fits, Kept
+from bench.fitting import FILE, Kept
 from bench.jobs import Job
 from bench.overhead.config import KEYS, architecture, complete, known
 from bench.overhead.edits import extra
@@ -79,9 +79,9 @@ class Rig:
             return Request(row.sample.messages, None, sampling, row.seed)
         steering = row.steering
         if isinstance(steering, Bound):
-            steering = self.session.strength.at(
-                steering.bind(self.lm, row.sample.messages), row.candidate, row.concept, row.coefficient
-            )
+            bound = steering.bind(self.lm, row.sample.messages)
+            method = self.session.plan.methods[0]
+            steering = self.session.applied(method, bound, row.candidate, row.concept, row.coefficient)
         return Request(row.sample.messages, steering, sampling, row.seed)
 
     def answer(self, rows: Sequence[Row], tokens: int, steered: bool) -> tuple[float, list[Completion]]:
@@ -177,8 +177,8 @@ def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tupl
     if local and not prompter:  # else a fit would be paid for again
         with tempfile.TemporaryDirectory() as folder, tokens_through(session.backend) as count:
             context = Context(session.backend, plan.protocol.budget, plan.protocol.seed)
-            context.rate = session.context.rate
-            alone = Fits(context, Artefacts(Path(folder)), session.trains, plan.task.uses, session.fits.judge)
+            context.rate, context.compat = session.context.rate, session.context.compat
+            alone = dataclasses.replace(session.fits, context=context, artefacts=Artefacts(Path(folder)))
             begun = time.perf_counter()
             packed = next(alone.fit(method, [concepts[0].id]))
             cost = {"seconds": round(time.perf_counter() - begun, 4), "tokens": count()}
@@ -195,7 +195,7 @@ def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tupl
         candidate = fits[concept.id].candidates[picked["candidate"]]
         steering: Any = candidate.steering
         if isinstance(steering, Steering):
-            steering = session.strength.at(steering, candidate, concept, picked["coefficient"])
+            steering = session.applied(method, steering, candidate, concept, picked["coefficient"])
         samples = list(session.task.test(concept))
         sample = samples[i // len(concepts) % len(samples)]
         rows.append(Row(sample, concept, candidate, steering, picked["coefficient"], i))
