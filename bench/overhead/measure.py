@@ -27,6 +27,7 @@ from bench.overhead.exact import Architecture, Extra, prefill_flops, request_flo
 from bench.overhead.meters import peak, tokens_through
 from bench.overhead.record import Spread, store
 from bench.plan import Options, from_file, make
+from bench.registry import get
 from bench.results import Run
 from bench.run import Session, silent
 from bench.schema import BenchError, Completion, Concept, Item, Request, Sample, Sampling, Verdict
@@ -111,11 +112,15 @@ class Rig:
 def measure(run: Run, settings: Settings, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """What a run's method costs on this machine; the record that `record.store` keeps beside it.
 
-    Raises BenchError for a run that has no steering, or a backend that cannot make answers equally long.
+    Raises BenchError for a run without steering or without written answers, or a backend that cannot make
+    answers equally long.
     """
-    if not run.data["spec"]["judge"]:
-        raise BenchError(f"task {run.data['spec']['task']} tests detectors: its runs have no steering to measure")
+    task = run.data["spec"]["task"]
+    if get("task", task).uses == "detector":
+        raise BenchError(f"task {task} tests detectors: its runs have no steering to measure")
     plan = make(Options(**{**from_file(run.path), "dtype": settings.dtype}))
+    if any(sample.kind != "generate" for concept in plan.task.concepts() for sample in plan.task.test(concept)):
+        raise BenchError(f"task {task} has its options scored: its runs write no answers to measure")
     session = Session(plan, None, silent)
     lm: Any = session.backend
     if not hasattr(lm, "endless"):
