@@ -98,7 +98,7 @@ def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Stee
         if not isinstance(candidate.steering, Steering):
             raise BenchError(f"the steering of {job.method.name} depends on each prompt: there is no one file of it")
         try:
-            found[one.id] = session.strength.at(candidate.steering, candidate, one, trial.coefficient)
+            found[one.id] = session.applied(job.method, candidate.steering, candidate, one, trial.coefficient)
             same = session.strength.ratio(found[one.id], one) == kept["strength"]
         except _Missing as error:
             raise _absent(f"the unit of a coefficient for {one.id}", run, job.code) from error

@@ -78,10 +78,10 @@ class Ask:
 def best(trials: dict[Trial, list[dict[str, Verdict]]]) -> Trial:
     """The setting with the highest mean overall score; ties go to the concept score, then the first."""
 
-    def merit(rows: list[dict[str, Verdict]]) -> tuple[float, float]:
-        found = results.means(rows, ("overall", next(iter(rows[0]))))
-        ranked = [v if v is not None else -1.0 for v in found.values() if not isinstance(v, int)]
-        return ranked[0], ranked[1]
+    def merit(rows: list[dict[str, Verdict]]) -> tuple[float, ...]:
+        axes = ("overall", next(iter(rows[0])))
+        found = results.means(rows, axes)
+        return tuple(-1.0 if found[axis] is None else found[axis] for axis in axes)
 
     return max(trials, key=lambda trial: merit(trials[trial]))
 

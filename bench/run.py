@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.api import Bound, Context, Fitted
+from bench.api import Bound, Context, Fitted, Method
 from bench.backends._prices import total
 from bench.code import code_of
 from bench.engines import make_backend, make_prompter
@@ -146,7 +146,7 @@ class Session:
         self.timings[name] = round(time.monotonic() - begun, 2)
 
     def _check_splits(self) -> None:
-        """Train, select and test may not share an instruction within a concept.
+        """Train, select and test may not share an instruction within a concept, and what is asked is not empty.
 
         A task that works a question into a longer one keeps the plain question as the sample's label.
         """
@@ -155,12 +155,16 @@ class Session:
             seen = {e.instruction for e in (*train.positives, *train.negatives)}
             asked = {"select": self.task.select(concept), "test": self.task.test(concept)}
             for split, samples in asked.items():
+                if not samples and (split == "test" or self.task.uses == "steering"):
+                    raise BenchError(
+                        f"concept {concept.id}: task {self.plan.options.task} has no {split} sample for it"
+                    )
                 plain = {text for s in samples for text in (s.instruction, s.label, s.label.split("\n", 1)[-1])}
                 if seen & plain:
-                    raise BenchError(f"concept {concept.id}: train and {split} share an instruction")
+                    raise _leak(concept, f"train and {split}", seen & plain)
             select, test = ({s.instruction for s in samples} for samples in asked.values())
             if select & test:
-                raise BenchError(f"concept {concept.id}: select and test share an instruction")
+                raise _leak(concept, "select and test", select & test)
 
     def _support(self, job: Job) -> None:
         """Decide before a model is loaded whether a method can run here, and say why not."""
@@ -180,7 +184,9 @@ class Session:
         for name, key in todo.items():
             packed = b""
             with self._guard(job, "fit"):
-                packed = next(fitted)
+                packed = next(fitted, packed)
+                if not packed:
+                    raise BenchError(f"the method gave no fit for {name}: one is due for each concept, in order")
             if job.status == "failed":
                 return
             self.fits.store(job.method, name, key, packed)
@@ -311,14 +317,20 @@ class Session:
                 self.bound[place] = steering.bind(self.backend, sample.messages)
             steering = self.bound[place]
         assert steering is not None
-        if self.task.away and not job.method.away:
-            steering = steering.opposed()
         seed = self._seed(sample)
-        scaled = self.strength.at(steering, candidate, sample.concept, trial.coefficient)
+        scaled = self.applied(job.method, steering, candidate, sample.concept, trial.coefficient)
         if sample.raw:
             text = plain_text(sample, scaled.prompt)
             return Request(text, replace(scaled, prompt=Prompt()), self.rules.sampling, seed)
         return Request(sample.messages, scaled, self.rules.sampling, seed)
+
+    def applied(
+        self, method: Method, steering: Steering, candidate: Fitted, concept: Concept, coefficient: float
+    ) -> Steering:
+        """A bound steering as answers are made with it: opposed where the task wants the concept gone."""
+        if self.task.away and not method.away:
+            steering = steering.opposed()
+        return self.strength.at(steering, candidate, concept, coefficient)
 
     def _seed(self, sample: Sample) -> int:
         """The same noise for every method: differences between methods are differences of steering."""
@@ -376,7 +388,8 @@ class Session:
             pick = 0
             if chooser and ask.job.status == "todo":
                 with self._guard(ask.job, "choose"):
-                    pick = chooser.pick(self.context, ask.sample, [answer.text for answer in own])
+                    texts = [answer.text for answer in own]
+                    pick = range(len(own))[chooser.pick(self.context, ask.sample, texts)]
             kept.append(replace(own[pick], tokens=sum(answer.tokens for answer in own)))
         return kept
 
@@ -420,3 +433,7 @@ class Session:
         if lost := [verdict for verdict in found if verdict.passing]:
             raise BenchError(f"{len(lost)} of {len(found)} ratings went unanswered: {lost[0].reason}")
         return found
+
+
+def _leak(concept: Concept, splits: str, shared: set[str]) -> BenchError:
+    return BenchError(f"concept {concept.id}: {splits} share an instruction, take it out of one: {min(shared)[:100]!r}")

@@ -31,11 +31,12 @@ def main(repeats: int) -> None:
     asks = [
         (("user", f"Tell me, with many words, about garden number {i} behind the old house."),) for i in range(PROMPTS)
     ]
-    # An added zero vector changes nothing but takes the path of a steered request: a full pass each.
-    zero = Steering(edits=(Add(layer=0, value=np.zeros(lm.model.config.hidden_size, np.float32)),))
+    # Requests of equal steering share a pass: a vector too small to change anything, another for each answer.
+    width = lm.model.config.hidden_size
+    own = [Steering(edits=(Add(layer=0, value=np.full(width, 1e-30 * (j + 1), np.float32)),)) for j in range(ANSWERS)]
     plans = {
         "shared": [Request(ask, target=text) for ask in asks for text in texts],
-        "full": [Request(ask, zero, target=text) for ask in asks for text in texts],
+        "full": [Request(ask, one, target=text) for ask in asks for one, text in zip(own, texts, strict=True)],
     }
     speeds: dict[str, list[float]] = {name: [] for name in plans}
     for _ in range(repeats + 1):  # the first round warms up and is dropped

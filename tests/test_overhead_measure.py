@@ -336,3 +336,18 @@ def test_detection_runs_have_nothing_to_measure() -> None:
     with pytest.raises(BenchError, match="no steering"):
         measure(run, SETTINGS)
     assert all(record.load(row.run) is None for table in tables([run]) for row in table.rows)
+
+
+def test_runs_of_a_multiple_choice_say_why_they_are_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    rows = "question,matching,not_matching\n" + "".join(f"Question {i}?,Yes {i}.,No {i}.\n" for i in range(12))
+    for name in ("train", "test"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{name}.csv").write_text(rows.replace("Question", f"{name} question"), "utf-8")
+    (job,) = execute(make(Options(("none",), "behaviour", backend="fake", data=str(tmp_path / "data"))), tmp_path / "r")
+    assert job.status == "complete"
+    (run,) = load(tmp_path / "r")
+    with pytest.raises(BenchError, match="has its options scored"):
+        measure(run, SETTINGS)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from bench import export, results
 from bench.api import Context
 from bench.backends.fake import FakeBackend
 from bench.cost import cost
 from bench.fitting import Fits
 from bench.plan import Options, make, method, protocol
 from bench.registry import build
+from bench.run import execute
 from bench.schema import Completion, Item, Verdict
 from bench.steering import Add, Project, Prompt, Steering
 from bench.store import Artefacts
@@ -77,6 +81,20 @@ def test_what_a_task_says_is_for_prompts_and_examples_show_the_absence(suppress:
     assert same.keys(method("diffmean", {}), "")[name] == fits.keys(method("diffmean", {}), "")[name]
     wordings = [fit.steering for fit in method("prompt", {}).fit(ctx, train)]
     assert [w.prompt for w in wordings] == [said(text) for text in train.prompts[: len(wordings)]]  # type: ignore[union-attr]
+
+
+def test_what_is_exported_of_a_run_points_away_as_its_answers_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    found = {}
+    for task in ("axbench", "axbench-suppress"):
+        (job,) = execute(make(Options(("diffmean",), task, backend="fake", limit=1)), tmp_path / "results")
+        assert job.path is not None
+        ((push,),) = (s.edits for s in export.steerings(results.read(job.path), [job.rows[0]["concept"]])[0].values())
+        assert isinstance(push, Add)
+        found[task] = push.value / np.linalg.norm(push.value)
+    assert np.allclose(found["axbench"], -found["axbench-suppress"], atol=1e-6)
 
 
 def test_a_wording_is_prepended_appended_or_a_system_message() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from bench import registry
 from bench.api import Task
+from bench.jobs import Trial, best
 from bench.plan import Options, Plan, make
 from bench.run import Session, silent
-from bench.schema import BenchError, Concept, Example, Sample, Train
+from bench.schema import BenchError, Concept, Example, Sample, Train, Verdict
 
 NAMES = sorted(name for name, cls in registry.table("task").items() if cls.__module__.startswith("tasks."))
 DATA = {
@@ -92,6 +93,33 @@ def test_a_leak_between_splits_is_refused(
     for said, leaky in leaks.items():
         with pytest.raises(BenchError, match=f"{said} share an instruction"):
             begun(made, leaky, tmp_path)
+
+
+@pytest.mark.parametrize("split", ["select", "test"])
+def test_a_split_without_samples_is_refused(
+    split: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan("axbench", request, tmp_path, monkeypatch)
+    silenced = type("Silent", (type(made.task),), {split: lambda self, concept: []})
+    with pytest.raises(BenchError, match=f"task axbench has no {split} sample"):
+        begun(made, silenced, tmp_path)
+
+
+def test_the_best_setting_does_not_hang_on_the_order_of_axes() -> None:
+    def rated(overall: float | None, own: float) -> list[dict[str, Verdict]]:
+        return [{"overall": Verdict(overall), "own": Verdict(own)}]
+
+    low, high, lost = Trial(0, 0.1), Trial(0, 0.2), Trial(0, 0.3)
+    assert best({low: rated(0.5, 2.0), high: rated(1.0, 0.0), lost: rated(None, 2.0)}) == high
+    assert (
+        best(
+            {
+                low: [{"own": Verdict(1.0), "overall": Verdict(1.0)}],
+                high: [{"own": Verdict(2.0), "overall": Verdict(1.0)}],
+            }
+        )
+        == high
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,7 +19,7 @@ import numpy as np
 from bench import environment
 from bench.api import Backend, Bound, Context, Fitted
 from bench.code import code_of
-from bench.fitting import FILE, Fits, Kept
+from bench.fitting import FILE, Kept
 from bench.jobs import Job
 from bench.overhead.config import KEYS, architecture, complete, known
 from bench.overhead.edits import extra
@@ -27,6 +27,7 @@ from bench.overhead.exact import Architecture, Extra, prefill_flops, request_flo
 from bench.overhead.meters import peak, tokens_through
 from bench.overhead.record import Spread, store
 from bench.plan import Options, from_file, make
+from bench.registry import get
 from bench.results import Run
 from bench.run import Session, silent
 from bench.schema import BenchError, Completion, Concept, Item, Request, Sample, Sampling, Verdict
@@ -79,9 +80,9 @@ class Rig:
             return Request(row.sample.messages, None, sampling, row.seed)
         steering = row.steering
         if isinstance(steering, Bound):
-            steering = self.session.strength.at(
-                steering.bind(self.lm, row.sample.messages), row.candidate, row.concept, row.coefficient
-            )
+            bound = steering.bind(self.lm, row.sample.messages)
+            method = self.session.plan.methods[0]
+            steering = self.session.applied(method, bound, row.candidate, row.concept, row.coefficient)
         return Request(row.sample.messages, steering, sampling, row.seed)
 
     def answer(self, rows: Sequence[Row], tokens: int, steered: bool) -> tuple[float, list[Completion]]:
@@ -111,11 +112,15 @@ class Rig:
 def measure(run: Run, settings: Settings, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """What a run's method costs on this machine; the record that `record.store` keeps beside it.
 
-    Raises BenchError for a run that has no steering, or a backend that cannot make answers equally long.
+    Raises BenchError for a run without steering or without written answers, or a backend that cannot make
+    answers equally long.
     """
-    if not run.data["spec"]["judge"]:
-        raise BenchError(f"task {run.data['spec']['task']} tests detectors: its runs have no steering to measure")
+    task = run.data["spec"]["task"]
+    if get("task", task).uses == "detector":
+        raise BenchError(f"task {task} tests detectors: its runs have no steering to measure")
     plan = make(Options(**{**from_file(run.path), "dtype": settings.dtype}))
+    if any(sample.kind != "generate" for concept in plan.task.concepts() for sample in plan.task.test(concept)):
+        raise BenchError(f"task {task} has its options scored: its runs write no answers to measure")
     session = Session(plan, None, silent)
     lm: Any = session.backend
     if not hasattr(lm, "endless"):
@@ -177,8 +182,8 @@ def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tupl
     if local and not prompter:  # else a fit would be paid for again
         with tempfile.TemporaryDirectory() as folder, tokens_through(session.backend) as count:
             context = Context(session.backend, plan.protocol.budget, plan.protocol.seed)
-            context.rate = session.context.rate
-            alone = Fits(context, Artefacts(Path(folder)), session.trains, plan.task.uses, session.fits.judge)
+            context.rate, context.compat = session.context.rate, session.context.compat
+            alone = dataclasses.replace(session.fits, context=context, artefacts=Artefacts(Path(folder)))
             begun = time.perf_counter()
             packed = next(alone.fit(method, [concepts[0].id]))
             cost = {"seconds": round(time.perf_counter() - begun, 4), "tokens": count()}
@@ -195,7 +200,7 @@ def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tupl
         candidate = fits[concept.id].candidates[picked["candidate"]]
         steering: Any = candidate.steering
         if isinstance(steering, Steering):
-            steering = session.strength.at(steering, candidate, concept, picked["coefficient"])
+            steering = session.applied(method, steering, candidate, concept, picked["coefficient"])
         samples = list(session.task.test(concept))
         sample = samples[i // len(concepts) % len(samples)]
         rows.append(Row(sample, concept, candidate, steering, picked["coefficient"], i))
