@@ -155,7 +155,7 @@ def main() -> None:
     dict(lm.generate([warm]))
     width, size = engine.width, 60.0
     found: dict[str, Any] = {
-        "arguments": {k: str(v) for k, v in vars(args).items()},
+        "arguments": {k: str(v) for k, v in vars(args).items() if k != "out"},
         "start_seconds": round(started, 1),
     }
 
