@@ -251,7 +251,7 @@ def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
     known = registry.table("method")
     everything = [name for name, cls in known.items() if uses in cls.gives and not cls.named]
     everything += importlib.import_module("methods").COMBINATIONS if uses == "steering" else []
-    families = {cls.family for cls in known.values()}
+    families = dict.fromkeys(everything, "combination") | {name: cls.family for name, cls in known.items()}
     chosen: list[str] = []
     words = [word.strip() for entry in wanted for word in entry.split(",") if word.strip()]
     if words and all(word[0] in "-!" for word in words):
@@ -260,12 +260,16 @@ def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
         name = word.lstrip("-!")
         if name == "all":
             found = everything
-        elif name in families:
-            found = [one for one in everything if one in known and known[one].family == name]
+        elif name in families.values():
+            found = [one for one in everything if families[one] == name]
+            if not found:
+                raise UsageError(f"no method of family {name} gives a {uses}, which this task needs")
         elif any(c in name for c in "*?["):
             found = fnmatch.filter(everything, name)
         else:
             for part in names_in(name):
+                if not part:
+                    raise UsageError(f"{name}: one of its parts has no name")
                 registry.get("method", part)
             found = [name]
         if not found:

@@ -143,7 +143,7 @@ class Session:
         begun = time.monotonic()
         with self.progress(name, total) as advance:
             yield advance
-        self.timings[name] = round(time.monotonic() - begun, 2)
+        self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - begun, 2)
 
     def _check_splits(self) -> None:
         """Train, select and test may not share an instruction within a concept, and what is asked is not empty.
@@ -217,12 +217,12 @@ class Session:
             asks += own if job.status == "todo" else []
         with self._stage(f"generate ({split})", len(asks)) as advance:
             outputs = self._outputs(asks, advance)
-        rated = len(asks) * len(self.task.axes) if self.task.rated else 0
-        with self._stage(f"judge ({split})", rated) as advance:
-            samples = [ask.sample for ask in asks]
-            verdicts = self.task.score(
-                samples, outputs, lambda items: rate(self.judge, items, self.judgements, advance)
-            )
+
+        def rated(items: Sequence[Item]) -> list[Verdict]:
+            with self._stage(f"judge ({split})", len(items)) as advance:
+                return rate(self.judge, items, self.judgements, advance)
+
+        verdicts = self.task.score([ask.sample for ask in asks], outputs, rated)
         self.judge.release()
         for ask, output, found in zip(asks, outputs, verdicts, strict=True):
             job, name = ask.job, ask.sample.concept.id
@@ -354,13 +354,12 @@ class Session:
         keys = [digest("option", self._key(request), request.target) for request, _ in requests]
         todo = {key: pair for key, pair in zip(keys, requests, strict=True) if key not in self.generations}
         names = list(todo)
-        advance(len(asks) - len(asks) * len(names) // max(1, len(keys)))
-        done = 0.0
-        for i, score in self.backend.logprobs([todo[name][0] for name in names]):
+        left = [len(asks) * n // max(1, len(keys)) for n in range(len(names), -1, -1)]  # asks not done, by options done
+        advance(len(asks) - left[0])
+        for done, (i, score) in enumerate(self.backend.logprobs([todo[name][0] for name in names])):
             self.generations.put(names[i], {"total": round(score.total, 5), "touched": list(score.touched)})
             todo[names[i]][1].fresh += 1
-            before, done = int(done), done + len(asks) / len(keys)
-            advance(int(done) - before)
+            advance(left[done] - left[done + 1])
         found = iter(self.generations.get(key) for key in keys)
         outputs = []
         for ask in asks:

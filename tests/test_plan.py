@@ -153,6 +153,12 @@ def test_words_choose_methods(wanted: list[str], expected: list[str]) -> None:
     assert select(wanted) == expected
 
 
+def test_combinations_are_a_family_and_a_family_without_use_says_so() -> None:
+    assert select(["combination"]) == [name for name in select(["all"]) if "+" in name]
+    with pytest.raises(UsageError, match="no method of family detector gives a steering"):
+        select(["detector"])
+
+
 def test_globs_reach_combinations_and_can_be_narrowed() -> None:
     prompts = [name for name in select(["all"]) if name.startswith("prompt")]
     assert "prompt+diffmean" in prompts
@@ -179,7 +185,8 @@ def test_exclusions_alone_start_from_all(mark: str) -> None:
         (["none,-none"], "no method is left"),
         (["-all"], "no method is left"),
         ([""], "no method is left"),
-        (["prompt+"], "unknown method ''"),
+        (["prompt+"], "one of its parts has no name"),
+        (["cast()"], "one of its parts has no name"),
     ],
 )
 def test_a_name_that_does_not_exist_is_refused_with_the_nearest_one(wanted: list[str], message: str) -> None:

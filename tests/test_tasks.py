@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bench import registry
 from bench.api import Task
 from bench.jobs import Trial, best
 from bench.plan import Options, Plan, make
-from bench.run import Session, silent
+from bench.run import Session, execute, silent
 from bench.schema import BenchError, Concept, Example, Sample, Train, Verdict
 
 NAMES = sorted(name for name, cls in registry.table("task").items() if cls.__module__.startswith("tasks."))
@@ -52,10 +53,14 @@ def planted(cls: type[Task], split: str, plant: Plant) -> type[Task]:
     return type("Leaky", (cls,), {"select": select} if split == "select" else {"train": train})
 
 
-def plan(name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+def plan(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **asked: Any
+) -> Plan:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     data = str(request.getfixturevalue(DATA[name])) if DATA[name] else ""
-    return make(Options(methods=("random",), task=name, backend="fake", data=data, preset="standard"))
+    return make(
+        Options(**{"methods": ("random",), "task": name, "backend": "fake", "data": data, "preset": "standard"} | asked)
+    )
 
 
 def begun(plan: Plan, cls: type[Task], tmp_path: Path) -> None:
@@ -103,6 +108,28 @@ def test_a_split_without_samples_is_refused(
     silenced = type("Silent", (type(made.task),), {split: lambda self, concept: []})
     with pytest.raises(BenchError, match=f"task axbench has no {split} sample"):
         begun(made, silenced, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["axbench-attack", "axbench-suppress", "truthfulqa", "behaviour"])
+def test_every_bar_ends_where_it_was_to_end(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(name, request, tmp_path, monkeypatch, methods=("none", "prompt", "prompt-best-of-n"), limit=1)
+    stages: list[list[Any]] = []
+
+    @contextmanager
+    def progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
+        stages.append([stage, total, 0])
+
+        def advance(steps: int) -> None:
+            stages[-1][2] += steps
+
+        yield advance
+
+    execute(made, tmp_path / "results", progress)
+    judged = [stage for stage, *_ in stages if stage.startswith("judge (")]
+    assert judged == (["judge (select)", "judge (test)"] if made.task.rated else [])
+    assert all(done == total for stage, total, done in stages if stage != "fit")
 
 
 def test_the_best_setting_does_not_hang_on_the_order_of_axes() -> None:
