@@ -6,7 +6,7 @@ Invariant: comments and docstrings send nothing stale; code does.
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,9 @@ from bench.schema import digest
 
 if TYPE_CHECKING:
     from bench.plan import Plan
+
+OWN = ("bench", "methods", "tasks")
+"""The packages whose code can decide a result; of others the versions are recorded."""
 
 
 def parts_of(made: Method) -> list[Method]:
@@ -55,10 +58,25 @@ def code_digest(name: str) -> str:
         if module.startswith("bench."):
             continue  # what a method imports from bench counts; what that imports in turn does not
         for node in ast.walk(tree):
-            found = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            todo += [f for f in found if f.split(".")[0] in ("bench", "methods", "tasks") and "." in f]
+            todo += [found for found in _imports(node) if found.split(".")[0] in OWN and "." in found]
     return digest(seen)
+
+
+def _imports(node: ast.AST) -> list[str]:
+    """The modules an import names: `from a.b import c` is a.b, and a.b.c where that is a module itself."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom) or not node.module:
+        return []
+    inner = [f"{node.module}.{alias.name}" for alias in node.names] if node.module.split(".")[0] in OWN else []
+    return [node.module, *(name for name in inner if _is_module(name))]
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # what it would lie in is no package
+        return False
 
 
 def _said(line: ast.stmt) -> bool:

@@ -191,7 +191,8 @@ class Session:
                 return
             self.fits.store(job.method, name, key, packed)
             advance(1)
-        job.fits = self.fits.load(job.method, job.spec.prompter)
+        with self._guard(job, "fit"):
+            job.fits = self.fits.load(job.method, job.spec.prompter)
 
     @contextmanager
     def _guard(self, job: Job, stage: str) -> Iterator[None]:

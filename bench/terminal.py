@@ -197,8 +197,7 @@ def _report(root: Path) -> None:
     except BenchError as error:
         say(f"no report: {error}")
         return
-    say("report: " + " ".join(str(p) for p in written if p.suffix == ".md"))
-    say("figures: " + " ".join(str(p) for p in written if p.suffix == ".png"))
+    say("report: " + " ".join(str(p) for p in written if p.suffix in (".md", ".html")))
 
 
 def _learn(jobs: Sequence[Job], runs: Sequence[results.Run]) -> None:

@@ -70,8 +70,13 @@ class AxBenchDetect(AxBench):
         return self.whole.limited(self.protocol.concepts)
 
     def concepts(self) -> Sequence[Concept]:
-        if empty := [name for name, texts in self.corpus.evaluation.items() if not texts]:
-            raise UsageError(f"data {self.data} has no labelled evaluation texts (concept {empty[0]}): try concept10")
+        for name, texts in self.corpus.evaluation.items():
+            if not texts:
+                raise UsageError(f"data {self.data} has no labelled evaluation texts (concept {name}): try concept10")
+            if lacking := {"positive", "negative"} - {kind for _, kind in texts}:
+                raise UsageError(
+                    f"data {self.data}, concept {name}: no {' and no '.join(sorted(lacking))} text to test"
+                )
         return super().concepts()
 
     @property
