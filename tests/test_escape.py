@@ -114,7 +114,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
 
 def test_reports_of_hostile_runs_hold_no_markup_and_no_formula(hostile: tuple[Path, list[Run]], tmp_path: Path) -> None:
     written = build(hostile[0], tmp_path)
-    assert {path.suffix for path in written} == {".md", ".csv", ".json", ".png", ".svg"}
+    assert {path.suffix for path in written} == {".md", ".csv", ".html", ".json", ".png", ".svg"}
     assert {path.parent for path in written} == {tmp_path}
     page = (tmp_path / "leaderboard.md").read_text("utf-8")
     assert "&lt;script&gt;" in page

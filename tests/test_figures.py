@@ -50,7 +50,7 @@ def test_a_figure_is_a_png_an_svg_and_its_rows_and_comes_out_the_same(table: Tab
 
 
 def test_a_table_names_the_data_its_task_takes_by_itself() -> None:
-    known = {"axbench": "mini", "axbench-detect": "concept10", "persona": "", "nobody-s": ""}
+    known = {"axbench": "mini", "axbench-detect": "concept10", "persona": "mini", "nobody-s": ""}
     assert {t: leaderboard.data_of({"task": t, "task_params": {}}) for t in known} == known
     assert leaderboard.data_of({"task": "axbench-detect", "task_params": {"data": "mine"}}) == "mine"
 

@@ -96,6 +96,7 @@ def test_a_group_is_found_in_the_scratch_folder_too(
 ) -> None:
     """A report on runs that the checked results refuse names their group to be rated."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(terminal_judges, "default_results", lambda: tmp_path / "checked")
     plan.scratch().parent.mkdir(parents=True)
     results.rename(plan.scratch())
     (known, *_) = load(plan.scratch())
