@@ -410,6 +410,8 @@ class Task(ABC):
     """The largest value of an axis; the smallest is 0."""
     rated: ClassVar[bool] = True
     """Whether a judge rates the answers."""
+    ratings: ClassVar[int] = 0
+    """Ratings that one answer takes; 0: one for each axis."""
     away: ClassVar[bool] = False
     """Whether the concept must not show: edits are opposed, and prompting methods see the data reversed."""
 

@@ -55,10 +55,10 @@ def code_digest(name: str) -> str:
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 node.body = [line for line in node.body if not _said(line)]
         seen[module] = digest(ast.dump(tree))
-        if module.startswith("bench."):
-            continue  # what a method imports from bench counts; what that imports in turn does not
-        for node in ast.walk(tree):
-            todo += [found for found in _imports(node) if found.split(".")[0] in OWN and "." in found]
+        found = {name for node in ast.walk(tree) for name in _imports(node)}
+        if module.startswith("bench."):  # what a method imports from bench counts; of what that imports, its helpers
+            found = {name for name in found if name.startswith(f"{module.rpartition('.')[0]}._")}
+        todo += [name for name in sorted(found) if name.split(".")[0] in OWN and "." in name]
     return digest(seen)
 
 

@@ -39,9 +39,12 @@ class Composed(Method):
     def __post_init__(self) -> None:
         if sum(part.draws(Budget(1, 1, 1, 1)) > 1 for part in self.parts):
             raise UsageError(f"{self.name}: an answer chosen among several cannot be merged with another method")
+        if any(part.away for part in self.parts) and not all(part.away for part in self.parts):
+            raise UsageError(f"{self.name}: one part points away from the concept and another towards it")
         own = {"validated": all(part.validated for part in self.parts)}
+        own["away"] = all(part.away for part in self.parts)
         own["deterministic"] = all(part.deterministic for part in self.parts)
-        for flag in ("judged", "pooled", "prompted"):
+        for flag in ("judged", "pooled", "prompted", "suppresses"):
             own[flag] = any(getattr(part, flag) for part in self.parts)
         for flag, value in own.items():  # of the instance: a combination is what its parts are
             object.__setattr__(self, flag, value)

@@ -50,7 +50,7 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     drawn = open_ended * made.draws(rules.budget) + watched
     options = sum(len(sample.options) for sample in asked)
     tokens = drawn * rules.sampling.max_new_tokens + written
-    ratings = open_ended * len(task.axes) + watched if task.rated else 0
+    ratings = open_ended * (task.ratings or len(task.axes)) + watched if task.rated else 0
     return Cost(len(concepts), drawn + options + drafts, tokens, ratings, *trained)
 
 

@@ -144,6 +144,9 @@ def make(options: Options) -> Plan:
     judge.fund(purse)
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
+    usual = {
+        f.name for f in dataclasses.fields(task) if getattr(task, f.name) == f.default
+    }  # said or not, the same run
     rules = getattr(task, "protocol", rules)  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
@@ -155,7 +158,7 @@ def make(options: Options) -> Plan:
             judge=f"{judge_name}:{_nameless(argument)}".rstrip(":") if task.rated else "",
             protocol=rules,
             method_params=made.params(),
-            task_params={k: _nameless(v) for k, v in task_params.items()},
+            task_params={k: _nameless(v) for k, v in task_params.items() if k not in usual},
             judge_params=dict(judge.fingerprint()) if task.rated else {},
             prompter=options.prompter if any(part.prompted for part in parts_of(made)) else "",
             backend=options.backend,

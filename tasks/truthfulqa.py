@@ -133,7 +133,7 @@ class TruthfulQA(Task):
 
     @property
     def digest(self) -> str:
-        return digest([q.text for q in self.questions], [dict(q.mc2) for q in self.questions])
+        return digest([[q.text, q.topic, dict(q.mc1), dict(q.mc2)] for q in self.questions])
 
     def concepts(self) -> Sequence[Concept]:
         return [Concept(name, TRAIT, "question") for name in self.folds]

@@ -36,6 +36,7 @@ class TruthfulQAGen(TruthfulQA):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("truth", "instruction", "fluency")
+    ratings: ClassVar[int] = 2
     scale: ClassVar[float] = 2.0
     rated: ClassVar[bool] = True
     least: ClassVar[int] = 16

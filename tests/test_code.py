@@ -38,6 +38,13 @@ def test_what_bench_imports_in_turn_does_not_count(monkeypatch: pytest.MonkeyPat
     )
 
 
+def test_a_judge_is_keyed_by_its_own_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = covered("bench.judges.llm", monkeypatch)
+    assert {"judges.llm", "judges._replies", "judges._rubrics"} <= found
+    assert not {"backends.openai", "bench.api", "backends._prices"} & found
+    assert "judges._corruptions" in covered("bench.judges.likelihood", monkeypatch)
+
+
 def test_names_of_a_module_are_no_modules() -> None:
     (node,) = ast.parse("from bench.api import Context, Method").body
     assert code._imports(node) == ["bench.api"]

@@ -303,7 +303,7 @@ def test_parameters_reach_methods_combinations_tasks_and_judges() -> None:
     assert made.specs[0].method_params == {"layer": 2}
     assert made.specs[1].method_params == {"prompt": {}, "diffmean": {"layer": 2}}
     assert made.specs[0].judge_params["words"] == 16
-    assert made.specs[0].task_params == {"data": "mini"}
+    assert made.specs[0].task_params == {}  # mini is the default
 
 
 # Identity
@@ -365,6 +365,7 @@ def test_the_id_does_not_change_otherwise() -> None:
     assert one.specs[0].id == two.specs[2].id  # not with the methods beside it
     assert make(fake(["diffmean"], prompter="openai:x")).specs[0].id == one.specs[0].id  # it writes no prompts
     assert make(fake(["diffmean"], params={"diffmean.layer": "0.5"})).specs[0].id == one.specs[0].id  # the default
+    assert make(fake(["diffmean"], data="mini")).specs[0].id == one.specs[0].id  # nor with a task's default said
     ids = {spec.id for spec in (*one.specs, *two.specs)}
     assert len(ids) == 3
 
@@ -526,6 +527,13 @@ def test_a_dry_run_says_what_the_run_then_generates(tmp_path: Path) -> None:
         assert planned["total"][name] == sum(row[name] for row in planned["runs"])
     assert planned["runs"][1]["generations"] == 3 * (3 * 2 + 3)
     assert planned["results"] == str(tmp_path / "results")
+
+
+@pytest.mark.parametrize(("task", "each"), [("axbench-attack", 2), ("axbench-suppress", 3)])
+def test_a_dry_run_counts_what_a_task_has_rated(task: str, each: int) -> None:
+    """An attack's axes are kinds of question, not ratings of one answer."""
+    planned, _ = run_and_plan("-m", "none", "--task", task, "-n", "1")
+    assert planned["runs"][0]["ratings"] == each * planned["runs"][0]["generations"]
 
 
 def test_a_dry_run_writes_nothing_and_afterwards_says_that_nothing_is_left(tmp_path: Path) -> None:

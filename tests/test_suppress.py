@@ -111,3 +111,9 @@ def test_a_multiple_choice_costs_options_and_no_tokens() -> None:
     assert none.generations == 12 * (2 + 3)
     assert prompt.generations == 12 * (3 * 2 + 3)
     assert none.tokens == none.generations * 32
+
+
+def test_a_combination_keeps_what_its_parts_say_of_their_direction() -> None:
+    assert method("circuit-breaker+prompt", {}).suppresses
+    assert not method("diffmean+prompt", {}).suppresses
+    assert not method("prompt-append+prompt-prepend", {}).away
