@@ -1,0 +1,119 @@
+"""The bare default model on TruthfulQA's multiple choice, by this project and by lm-eval, question by question.
+
+Both score the same local questions in fp32: lm-eval with its own `truthfulqa_mc1` and `truthfulqa_mc2` tasks and its
+own Hugging Face model, this project with `truthfulqa` in format `lm-eval`. Writes a row per question to
+`truthfulqa.csv`, and both means with the largest difference to `truthfulqa.json`.
+`python benchmarks/truthfulqa.py FOLDER`, FOLDER with TruthfulQA.csv and mc_task.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import environment
+from bench.backends.hf import HFBackend
+from bench.jobs import plain_text
+from bench.models import DEFAULT, resolve
+from bench.plan import protocol
+from bench.registry import build
+from bench.schema import Completion, Request, Sample
+from bench.steering import Prompt
+from bench.store import write_json
+
+AXES = ("mc1", "mc2")
+
+
+def ours(lm: HFBackend, task: Any, samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """question -> its MC1 and MC2 here."""
+    requests = [Request(plain_text(s, Prompt()), target=" " + option) for s in samples for option in s.options]
+    found = dict(lm.logprobs(requests))
+    totals = iter(found[i].total for i in range(len(requests)))
+    outputs = [Completion("", 0, 0, options=tuple(next(totals) for _ in s.options)) for s in samples]
+    rows = task.score(samples, outputs, lambda items: [])
+    return {s.instruction: [float(row[axis].value) for axis in AXES] for s, row in zip(samples, rows, strict=True)}
+
+
+def theirs(lm: HFBackend, task: Any, samples: Sequence[Sample], folder: Path) -> dict[str, list[float]]:
+    """question -> its MC1 and MC2 by lm-eval; an answer that both tasks score is scored once, in its own cache."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    known = {q.text: q for q in task.questions}
+    rows = []
+    for sample in samples:
+        question = known[sample.instruction]
+        targets = {
+            f"{axis}_targets": {"choices": list(options), "labels": list(options.values())}
+            for axis, options in (("mc1", question.mc1), ("mc2", question.mc2))
+        }
+        rows.append({"question": question.text} | targets)
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    own = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
+    (folder / "utils.py").write_text((own / "utils.py").read_text("utf-8"), encoding="utf-8")
+    local = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    validation: {folder / 'rows.jsonl'}\n"
+    for axis in AXES:
+        text = (own / f"truthfulqa_{axis}.yaml").read_text("utf-8").replace("truthfulqa_mc", "local_mc")
+        text = text.replace("dataset_path: truthfulqa/truthful_qa\ndataset_name: multiple_choice\n", local)
+        (folder / f"local_{axis}.yaml").write_text(text, encoding="utf-8")
+    found = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=16),
+        tasks=[f"local_{axis}" for axis in AXES],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        use_cache=str(folder / "answers"),
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    logged = [{row["doc"]["question"]: row["acc"] for row in found["samples"][f"local_{axis}"]} for axis in AXES]
+    return {s.instruction: [float(axis[s.instruction]) for axis in logged] for s in samples}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--limit", type=int, default=0, help="questions of each fold; 0: all")
+    asked = parser.parse_args()
+    task = build("task", "truthfulqa", {"data": str(asked.data), "format": "lm-eval"}, protocol=protocol("standard"))
+    samples = [s for concept in task.concepts() for s in task.test(concept)[: asked.limit or None]]
+    lm = HFBackend(resolve(DEFAULT), "float32")
+    begun = time.monotonic()
+    one = ours(lm, task, samples)
+    between = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        two = theirs(lm, task, samples, Path(folder))
+    ended = time.monotonic()
+    pairs = np.array([[one[q], two[q]] for q in one])  # [questions, side, axis]
+    place = Path(__file__)
+    with place.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question", *(f"{axis}_{side}" for axis in AXES for side in ("steerbench", "lm_eval"))])
+        for question, row in zip(one, pairs, strict=True):
+            writer.writerow([question, *(f"{row[side, axis]:.6f}" for axis in (0, 1) for side in (0, 1))])
+    found = {
+        "questions": len(pairs),
+        "dtype": "float32",
+        "seconds": {"steerbench": round(between - begun, 1), "lm_eval": round(ended - between, 1)},
+        "means": {
+            side: {axis: round(float(pairs[:, i, k].mean()), 6) for k, axis in enumerate(AXES)}
+            for i, side in enumerate(("steerbench", "lm_eval"))
+        },
+        "largest_difference": {
+            axis: float(f"{np.abs(pairs[:, 0, k] - pairs[:, 1, k]).max():.3g}") for k, axis in enumerate(AXES)
+        },
+        "provenance": environment.provenance(),
+    }
+    write_json(place.with_suffix(".json"), found)
+    print({key: found[key] for key in ("questions", "seconds", "means", "largest_difference")})
+
+
+if __name__ == "__main__":
+    main()
