@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.report import details
 from bench.report.leaderboard import interval
-from bench.results import Table, load, matched, tables
+from bench.results import Run, Table, load, matched, tables
 from bench.stats import paired
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +77,20 @@ def test_a_method_stands_beside_its_shuffled_twin(table: Table) -> None:
     for control in ("shuffled", "none"):
         scores = [[runs[name].scores("overall")[c] or 0.0 for c in table.concepts] for name in ("diffmean", control)]
         assert interval(paired(*scores)) in row
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "twin", "same"),
+    [
+        ("lora", {"rate": 0.1}, {"shuffled": {}, "lora": {"rate": 0.1}}, True),
+        ("lora", {"rate": 0.1}, {"shuffled": {}, "lora": {"rate": 0.2}}, False),
+        ("cast(pca)", {"cast": {}, "pca": {}}, {"shuffled": {}, "cast": {}, "pca": {}}, True),
+    ],
+)
+def test_a_twin_has_the_same_settings(method: str, params: Any, twin: Any, same: bool) -> None:
+    one = Run(Path(), {"spec": {"method": method, "method_params": params}})
+    other = Run(Path(), {"spec": {"method": f"shuffled({method})", "method_params": twin}})
+    assert details._is_twin(other, one) is same
 
 
 def test_detection_tables_have_neither() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 from bench.escape import cell, head
 from bench.escape import row as line_of
 from bench.pairwise import PER, bradley_terry, length_controlled, win_rate
+from bench.plan import names_in
 from bench.report import leaderboard
-from bench.results import Row, Table, matched
+from bench.results import Row, Run, Table, matched
 from bench.stats import Difference, paired
 
 
@@ -26,16 +27,15 @@ def sections(table: Table) -> list[tuple[str, list[str]]]:
 
 def twins(table: Table) -> list[tuple[str, list[str]]]:
     """What labels taught: each method with a shuffled twin in the table against it, and against the bare model."""
-    scores = {row.run.method: row.run.scores("overall") for row in table.rows}
-    scores |= {"shuffled(diffmean)": scores["shuffled"]} if "shuffled" in scores else {}
+    bare = next((row.run.scores("overall") for row in table.rows if row.run.method == "none"), None)
     lines = head("method", "Δ to its shuffled twin", "p", "Δ to none", "p")
     for row in table.rows:
-        others = [scores.get(name) for name in (f"shuffled({row.run.method})", "none")]
-        if others[0] is None:
+        twin = next((other.run for other in table.rows if _is_twin(other.run, row.run)), None)
+        if twin is None:
             continue
         cells = [cell(row.name)]
-        for other in others:
-            found = _paired(row.run.scores("overall"), other, table.concepts) if other else None
+        for scores in (twin.scores("overall"), bare):
+            found = _paired(row.run.scores("overall"), scores, table.concepts) if scores else None
             cells += [leaderboard.interval(found), leaderboard.pvalue(found.p)] if found else ["–", "–"]
         lines.append(line_of(cells))
     heading = (
@@ -43,6 +43,17 @@ def twins(table: Table) -> list[tuple[str, list[str]]]:
         "bare model (overall, paired by concept, p uncorrected):"
     )
     return [(heading, lines)] if len(lines) > 2 else []
+
+
+def _is_twin(one: Run, other: Run) -> bool:
+    """Whether run `one` is of the shuffled twin of what `other` ran, settings included."""
+    name, given = other.method, dict(other.data["spec"]["method_params"])
+    if one.method == "shuffled":
+        return name == "diffmean" and one.data["spec"]["method_params"] == given
+    if one.method != f"shuffled({name})":
+        return False
+    whole = given if len(names_in(name)) > 1 else {name: given}
+    return bool(one.data["spec"]["method_params"] == {"shuffled": {}} | whole)
 
 
 def _paired(one: Mapping[str, float | None], two: Mapping[str, float | None], names: Sequence[str]) -> Difference:
