@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AttentionInterface
 
+from bench import tiny
 from bench.api import Backend
+from bench.backends import _attention
 from bench.backends._hooks import Applied, _Enough, first
 from bench.backends.hf import HFBackend
 from bench.schema import Array, BenchError, Message, Request, Sampling
@@ -238,6 +243,43 @@ def test_a_prompt_is_scored_alike_alone_and_beside_others(any_lm: HFBackend) -> 
     full = scores(any_lm, [Request(ask(a), zero, target=t) for a in ASKS for t in targets])
     for one, two in zip(shared, full, strict=True):
         assert one == pytest.approx(two, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_queries_taken_together_give_the_bits_of_sdpa(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str
+) -> None:
+    """Left padding, several lengths, a window shorter than a text; in fp32 each step of an answer too."""
+    together = HFBackend(tiny.build(tmp_path, kind), dtype)
+    assert together.model is not None  # registers
+    asked = [Request(ask("word " * (3 * i + 1)), target=" and so on" * (i + 1)) for i in range(4)]
+    used: list[int] = []
+    attend = _attention.attend
+
+    def seen(*words: Any, **options: Any) -> Any:
+        used.append(words[1].shape[2])
+        return attend(*words, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, _attention.NAME, seen)
+    assert together.model.config._attn_implementation == "sdpa"
+    found = scores(together, asked)
+    answers = texts(together, [Request(r.prompt, sampling=Sampling(8, 0.0)) for r in asked])
+    assert 1 in used
+    assert max(used) > 1
+    assert together.model.config._attn_implementation == "sdpa"
+    monkeypatch.setattr(_attention, "use", lambda model: None)
+    plain = HFBackend(together.source, dtype)
+    assert scores(plain, asked) == found
+    if dtype == "float32":
+        assert texts(plain, [Request(r.prompt, sampling=Sampling(8, 0.0)) for r in asked]) == answers
+
+
+def test_a_pass_with_a_gradient_keeps_torch_s_own_attention(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lm.model is not None  # registers
+    monkeypatch.delitem(AttentionInterface._global_mapping, _attention.NAME)
+    lm.model(input_ids=torch.zeros(1, 4, dtype=torch.long))
+    assert lm.model.config._attn_implementation == "sdpa"
 
 
 def test_a_template_that_refuses_system_turns_gets_them_in_the_first_user_turn(lm: HFBackend) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from bench.api import Backend, Prompted, ReadSite
+from bench.backends import _attention
 from bench.backends._gradients import block_gradient
 from bench.backends._hooks import Applied, attention_output, blocks, read_blocks
 from bench.backends._tokens import Scored, halt
@@ -75,7 +76,9 @@ class HFBackend(Backend):
         # A slice of the last positions is not contiguous, and torch then copies the whole output
         # matrix once per row of the batch: most of the time of a short scoring pass.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
-        return model.to(device).eval().requires_grad_(False)
+        model = model.to(device).eval().requires_grad_(False)
+        _attention.use(model)
+        return model
 
     @property
     def module(self) -> Any:
