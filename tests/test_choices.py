@@ -18,6 +18,7 @@ from bench.jobs import plain_text
 from bench.models import Model
 from bench.plan import protocol
 from bench.registry import build
+from bench.report.leaderboard import extent, notes
 from bench.schema import BenchError, Completion, Concept, Request, Sample, Train, UsageError, digest
 from bench.steering import Prompt
 from tasks._choices import ORDERS, shares
@@ -138,6 +139,10 @@ def test_behaviours_run(behaviours: Path, tmp_path: Path, name: str) -> None:
         assert set(one.data["concepts"]) == {"candour", "wealth-seeking"}
         assert len(one.scores("overall")) == 48 if name == "behaviour" else 6
         assert bool(one.data["spec"]["judge"]) is (name == "behaviour-open")
+    (table,) = results.tables(runs)
+    chosen = [c["select"][0]["n"] for c in runs[0].data["concepts"].values()]
+    assert f"settings picked on {extent(chosen)} select prompts" in notes(table)[0]
+    assert "select prompts for each of 2 fits" in notes(table)[0]
 
 
 def test_a_question_asked_in_training_is_not_tested(behaviours: Path) -> None:

@@ -102,8 +102,7 @@ def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
 
 
 def _tried(row: Row) -> str:
-    tried = sorted(len(c["select"]) for c in row.run.data["concepts"].values())
-    return str(tried[0]) if tried[0] == tried[-1] else f"{tried[0]} to {tried[-1]}"
+    return leaderboard.extent(len(c["select"]) for c in row.run.data["concepts"].values())
 
 
 def optimism(table: Table) -> list[tuple[str, list[str]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import registry
@@ -92,9 +92,14 @@ def notes(table: Table) -> list[str]:
     )
     if "plain" in table.axes:
         judge = f"a rule and judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the mean over the attacks"
-    tested = f"each with {rules['test']} test prompts" if table.unit == "concept" else "asked once each"
+    asked = table.rows[0].run.data["concepts"].values()
+    tested = f"each with {extent(c['test']['n'] for c in asked)} test prompts"
+    if table.unit != "concept":
+        tested = "asked once each"
+    picked = extent(c["select"][0]["n"] for c in asked)
+    of = "" if table.unit == "concept" else f" for each of {len(asked)} fits"
     lines = [
-        f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {rules['select']} select prompts; {judge}.",
+        f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {picked} select prompts{of}; {judge}.",
         f"Intervals: 95 % bootstrap-t over {table.unit}s. Methods that simultaneous sign-flip tests of all pairs "
         "cannot tell apart (max-t, family-wise 5 %) share a rank.",
         f"c: median picked coefficient, in {unit}. Engine {spec['backend']}, {spec['dtype']}.",
@@ -112,6 +117,12 @@ def notes(table: Table) -> list[str]:
             "judge agrees in sign."
         )
     return lines
+
+
+def extent(counts: Iterable[int]) -> str:
+    """`6`, or `5 to 6`."""
+    found = sorted(counts)
+    return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
 RARE = (
