@@ -66,7 +66,7 @@ def theirs(lm: HFBackend, task: Any, samples: Sequence[Sample], folder: Path) ->
         text = text.replace("dataset_path: truthfulqa/truthful_qa\ndataset_name: multiple_choice\n", local)
         (folder / f"local_{axis}.yaml").write_text(text, encoding="utf-8")
     found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=str(lm.source.path), dtype="float32", batch_size=16),
+        model=HFLM(pretrained=str(lm.source.path), dtype="float32", batch_size=16, device=str(lm.model.device)),
         tasks=[f"local_{axis}" for axis in AXES],
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         use_cache=str(folder / "answers"),
