@@ -57,20 +57,19 @@ def rejudge(
     if silent := [run.path.parent.name for run in runs if not has_texts(run)]:
         raise UsageError(f"{silent[0]} keeps no generations to rate")
     made: dict[str, Opinion] = {}
-    for (model, dtype), own in _alike(runs).items():
+    for (model, dtype, _, sequences), own in _alike(runs).items():
         with Instrument(judge, model, dtype, params) as instrument:
             code = code_digest(type(instrument.judge).__module__)
-            prepared = None
+            prepared = False
             for run in own:
                 path = opinions.place(run, judge, instrument.judge.fingerprint())
                 if path.is_file() and _settled(opinions.read(path), code):
                     advance(len(run.data["samples"]))
                 else:
-                    spec, task = run.data["spec"], task_of(run)
-                    if prepared != (calibration := (spec["data"], rulebook(spec).budget.sequences)):
-                        trains = [task.train(c).limited(calibration[1]) for c in task.concepts()]
-                        instrument.prepare(trains)
-                        prepared = calibration
+                    task = task_of(run)
+                    if not prepared:
+                        instrument.prepare([task.train(c).limited(sequences) for c in task.concepts()])
+                        prepared = True
                     write_json(path, _record(run, task, instrument, code))
                     advance(len(run.data["samples"]))
                 made[run.data["id"]] = opinions.read(path)
@@ -82,12 +81,13 @@ def _settled(opinion: Opinion, code: str) -> bool:
     return bool(opinion.data["code"] == code and not opinion.data.get("unanswered"))
 
 
-def _alike(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Runs by the model and number type that a judge which reads the target model must read."""
-    found: dict[tuple[str, str], list[Run]] = {}
+def _alike(runs: Sequence[Run]) -> dict[tuple[str, str, str, int], list[Run]]:
+    """Runs by what one judge serves: the model and number type that it may read, and what it is calibrated on."""
+    found: dict[tuple[str, str, str, int], list[Run]] = {}
     for run in runs:
-        model = str(run.data.get("asked", {}).get("model", DEFAULT))
-        found.setdefault((model, run.data["spec"]["dtype"]), []).append(run)
+        spec, model = run.data["spec"], str(run.data.get("asked", {}).get("model", DEFAULT))
+        place = (model, spec["dtype"], spec["data"], rulebook(spec).budget.sequences)
+        found.setdefault(place, []).append(run)
     return found
 
 
