@@ -1,20 +1,22 @@
-"""What is generated in the documentation: docs/methods.md, docs/cli.md, and the blocks of README.md.
+"""What is generated in the documentation: docs/methods.md, docs/cli.md, and blocks of other pages (`renew`).
 
 Invariant: each is a function of the code and the committed results, so that a test can say when one is stale.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bench import catalogue, opinions, registry, results
 from bench import report as reports
 from bench.escape import cell, head, row
-from bench.report import forest, leaderboard
+from bench.report import answer, forest, leaderboard
 from bench.report.opinions import claims
 from bench.results import Table
 from bench.schema import BenchError
@@ -29,16 +31,21 @@ FAMILIES = {
     "detector": "tells texts apart, does not steer",
     "control": "what any of them must beat",
 }
+AWAY = {"axbench-suppress": "suppression", "axbench-attack": "attack, mean of six"}
+"""Tasks that want a concept gone, with what docs/reproduction.md calls them."""
 
 
 def renew(root: Path) -> list[Path]:
     """Write every generated document of the checkout at `root`; returns the files."""
-    readme = root / "README.md"
-    texts = {
-        root / "docs" / "methods.md": catalogue.document(),
-        root / "docs" / "cli.md": commands(),
-        readme: filled(readme.read_text("utf-8"), blocks(root)),
+    docs = root / "docs"
+    tables = results.tables(results.load(root / "results"))
+    found = {
+        root / "README.md": blocks(tables),
+        docs / "training.md": {"crossing": crossing(root), "synergy": synergy(root)},
+        docs / "reproduction.md": {"suppression": suppression(tables)},
     }
+    texts = {docs / "methods.md": catalogue.document(), docs / "cli.md": commands()}
+    texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
     for path, text in texts.items():
         write_whole(path, text.encode())
     return list(texts)
@@ -49,14 +56,15 @@ def filled(text: str, found: Mapping[str, str]) -> str:
     for name, block in found.items():
         mark = re.compile(rf"(<!-- {name}:[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if len(mark.findall(text)) != 1:
-            raise BenchError(f"README.md: it needs one block from <!-- {name}: … --> to <!-- /{name} -->")
+            raise BenchError(f"a document needs one block from <!-- {name}: … --> to <!-- /{name} -->")
         text = mark.sub(lambda at, block=block: f"{at[1]}{block}\n{at[2]}", text)  # type: ignore[misc]
     return text
 
 
-def blocks(root: Path) -> dict[str, str]:
+def blocks(tables: Sequence[Table]) -> dict[str, str]:
     """The README's generated blocks by name."""
-    return {"leaderboard": _leaderboard(results.tables(results.load(root / "results"))), "methods": _methods()}
+    said = "\n".join([*answer.lines(tables), "", answer.NOTE])
+    return {"answer": said, "leaderboard": _leaderboard(tables), "methods": _methods()}
 
 
 def headline(tables: Sequence[Table]) -> Table:
@@ -93,6 +101,52 @@ def _methods() -> str:
     if strange := {cls.family for cls in shipped} - set(FAMILIES):
         raise BenchError(f"bench/documents.py does not say what the family {sorted(strange)[0]!r} is")
     return "\n".join(lines)
+
+
+def crossing(root: Path) -> str:
+    """What each parametrisation learnt under each objective, from `benchmarks/crossing.json`."""
+    record = json.loads((root / "benchmarks" / "crossing.json").read_text("utf-8"))
+    found = {(one["parametrisation"], one["objective"]): one for one in record["rows"]}
+    forms, goals = (list(dict.fromkeys(pair[i] for pair in found)) for i in (0, 1))
+    made = record["settings"]
+    lines = [f"Budget of `{made['preset']}`, {made['concepts']} concepts, {made['held']} unseen pairs of each.", ""]
+    for c in made["at"]:
+        lines += [f"At c = {c:g}:", "", *head("", *(f"`{goal}`" for goal in goals))]
+        for form in forms:
+            cells = [_learnt(found.get((form, goal)), f"{c:g}") for goal in goals]
+            lines.append(row([f"`{form}`", *cells]))
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def synergy(root: Path) -> str:
+    """What two vectors do at once and one does on a tuned model, from `benchmarks/synergy.json`."""
+    effects = json.loads((root / "benchmarks" / "synergy.json").read_text("utf-8"))["effects"]
+    rows = [row([what, f"{m:+.2f} [{low:+.2f}, {high:+.2f}]"]) for what, (m, low, high) in effects.items()]
+    return "\n".join([*head("", "Δ margin"), *rows])
+
+
+def suppression(tables: Sequence[Table]) -> str:
+    """Keeping a concept out, and a rule out under attack: each method's score and its difference to the prompt."""
+    shown = [max((t for t in tables if t.spec["task"] == task), key=lambda t: len(t.rows)) for task in AWAY]
+    lines = head("method", *(text for task in AWAY for text in (AWAY[task], "Δ to prompt")))
+    by_name = [{one.name: one for one in table.rows} for table in shown]
+    for name in by_name[0]:
+        cells = [cell(name)]
+        for rows in by_name:
+            one = rows.get(name)
+            gap = leaderboard.interval(one.against) if one and one.against else "reference" if one else "–"
+            cells += [f"{one.estimates['overall'].mean:.2f}" if one else "–", gap]
+        lines.append(row(cells))
+    return "\n".join(lines)
+
+
+def _learnt(one: Mapping[str, Any] | None, c: str) -> str:
+    """Gain and margin of a pair; the margin in bold where its interval lies above 0."""
+    if one is None or "refused" in one:
+        return "–"
+    gain, (margin, low, _) = one["at"][c]["gain"][0], one["at"][c]["margin"]
+    return f"{gain:+.2f}, " + (f"**{margin:+.2f}**" if low > 0 else f"{margin:+.2f}")
 
 
 def commands() -> str:

@@ -404,13 +404,14 @@ def _reference(named: Mapping[str, Run]) -> str | None:
     """The prompt baseline that did best on the select split; for detectors the model that is asked."""
     if "prompt-detect" in named:
         return "prompt-detect"
-    prompts = {name: run for name, run in named.items() if run.family == "prompting"}
+    prompts = sorted(name for name, run in named.items() if run.family == "prompting")
+    return max(prompts, key=lambda name: merit(named[name])) if prompts else None
 
-    def merit(name: str) -> float:
-        known = [v for v in prompts[name].scores("overall", "select").values() if v is not None]
-        return math.fsum(known) / len(known) if known else -1.0
 
-    return max(sorted(prompts), key=merit) if prompts else None
+def merit(run: Run) -> float:
+    """Mean overall score of the picked settings on the select split: what a method may be chosen by."""
+    known = [v for v in run.scores("overall", "select").values() if v is not None]
+    return math.fsum(known) / len(known) if known else -1.0
 
 
 def _coefficient(run: Run) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import environment
+from bench import environment, stats
 from bench.api import Context
 from bench.backends.hf import HFBackend
 from bench.models import DEFAULT, resolve
@@ -26,6 +26,15 @@ from bench.registry import build
 from bench.schema import Pair, Request, Train
 from bench.steering import Add, Steering
 from bench.store import write_json
+
+EFFECTS = {
+    "a vector alone": ("own", "bare"),
+    "the neighbour's vector alone": ("other", "bare"),
+    "both at once": ("both", "bare"),
+    "what the second costs the first": ("both", "own"),
+    "the vector on the tuned model": ("tuned_own", "tuned"),
+}
+"""Differences of margins, paired by concept: (state, state it is taken from)."""
 
 
 def vectors(ctx: Context, name: str, trains: Sequence[Train], strength: float) -> list[Steering]:
@@ -82,12 +91,15 @@ def main() -> None:
             "tuned_own": adapter.merged(own[a]),
         }
         found = {name: round(margin(lm, steering, held[a]), 4) for name, steering in states.items()}
-        rows.append({"concept": trains[a].concept.id, "other": trains[b].concept.id, **found})
+        rows.append({"concept": trains[a].concept.id, "beside": trains[b].concept.id, **found})
         print(rows[-1])
-    names = [name for name in rows[0] if name not in ("concept", "other")]
-    means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
-    print(means)
-    record = {"method": asked.method, "strength": asked.strength, "rows": rows, "means": means}
+    means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in states}
+    gaps = {}
+    for name, (one, two) in EFFECTS.items():
+        gap = stats.paired([row[one] for row in rows], [row[two] for row in rows])
+        gaps[name] = [round(x, 4) for x in (gap.mean, gap.low, gap.high)]
+    print(means, gaps)
+    record = {"method": asked.method, "strength": asked.strength, "rows": rows, "means": means, "effects": gaps}
     record |= {"budget": dataclasses.asdict(budget), "provenance": environment.provenance()}
     write_json(Path(__file__).with_suffix(".json"), record)
 

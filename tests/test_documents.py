@@ -16,6 +16,7 @@ import bench
 from bench import documents, registry
 from bench.cli import main
 from bench.documents import COMMAND, commands, filled
+from bench.results import load, tables
 from bench.schema import BenchError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,27 @@ def test_the_committed_commands_are_the_generated_ones() -> None:
 
 def test_the_readme_s_blocks_are_the_generated_ones() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    assert filled(text, documents.blocks(ROOT)) == text, f"README.md is stale; run: {COMMAND}"
+    assert filled(text, documents.blocks(tables(load(ROOT / "results")))) == text, f"README.md is stale; run: {COMMAND}"
+
+
+def test_the_table_of_pairs_is_the_measured_one() -> None:
+    text = (ROOT / "docs" / "training.md").read_text("utf-8")
+    block = documents.crossing(ROOT)
+    assert block in text, f"docs/training.md is stale; run: {COMMAND}"
+    rows = json.loads((ROOT / "benchmarks" / "crossing.json").read_text("utf-8"))["rows"]
+    assert block.count("**") / 2 == sum(at["margin"][1] > 0 for one in rows for at in one.get("at", {}).values())
+
+
+def test_the_table_of_effects_is_the_measured_one() -> None:
+    block = documents.synergy(ROOT)
+    assert block in (ROOT / "docs" / "training.md").read_text("utf-8"), f"docs/training.md is stale; run: {COMMAND}"
+    assert block.count("\n| ") == 5
+
+
+def test_the_tables_of_suppression_are_those_of_the_results() -> None:
+    block = documents.suppression(tables(load(ROOT / "results")))
+    page = (ROOT / "docs" / "reproduction.md").read_text("utf-8")
+    assert block in page, f"docs/reproduction.md is stale; run: {COMMAND}"
 
 
 def every(command: click.Command, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -85,12 +106,12 @@ def test_a_block_is_replaced_and_a_page_without_it_refused() -> None:
     page = "a\n<!-- x: made by hand -->\nold\nlines\n<!-- /x -->\nb\n"
     assert filled(page, {"x": "new \\1"}) == "a\n<!-- x: made by hand -->\nnew \\1\n<!-- /x -->\nb\n"
     for broken in ("a\n", page + page):
-        with pytest.raises(BenchError, match="it needs one block"):
+        with pytest.raises(BenchError, match="needs one block"):
             filled(broken, {"x": "new"})
 
 
 def test_every_shipped_method_stands_in_the_readme() -> None:
-    block = documents.blocks(ROOT)["methods"]
+    block = documents.blocks(tables(load(ROOT / "results")))["methods"]
     for name, cls in registry.table("method").items():
         if cls.__module__.startswith("methods."):
             assert f"[{name}](docs/methods.md#{name})" in block
@@ -131,6 +152,8 @@ def test_the_readme_s_task_runs_as_written(tmp_path: Path, monkeypatch: pytest.M
 def test_renewing_a_checkout_that_is_fresh_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "results").symlink_to(ROOT / "results")
-    (tmp_path / "README.md").write_bytes((ROOT / "README.md").read_bytes())
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    for name in ("README.md", "docs/training.md", "docs/reproduction.md"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for path in documents.renew(tmp_path):
         assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes()

@@ -193,9 +193,11 @@ def test_a_judge_that_is_not_independent_gives_no_second_opinion(results: Path) 
 def test_claims_need_agreement_in_sign(results: Path) -> None:
     """The second judge turns diffmean around and leaves random where it was; one run it never saw."""
     runs = load(results)
+    against = next(row.against for row in tables(runs)[0].rows if row.name == "diffmean")
+    assert against is not None
     for run in runs:
         if run.method != "prompt+diffmean":
-            opinion(run, {"diffmean": 1.5})
+            opinion(run, {"diffmean": -1.5 if against.mean > 0 else 1.5})
     table = tables(runs)[0]
     found = opinions.second(table)
     assert found is not None

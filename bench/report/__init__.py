@@ -15,6 +15,7 @@ from bench.escape import name
 from bench.opinions import validations, validity
 from bench.plan import default_results
 from bench.report import (
+    answer,
     attacks,
     cost_figures,
     costs,
@@ -64,7 +65,7 @@ def build(results: Path, out: Path) -> list[Path]:
     names = [path.name for path in drawn]
     _clear(out, names)
     texts = {
-        "leaderboard.md": leaderboard.markdown(found, images, below),
+        "leaderboard.md": leaderboard.markdown(found, images, below, answer.section(found)),
         "leaderboard.csv": leaderboard.csv_of(found),
         "leaderboard.json": leaderboard.json_of(found, below, names),
     }

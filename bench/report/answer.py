@@ -1,0 +1,112 @@
+"""Steer or prompt, task by task: the best prompt against the best steering, both picked before the test split.
+
+Invariant: which two are compared is decided on the select split alone; "steer" is said only where an interval excludes
+0, a second judge (where there is a judge) sees the same sign, and the steering is beyond its controls too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.escape import cell, head
+from bench.escape import row as line_of
+from bench.opinions import second
+from bench.report import leaderboard
+from bench.results import Row, Table, merit
+from bench.stats import Difference, paired
+
+STEERING = ("direction", "trained")
+"""Families that change the model; a combination has a prompt in it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One task's comparison, on `overall`."""
+
+    table: Table
+    prompt: Row
+    steering: Row
+    difference: Difference
+    """Steering minus prompt, paired."""
+    control: tuple[str, Difference] | None
+    """Steering minus the control that comes closest to it."""
+    judges: str
+    """`agreed`, `disputed`, `no second opinion`, or "" where the task asks no judge."""
+
+    @property
+    def said(self) -> str:
+        """What a reader may take from it."""
+        if self.difference.low <= 0 <= self.difference.high:
+            return "no difference seen"
+        if self.judges == "disputed":
+            return "the judges differ"
+        if self.judges == "no second opinion":
+            return "one judge's word"
+        if self.difference.mean < 0:
+            return "**prompt**"
+        if self.control and self.control[1].low <= 0:
+            return f"steering leads, and {cell(self.control[0])} with it"
+        return "**steer**"
+
+
+def answers(tables: Sequence[Table]) -> list[Answer]:
+    """One for each task (with its settings and model) that ran prompts and steering: its largest table."""
+    largest: dict[str, Table] = {}
+    for table in tables:
+        place = leaderboard.title(table)
+        if table.uses == "steering" and len(table.rows) > len(largest[place].rows if place in largest else ()):
+            largest[place] = table
+    return [found for table in largest.values() if (found := _answer(table))]
+
+
+def _answer(table: Table) -> Answer | None:
+    prompt = next((row for row in table.rows if row.name == table.reference), None)
+    steered = [row for row in table.rows if row.run.family in STEERING and row.run.data["validated"]]
+    if prompt is None or not steered or len(table.concepts) < 2:
+        return None
+    best = max(sorted(steered, key=lambda row: row.name), key=lambda row: merit(row.run))
+    scores = {row.name: _overall(row, table) for row in table.rows}
+    controls = [row.name for row in table.rows if row.run.family == "control" and "(" not in row.name]
+    gaps = {name: paired(scores[best.name], scores[name]) for name in controls}
+    nearest = min(gaps, key=lambda name: gaps[name].mean) if gaps else ""
+    opinion = second(table) if table.spec["judge"] else None
+    states = {c.name: c.state for c in opinion.comparisons} if opinion else {}
+    judges = states.get(best.name, "no second opinion") if table.spec["judge"] else ""
+    difference = paired(scores[best.name], scores[prompt.name])
+    return Answer(table, prompt, best, difference, (nearest, gaps[nearest]) if gaps else None, judges)
+
+
+def _overall(row: Row, table: Table) -> list[float]:
+    scores = row.run.scores("overall")
+    return [value for name in table.concepts if (value := scores[name]) is not None]
+
+
+def lines(tables: Sequence[Table]) -> list[str]:
+    """The answers as a Markdown table; none where nothing can be compared."""
+    found = answers(tables)
+    if not found:
+        return []
+    made = head("task", "best prompt", "best steering", "steering − prompt", "p", "− nearest control", "so")
+    for one in found:
+        gap, control = leaderboard.interval(one.difference), "–"
+        if one.control:
+            control = f"{leaderboard.interval(one.control[1])} ({cell(one.control[0])})"
+        scores = [f"{cell(row.name)} {row.estimates['overall'].mean:.2f}" for row in (one.prompt, one.steering)]
+        cells = [cell(leaderboard.title(one.table)), *scores, gap, leaderboard.pvalue(one.difference.p)]
+        made.append(line_of([*cells, control, one.said]))
+    return made
+
+
+def section(tables: Sequence[Table]) -> list[str]:
+    """The first section of the leaderboard page."""
+    found = lines(tables)
+    return ["## Steer or prompt?", "", *found, "", NOTE, ""] if found else []
+
+
+NOTE = (
+    "Of each kind the method that did best on the select prompts, scored on the test prompts (overall, paired, 95 % "
+    "intervals). That is one comparison a task, so p is not corrected; the leaderboards compare every method, and "
+    "correct for it. *Steer* needs an interval above 0, a second judge that sees the same sign, and a lead over the "
+    "controls (none, random, shuffled)."
+)

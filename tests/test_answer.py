@@ -1,0 +1,67 @@
+"""Steer or prompt: which two are compared is decided before the test split, and what is said of them by rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.report import answer
+from bench.report.answer import Answer, answers
+from bench.results import Table, load, tables
+from bench.stats import Difference, paired
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Table]:
+    return tables(load(ROOT / "results"))
+
+
+def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
+    made = answers(found)
+    assert {one.table.spec["task"] for one in made} >= {"axbench"}
+    for one in made:
+        rows = {row.name: row for row in one.table.rows}
+        assert len(rows) == max(len(t.rows) for t in found if t.spec["task"] == one.table.spec["task"])
+
+        def on_select(name: str, rows: dict[str, answer.Row] = rows) -> float:
+            return float(np.mean([v for v in rows[name].run.scores("overall", "select").values() if v is not None]))
+
+        prompts = [name for name, row in rows.items() if row.run.family == "prompting"]
+        steered = [name for name, row in rows.items() if row.run.family in ("direction", "trained")]
+        assert on_select(one.prompt.name) == max(map(on_select, prompts))
+        assert on_select(one.steering.name) == max(map(on_select, steered))
+        scores = [rows[name].run.scores("overall") for name in (one.steering.name, one.prompt.name)]
+        pairs = [[s[unit] or 0.0 for unit in one.table.concepts] for s in scores]
+        assert one.difference == paired(*pairs)
+
+
+def gap(low: float, high: float) -> Difference:
+    return Difference((low + high) / 2, low, high, 0.01, 12, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "control", "judges", "said"),
+    [
+        (gap(-0.1, 0.3), gap(0.1, 0.4), "agreed", "no difference seen"),
+        (gap(0.1, 0.3), gap(0.1, 0.4), "agreed", "**steer**"),
+        (gap(0.1, 0.3), gap(0.1, 0.4), "", "**steer**"),
+        (gap(0.1, 0.3), gap(-0.1, 0.4), "agreed", "steering leads, and random with it"),
+        (gap(0.1, 0.3), gap(0.1, 0.4), "disputed", "the judges differ"),
+        (gap(0.1, 0.3), gap(0.1, 0.4), "no second opinion", "one judge's word"),
+        (gap(-0.3, -0.1), gap(-0.1, 0.4), "agreed", "**prompt**"),
+    ],
+)
+def test_what_is_said(found: list[Table], difference: Difference, control: Difference, judges: str, said: str) -> None:
+    one, *_ = answers(found)
+    made: Answer = replace(one, difference=difference, control=("random", control), judges=judges)
+    assert made.said == said
+
+
+def test_without_steering_or_prompts_nothing_is_said(found: list[Table]) -> None:
+    assert answers([t for t in found if t.uses == "detector"]) == []
+    assert answer.section([]) == []
