@@ -16,6 +16,7 @@ import click
 from bench import catalogue, opinions, registry, results
 from bench import report as reports
 from bench.escape import cell, head, row
+from bench.models import DEFAULT
 from bench.report import answer, forest, leaderboard
 from bench.report.opinions import claims
 from bench.results import Table
@@ -111,10 +112,10 @@ def crossing(root: Path) -> str:
     made = record["settings"]
     lines = [f"Budget of `{made['preset']}`, {made['concepts']} concepts, {made['held']} unseen pairs of each.", ""]
     for c in made["at"]:
-        lines += [f"At c = {c:g}:", "", *head("", *(f"`{goal}`" for goal in goals))]
+        lines += [f"At c = {c:g}:", "", *head("", *goals)]
         for form in forms:
             cells = [_learnt(found.get((form, goal)), f"{c:g}") for goal in goals]
-            lines.append(row([f"`{form}`", *cells]))
+            lines.append(row([form, *cells]))
         lines.append("")
     return "\n".join(lines[:-1])
 
@@ -128,10 +129,13 @@ def synergy(root: Path) -> str:
 
 def suppression(tables: Sequence[Table]) -> str:
     """Keeping a concept out, and a rule out under attack: each method's score and its difference to the prompt."""
-    shown = [max((t for t in tables if t.spec["task"] == task), key=lambda t: len(t.rows)) for task in AWAY]
+    known = [t for t in tables if (t.spec["model"], t.spec["protocol"]["preset"]) == (DEFAULT, "standard")]
+    shown = [
+        max((t for t in known if t.spec["task"] == task), key=lambda t: len(t.rows), default=None) for task in AWAY
+    ]
     lines = head("method", *(text for task in AWAY for text in (AWAY[task], "Δ to prompt")))
-    by_name = [{one.name: one for one in table.rows} for table in shown]
-    for name in by_name[0]:
+    by_name = [{one.name: one for one in table.rows} if table else {} for table in shown]
+    for name in dict.fromkeys(name for rows in by_name for name in rows):
         cells = [cell(name)]
         for rows in by_name:
             one = rows.get(name)

@@ -57,7 +57,7 @@ def rejudge(
     if silent := [run.path.parent.name for run in runs if not has_texts(run)]:
         raise UsageError(f"{silent[0]} keeps no generations to rate")
     made: dict[str, Opinion] = {}
-    for (model, dtype, _, sequences), own in _alike(runs).items():
+    for (model, dtype, *_, sequences), own in _alike(runs).items():
         with Instrument(judge, model, dtype, params) as instrument:
             code = code_digest(type(instrument.judge).__module__)
             prepared = False
@@ -81,12 +81,13 @@ def _settled(opinion: Opinion, code: str) -> bool:
     return bool(opinion.data["code"] == code and not opinion.data.get("unanswered"))
 
 
-def _alike(runs: Sequence[Run]) -> dict[tuple[str, str, str, int], list[Run]]:
+def _alike(runs: Sequence[Run]) -> dict[tuple[str, str, str, str, int, int], list[Run]]:
     """Runs by what one judge serves: the model and number type that it may read, and what it is calibrated on."""
-    found: dict[tuple[str, str, str, int], list[Run]] = {}
+    found: dict[tuple[str, str, str, str, int, int], list[Run]] = {}
     for run in runs:
         spec, model = run.data["spec"], str(run.data.get("asked", {}).get("model", DEFAULT))
-        place = (model, spec["dtype"], spec["data"], rulebook(spec).budget.sequences)
+        rules = rulebook(spec)
+        place = (model, spec["dtype"], spec["task"], spec["data"], rules.concepts, rules.budget.sequences)
         found.setdefault(place, []).append(run)
     return found
 

@@ -100,7 +100,8 @@ def _public(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a user named, without where it lies on the machine: checked results are published."""
 
     def short(value: Any) -> Any:
-        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        named = isinstance(value, str) and (Path(value).is_absolute() or Path(value).expanduser().is_dir())
+        return Path(value).name if named else value
 
     parameters = {name: short(value) for name, value in asked["task_params"].items()}
     return {"model": short(asked["model"]), "task_params": parameters}

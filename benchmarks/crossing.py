@@ -26,7 +26,7 @@ from bench.backends.hf import HFBackend
 from bench.models import DEFAULT, resolve
 from bench.plan import PRESETS, method, protocol
 from bench.registry import build
-from bench.schema import Pair, Request, Train
+from bench.schema import BenchError, Pair, Request, Train
 from bench.steering import Steering
 from bench.store import Rows, write_json
 from bench.strength import Strength
@@ -95,8 +95,10 @@ def main() -> None:
     ctx = Context(lm, budget, trains=tuple(trains.values()))
     settings = {k: getattr(asked, k) for k in ("concepts", "held", "preset", "at")}
     record: dict[str, Any] = {"settings": settings, "rows": []}
-    if asked.out.exists() and (kept := json.loads(asked.out.read_text("utf-8")))["settings"] == settings:
-        record = kept
+    if asked.out.exists():
+        record = json.loads(asked.out.read_text("utf-8"))
+        if record["settings"] != settings:
+            parser.error(f"{asked.out.name} holds rows of other settings, {record['settings']}: give another --out")
     done = {(row["parametrisation"], row["objective"]) for row in record["rows"]}
     with tempfile.TemporaryDirectory() as folder:
         strength = Strength(ctx, rules, trains, Rows(Path(folder)))
@@ -110,12 +112,16 @@ def main() -> None:
                 else:
                     name, begun = NAMED.get(form, form), time.monotonic()
                     made = method(name, {name: {"parametrisation": form, "objective": goal}})
-                    fits = [found[0] for found in made.fit_all(ctx, list(trains.values()))]
-                    row |= {"settings_of": name, "seconds": round(time.monotonic() - begun, 1)}
-                    row["at"] = {f"{c:g}": measured(strength, lm, fits, held, c) for c in asked.at}
+                    try:
+                        fits = [found[0] for found in made.fit_all(ctx, list(trains.values()))]
+                        row |= {"settings_of": name, "seconds": round(time.monotonic() - begun, 1)}
+                        row["at"] = {f"{c:g}": measured(strength, lm, fits, held, c) for c in asked.at}
+                    except BenchError as error:
+                        row["refused"] = str(error)
                 print(json.dumps(row), flush=True)
-                record["rows"].append(row)
-                write_json(asked.out, record | {"provenance": environment.provenance()})
+                provenance = environment.provenance()
+                record["rows"].append(row | {"commit": provenance["commit"]})
+                write_json(asked.out, record | {"provenance": provenance})
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ EFFECTS = {
     "a vector alone": ("own", "bare"),
     "the neighbour's vector alone": ("other", "bare"),
     "both at once": ("both", "bare"),
-    "what the second costs the first": ("both", "own"),
+    "what the second adds to the first": ("both", "own"),
     "the vector on the tuned model": ("tuned_own", "tuned"),
 }
 """Differences of margins, paired by concept: (state, state it is taken from)."""

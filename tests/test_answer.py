@@ -54,11 +54,14 @@ def gap(low: float, high: float) -> Difference:
         (gap(0.1, 0.3), gap(0.1, 0.4), "disputed", "the judges differ"),
         (gap(0.1, 0.3), gap(0.1, 0.4), "no second opinion", "one judge's word"),
         (gap(-0.3, -0.1), gap(-0.1, 0.4), "agreed", "**prompt**"),
+        (gap(0.1, 0.3), None, "agreed", "steering leads, no control beside it"),
     ],
 )
-def test_what_is_said(found: list[Table], difference: Difference, control: Difference, judges: str, said: str) -> None:
+def test_what_is_said(
+    found: list[Table], difference: Difference, control: Difference | None, judges: str, said: str
+) -> None:
     one, *_ = answers(found)
-    made: Answer = replace(one, difference=difference, control=("random", control), judges=judges)
+    made: Answer = replace(one, difference=difference, control=control and ("random", control), judges=judges)
     assert made.said == said
 
 

@@ -90,7 +90,7 @@ def test_a_method_stands_beside_its_shuffled_twin(table: Table) -> None:
 def test_a_twin_has_the_same_settings(method: str, params: Any, twin: Any, same: bool) -> None:
     one = Run(Path(), {"spec": {"method": method, "method_params": params}})
     other = Run(Path(), {"spec": {"method": f"shuffled({method})", "method_params": twin}})
-    assert details._is_twin(other, one) is same
+    assert details.is_twin(other, one) is same
 
 
 def test_detection_tables_have_neither() -> None:

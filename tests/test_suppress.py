@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ import pytest
 from bench import export, results
 from bench.api import Context
 from bench.backends.fake import FakeBackend
+from bench.compose import Composed
 from bench.cost import cost
 from bench.fitting import Fits
 from bench.plan import Options, make, method, protocol
 from bench.registry import build
 from bench.run import execute
-from bench.schema import Completion, Item, Verdict
+from bench.schema import Completion, Item, UsageError, Verdict
 from bench.steering import Add, Project, Prompt, Steering
 from bench.store import Artefacts
+from methods.diffmean import DiffMean
 from methods.prompt import said
 from tasks.axbench_suppress import FORBIDS, AxBenchSuppress
 
@@ -116,4 +119,17 @@ def test_a_multiple_choice_costs_options_and_no_tokens() -> None:
 def test_a_combination_keeps_what_its_parts_say_of_their_direction() -> None:
     assert method("circuit-breaker+prompt", {}).suppresses
     assert not method("diffmean+prompt", {}).suppresses
-    assert not method("prompt-append+prompt-prepend", {}).away
+
+
+@dataclass(frozen=True)
+class Backwards(DiffMean):
+    """A vector that points away from the concept by itself."""
+
+    away = True
+
+
+def test_parts_that_point_both_ways_are_not_merged() -> None:
+    assert Composed((Backwards(), Backwards(layer=3))).away
+    assert not Composed((DiffMean(), DiffMean(layer=3))).away
+    with pytest.raises(UsageError, match="points away from the concept and another towards it"):
+        Composed((Backwards(), DiffMean()))

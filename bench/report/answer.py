@@ -13,6 +13,7 @@ from bench.escape import cell, head
 from bench.escape import row as line_of
 from bench.opinions import second
 from bench.report import leaderboard
+from bench.report.details import is_twin
 from bench.results import Row, Table, merit
 from bench.stats import Difference, paired
 
@@ -30,7 +31,7 @@ class Answer:
     difference: Difference
     """Steering minus prompt, paired."""
     control: tuple[str, Difference] | None
-    """Steering minus the control that comes closest to it."""
+    """Steering minus the control that it is least surely above, its own shuffled twin among them."""
     judges: str
     """`agreed`, `disputed`, `no second opinion`, or "" where the task asks no judge."""
 
@@ -45,7 +46,9 @@ class Answer:
             return "one judge's word"
         if self.difference.mean < 0:
             return "**prompt**"
-        if self.control and self.control[1].low <= 0:
+        if self.control is None:
+            return "steering leads, no control beside it"
+        if self.control[1].low <= 0:
             return f"steering leads, and {cell(self.control[0])} with it"
         return "**steer**"
 
@@ -67,9 +70,12 @@ def _answer(table: Table) -> Answer | None:
         return None
     best = max(sorted(steered, key=lambda row: row.name), key=lambda row: merit(row.run))
     scores = {row.name: _overall(row, table) for row in table.rows}
-    controls = [row.name for row in table.rows if row.run.family == "control" and "(" not in row.name]
+    # A twin of another method is no control of this one.
+    own = [row for row in table.rows if row.run.family == "control" and "(" not in row.run.method]
+    own += [row for row in table.rows if "(" in row.run.method and is_twin(row.run, best.run)]
+    controls = [row.name for row in own]
     gaps = {name: paired(scores[best.name], scores[name]) for name in controls}
-    nearest = min(gaps, key=lambda name: gaps[name].mean) if gaps else ""
+    nearest = min(gaps, key=lambda name: gaps[name].low) if gaps else ""
     opinion = second(table) if table.spec["judge"] else None
     states = {c.name: c.state for c in opinion.comparisons} if opinion else {}
     judges = states.get(best.name, "no second opinion") if table.spec["judge"] else ""
@@ -107,6 +113,6 @@ def section(tables: Sequence[Table]) -> list[str]:
 NOTE = (
     "Of each kind the method that did best on the select prompts, scored on the test prompts (overall, paired, 95 % "
     "intervals). That is one comparison a task, so p is not corrected; the leaderboards compare every method, and "
-    "correct for it. *Steer* needs an interval above 0, a second judge that sees the same sign, and a lead over the "
-    "controls (none, random, shuffled)."
+    "correct for it. *Steer* needs an interval above 0, a second judge that sees the same sign (where judges rate at "
+    "all), and a lead over every control: none, random, shuffled, and its own twin where that ran."
 )

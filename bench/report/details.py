@@ -30,7 +30,7 @@ def twins(table: Table) -> list[tuple[str, list[str]]]:
     bare = next((row.run.scores("overall") for row in table.rows if row.run.method == "none"), None)
     lines = head("method", "Δ to its shuffled twin", "p", "Δ to none", "p")
     for row in table.rows:
-        twin = next((other.run for other in table.rows if _is_twin(other.run, row.run)), None)
+        twin = next((other.run for other in table.rows if is_twin(other.run, row.run)), None)
         if twin is None:
             continue
         cells = [cell(row.name)]
@@ -45,7 +45,7 @@ def twins(table: Table) -> list[tuple[str, list[str]]]:
     return [(heading, lines)] if len(lines) > 2 else []
 
 
-def _is_twin(one: Run, other: Run) -> bool:
+def is_twin(one: Run, other: Run) -> bool:
     """Whether run `one` is of the shuffled twin of what `other` ran, settings included."""
     name, given = other.method, dict(other.data["spec"]["method_params"])
     if one.method == "shuffled":
