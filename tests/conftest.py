@@ -17,6 +17,12 @@ from bench.models import DEFAULT, Model, resolve
 KEY = "sk-a-key-like-no-other-0123456789"
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+STEERED = Path(__file__).resolve().parents[1] / "results" / "axbench" / "SmolLM2-135M-Instruct"
+
+
+def committed(method: str) -> Path:
+    """The folder of a method's committed run of concept steering: its name, and ten digits."""
+    return next(STEERED.glob(f"{method}-??????????"))
 
 
 @pytest.fixture(scope="session", params=tiny.KINDS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import committed
 
 from bench import audit
 from bench.cli import main
@@ -17,13 +18,12 @@ from bench.schema import digest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = Path("axbench") / "SmolLM2-135M-Instruct"
-KEPT = ("none-f8c2d7cb89", "random-e6d048c468", "shuffled-23c5613680", "prompt-4769810699", "diffmean-027f258f61")
+KEPT = ("none", "random", "shuffled", "prompt", "diffmean")
 
 
 def sources() -> list[Path]:
     """One run each of the controls and of diffmean, of whatever is committed."""
-    found = [next((ROOT / "results" / MODEL).glob(f"{name.rpartition('-')[0]}-[0-9a-f]*")) for name in KEPT]
-    return [path for path in found if path.is_dir()]
+    return [committed(method) for method in KEPT]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def folder(root: Path, method: str = "diffmean") -> Path:
-    return next((root / MODEL).glob(f"{method}-[0-9a-f]*"))
+    return next((root / MODEL).glob(f"{method}-??????????"))
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import committed
 
 from bench import power
 from bench.cli import main
@@ -22,7 +23,7 @@ from bench.schema import UsageError
 from bench.stats import sign_flip
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-RUNS = ("diffmean-027f258f61", "prompt-4769810699")
+RUNS = tuple(committed(method).name for method in ("diffmean", "prompt"))
 
 # components
 
