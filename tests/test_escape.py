@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import committed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ from bench.report import build, versus
 from bench.results import Run, load
 from bench.schema import digest
 
-ROOT = Path(__file__).resolve().parents[1]
 PAYLOADS = (
     "<script>alert(1)</script>",
     '=HYPERLINK("http://evil.example","x")',
@@ -94,8 +94,8 @@ def test_a_file_s_name_stays_in_its_folder() -> None:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
     """Three committed runs whose method names, concepts and texts are payloads."""
     root = tmp_path_factory.mktemp("hostile") / "results"
-    for i, source in enumerate(("prompt-4*", "diffmean-*", "none-*")):
-        (path,) = (ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct").glob(f"{source}/run.json")
+    for i, method in enumerate(("prompt", "diffmean", "none")):
+        path = committed(method) / "run.json"
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         named = dict(zip(data["concepts"], PAYLOADS, strict=False))
         data["concepts"] = {named[k]: v | {"text": named[k]} for k, v in data["concepts"].items()}
