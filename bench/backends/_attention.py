@@ -4,8 +4,8 @@ torch's CPU kernel works head by head, so that a lone query per head (each step 
 and `transformers` first copies keys and values once per query head: taken together, such a step takes a third to a
 twelfth of the time.
 
-Invariant: every query sees the same keys in the same order as under torch's `sdpa`. Results are mostly the same bits; the
-last ones may differ, as they do between batches of another shape.
+Invariant: every query sees the same keys in the same order as under torch's `sdpa`. Results are mostly the same
+bits; the last ones may differ, as they do between batches of another shape.
 """
 
 from __future__ import annotations
