@@ -59,13 +59,17 @@ def interval(values: Sequence[float]) -> list[float]:
 
 
 def measured(
-    strength: Strength, lm: HFBackend, fits: Sequence[Fitted], held: Sequence[Sequence[Pair]], c: float
+    strength: Strength,
+    lm: HFBackend,
+    fits: Sequence[Fitted],
+    held: Sequence[Sequence[Pair]],
+    bares: Sequence[tuple[float, float]],
+    c: float,
 ) -> Mapping[str, Any]:
-    """Gain and margin over the bare model at coefficient `c`."""
+    """Gain and margin over the bare model, which scores `bares`, at coefficient `c`."""
     gains, margins = [], []
-    for fitted, own, train in zip(fits, held, strength.trains.values(), strict=True):
+    for fitted, own, bare, train in zip(fits, held, bares, strength.trains.values(), strict=True):
         assert isinstance(fitted.steering, Steering)
-        bare = scores(lm, Steering(), own)
         steered = scores(lm, strength.at(fitted.steering, fitted, train.concept, c), own)
         gains.append(steered[0] - bare[0])
         margins.append(gains[-1] - (steered[1] - bare[1]))
@@ -99,6 +103,7 @@ def main() -> None:
         record = json.loads(asked.out.read_text("utf-8"))
         if record["settings"] != settings:
             parser.error(f"{asked.out.name} holds rows of other settings, {record['settings']}: give another --out")
+    bares = [scores(lm, Steering(), own) for own in held]
     done = {(row["parametrisation"], row["objective"]) for row in record["rows"]}
     with tempfile.TemporaryDirectory() as folder:
         strength = Strength(ctx, rules, trains, Rows(Path(folder)))
@@ -115,7 +120,7 @@ def main() -> None:
                     try:
                         fits = [found[0] for found in made.fit_all(ctx, list(trains.values()))]
                         row |= {"settings_of": name, "seconds": round(time.monotonic() - begun, 1)}
-                        row["at"] = {f"{c:g}": measured(strength, lm, fits, held, c) for c in asked.at}
+                        row["at"] = {f"{c:g}": measured(strength, lm, fits, held, bares, c) for c in asked.at}
                     except BenchError as error:
                         row["refused"] = str(error)
                 print(json.dumps(row), flush=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crossing import scores
 
 from bench import environment, stats
 from bench.api import Context
@@ -23,7 +24,7 @@ from bench.backends.hf import HFBackend
 from bench.models import DEFAULT, resolve
 from bench.plan import PRESETS, method, protocol
 from bench.registry import build
-from bench.schema import Pair, Request, Train
+from bench.schema import Pair, Train
 from bench.steering import Add, Steering
 from bench.store import write_json
 
@@ -51,14 +52,8 @@ def vectors(ctx: Context, name: str, trains: Sequence[Train], strength: float) -
 
 def margin(lm: HFBackend, steering: Steering, held: Sequence[Pair]) -> float:
     """Mean over held-out pairs, nats per token."""
-    asks = [
-        Request((("user", pair.instruction),), steering, target=" ".join(text.split(" ")[:40]))
-        for pair in held
-        for text in (pair.positive, pair.negative)
-    ]
-    found = dict(lm.logprobs(asks))
-    values = [found[i].mean for i in range(len(asks))]
-    return float(np.mean(values[0::2]) - np.mean(values[1::2]))
+    shown, without = scores(lm, steering, held)
+    return shown - without
 
 
 def main() -> None:

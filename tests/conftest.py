@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from stub_server import Stub, serving
@@ -18,6 +20,17 @@ KEY = "sk-a-key-like-no-other-0123456789"
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 STEERED = Path(__file__).resolve().parents[1] / "results" / "axbench" / "SmolLM2-135M-Instruct"
+
+
+def benchmark(name: str) -> ModuleType:
+    """A script of `benchmarks/` as a module, under a name that no package has."""
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def committed(method: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import benchmark
 
 from bench import results
 from bench.backends.hf import HFBackend
@@ -19,7 +20,7 @@ from bench.models import Model
 from bench.plan import protocol
 from bench.registry import build
 from bench.report.leaderboard import extent, notes
-from bench.schema import BenchError, Completion, Concept, Request, Sample, Train, UsageError, digest
+from bench.schema import BenchError, Completion, Concept, Sample, Train, UsageError, digest
 from bench.steering import Prompt
 from tasks._choices import ORDERS, shares
 from tasks.truthfulqa import template
@@ -166,52 +167,20 @@ def test_shares_are_probabilities() -> None:
 
 
 def test_truthfulqa_equals_lm_eval_question_by_question(default_model: Model, tmp_path: Path) -> None:
-    """The bare default model in fp32 on eight questions; the committed table has all 817."""
+    """The bare default model in fp32 on eight questions; `benchmarks/truthfulqa.py` asks all 817."""
     folder = SHARED / "truthfulqa"
     if not folder.is_dir():
         pytest.skip("the TruthfulQA development data is not beside this checkout")
-    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'steerbench[eval]'")
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'steerbench[eval]'")
     made = build("task", "truthfulqa", {"data": str(folder), "format": "lm-eval"}, protocol=protocol("quick"))
     samples = made.test(made.concepts()[0])[:8]
-    backend = HFBackend(default_model, "float32")
-    requests = [Request(plain_text(s, Prompt()), target=" " + option) for s in samples for option in s.options]
-    found = dict(backend.logprobs(requests))
-    totals = iter(found[i].total for i in range(len(requests)))
-    outputs = [Completion("", 0, 0, options=tuple(next(totals) for _ in s.options)) for s in samples]
-    ours = made.score(samples, outputs, lambda items: [])
-
     known = {q.text: q for q in made.questions}
-    place = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
-    rows = []
-    for sample in samples:
-        question = known[sample.instruction]
-        assert next(iter(question.mc1.values())) == 1  # lm-eval takes the first option for the true one
-        targets = {
-            f"{name}_targets": {"choices": list(options), "labels": list(options.values())}
-            for name, options in (("mc1", question.mc1), ("mc2", question.mc2))
-        }
-        rows.append({"question": question.text} | targets)
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (tmp_path / "utils.py").write_text((place / "utils.py").read_text("utf-8"), encoding="utf-8")
-    local = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    validation: {tmp_path / 'rows.jsonl'}\n"
-    for name in ("mc1", "mc2"):
-        text = (place / f"truthfulqa_{name}.yaml").read_text("utf-8").replace("truthfulqa_mc", "local_mc")
-        text = text.replace("dataset_path: truthfulqa/truthful_qa\ndataset_name: multiple_choice\n", local)
-        (tmp_path / f"local_{name}.yaml").write_text(text, encoding="utf-8")
-    theirs = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=16),
-        tasks=["local_mc1", "local_mc2"],
-        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
-        log_samples=True,
-        bootstrap_iters=0,
-    )
-    for name in ("mc1", "mc2"):
-        logged = {row["doc"]["question"]: row["acc"] for row in theirs["samples"][f"local_{name}"]}
-        for sample, row in zip(samples, ours, strict=True):
-            assert row[name].value == pytest.approx(logged[sample.instruction], abs=1e-4), sample.instruction
+    assert all(next(iter(known[s.instruction].mc1.values())) == 1 for s in samples)  # lm-eval takes the first for true
+    script, lm = benchmark("truthfulqa"), HFBackend(default_model, "float32")
+    ours, theirs = script.ours(lm, made, samples), script.theirs(lm, made, samples, tmp_path)
+    assert len(ours) == 8
+    for question, values in ours.items():
+        assert values == pytest.approx(theirs[question], abs=1e-4), question
     assert template().count("Q: ") == 7
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from conftest import benchmark
 
 from bench.api import Context
 from bench.backends._hooks import blocks, read_blocks
@@ -139,18 +137,8 @@ def test_data_the_model_wrote_itself_differs_in_nothing(lm: HFBackend) -> None:
         projection_difference(ctx, other, LAYER, np.zeros(32), sampling)
 
 
-def script() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "persona_training.py"
-    spec = importlib.util.spec_from_file_location("persona_training", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_benchmark_measures_each_data_set(lm: HFBackend) -> None:
-    made = script()
+    made = benchmark("persona_training")
     train = replace(TRAIN, pairs=TRAIN.pairs[:4])
     mixed = made.mixed(train, 0.5)
     assert mixed.positives == (*TRAIN.positives[:2], *TRAIN.negatives[2:4])

@@ -5,13 +5,12 @@ Each number is checked against a simulation, a hand computation or another way t
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import benchmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,12 +18,7 @@ from bench import stats
 from bench.stats import auroc, estimate, holm, paired, shared_ranks, sign_flip, simultaneous
 
 NAN = float("nan")
-_FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "coverage.py"
-_SPEC = importlib.util.spec_from_file_location("coverage_table", _FILE)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-coverage = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(coverage)
+coverage = benchmark("coverage")
 
 
 @pytest.fixture

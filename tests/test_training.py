@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import benchmark
 from training_cases import BUDGET, goal, group, letters, numbers, small
 
 from bench import tiny
@@ -32,7 +31,6 @@ from bench.training.parametrisations import forms
 from methods._trained import Trained
 
 THREE = (letters(), letters("high", "mnop", "efgh", seed=1), letters("odd", "qrst", "ijkl", seed=2))
-BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "training.py"
 
 
 def clean(lm: HFBackend) -> bool:
@@ -54,15 +52,10 @@ def test_a_batch_of_concepts_trains_each_as_alone(lm: HFBackend, form: str) -> N
 
 
 def test_batched_training_gives_the_vectors_of_a_plain_loop(lm: HFBackend) -> None:
-    spec = importlib.util.spec_from_file_location("training_benchmark", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    ctx = Context(lm, BUDGET)
-    batched = [one.change.steering(one.number) for one in benchmark.batched(ctx, THREE)]
+    script, ctx = benchmark("training"), Context(lm, BUDGET)
+    batched = [one.change.steering(one.number) for one in script.batched(ctx, THREE)]
     for train, steering in zip(THREE, batched, strict=True):
-        assert np.abs(benchmark.plain_loop(ctx, train) - numbers(steering)[0]).max() < 1e-4
+        assert np.abs(script.plain_loop(ctx, train) - numbers(steering)[0]).max() < 1e-4
 
 
 def test_many_passes_make_the_same_step_as_one(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from bench.escape import cell, head
 from bench.escape import row as line_of
 from bench.opinions import second
 from bench.report import leaderboard
-from bench.report.details import is_twin
+from bench.report.details import gap, is_twin
 from bench.results import Row, Table, merit
-from bench.stats import Difference, paired
+from bench.stats import Difference
 
 STEERING = ("direction", "trained")
 """Families that change the model; a combination has a prompt in it."""
@@ -69,23 +69,16 @@ def _answer(table: Table) -> Answer | None:
     if prompt is None or not steered or len(table.concepts) < 2:
         return None
     best = max(sorted(steered, key=lambda row: row.name), key=lambda row: merit(row.run))
-    scores = {row.name: _overall(row, table) for row in table.rows}
+    assert best.against is not None  # every row but the reference has it
     # A twin of another method is no control of this one.
     own = [row for row in table.rows if row.run.family == "control" and "(" not in row.run.method]
     own += [row for row in table.rows if "(" in row.run.method and is_twin(row.run, best.run)]
-    controls = [row.name for row in own]
-    gaps = {name: paired(scores[best.name], scores[name]) for name in controls}
+    gaps = {row.name: gap(best.run, row.run, table.concepts) for row in own}
     nearest = min(gaps, key=lambda name: gaps[name].low) if gaps else ""
     opinion = second(table) if table.spec["judge"] else None
     states = {c.name: c.state for c in opinion.comparisons} if opinion else {}
     judges = states.get(best.name, "no second opinion") if table.spec["judge"] else ""
-    difference = paired(scores[best.name], scores[prompt.name])
-    return Answer(table, prompt, best, difference, (nearest, gaps[nearest]) if gaps else None, judges)
-
-
-def _overall(row: Row, table: Table) -> list[float]:
-    scores = row.run.scores("overall")
-    return [value for name in table.concepts if (value := scores[name]) is not None]
+    return Answer(table, prompt, best, best.against, (nearest, gaps[nearest]) if gaps else None, judges)
 
 
 def lines(tables: Sequence[Table]) -> list[str]:
@@ -95,12 +88,12 @@ def lines(tables: Sequence[Table]) -> list[str]:
         return []
     made = head("task", "best prompt", "best steering", "steering − prompt", "p", "− nearest control", "so")
     for one in found:
-        gap, control = leaderboard.interval(one.difference), "–"
+        difference, control = one.difference, "–"
         if one.control:
             control = f"{leaderboard.interval(one.control[1])} ({cell(one.control[0])})"
         scores = [f"{cell(row.name)} {row.estimates['overall'].mean:.2f}" for row in (one.prompt, one.steering)]
-        cells = [cell(leaderboard.title(one.table)), *scores, gap, leaderboard.pvalue(one.difference.p)]
-        made.append(line_of([*cells, control, one.said]))
+        cells = [*scores, leaderboard.interval(difference), leaderboard.pvalue(difference.p), control]
+        made.append(line_of([cell(leaderboard.title(one.table)), *cells, one.said]))
     return made
 
 

@@ -5,7 +5,7 @@ Invariant: a table says in its heading what is compared with what; nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,15 +27,15 @@ def sections(table: Table) -> list[tuple[str, list[str]]]:
 
 def twins(table: Table) -> list[tuple[str, list[str]]]:
     """What labels taught: each method with a shuffled twin in the table against it, and against the bare model."""
-    bare = next((row.run.scores("overall") for row in table.rows if row.run.method == "none"), None)
+    bare = next((row.run for row in table.rows if row.run.method == "none"), None)
     lines = head("method", "Δ to its shuffled twin", "p", "Δ to none", "p")
     for row in table.rows:
         twin = next((other.run for other in table.rows if is_twin(other.run, row.run)), None)
         if twin is None:
             continue
         cells = [cell(row.name)]
-        for scores in (twin.scores("overall"), bare):
-            found = _paired(row.run.scores("overall"), scores, table.concepts) if scores else None
+        for other in (twin, bare):
+            found = gap(row.run, other, table.concepts) if other else None
             cells += [leaderboard.interval(found), leaderboard.pvalue(found.p)] if found else ["–", "–"]
         lines.append(line_of(cells))
     heading = (
@@ -56,8 +56,10 @@ def is_twin(one: Run, other: Run) -> bool:
     return bool(one.data["spec"]["method_params"] == {"shuffled": {}} | whole)
 
 
-def _paired(one: Mapping[str, float | None], two: Mapping[str, float | None], names: Sequence[str]) -> Difference:
-    known = [(a, b) for name in names if (a := one[name]) is not None and (b := two[name]) is not None]
+def gap(one: Run, other: Run, names: Sequence[str]) -> Difference:
+    """Run `one` minus `other`, overall, paired over those of the units `names` that both have."""
+    scores, others = one.scores("overall"), other.scores("overall")
+    known = [(a, b) for name in names if (a := scores[name]) is not None and (b := others[name]) is not None]
     return paired([a for a, _ in known], [b for _, b in known])
 
 

@@ -93,11 +93,10 @@ def notes(table: Table) -> list[str]:
     if "plain" in table.axes:
         judge = f"a rule and judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the mean over the attacks"
     asked = table.rows[0].run.data["concepts"].values()
-    tested = f"each with {extent(c['test']['n'] for c in asked)} test prompts"
+    tested, of = f"each with {extent(c['test']['n'] for c in asked)} test prompts", ""
     if table.unit != "concept":
-        tested = "asked once each"
+        tested, of = "asked once each", f" for each of {len(asked)} fits"
     picked = extent(c["select"][0]["n"] for c in asked)
-    of = "" if table.unit == "concept" else f" for each of {len(asked)} fits"
     lines = [
         f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {picked} select prompts{of}; {judge}.",
         f"Intervals: 95 % bootstrap-t over {table.unit}s. Methods that simultaneous sign-flip tests of all pairs "
