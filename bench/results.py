@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -419,8 +420,7 @@ def _coefficient(run: Run) -> float | None:
     """Median picked coefficient; None for a method without one."""
     if run.family == "prompting" or run.method == "none" or run.uses == "detector":
         return None
-    picked = sorted(c["picked"]["coefficient"] for c in run.data["concepts"].values())
-    return float(picked[len(picked) // 2])
+    return float(statistics.median(c["picked"]["coefficient"] for c in run.data["concepts"].values()))
 
 
 def same_group(one: Run, two: Run) -> None:

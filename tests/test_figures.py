@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,15 @@ def test_curves_begin_at_the_bare_model(table: Table) -> None:
     assert [r["coefficient"] for r in own[1:]] == table.spec["protocol"]["coefficients"]
     assert {r["axis"] for r in figure.rows} == {"overall", "concept", "instruction", "fluency"}
     assert not [r for r in figure.rows if r["family"] == "combination" and r["coefficient"] == 0]
+
+
+def test_a_curve_over_folds_has_no_interval(found: list[Table]) -> None:
+    """Two folds are no sample of anything: the questions are, and select scores are kept by fold."""
+    asked = next(t for t in found if t.spec["task"] == "truthfulqa")
+    figure = sweeps.coefficients(asked)
+    assert figure
+    assert all(math.isnan(row["low"]) and math.isnan(row["high"]) for row in figure.rows)
+    assert all(math.isfinite(row["mean"]) for row in figure.rows)
 
 
 def test_the_heat_map_has_the_numbers_of_the_leaderboards(found: list[Table]) -> None:

@@ -414,6 +414,12 @@ def test_a_writer_that_fails_is_an_error_of_its_method(stub: Stub) -> None:
     assert len(stub.requests) == 3
 
 
+def test_an_answer_that_is_begun_elsewhere_is_refused_and_not_begun_anew(stub: Stub) -> None:
+    with pytest.raises(BenchError, match="prefill"):
+        list(OpenAIBackend("m", retries=0).generate([Request("a", prefill="Rating: ")]))
+    assert not stub.requests
+
+
 # A server that asks for other parameters
 
 

@@ -132,7 +132,9 @@ class OpenAIBackend(Backend):
             self.usage.add(seconds=time.monotonic() - begun)
 
     def body(self, request: Request, alternatives: int = 0) -> dict[str, Any]:
-        """The request as the endpoint takes it."""
+        """The request as the endpoint takes it. Raises BenchError for a prefill, which it would leave out."""
+        if request.prefill:
+            raise BenchError(f"{self.where}: a chat endpoint writes an answer whole, and none from its prefill on")
         prompt = (("user", request.prompt),) if isinstance(request.prompt, str) else request.prompt
         if request.steering is not None:
             prompt = request.steering.prompt.apply(prompt)

@@ -55,10 +55,15 @@ def _points(
     table: Table, name: str, family: str, axis: str, what: str, curve: Mapping[Any, Mapping[str, float]]
 ) -> Rows:
     found = {at: e for at, values in sorted(curve.items()) if (e := _mean(table, values)) is not None}
-    return [
-        {"method": name, "family": family, "axis": axis, what: at, "mean": e.mean, "low": e.low, "high": e.high}
-        for at, e in found.items()
-    ]
+    head = {"method": name, "family": family, "axis": axis}
+    if not _banded(table):
+        return [head | {what: at, "mean": e.mean, "low": math.nan, "high": math.nan} for at, e in found.items()]
+    return [head | {what: at, "mean": e.mean, "low": e.low, "high": e.high} for at, e in found.items()]
+
+
+def _banded(table: Table) -> bool:
+    """Whether the table's intervals resample what a curve has values of: concepts, and not the questions of a fold."""
+    return bool(set(table.concepts) & set(table.rows[0].run.data["concepts"]))
 
 
 def _mean(table: Table, values: Mapping[str, float]) -> Estimate | None:
@@ -115,10 +120,9 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     unit = {"layer": "block"}.get(what) or (
         "c, in median residual norms" if table.spec["protocol"]["strength"] == "norm" else "factor"
     )
+    band = ", 95 %" if _banded(table) else ""
     marks = [
-        drawing.handle(
-            color=colour, ls=dashes, marker=marker, ms=4, label=axis + (", 95 %" if axis == "overall" else "")
-        )
+        drawing.handle(color=colour, ls=dashes, marker=marker, ms=4, label=axis + (band if axis == "overall" else ""))
         for axis, (colour, dashes, marker) in zip(axes, drawing.LINES, strict=False)
     ]
     if reference:
