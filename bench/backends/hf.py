@@ -7,7 +7,8 @@ fp32; in bf16 rounding differs with the batch's shape).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +36,9 @@ from bench.schema import (
     TargetScore,
     digest,
 )
+
+ROWS = 16
+"""Targets that a pass takes before much shorter ones get one of their own: each pass reads all weights."""
 
 
 def pick_dtype(wish: str) -> torch.dtype:
@@ -289,19 +293,28 @@ class HFBackend(Backend):
         applied = Applied(self.model, own, lengths, pads, self.header)
         with applied:
             output = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        chosen = [i for group in groups for i in group]
-        rows = torch.tensor([row for row, group in enumerate(groups) for _ in group], device=self.model.device)
-        width = max(len(targets[i]) for i in chosen)
-        padded = torch.tensor([[*targets[i], *[0] * (width - len(targets[i]))] for i in chosen], device=rows.device)
+        row_of = {i: row for row, group in enumerate(groups) for i in group}
+        for part in _alike({i: len(targets[i]) for i in row_of}):
+            rows = [row_of[i] for i in part]
+            found = self._go_on(output, inputs["attention_mask"], applied, rows, [targets[i] for i in part])
+            yield from zip(part, found, strict=True)
+
+    def _go_on(
+        self, output: Any, mask: Tensor, applied: Applied, rows: Sequence[int], targets: Sequence[Sequence[int]]
+    ) -> Iterator[Scored]:
+        """Each target after row `rows[k]` of a pass that gave `output` under `mask` and `applied`."""
+        index = torch.tensor(rows, device=mask.device)
+        width = max(map(len, targets))
+        padded = torch.tensor([[*t, *[0] * (width - len(t))] for t in targets], device=mask.device)
         ends = output.logits[:, -1].float()
-        scores = torch.log_softmax(ends, -1)[rows].gather(1, padded[:, :1])
-        greedy = ends.argmax(-1)[rows][:, None] == padded[:, :1]
-        applied = applied.spread(rows.tolist(), [len(targets[i]) - 1 for i in chosen])
+        scores = torch.log_softmax(ends, -1)[index].gather(1, padded[:, :1])
+        greedy = ends.argmax(-1)[index][:, None] == padded[:, :1]
+        applied = applied.spread(rows, [len(target) - 1 for target in targets])
         if width > 1:
-            cache = output.past_key_values
-            cache.batch_select_indices(rows)
-            mask = inputs["attention_mask"][rows]
-            position = mask.sum(1, keepdim=True) + torch.arange(width - 1, device=rows.device)[None]
+            cache = copy.deepcopy(output.past_key_values)  # a pass adds to it, and others go on from the same
+            cache.batch_select_indices(index)
+            mask = mask[index]
+            position = mask.sum(1, keepdim=True) + torch.arange(width - 1, device=mask.device)[None]
             with applied:
                 logits = self.model(
                     input_ids=padded[:, :-1],
@@ -312,10 +325,10 @@ class HFBackend(Backend):
                 ).logits
             more, likeliest = _picked(logits, padded[:, 1:])
             scores, greedy = torch.cat([scores, more], 1), torch.cat([greedy, likeliest], 1)
-        for row, i in enumerate(chosen):
-            touched = applied.touched(row, 2 if len(targets[i]) > 1 else 1)
-            part = slice(len(targets[i]))
-            yield i, Scored(tuple(scores[row, part].tolist()), touched, bool(greedy[row, part].all()))
+        for row, target in enumerate(targets):
+            touched = applied.touched(row, min(len(target), 2))
+            part = slice(len(target))
+            yield Scored(tuple(scores[row, part].tolist()), touched, bool(greedy[row, part].all()))
 
     def _readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
         """Per text its ids, cut, the index where the answer begins, and how many ids a read skips."""
@@ -369,6 +382,18 @@ class HFBackend(Backend):
             for row, i in enumerate(batch):
                 found[i] = gradient[row, begins[row] :].float().cpu().numpy()
         return [found[i] for i in range(len(texts))]
+
+
+def _alike(lengths: Mapping[int, int]) -> Iterator[list[int]]:
+    """The keys in groups of similar length, longest first: padding costs a pass as much as what is read."""
+    part: list[int] = []
+    for i in sorted(lengths, key=lambda i: -lengths[i]):
+        if len(part) >= ROWS and lengths[i] < 0.8 * lengths[part[0]]:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
 
 
 def _picked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
