@@ -20,7 +20,7 @@ from bench import handratings, opinions, rejudge, results, validation
 from bench.environment import provenance
 from bench.models import DEFAULT
 from bench.plan import default_results, scratch
-from bench.rating import Instrument
+from bench.rating import Instrument, make
 from bench.registry import suggest
 from bench.results import Run
 from bench.schema import UsageError
@@ -56,11 +56,13 @@ def rate(
 ) -> None:
     """Rate kept answers with each judge, then compare all judges with each other and with the runs' own."""
     runs = find(names, folder)
+    owned = {judge: _owned(params, judge.partition(":")[0], judges) for judge in judges}
+    for judge, fields in owned.items():
+        make(judge, fields)  # a field that the last one lacks is told before the first has rated for an hour
     said: dict[str, list[opinions.Opinion]] = {}
-    for judge in dict.fromkeys(judges):
-        owned = _owned(params, judge.partition(":")[0], judges)
+    for judge, fields in owned.items():
         with progress(f"rate with {judge}", sum(len(run.data["samples"]) for run in runs)) as advance:
-            said[judge] = rejudge.rejudge(runs, judge, owned, advance)
+            said[judge] = rejudge.rejudge(runs, judge, fields, advance)
     rows = [
         {"run": run.path.parent.name, "judge": o.judge, "missing": o.data["missing"], "path": str(o.path)}
         | {axis: mean(o.scores(axis)) for axis in run.data["axes"]}

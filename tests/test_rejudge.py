@@ -124,6 +124,7 @@ def test_the_judge_to_ask_is_another_than_the_table_s(results: Path) -> None:
         (["diffmean", "--judge", "rules", "-p", "embedding.words=3"], "embedding"),
         (["diffmean", "--judge", "embedding", "-p", "words=3"], "judge.field=value"),
         (["diffmean", "--judge", "embedding", "-p", "embedding.word=3"], "did you mean 'words'"),
+        (["diffmean", "--judge", "rules", "--judge", "embedding", "-p", "embedding.word=3"], "did you mean 'words'"),
         (["validate", "--judge", "rules"], "no labelled evaluation texts"),
         (["sample", "diffmean", "--n", "500", "--out", "x.csv"], "hold 72"),
     ],
