@@ -22,9 +22,10 @@ def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int
     keys = [digest(judge.key(item)) for item in items]
     todo = {key: item for key, item in zip(keys, items, strict=True) if key not in kept}
     advance(len(items) - len(todo))
-    names = list(todo)
+    # Answers to one question stand together, whichever method gave them: a judge reads what they share once.
+    names = sorted(todo, key=lambda key: (todo[key].concept.id, todo[key].instruction))
     passing: dict[str, Verdict] = {}
-    for i, verdict in judge.rate(list(todo.values())):
+    for i, verdict in judge.rate([todo[name] for name in names]):
         if verdict.passing:
             passing[names[i]] = verdict
         else:
