@@ -157,6 +157,12 @@ class Run:
         """What the method is used as: `steering`, or `detector`."""
         return str(self.data.get("uses", "steering" if self.data["spec"]["judge"] else "detector"))
 
+    @property
+    def drafts(self) -> int:
+        """Answers that are written to a question for the one that is kept: the one kept counts the tokens of all."""
+        limit = int(self.data["spec"]["protocol"]["sampling"]["max_new_tokens"])
+        return math.ceil(max([1, *(row.get("tokens") or 0 for row in self.data["samples"])]) / limit)
+
     @cached_property
     def variant(self) -> str:
         """The method's name, with a mark where its parameters were changed (filled by `tables`)."""
@@ -403,10 +409,14 @@ def _table(group: str, runs: list[Run]) -> Table:
 
 
 def _reference(named: Mapping[str, Run]) -> str | None:
-    """The prompt baseline that did best on the select split; for detectors the model that is asked."""
+    """The prompt baseline that did best on the select split; for detectors the model that is asked.
+
+    One that writes several answers and keeps one is no baseline while another ran: steering writes one.
+    """
     if "prompt-detect" in named:
         return "prompt-detect"
     prompts = sorted(name for name, run in named.items() if run.family == "prompting")
+    prompts = [name for name in prompts if named[name].drafts == 1] or prompts
     return max(prompts, key=lambda name: merit(named[name])) if prompts else None
 
 

@@ -3,7 +3,8 @@
 Both score the same local questions in fp32: lm-eval with its own `truthfulqa_mc1` and `truthfulqa_mc2` tasks and its
 own Hugging Face model, this project with `truthfulqa` in format `lm-eval`. Writes a row per question to
 `truthfulqa.csv`, and both means with the largest difference to `truthfulqa.json`.
-`python benchmarks/truthfulqa.py FOLDER`, FOLDER with TruthfulQA.csv and mc_task.json.
+`python benchmarks/truthfulqa.py FOLDER`, FOLDER with TruthfulQA.csv and mc_task.json. An hour or two on two cores; with
+`--keep DIR` the same command goes on from the answers that lm-eval keeps there.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def ours(lm: HFBackend, task: Any, samples: Sequence[Sample]) -> dict[str, list[
 
 
 def theirs(lm: HFBackend, task: Any, samples: Sequence[Sample], folder: Path) -> dict[str, list[float]]:
-    """question -> its MC1 and MC2 by lm-eval; an answer that both tasks score is scored once, in its own cache."""
+    """question -> its MC1 and MC2 by lm-eval, whose answers are kept in `folder`.
+
+    MC2 goes first: its options hold nearly all of MC1's, which then come from lm-eval's own cache.
+    """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -65,22 +69,27 @@ def theirs(lm: HFBackend, task: Any, samples: Sequence[Sample], folder: Path) ->
         text = (own / f"truthfulqa_{axis}.yaml").read_text("utf-8").replace("truthfulqa_mc", "local_mc")
         text = text.replace("dataset_path: truthfulqa/truthful_qa\ndataset_name: multiple_choice\n", local)
         (folder / f"local_{axis}.yaml").write_text(text, encoding="utf-8")
-    found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=str(lm.source.path), dtype="float32", batch_size=16, device=str(lm.model.device)),
-        tasks=[f"local_{axis}" for axis in AXES],
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        use_cache=str(folder / "answers"),
-        log_samples=True,
-        bootstrap_iters=0,
-    )
-    logged = [{row["doc"]["question"]: row["acc"] for row in found["samples"][f"local_{axis}"]} for axis in AXES]
-    return {s.instruction: [float(axis[s.instruction]) for axis in logged] for s in samples}
+    model = HFLM(pretrained=str(lm.source.path), dtype="float32", batch_size=16, device=str(lm.model.device))
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    logged = {}
+    for axis in reversed(AXES):
+        found = lm_eval.simple_evaluate(
+            model=model,
+            tasks=[f"local_{axis}"],
+            task_manager=manager,
+            use_cache=str(folder / "answers"),
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+        logged[axis] = {row["doc"]["question"]: row["acc"] for row in found["samples"][f"local_{axis}"]}
+    return {s.instruction: [float(logged[axis][s.instruction]) for axis in AXES] for s in samples}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--limit", type=int, default=0, help="questions of each fold; 0: all")
+    parser.add_argument("--keep", type=Path, help="folder for lm-eval's answers, to go on from")
     asked = parser.parse_args()
     task = build("task", "truthfulqa", {"data": str(asked.data), "format": "lm-eval"}, protocol=protocol("standard"))
     samples = [s for concept in task.concepts() for s in task.test(concept)[: asked.limit or None]]
@@ -89,7 +98,9 @@ def main() -> None:
     one = ours(lm, task, samples)
     between = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        two = theirs(lm, task, samples, Path(folder))
+        kept = asked.keep or Path(folder)
+        kept.mkdir(parents=True, exist_ok=True)
+        two = theirs(lm, task, samples, kept)
     ended = time.monotonic()
     pairs = np.array([[one[q], two[q]] for q in one])  # [questions, side, axis]
     place = Path(__file__)

@@ -9,7 +9,8 @@ import pytest
 from bench import documents, opinions
 from bench.audit import check
 from bench.report import build
-from bench.results import Run, Table, _public, load, tables
+from bench.report.leaderboard import cells
+from bench.results import Run, Table, _public, load, merit, tables
 from bench.schema import digest
 from bench.stats import paired
 
@@ -57,6 +58,22 @@ def test_one_judge_rates_all_runs_on_the_same_data_under_one_calibration() -> No
             found.setdefault(key, set()).add(digest(said.data["calibration"], said.data["judge_params"]))
     assert found
     assert {key for key, calibrations in found.items() if len(calibrations) > 1} == set()
+
+
+def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: Table) -> None:
+    """Not even where it does best on the select split."""
+    runs = {run.method: run for run in (row.run for row in table.rows) if run.family == "prompting"}
+    best = runs["prompt-best-of-n"]
+    assert best.drafts == best.data["concepts"]["ocean"]["note"]["n"]
+    assert "best of 5" in cells(table, next(row for row in table.rows if row.run is best))[2]
+    assert all(run.drafts == 1 for run in RUNS if run is not best)
+    perfect = {n: c | {"select": [t | {"overall": 2.0} for t in c["select"]]} for n, c in best.data["concepts"].items()}
+    winner = Run(best.path, {**best.data, "concepts": perfect})
+    assert merit(winner) > merit(runs["prompt"])
+    (one,) = tables([winner, runs["prompt"], runs["prompt-persona"]])
+    assert one.reference == "prompt"
+    (alone,) = tables([winner])
+    assert alone.reference == winner.method
 
 
 def test_detection_has_the_paper_s_order() -> None:

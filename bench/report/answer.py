@@ -105,7 +105,8 @@ def section(tables: Sequence[Table]) -> list[str]:
 
 NOTE = (
     "Of each kind the method that did best on the select prompts, scored on the test prompts (overall, paired, 95 % "
-    "intervals). That is one comparison a task, so p is not corrected; the leaderboards compare every method, and "
-    "correct for it. *Steer* needs an interval above 0, a second judge that sees the same sign (where judges rate at "
-    "all), and a lead over every control: none, random, shuffled, and its own twin where that ran."
+    "intervals); a prompt that keeps the best of several answers is left out, for steering writes one. That is one "
+    "comparison a task, so p is not corrected; the leaderboards compare every method, and correct for it. *Steer* "
+    "needs an interval above 0, a second judge that sees the same sign (where judges rate at all), and a lead over "
+    "every control: none, random, shuffled, and its own twin where that ran."
 )

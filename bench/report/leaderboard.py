@@ -15,7 +15,7 @@ from bench.escape import cell, csv_text
 from bench.escape import head as head_of
 from bench.escape import row as line_of
 from bench.opinions import second
-from bench.results import Row, Table
+from bench.results import Row, Run, Table
 from bench.stats import Difference, Estimate, paired
 
 
@@ -39,13 +39,19 @@ def cells(table: Table, row: Row) -> list[str]:
     return [
         str(row.rank) if row.rank else "unvalidated",
         row.name,
-        row.run.family + (", suppresses only" if row.run.data.get("suppresses") else ""),
+        ", ".join([row.run.family, *remarks(row.run)]),
         *(interval(row.estimates[axis], digits) for axis in ("overall", *table.axes[:-1])),
         interval(row.against, digits) if row.against else "reference" if row.name == table.reference else "–",
         pvalue(row.p),
         *([f"{row.coefficient:g}" if row.coefficient is not None else "–"] if table.uses == "steering" else []),
         str(row.missing),
     ]
+
+
+def remarks(run: Run) -> list[str]:
+    """What a reader must know of a method to read its row."""
+    found = ["suppresses only"] if run.data.get("suppresses") else []
+    return [*found, f"best of {run.drafts}"] if run.drafts > 1 else found
 
 
 def interval(e: Estimate | Difference, digits: int = 2, signed: bool = False) -> str:

@@ -112,7 +112,7 @@ steerbench.views.table = (() => {
         label: "Family",
         by: (r) => r.family,
         up: true,
-        cell: (r) => [family(r.family), r.suppresses && " suppresses only"],
+        cell: (r) => [family(r.family), ...r.remarks.map((said) => ` ${said}`)],
       },
       one.judge && {
         key: "c",

@@ -70,7 +70,7 @@ def _row(one: Table, row: Row, recorded: Mapping[str, Any]) -> dict[str, Any]:
         "name": row.name,
         "method": row.run.method,
         "family": row.run.family,
-        "suppresses": bool(row.run.data.get("suppresses")),
+        "remarks": leaderboard.remarks(row.run),
         "rank": row.rank,
         "file": methods.file_of(row.run),
         "scores": [span(row.estimates[axis]) for axis in ("overall", *one.axes[:-1])],
