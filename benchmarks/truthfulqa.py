@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,14 +93,11 @@ def main() -> None:
     task = build("task", "truthfulqa", {"data": str(asked.data), "format": "lm-eval"}, protocol=protocol("standard"))
     samples = [s for concept in task.concepts() for s in task.test(concept)[: asked.limit or None]]
     lm = HFBackend(resolve(DEFAULT), "float32")
-    begun = time.monotonic()
     one = ours(lm, task, samples)
-    between = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         kept = asked.keep or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
         two = theirs(lm, task, samples, kept)
-    ended = time.monotonic()
     pairs = np.array([[one[q], two[q]] for q in one])  # [questions, side, axis]
     place = Path(__file__)
     with place.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
@@ -112,7 +108,6 @@ def main() -> None:
     found = {
         "questions": len(pairs),
         "dtype": "float32",
-        "seconds": {"steerbench": round(between - begun, 1), "lm_eval": round(ended - between, 1)},
         "means": {
             side: {axis: round(float(pairs[:, i, k].mean()), 6) for k, axis in enumerate(AXES)}
             for i, side in enumerate(("steerbench", "lm_eval"))
@@ -123,7 +118,7 @@ def main() -> None:
         "provenance": environment.provenance(),
     }
     write_json(place.with_suffix(".json"), found)
-    print({key: found[key] for key in ("questions", "seconds", "means", "largest_difference")})
+    print({key: found[key] for key in ("questions", "means", "largest_difference")})
 
 
 if __name__ == "__main__":

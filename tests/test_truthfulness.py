@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -32,6 +33,20 @@ def run(tmp_path: Path, folder: Path, *words: str) -> list[results.Run]:
         raise found.exception
     assert found.exit_code == 0, found.stderr
     return results.load(tmp_path / "results")
+
+
+def test_the_committed_table_has_every_question_as_lm_eval_scores_it() -> None:
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    with (folder / "truthfulqa.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    said = json.loads((folder / "truthfulqa.json").read_text("utf-8"))
+    assert len({row["question"] for row in rows}) == said["questions"] == 817
+    for axis in ("mc1", "mc2"):
+        for side in ("steerbench", "lm_eval"):
+            values = [float(row[f"{axis}_{side}"]) for row in rows]
+            assert sum(values) / len(values) == pytest.approx(said["means"][side][axis], abs=1e-5)
+        gaps = [abs(float(row[f"{axis}_steerbench"]) - float(row[f"{axis}_lm_eval"])) for row in rows]
+        assert max(gaps) < 1e-4
 
 
 def test_small_draws_are_part_of_large_ones_and_topics_stay_apart(questions: Path) -> None:
