@@ -158,7 +158,7 @@ class Run:
         return str(self.data.get("uses", "steering" if self.data["spec"]["judge"] else "detector"))
 
     @property
-    def drafts(self) -> int:
+    def draws(self) -> int:
         """Answers that are written to a question for the one that is kept: the one kept counts the tokens of all."""
         limit = int(self.data["spec"]["protocol"]["sampling"]["max_new_tokens"])
         return math.ceil(max([1, *(row.get("tokens") or 0 for row in self.data["samples"])]) / limit)
@@ -416,7 +416,7 @@ def _reference(named: Mapping[str, Run]) -> str | None:
     if "prompt-detect" in named:
         return "prompt-detect"
     prompts = sorted(name for name, run in named.items() if run.family == "prompting")
-    prompts = [name for name in prompts if named[name].drafts == 1] or prompts
+    prompts = [name for name in prompts if named[name].draws == 1] or prompts
     return max(prompts, key=lambda name: merit(named[name])) if prompts else None
 
 

@@ -64,9 +64,9 @@ def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: T
     """Not even where it does best on the select split."""
     runs = {run.method: run for run in (row.run for row in table.rows) if run.family == "prompting"}
     best = runs["prompt-best-of-n"]
-    assert best.drafts == best.data["concepts"]["ocean"]["note"]["n"]
+    assert best.draws == best.data["concepts"]["ocean"]["note"]["n"]
     assert "best of 5" in cells(table, next(row for row in table.rows if row.run is best))[2]
-    assert all(run.drafts == 1 for run in RUNS if run is not best)
+    assert all(run.draws == 1 for run in RUNS if run is not best)
     perfect = {n: c | {"select": [t | {"overall": 2.0} for t in c["select"]]} for n, c in best.data["concepts"].items()}
     winner = Run(best.path, {**best.data, "concepts": perfect})
     assert merit(winner) > merit(runs["prompt"])

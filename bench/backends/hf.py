@@ -306,9 +306,9 @@ class HFBackend(Backend):
         index = torch.tensor(rows, device=mask.device)
         width = max(map(len, targets))
         padded = torch.tensor([[*t, *[0] * (width - len(t))] for t in targets], device=mask.device)
-        ends = output.logits[:, -1].float()
-        scores = torch.log_softmax(ends, -1)[index].gather(1, padded[:, :1])
-        greedy = ends.argmax(-1)[index][:, None] == padded[:, :1]
+        ends = output.logits[index, -1].float()
+        scores = torch.log_softmax(ends, -1).gather(1, padded[:, :1])
+        greedy = ends.argmax(-1, keepdim=True) == padded[:, :1]
         applied = applied.spread(rows, [len(target) - 1 for target in targets])
         if width > 1:
             cache = copy.deepcopy(output.past_key_values)  # a pass adds to it, and others go on from the same

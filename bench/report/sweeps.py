@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,10 +56,10 @@ def _points(
     table: Table, name: str, family: str, axis: str, what: str, curve: Mapping[Any, Mapping[str, float]]
 ) -> Rows:
     found = {at: e for at, values in sorted(curve.items()) if (e := _mean(table, values)) is not None}
-    head = {"method": name, "family": family, "axis": axis}
-    if not _banded(table):
-        return [head | {what: at, "mean": e.mean, "low": math.nan, "high": math.nan} for at, e in found.items()]
-    return [head | {what: at, "mean": e.mean, "low": e.low, "high": e.high} for at, e in found.items()]
+    return [
+        {"method": name, "family": family, "axis": axis, what: at, "mean": e.mean, "low": e.low, "high": e.high}
+        for at, e in found.items()
+    ]
 
 
 def _banded(table: Table) -> bool:
@@ -69,7 +70,9 @@ def _banded(table: Table) -> bool:
 def _mean(table: Table, values: Mapping[str, float]) -> Estimate | None:
     names = table.concepts if set(table.concepts) & set(values) else tuple(values)
     known = [values[name] for name in names if name in values]
-    return estimate(known) if known else None
+    if not known:
+        return None
+    return estimate(known) if _banded(table) else replace(estimate(known), low=math.nan, high=math.nan)
 
 
 def level(run: Run, axis: str = "overall") -> float:
