@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 
 from bench import tiny
 from bench.api import Backend
-from bench.backends import _attention
+from bench.backends import _attention, _linear
 from bench.backends._hooks import Applied, _Enough, first
 from bench.backends.hf import HFBackend
 from bench.schema import Array, BenchError, Message, Request, Sampling
@@ -75,10 +75,10 @@ def test_c_0_is_the_bare_model_under_the_same_prompt(any_lm: HFBackend) -> None:
 
 
 def test_an_unsteered_row_keeps_its_bits_in_a_batch_with_steered_rows(lm: HFBackend) -> None:
-    zero = Add(layer=1, value=np.zeros(H, np.float32))
+    zero, other = (Steering(edits=(Add(layer=layer, value=np.zeros(H, np.float32)),)) for layer in (1, 0))
     for steering in every_kind():
-        mixed = [steering, Steering(edits=(zero,)), steering]
-        alone = [Steering(edits=(zero,))] * 3
+        # Two steerings each time: requests of equal steering share a row, and bits hold for one shape of a batch.
+        mixed, alone = [steering, zero], [other, zero]
         with_steered = scores(lm, [Request(ask(ASKS[0]), s, target="A ball.") for s in mixed])
         without = scores(lm, [Request(ask(ASKS[0]), s, target="A ball.") for s in alone])
         if steering.prompt == Prompt():  # equal lengths: the same batch shape, so bits may be compared
@@ -277,6 +277,28 @@ def test_queries_taken_together_give_what_sdpa_gives(
         assert one == pytest.approx(other, abs=close)
     if dtype == "float32":
         assert texts(plain, [Request(r.prompt, sampling=Sampling(8, 0.0)) for r in asked]) == answers
+
+
+def test_bf16_products_taken_in_fp32_are_rounded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_linear.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(_linear, "fast", lambda: False)
+    widened = HFBackend(tiny.build(tmp_path), "bfloat16").model
+    modules = [module for module in widened.modules() if isinstance(module, torch.nn.Linear)]
+    assert modules
+    assert all(type(module) is _linear.Widened for module in modules)
+    for module in modules:
+        x = torch.randn(5, module.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
+        exact = torch.nn.functional.linear(x.double(), module.weight.double())
+        found = module(x)
+        assert found.dtype == torch.bfloat16
+        # Half a unit in the last of eight places.
+        assert torch.allclose(found.double(), exact, rtol=2**-8, atol=1e-7)
+    assert not any(type(m) is _linear.Widened for m in HFBackend(tiny.build(tmp_path), "float32").model.modules())
+
+
+def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_linear, "fast", lambda: True)
+    assert not any(type(m) is _linear.Widened for m in HFBackend(tiny.build(tmp_path), "bfloat16").model.modules())
 
 
 def test_a_pass_with_a_gradient_keeps_torch_s_own_attention(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def test_the_options_of_a_question_share_its_pass(lm: HFBackend, monkeypatch: py
     monkeypatch.setattr(HFBackend, "_pad", counted)
     options = [" first", " second one", " third", " 4"]
     BenchLM(lm, push(lm)).loglikelihood(instances("loglikelihood", [("Q: which?\nA:", option) for option in options]))
-    assert rows == [tuple(lm.tokenizer.encode("Q: which?\nA:"))]
+    assert rows == [lm.tokenizer.encode("Q: which?\nA:")]
 
 
 def test_lm_eval_s_own_loop_gives_what_its_hf_model_gives(lm: HFBackend, reference: HFLM, tasks: TaskManager) -> None:

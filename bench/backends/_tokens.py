@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bench.backends import _scoring
 from bench.backends._hooks import Applied
-from bench.schema import Completion, Request, TargetScore
+from bench.backends._scoring import Scored
+from bench.schema import Completion, Request
 from bench.steering import Steering
 
 if TYPE_CHECKING:
@@ -22,13 +24,6 @@ if TYPE_CHECKING:
 
 PIECE = 16
 """Positions whose `[V]` distributions are in memory in fp32 at once."""
-
-
-@dataclass(frozen=True)
-class Scored(TargetScore):
-    """A score that knows whether each target token was the likeliest."""
-
-    greedy: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ def score(
     lm: HFBackend, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], steering: Steering
 ) -> Iterator[tuple[int, Scored]]:
     """`HFBackend.logprobs` of prompts and targets given as ids; equal prompts run once."""
-    yield from lm._grouped([Request("", steering)] * len(prompts), [tuple(prompt) for prompt in prompts], targets)
+    yield from _scoring.score(lm, [Request("", steering)] * len(prompts), prompts, targets)
 
 
 def _logits(

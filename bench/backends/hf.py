@@ -7,8 +7,7 @@ fp32; in bf16 rounding differs with the batch's shape).
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,10 +18,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from bench.api import Backend, Prompted, ReadSite
-from bench.backends import _attention
+from bench.backends import _attention, _linear
 from bench.backends._gradients import block_gradient
 from bench.backends._hooks import Applied, attention_output, blocks, read_blocks
-from bench.backends._tokens import Scored, halt
+from bench.backends._scoring import score
+from bench.backends._tokens import halt
 from bench.models import Model, hush
 from bench.registry import backend
 from bench.schema import (
@@ -37,17 +37,13 @@ from bench.schema import (
     digest,
 )
 
-ROWS = 16
-"""Targets that a pass takes before much shorter ones get one of their own: each pass reads all weights."""
-
 
 def pick_dtype(wish: str) -> torch.dtype:
     """`auto`: bf16 on a GPU or a processor with bf16 instructions, else fp32."""
     named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
     if wish in named:
         return named[wish]
-    fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if torch.cuda.is_available() or _linear.fast() else torch.float32
 
 
 @backend("hf")
@@ -82,6 +78,7 @@ class HFBackend(Backend):
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
         model = model.to(device).eval().requires_grad_(False)
         _attention.use(model)
+        _linear.use(model)
         return model
 
     @property
@@ -251,84 +248,11 @@ class HFBackend(Backend):
 
     @torch.inference_mode()
     def logprobs(self, requests: Sequence[Request]) -> Iterator[tuple[int, TargetScore]]:
-        prompts = [tuple(self._steered(request)) for request in requests]
+        prompts = [self._steered(request) for request in requests]
         targets = [self._plain(request.target) for request in requests]
         if empty := [i for i, target in enumerate(targets) if not target]:
             raise BenchError(f"request {empty[0]} has no target tokens to score")
-        yield from self._grouped(requests, prompts, targets)
-
-    def _grouped(
-        self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]], targets: Sequence[Sequence[int]]
-    ) -> Iterator[tuple[int, Scored]]:
-        # Requests with one prompt and steering stand together, so that they share its pass.
-        shared: dict[Any, list[int]] = {}
-        for i, request in enumerate(requests):
-            changed = request.steering is not None and request.steering.scalable
-            key = request.steering.internal_digest if request.steering and changed else ""
-            shared.setdefault((prompts[i], key), []).append(i)
-        groups = [sorted(group, key=lambda i: -len(targets[i])) for group in shared.values()]
-        groups.sort(key=lambda group: -len(prompts[group[0]]) - len(targets[group[0]]))
-        batch: list[list[int]] = []
-        for part in (group[k : k + self.batch] for group in groups for k in range(0, len(group), self.batch)):
-            rows = sum(map(len, batch)) + len(part)
-            long = max(len(prompts[i]) + len(targets[i]) for own in (*batch, part) for i in own[:1])
-            if batch and (rows > self.batch or rows * long > self.tokens):
-                yield from self._score(batch, requests, prompts, targets)
-                batch = []
-            batch.append(part)
-        if batch:
-            yield from self._score(batch, requests, prompts, targets)
-
-    def _score(
-        self,
-        groups: Sequence[Sequence[int]],
-        requests: Sequence[Request],
-        prompts: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
-    ) -> Iterator[tuple[int, Scored]]:
-        """Each group's prompt runs once under its steering; its keys and values serve every target of the group."""
-        own = [requests[group[0]].steering for group in groups]
-        lengths = [len(prompts[group[0]]) for group in groups]
-        inputs, pads = self._pad([prompts[group[0]] for group in groups])
-        applied = Applied(self.model, own, lengths, pads, self.header)
-        with applied:
-            output = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        row_of = {i: row for row, group in enumerate(groups) for i in group}
-        for part in _alike({i: len(targets[i]) for i in row_of}):
-            rows = [row_of[i] for i in part]
-            found = self._go_on(output, inputs["attention_mask"], applied, rows, [targets[i] for i in part])
-            yield from zip(part, found, strict=True)
-
-    def _go_on(
-        self, output: Any, mask: Tensor, applied: Applied, rows: Sequence[int], targets: Sequence[Sequence[int]]
-    ) -> Iterator[Scored]:
-        """Each target after row `rows[k]` of a pass that gave `output` under `mask` and `applied`."""
-        index = torch.tensor(rows, device=mask.device)
-        width = max(map(len, targets))
-        padded = torch.tensor([[*t, *[0] * (width - len(t))] for t in targets], device=mask.device)
-        ends = output.logits[index, -1].float()
-        scores = torch.log_softmax(ends, -1).gather(1, padded[:, :1])
-        greedy = ends.argmax(-1, keepdim=True) == padded[:, :1]
-        applied = applied.spread(rows, [len(target) - 1 for target in targets])
-        if width > 1:
-            cache = copy.deepcopy(output.past_key_values)  # a pass adds to it, and others go on from the same
-            cache.batch_select_indices(index)
-            mask = mask[index]
-            position = mask.sum(1, keepdim=True) + torch.arange(width - 1, device=mask.device)[None]
-            with applied:
-                logits = self.model(
-                    input_ids=padded[:, :-1],
-                    attention_mask=torch.cat([mask, torch.ones_like(position)], 1),
-                    position_ids=position,
-                    past_key_values=cache,
-                    use_cache=True,
-                ).logits
-            more, likeliest = _picked(logits, padded[:, 1:])
-            scores, greedy = torch.cat([scores, more], 1), torch.cat([greedy, likeliest], 1)
-        for row, target in enumerate(targets):
-            touched = applied.touched(row, min(len(target), 2))
-            part = slice(len(target))
-            yield Scored(tuple(scores[row, part].tolist()), touched, bool(greedy[row, part].all()))
+        yield from score(self, requests, prompts, targets)
 
     def _readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
         """Per text its ids, cut, the index where the answer begins, and how many ids a read skips."""
@@ -382,31 +306,6 @@ class HFBackend(Backend):
             for row, i in enumerate(batch):
                 found[i] = gradient[row, begins[row] :].float().cpu().numpy()
         return [found[i] for i in range(len(texts))]
-
-
-def _alike(lengths: Mapping[int, int]) -> Iterator[list[int]]:
-    """The keys in groups of similar length, longest first: padding costs a pass as much as what is read."""
-    part: list[int] = []
-    for i in sorted(lengths, key=lambda i: -lengths[i]):
-        if len(part) >= ROWS and lengths[i] < 0.8 * lengths[part[0]]:
-            yield part
-            part = []
-        part.append(i)
-    if part:
-        yield part
-
-
-def _picked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability `[B, T]` of `labels` `[B, T]` under `logits` `[B, T, V]`, and whether each is the likeliest."""
-    flat, wanted = logits.flatten(0, 1), labels.flatten()[:, None]
-    # In pieces: one fp32 copy of [B·T, V] would cost more than the model's own pass.
-    parts = [
-        (piece.gather(1, wanted[k : k + 16])[:, 0] - piece.logsumexp(1), piece.argmax(1) == wanted[k : k + 16, 0])
-        for k in range(0, len(flat), 16)
-        for piece in (flat[k : k + 16].float(),)
-    ]
-    scores, greedy = (torch.cat(column).view(labels.shape) for column in zip(*parts, strict=True))
-    return scores, greedy
 
 
 def _draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
