@@ -84,10 +84,11 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=4, help="pairs of a concept that are measured")
     parser.add_argument("--preset", default="standard", help="whose budget a fit has")
     parser.add_argument("--at", type=float, nargs="+", default=[0.15, 0.3])
+    parser.add_argument("--dtype", default="auto", help="number type of the model")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     asked = parser.parse_args()
     rules, budget = protocol(asked.preset), PRESETS[asked.preset].budget
-    lm = HFBackend(resolve(DEFAULT))
+    lm = HFBackend(resolve(DEFAULT), asked.dtype)
     task = build("task", "axbench", {}, protocol=rules)
     whole = [task.train(concept) for concept in list(task.concepts())[: asked.concepts]]
     # The mini set's concepts have as many texts as a standard fit sees: some are kept from it here.
@@ -125,7 +126,8 @@ def main() -> None:
                         row["refused"] = str(error)
                 print(json.dumps(row), flush=True)
                 provenance = environment.provenance()
-                record["rows"].append(row | {"commit": provenance["commit"]})
+                own = {"commit": provenance["commit"], "dtype": str(lm.dtype).removeprefix("torch.")}
+                record["rows"].append(row | own)
                 write_json(asked.out, record | {"provenance": provenance})
 
 
