@@ -235,16 +235,6 @@ def test_sampling_follows_the_distribution(lm: HFBackend) -> None:
         )
 
 
-def test_a_prompt_is_scored_alike_alone_and_beside_others(any_lm: HFBackend) -> None:
-    """Bare requests share one pass per distinct prompt; a full pass over each must give the same."""
-    zero = Steering(edits=(Add(layer=0, value=np.zeros(H, np.float32)),))
-    targets = ("Yes.", "It is a red ball, I think.", "N")
-    shared = scores(any_lm, [Request(ask(a), None, target=t) for a in ASKS for t in targets])
-    full = scores(any_lm, [Request(ask(a), zero, target=t) for a in ASKS for t in targets])
-    for one, two in zip(shared, full, strict=True):
-        assert one == pytest.approx(two, abs=1e-4)
-
-
 @pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_queries_taken_together_give_what_sdpa_gives(

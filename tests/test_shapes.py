@@ -217,7 +217,7 @@ def test_multiple_choice_prefers_the_option_the_steering_favours(lm: HFBackend) 
     assert high[0] - high[1] > pick(None)[1][0] - pick(None)[1][1] > low[0] - low[1]
 
 
-def test_the_options_of_a_steered_question_share_its_pass_and_stay_what_they_are_alone(lm: HFBackend) -> None:
+def test_the_options_of_a_steered_question_share_its_row_and_stay_what_they_are_alone(lm: HFBackend) -> None:
     v = RNG.standard_normal(H).astype(np.float32)
     gate = Gate(0, lm.activations([ask("Which is it?")], [0])[0].values[0].mean(0), -2.0)
     down, up = (RNG.standard_normal(s).astype(np.float32) for s in ((2, H), (H, 2)))
@@ -234,7 +234,7 @@ def test_the_options_of_a_steered_question_share_its_pass_and_stay_what_they_are
     handle = lm.model.get_decoder().register_forward_pre_hook(lambda *_: passes.append(1))
     together = [score for _, score in sorted(lm.logprobs(requests), key=lambda pair: pair[0])]
     handle.remove()
-    assert len(passes) == 2  # one over the prompts, one over all options
+    assert len(passes) == 1  # a row for each steering, its options side by side
     for request, score in zip(requests, together, strict=True):
         (alone,) = [s for _, s in lm.logprobs([request])]
         assert score.logprobs == pytest.approx(alone.logprobs, abs=1e-4)

@@ -78,7 +78,8 @@ class Applied:
     """Context in which rows of a left-padded batch run under their own steering.
 
     `prompts` `[B]` are prompt lengths in tokens, `pads` `[B]` the padding on the left, `header` the
-    chat-template tokens that every prompt shares (gates do not pool over them).
+    chat-template tokens that every prompt shares (gates do not pool over them). `index` `[B, T]` is where each
+    token stands in its own text (negative: padding), for one pass whose rows are not simply one text.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Applied:
         prompts: Sequence[int],
         pads: Sequence[int],
         header: int = 1,
+        index: Tensor | None = None,
     ) -> None:
         self.model = model
         self.device = next(model.parameters()).device
@@ -95,11 +97,12 @@ class Applied:
         self.prompts = torch.tensor(prompts, device=self.device)[:, None]
         self.pads = torch.tensor(pads, device=self.device)[:, None]
         self.header = header
-        self.ends: Tensor | None = None
+        self.given = index
         self.seen = 0
         self.index = torch.empty(0)
         self.fires: dict[Gate, Tensor] = {}
         self.counts: list[dict[tuple[int, int], int]] = []
+        self.masks: dict[tuple[int, int], Tensor] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> Applied:
@@ -118,36 +121,30 @@ class Applied:
             handle.remove()
         self._handles.clear()
 
-    def spread(self, rows: Sequence[int], tokens: Sequence[int]) -> Applied:
-        """The same steerings for passes that go on from these: row k continues row `rows[k]`, and ends
-        after `tokens[k]` more tokens (what stands behind them is padding)."""
-        prompts, pads = (found[list(rows), 0].tolist() for found in (self.prompts, self.pads))
-        found = Applied(self.model, [self.steerings[row] for row in rows], prompts, pads, self.header)
-        found.seen, found.fires = self.seen, {gate: fires[list(rows)] for gate, fires in self.fires.items()}
-        found.ends = found.prompts + torch.tensor(tokens, device=self.device)[:, None]
-        for step in self.counts:
-            kept: dict[int, list[tuple[int, int]]] = defaultdict(list)
-            for (row, number), count in step.items():
-                kept[row].append((number, count))
-            found.counts.append({(k, n): count for k, row in enumerate(rows) for n, count in kept[row]})
-        return found
-
     def touched(self, row: int, forwards: int) -> tuple[int, ...]:
         """Positions each edit of `row` changed in its first `forwards` passes (prefill is one).
 
         Raises `BenchError` when an ungated edit touched nothing: a silent no-op is a bug.
         """
-        result = []
-        for number, edit in enumerate(self.steerings[row].edits):
-            count = sum(step.get((row, number), 0) for step in self.counts[:forwards])
-            waits = edit.gate is not None or (edit.span.part == "response" and forwards <= 1)
+        steps = self.counts[:forwards]
+        counts = [sum(step.get((row, n), 0) for step in steps) for n in range(len(self.steerings[row].edits))]
+        return self._proven(row, counts, forwards > 1)
+
+    def touched_at(self, row: int, columns: Sequence[int], responded: bool) -> tuple[int, ...]:
+        """As `touched`, of the `columns` of the last pass; `responded`: whether some lie after the prompt."""
+        masks = [self.masks.get((row, n)) for n in range(len(self.steerings[row].edits))]
+        counts = [0 if mask is None else int(mask[list(columns)].sum()) for mask in masks]
+        return self._proven(row, counts, responded)
+
+    def _proven(self, row: int, counts: Sequence[int], responded: bool) -> tuple[int, ...]:
+        for edit, count in zip(self.steerings[row].edits, counts, strict=True):
+            waits = edit.gate is not None or (edit.span.part == "response" and not responded)
             if count == 0 and not waits:
                 raise BenchError(
                     f"{type(edit).__name__} at layer {edit.layer} touched no position of a request "
                     f"with {int(self.prompts[row])} prompt tokens"
                 )
-            result.append(count)
-        return tuple(result)
+        return tuple(counts)
 
     def _install(self) -> None:
         layers = blocks(self.model)
@@ -189,7 +186,8 @@ class Applied:
         """Before each forward: the index of every token in its own row."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         length = (ids if ids is not None else kwargs["inputs_embeds"]).shape[1]
-        self.index = torch.arange(self.seen, self.seen + length, device=self.device)[None] - self.pads
+        plain = torch.arange(self.seen, self.seen + length, device=self.device)[None] - self.pads
+        self.index = plain if self.given is None else self.given
         self.seen += length
         self.counts.append({})
 
@@ -231,13 +229,12 @@ class Applied:
             index = self.index[rows]
             mask = span.mask(index, self.prompts[rows])
             mask = mask.expand(len(rows), hidden.shape[1]).clone()
-            if self.ends is not None:
-                mask &= index < self.ends[rows]
             for i, (row, _, edit) in enumerate(entries):
                 if edit.gate is not None:
                     mask[i] &= self.fires[edit.gate][row]
-            for (row, number, _), count in zip(entries, mask.sum(1).tolist(), strict=True):
+            for (row, number, _), own, count in zip(entries, mask, mask.sum(1).tolist(), strict=True):
                 self.counts[-1][row, number] = count
+                self.masks[row, number] = own
             old = hidden[rows]
             # The row of an [n, H] value counts from where its span begins.
             begin = self.prompts[rows] - span.last if span.last and not span.first else span.start()

@@ -1,26 +1,30 @@
-"""Log-probabilities of texts that follow prompts: each prompt is read once for all that may follow it.
+"""Log-probabilities of texts that follow prompts: what may follow a prompt stands in one row with it, as a tree.
+
+A token of the tree sees the prompt and its own ancestors alone, at the position it would have in its own text; so the
+prompt, and every beginning that several targets share, is read once.
 
 Invariant: a target's score depends on its own request alone; the order and company of a pass only change speed.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bench.backends._hooks import Applied
-from bench.schema import Request, TargetScore
+from bench.schema import Array, Request, TargetScore
 
 if TYPE_CHECKING:
     from bench.backends.hf import HFBackend
 
-ROWS = 16
-"""Targets that a pass takes before much shorter ones get one of their own: each pass reads all weights."""
+WIDE = 512
+"""Tokens after a prompt in one row, about: attention costs a token as much as its row is long."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,43 @@ class Scored(TargetScore):
     """A score that knows whether each target token was the likeliest."""
 
     greedy: bool = False
+
+
+class Tree:
+    """A prompt and what may follow it, as one row: `ids`, their `places` in their own texts, and for each target the
+    indices in the row of its tokens but the last (`paths`). The last of a target is asked for, not read."""
+
+    def __init__(self, prompt: Sequence[int], targets: Sequence[Sequence[int]]) -> None:
+        self.prompt = len(prompt)
+        self.ids, self.parents = list(prompt), list(range(-1, len(prompt) - 1))
+        self.places = list(range(len(prompt)))
+        self.paths: list[list[int]] = []
+        known: dict[tuple[int, int], int] = {}
+        for target in targets:
+            at, path = len(prompt) - 1, []
+            for token in target[:-1]:
+                if (at, token) not in known:
+                    known[at, token] = len(self.ids)
+                    self.ids.append(token)
+                    self.parents.append(at)
+                    self.places.append(self.places[at] + 1)
+                at = known[at, token]
+                path.append(at)
+            self.paths.append(path)
+
+    @cached_property
+    def sees(self) -> Array:
+        """`[T, T]`: whether the token of a row may look at that of a column: itself and its ancestors."""
+        found = np.zeros((len(self.ids), len(self.ids)), dtype=bool)
+        for i, parent in enumerate(self.parents):
+            if parent >= 0:
+                found[i] = found[parent]
+            found[i, i] = True
+        return found
+
+
+Row = tuple[list[int], Tree]
+"""Requests, and the tree of their targets."""
 
 
 def score(
@@ -42,98 +83,118 @@ def score(
         changed = request.steering is not None and request.steering.scalable
         key = request.steering.internal_digest if request.steering and changed else ""
         shared.setdefault((tuple(prompts[i]), key), []).append(i)
-    groups = [sorted(group, key=lambda i: -len(targets[i])) for group in shared.values()]
-    groups.sort(key=lambda group: -len(prompts[group[0]]) - len(targets[group[0]]))
-    batch: list[list[int]] = []
-    for part in (group[k : k + lm.batch] for group in groups for k in range(0, len(group), lm.batch)):
-        rows = sum(map(len, batch)) + len(part)
-        long = max(len(prompts[i]) + len(targets[i]) for own in (*batch, part) for i in own[:1])
-        if batch and (rows > lm.batch or rows * long > lm.tokens):
-            yield from _score(lm, batch, requests, prompts, targets)
+    trees: list[Row] = []
+    for group in shared.values():
+        for part in _parts(lm, group, prompts, targets):
+            trees.append((part, Tree(prompts[part[0]], [targets[i] for i in part])))
+    trees.sort(key=lambda one: -len(one[1].ids))
+    # Rows that only the model's own mask describes stand apart from those that need ours.
+    for readable in (False, True):
+        some = [one for one in trees if _reads_trees(lm, len(one[1].ids)) == readable]
+        for batch in _batches(lm, some):
+            yield from _score(lm, batch, requests, targets)
+
+
+def _batches(lm: HFBackend, trees: Sequence[Row]) -> Iterator[list[Row]]:
+    """At most `lm.batch` targets and about `lm.tokens` tokens each."""
+    batch: list[Row] = []
+    for own, tree in trees:
+        count = sum(len(part) for part, _ in batch) + len(own)
+        if batch and (count > lm.batch or (len(batch) + 1) * len(batch[0][1].ids) > lm.tokens):
+            yield batch
             batch = []
-        batch.append(part)
+        batch.append((own, tree))
     if batch:
-        yield from _score(lm, batch, requests, prompts, targets)
+        yield batch
 
 
-def _score(
-    lm: HFBackend,
-    groups: Sequence[Sequence[int]],
-    requests: Sequence[Request],
-    prompts: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-) -> Iterator[tuple[int, Scored]]:
-    """Each group's prompt runs once under its steering; its keys and values serve every target of the group."""
-    own = [requests[group[0]].steering for group in groups]
-    lengths = [len(prompts[group[0]]) for group in groups]
-    inputs, pads = lm._pad([prompts[group[0]] for group in groups])
-    applied = Applied(lm.model, own, lengths, pads, lm.header)
-    with applied:
-        output = lm.model(**inputs, use_cache=True, logits_to_keep=1)
-    row_of = {i: row for row, group in enumerate(groups) for i in group}
-    for part in _alike({i: len(targets[i]) for i in row_of}):
-        rows = [row_of[i] for i in part]
-        found = _go_on(lm.model, output, inputs["attention_mask"], applied, rows, [targets[i] for i in part])
-        yield from zip(part, found, strict=True)
-
-
-def _go_on(
-    model: Any,
-    output: Any,
-    mask: Tensor,
-    applied: Applied,
-    rows: Sequence[int],
-    targets: Sequence[Sequence[int]],
-) -> Iterator[Scored]:
-    """Each target after row `rows[k]` of a pass that gave `output` under `mask` and `applied`."""
-    index = torch.tensor(rows, device=mask.device)
-    width = max(map(len, targets))
-    padded = torch.tensor([[*t, *[0] * (width - len(t))] for t in targets], device=mask.device)
-    ends = output.logits[index, -1].float()
-    scores = torch.log_softmax(ends, -1).gather(1, padded[:, :1])
-    greedy = ends.argmax(-1, keepdim=True) == padded[:, :1]
-    applied = applied.spread(rows, [len(target) - 1 for target in targets])
-    if width > 1:
-        cache = copy.deepcopy(output.past_key_values)  # a pass adds to it, and others go on from the same
-        cache.batch_select_indices(index)
-        mask = mask[index]
-        position = mask.sum(1, keepdim=True) + torch.arange(width - 1, device=mask.device)[None]
-        with applied:
-            logits = model(
-                input_ids=padded[:, :-1],
-                attention_mask=torch.cat([mask, torch.ones_like(position)], 1),
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits
-        more, likeliest = _picked(logits, padded[:, 1:])
-        scores, greedy = torch.cat([scores, more], 1), torch.cat([greedy, likeliest], 1)
-    for row, target in enumerate(targets):
-        touched = applied.touched(row, min(len(target), 2))
-        part = slice(len(target))
-        yield Scored(tuple(scores[row, part].tolist()), touched, bool(greedy[row, part].all()))
-
-
-def _alike(lengths: Mapping[int, int]) -> Iterator[list[int]]:
-    """The keys in groups of similar length, longest first: padding costs a pass as much as what is read."""
+def _parts(
+    lm: HFBackend, group: Sequence[int], prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+) -> Iterator[list[int]]:
+    """Requests of one prompt in rows of about `WIDE` more tokens; where the model cannot read a tree, one in each."""
     part: list[int] = []
-    for i in sorted(lengths, key=lambda i: -lengths[i]):
-        if len(part) >= ROWS and lengths[i] < 0.8 * lengths[part[0]]:
+    wide = 0
+    # In the order of their tokens those that begin alike are neighbours.
+    for i in sorted(group, key=lambda i: list(targets[i])):
+        more = len(targets[i]) - 1
+        full = wide + more > WIDE or not _reads_trees(lm, len(prompts[i]) + wide + more)
+        if part and (full or len(part) >= lm.batch):
             yield part
-            part = []
+            part, wide = [], 0
         part.append(i)
+        wide += more
     if part:
         yield part
 
 
-def _picked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability `[B, T]` of `labels` `[B, T]` under `logits` `[B, T, V]`, and whether each is the likeliest."""
-    flat, wanted = logits.flatten(0, 1), labels.flatten()[:, None]
-    # In pieces: one fp32 copy of [B·T, V] would cost more than the model's own pass.
-    parts = [
-        (piece.gather(1, wanted[k : k + 16])[:, 0] - piece.logsumexp(1), piece.argmax(1) == wanted[k : k + 16, 0])
-        for k in range(0, len(flat), 16)
-        for piece in (flat[k : k + 16].float(),)
+def _reads_trees(lm: HFBackend, length: int) -> bool:
+    """Whether every layer sees a row of `length` tokens as a mask says: no state is carried, no window ends before."""
+    config = lm.model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) or length
+    return not lm.model._is_stateful and kinds <= {"full_attention", "sliding_attention"} and length <= window
+
+
+def _score(
+    lm: HFBackend,
+    batch: Sequence[Row],
+    requests: Sequence[Request],
+    targets: Sequence[Sequence[int]],
+) -> Iterator[tuple[int, Scored]]:
+    trees = [tree for _, tree in batch]
+    inputs, pads = lm._pad([tree.ids for tree in trees])
+    index = torch.full(inputs["input_ids"].shape, -1, device=lm.model.device)
+    for own_index, tree, pad in zip(index, trees, pads, strict=True):
+        own_index[pad:] = torch.tensor(tree.places, device=index.device)
+    if any(len(tree.paths) > 1 for tree in trees):
+        inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(lm.model, trees, pads)}
+    steerings = [requests[own[0]].steering for own, _ in batch]
+    applied = Applied(lm.model, steerings, [tree.prompt for tree in trees], pads, lm.header, index)
+    starts = torch.tensor([tree.prompt - 1 for tree in trees], device=index.device)[:, None]
+    row, column = (index >= starts).nonzero(as_tuple=True)  # of every token that something follows
+    # Nothing is asked after the tokens before the prompt's last: the output matrix is a fifth of a small model.
+    head = lm.model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][row, column][None],))
+    try:
+        with applied:
+            logits = lm.model(**inputs, use_cache=False).logits[0]
+    finally:
+        handle.remove()
+    at = {place: k for k, place in enumerate(zip(row.tolist(), column.tolist(), strict=True))}
+    asked = [
+        (at[r, pads[r] + k], token)
+        for r, (own, tree) in enumerate(batch)
+        for i, path in zip(own, tree.paths, strict=True)
+        for k, token in zip([tree.prompt - 1, *path], targets[i], strict=True)
     ]
-    scores, greedy = (torch.cat(column).view(labels.shape) for column in zip(*parts, strict=True))
-    return scores, greedy
+    scores, greedy = _picked(logits, *zip(*asked, strict=True))
+    done = 0
+    for r, (own, tree) in enumerate(batch):
+        for i, path in zip(own, tree.paths, strict=True):
+            part = slice(done, done + len(targets[i]))
+            done = part.stop
+            touched = applied.touched_at(r, [pads[r] + k for k in (*range(tree.prompt), *path)], bool(path))
+            yield i, Scored(tuple(scores[part]), touched, all(greedy[part]))
+
+
+def _mask(model: Any, trees: Sequence[Tree], pads: Sequence[int]) -> Tensor:
+    """`[B, 1, T, T]`, added to what attention weighs: 0 where a token may look, else the least there is.
+
+    Padding sees itself, so that no row of weights is empty.
+    """
+    width = pads[0] + len(trees[0].ids)
+    sees = np.zeros((len(trees), width, width), dtype=bool)
+    sees[:, range(width), range(width)] = True
+    for own, tree, pad in zip(sees, trees, pads, strict=True):
+        own[pad:, pad:] = tree.sees
+    mask = torch.zeros(sees.shape, dtype=model.dtype).masked_fill(torch.from_numpy(~sees), torch.finfo(model.dtype).min)
+    return mask[:, None].to(model.device)
+
+
+def _picked(logits: Tensor, places: Sequence[int], tokens: Sequence[int]) -> tuple[list[float], list[bool]]:
+    """Log-probability of each of `tokens` under the `logits` `[N, V]` at its place, and whether it is the likeliest."""
+    # In pieces: one fp32 copy of [N, V] would cost more than the model's own pass.
+    pieces = [(piece.logsumexp(1), piece.argmax(1)) for part in torch.split(logits, 16) for piece in (part.float(),)]
+    total, likeliest = (torch.cat(column) for column in zip(*pieces, strict=True))
+    at, wanted = (torch.tensor(column, device=logits.device) for column in (places, tokens))
+    return (logits[at, wanted].float() - total[at]).tolist(), (likeliest[at] == wanted).tolist()

@@ -1,0 +1,154 @@
+"""Scoring targets after prompts: many in one row give what each gives in a plain pass of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench import tiny
+from bench.backends import _scoring
+from bench.backends._scoring import WIDE, Scored, Tree
+from bench.backends.hf import HFBackend
+from bench.schema import Message, Request
+from bench.steering import Add, Edit, Gate, LowRank, Span, Steering
+
+H = 32
+ASKS = ("What is it?", "Name a colour, any colour that you like, and say why you like it so much.")
+TARGETS = ("It is a red ball.", "It is a red box, I think.", "N", "No.", "It is", "Yes and no, but mostly yes.")
+RNG = np.random.default_rng(0)
+
+
+def ask(text: str) -> tuple[Message, ...]:
+    return (("user", text),)
+
+
+def drawn(*shape: int) -> Any:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def plain(lm: HFBackend, request: Request) -> tuple[list[float], bool]:
+    """The target's log-probabilities by one pass of the bare model over prompt and target."""
+    prompt = lm.encode(request.prompt, request.prefill)
+    target = lm._plain(request.target)
+    with torch.no_grad():
+        logits = lm.model(input_ids=torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1].float()
+    found = logits.log_softmax(-1)[range(len(target)), target].tolist()
+    return found, logits.argmax(-1).tolist() == target
+
+
+def scored(lm: HFBackend, requests: list[Request]) -> list[Scored]:
+    found = dict(lm.logprobs(requests))
+    assert set(found) == set(range(len(requests)))
+    return [found[i] for i in range(len(requests))]  # type: ignore[misc]
+
+
+def widths(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The lengths of the rows of each pass that follows."""
+    seen: list[list[int]] = []
+    pad = HFBackend._pad
+
+    def watched(self: HFBackend, rows: Any) -> Any:
+        seen.append([len(row) for row in rows])
+        return pad(self, rows)
+
+    monkeypatch.setattr(HFBackend, "_pad", watched)
+    return seen
+
+
+def test_targets_of_a_prompt_score_as_in_passes_of_their_own(any_lm: HFBackend) -> None:
+    requests = [Request(ask(a), target=t) for a in ASKS for t in TARGETS]
+    for request, found in zip(requests, scored(any_lm, requests), strict=True):
+        values, greedy = plain(any_lm, request)
+        assert list(found.logprobs) == pytest.approx(values, abs=1e-4)
+        assert found.greedy == greedy
+
+
+def test_the_likeliest_target_is_known_as_such(lm: HFBackend) -> None:
+    prompt = lm.encode(ask(ASKS[0]))
+    with torch.no_grad():
+        best = int(lm.model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax())
+    found = dict(_scoring.score(lm, [Request(""), Request("")], [prompt, prompt], [[best], [best, 1, 2]]))
+    assert found[0].greedy
+    assert found[1].logprobs[0] == found[0].logprobs[0]
+
+
+def test_a_window_shorter_than_a_row_still_bounds_what_is_seen(tmp_path: Any) -> None:
+    """Gemma's layers with a window of 64 tokens: rows beyond it fall back on the model's own mask."""
+    lm = tiny.backend(tmp_path, "gemma2")
+    requests = [Request(ask("word " * n), target=t) for n in (1, 30) for t in TARGETS]
+    assert len(lm.encode(requests[-1].prompt)) > 64
+    for request, found in zip(requests, scored(lm, requests), strict=True):
+        assert list(found.logprobs) == pytest.approx(plain(lm, request)[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"_is_stateful": True}, {"layer_types": ["full_attention", "linear_attention"]}])
+def test_a_model_that_carries_a_state_reads_one_target_a_row(
+    lm: HFBackend, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    for name, value in change.items():
+        monkeypatch.setattr(lm.model if name == "_is_stateful" else lm.model.config, name, value, raising=False)
+    seen = widths(lm, monkeypatch)
+    prompt = len(lm.encode(ask(ASKS[0])))
+    scored(lm, [Request(ask(ASKS[0]), target=t) for t in TARGETS])
+    assert sorted(n for rows in seen for n in rows) == sorted(prompt + len(t) - 1 for t in TARGETS)
+
+
+def test_what_targets_begin_with_together_is_read_once(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = widths(lm, monkeypatch)
+    scored(lm, [Request(ask(ASKS[0]), target=t) for t in ("It is a red ball.", "It is a red box.", "It is a red")])
+    prompt = len(lm.encode(ask(ASKS[0])))
+    # The last character of a target is asked for, not read.
+    assert seen == [[prompt + len("It is a red b") + len("all") + len("ox")]]
+
+
+def test_many_long_targets_take_several_rows(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = widths(lm, monkeypatch)
+    requests = [Request(ask(ASKS[0]), target=f"{i} " + "and on " * 10) for i in range(9)]
+    prompt = len(lm.encode(ask(ASKS[0])))
+    found = scored(lm, requests)
+    lengths = [n for rows in seen for n in rows]
+    assert len(lengths) > 1
+    assert max(lengths) <= prompt + WIDE
+    assert list(found[4].logprobs) == pytest.approx(plain(lm, requests[4])[0], abs=1e-4)
+
+
+EDITS: dict[str, Edit] = {
+    "everywhere": Add(layer=1, value=drawn(H)),
+    "prompt": Add(layer=1, value=drawn(H), span=Span(part="prompt")),
+    "response": Add(layer=1, value=drawn(H), span=Span(part="response")),
+    "front": Add(layer=0, value=drawn(3, H), span=Span(part="prompt", first=3)),
+    "gated": Add(layer=2, value=drawn(H), gate=Gate(layer=1, direction=drawn(H), threshold=-2.0)),
+    "ends": LowRank(layer=1, rotation=drawn(2, H), weight=drawn(2, H), bias=drawn(2), span=Span(first=2, last=2)),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_act_on_the_same_tokens_in_a_shared_row_as_alone(lm: HFBackend, name: str) -> None:
+    steering = Steering(edits=(EDITS[name],))
+    requests = [Request(ask(a), steering, target=t) for a in ASKS for t in TARGETS]
+    for request, found in zip(requests, scored(lm, requests), strict=True):
+        (alone,) = scored(lm, [request])
+        assert list(found.logprobs) == pytest.approx(list(alone.logprobs), abs=1e-4)
+        assert found.touched == alone.touched
+        read = len(lm.encode(request.prompt)), len(request.target) - 1  # a byte is a token
+        expected = {"everywhere": sum(read) - 1, "prompt": read[0] - 1, "response": read[1]}.get(name)
+        if expected is not None:  # the first token is a sink, left alone
+            assert found.touched == (expected,)
+
+
+def test_a_tree_is_its_targets() -> None:
+    tree = Tree([7, 8], [[1, 2, 3], [1, 2, 4, 5], [9], [1, 6, 5]])
+    assert tree.ids == [7, 8, 1, 2, 4, 6]
+    assert tree.places == [0, 1, 2, 3, 4, 3]
+    assert tree.paths == [[2, 3], [2, 3, 4], [], [2, 5]]
+    assert tree.sees.astype(int).tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 0, 0, 1],
+    ]
