@@ -111,6 +111,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
             "test": results.means(job.tested[name], axes),
             **({"monitor": dict(job.monitors[name])} if name in job.monitors else {}),
         }
+    drawn = job.method.draws(plan.protocol.budget)
     counts = {
         "generations": job.answers,
         "generated_now": job.fresh,
@@ -125,6 +126,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "family": job.method.family,
         "validated": job.method.validated,
         **({"suppresses": True} if job.method.suppresses else {}),
+        **({"draws": drawn} if drawn > 1 else {}),
         "concepts": concepts,
         "samples": job.rows,
         "counts": counts,

@@ -159,9 +159,8 @@ class Run:
 
     @property
     def draws(self) -> int:
-        """Answers that are written to a question for the one that is kept: the one kept counts the tokens of all."""
-        limit = int(self.data["spec"]["protocol"]["sampling"]["max_new_tokens"])
-        return math.ceil(max([1, *(row.get("tokens") or 0 for row in self.data["samples"])]) / limit)
+        """Answers that are written to a question for the one that is kept."""
+        return int(self.data.get("draws", 1))
 
     @cached_property
     def variant(self) -> str:

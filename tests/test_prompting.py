@@ -273,6 +273,8 @@ def test_best_of_n_pays_for_every_answer_it_draws(tmp_path: Path) -> None:
     assert several["counts"]["generations"] == concepts * n * asked
     assert several["counts"]["tokens"] == concepts * n * asked * tokens
     assert {s["tokens"] for s in several["samples"]} == {n * tokens}
+    assert several["draws"] == n
+    assert "draws" not in none
     assert none["counts"]["generations"] == concepts * asked
     assert {s["tokens"] for s in none["samples"]} == {tokens}
     assert len(several["samples"]) == concepts * 3
