@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AttentionInterface
 
 from bench import tiny
 from bench.api import Backend
-from bench.backends import _attention, _linear
+from bench.backends import _attention, _cache, _linear
 from bench.backends._hooks import Applied, _Enough, first
 from bench.backends.hf import HFBackend
 from bench.schema import Array, BenchError, Message, Request, Sampling
@@ -289,6 +290,24 @@ def test_bf16_products_taken_in_fp32_are_rounded_once(tmp_path: Path, monkeypatc
 def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_linear, "fast", lambda: True)
     assert not any(type(m) is _linear.Widened for m in HFBackend(tiny.build(tmp_path), "bfloat16").model.modules())
+
+
+def test_answers_are_those_of_transformers_own_cache(any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [Request(ask("word " * n), sampling=replace(DRAWN, max_new_tokens=20), seed=n) for n in (1, 4, 30)]
+    used: list[_cache.Roomy] = []
+    update = _cache.Roomy.update
+
+    def watched(self: _cache.Roomy, *states: Any, **rest: Any) -> Any:
+        used.append(self)
+        return update(self, *states, **rest)
+
+    monkeypatch.setattr(_cache.Roomy, "update", watched)
+    found = texts(any_lm, requests)
+    assert used
+    monkeypatch.setattr(_cache, "cache", lambda *_: {})
+    used.clear()
+    assert texts(any_lm, requests) == found
+    assert not used
 
 
 def test_a_pass_with_a_gradient_keeps_torch_s_own_attention(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,6 +202,8 @@ class HFBackend(Backend):
     ) -> Iterator[tuple[int, Completion]]:
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+        from bench.backends import _cache  # loads transformers
+
         rows = [prompts[i] for i in chosen]
         inputs, pads = self._pad(rows)
         inputs.pop("position_ids")  # generate derives them from the mask
@@ -223,6 +225,7 @@ class HFBackend(Backend):
                 generation_config=config,
                 logits_processor=drawn,
                 stopping_criteria=StoppingCriteriaList([halt(self.tokenizer, stop, width)] if stop else []),
+                **_cache.cache(self.model, width + sampling.max_new_tokens),
             )
         for row, i in enumerate(chosen):
             ids = output[row, width:].tolist()
