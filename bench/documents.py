@@ -19,9 +19,9 @@ from bench.escape import cell, head, row
 from bench.models import DEFAULT
 from bench.report import answer, forest, leaderboard
 from bench.report.opinions import claims
-from bench.results import Table
 from bench.schema import BenchError
 from bench.store import write_whole
+from bench.tables import Table, tables
 
 COMMAND = "bench docs"
 FAMILIES = {
@@ -39,11 +39,11 @@ AWAY = {"axbench-suppress": "suppression", "axbench-attack": "attack, mean of si
 def renew(root: Path) -> list[Path]:
     """Write every generated document of the checkout at `root`; returns the files."""
     docs = root / "docs"
-    tables = results.tables(results.load(root / "results"))
+    shown = tables(results.load(root / "results"))
     found = {
-        root / "README.md": blocks(tables),
+        root / "README.md": blocks(shown),
         docs / "training.md": {"crossing": crossing(root), "synergy": synergy(root)},
-        docs / "reproduction.md": {"suppression": suppression(tables)},
+        docs / "reproduction.md": {"suppression": suppression(shown)},
     }
     texts = {docs / "methods.md": catalogue.document(), docs / "cli.md": commands()}
     texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
@@ -62,19 +62,19 @@ def filled(text: str, found: Mapping[str, str]) -> str:
     return text
 
 
-def blocks(tables: Sequence[Table]) -> dict[str, str]:
+def blocks(shown: Sequence[Table]) -> dict[str, str]:
     """The README's generated blocks by name."""
-    said = "\n".join([*answer.lines(tables), "", answer.NOTE])
-    return {"answer": said, "leaderboard": _leaderboard(tables), "methods": _methods()}
+    said = "\n".join([*answer.lines(shown), "", answer.NOTE])
+    return {"answer": said, "leaderboard": _leaderboard(shown), "methods": _methods()}
 
 
-def headline(tables: Sequence[Table]) -> Table:
+def headline(shown: Sequence[Table]) -> Table:
     """The table the README shows: of concept steering, the one with most methods."""
-    return max((t for t in tables if t.spec["task"] == "axbench"), key=lambda t: len(t.rows))
+    return max((t for t in shown if t.spec["task"] == "axbench"), key=lambda t: len(t.rows))
 
 
-def _leaderboard(tables: Sequence[Table]) -> str:
-    table = headline(tables)
+def _leaderboard(known: Sequence[Table]) -> str:
+    table = headline(known)
     shown = leaderboard.best(table)
     image = f"reports/{reports.stem(table)}-{'best' if forest.best(table) else 'forest'}.png"
     head_, line, *rows = leaderboard.grid(table, shown)
@@ -127,9 +127,9 @@ def synergy(root: Path) -> str:
     return "\n".join([*head("", "Δ margin"), *rows])
 
 
-def suppression(tables: Sequence[Table]) -> str:
+def suppression(every: Sequence[Table]) -> str:
     """Keeping a concept out, and a rule out under attack: each method's score and its difference to the prompt."""
-    known = [t for t in tables if (t.spec["model"], t.spec["protocol"]["preset"]) == (DEFAULT, "standard")]
+    known = [t for t in every if (t.spec["model"], t.spec["protocol"]["preset"]) == (DEFAULT, "standard")]
     shown = [
         max((t for t in known if t.spec["task"] == task), key=lambda t: len(t.rows), default=None) for task in AWAY
     ]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import Row, Run, Table, pooled
+from bench.results import Run, pooled
 from bench.schema import BenchError, digest
 from bench.stats import Difference, paired
+from bench.tables import Row, Table
 
 VERSION = 1
 NEEDED = ("run", "id", "judge", "judge_params", "independent", "calibration", "samples", "concepts", "code")

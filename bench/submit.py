@@ -14,8 +14,9 @@ from pathlib import Path
 from bench import audit, opinions, registry, results
 from bench.audit import Finding
 from bench.escape import cell, head, row
-from bench.results import Run, tables
+from bench.results import Run
 from bench.schema import BenchError, UsageError
+from bench.tables import tables
 
 TEXT = "PULL_REQUEST.md"
 

@@ -29,6 +29,7 @@ from bench.plan import Plan, default_results, scratch
 from bench.report import build, leaderboard
 from bench.schema import BenchError
 from bench.store import write_json
+from bench.tables import Table, tables
 
 if TYPE_CHECKING:
     from bench.jobs import Job
@@ -158,7 +159,7 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         | ({"reason": job.reason} if job.reason else {})
         for job in jobs
     ]
-    for table in results.tables(shown):
+    for table in tables(shown):
         _board(
             table, err if as_json else Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
         )
@@ -220,7 +221,7 @@ def _learn(jobs: Sequence[Job], runs: Sequence[results.Run]) -> None:
     write_json(cache_root() / "rates.json", _measured() | {k: round(v, 2) for k, v in units.items()})
 
 
-def _board(table: results.Table, console: Console) -> None:
+def _board(table: Table, console: Console) -> None:
     grid = Grid(*leaderboard.headings(table), title=escape(leaderboard.title(table)))
     for row in table.rows:
         grid.add_row(*map(escape, leaderboard.cells(table, row)))

@@ -27,6 +27,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from bench import environment, results
 from bench.report import page
+from bench.tables import tables
 
 SAVED = Path(__file__).with_suffix(".json")
 METHODS = [(f"way-{i}", "direction") for i in range(18)] + [("prompt", "prompting"), ("none", "control")]
@@ -41,9 +42,9 @@ def make(shape: str, root: Path) -> dict[str, Any]:
     """Results and their page; how long the page took to write, and how large it is."""
     concepts, tests = SHAPES[shape]
     write(Recipe(METHODS, tuple(f"concept-{i}" for i in range(concepts)), tests=tests), root / "results")
-    tables = results.tables(results.load(root / "results"))
+    shown = tables(results.load(root / "results"))
     begun = time.perf_counter()
-    page.write(tables, root / "reports", {}, {})
+    page.write(shown, root / "reports", {}, {})
     seconds = time.perf_counter() - begun
     data = root / "reports" / "page" / "data"
     answers = [path.stat().st_size for path in data.glob("*/*-test-*.js")]

@@ -10,8 +10,9 @@ import pytest
 
 from bench.report import answer
 from bench.report.answer import Answer, answers
-from bench.results import Table, load, tables
+from bench.results import load
 from bench.stats import Difference, paired
+from bench.tables import Table, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 

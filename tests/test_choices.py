@@ -22,6 +22,7 @@ from bench.registry import build
 from bench.report.leaderboard import extent, notes
 from bench.schema import BenchError, Completion, Concept, Sample, Train, UsageError, digest
 from bench.steering import Prompt
+from bench.tables import tables
 from tasks._choices import ORDERS, shares
 from tasks.truthfulqa import template
 
@@ -47,7 +48,7 @@ def test_a_run_resamples_questions_and_picks_per_fold(questions: Path, tmp_path:
         assert one.data["metrics"]["mc2"] == pytest.approx(np.mean([v for v in scores.values() if v]), abs=1e-4)
         assert one.data["spec"]["judge"] == ""
         assert one.data["counts"]["missing"] == 0
-    (table,) = results.tables(runs)
+    (table,) = tables(runs)
     assert len(table.concepts) == 30
     assert table.reference == "prompt"
 
@@ -140,7 +141,7 @@ def test_behaviours_run(behaviours: Path, tmp_path: Path, name: str) -> None:
         assert set(one.data["concepts"]) == {"candour", "wealth-seeking"}
         assert len(one.scores("overall")) == 48 if name == "behaviour" else 6
         assert bool(one.data["spec"]["judge"]) is (name == "behaviour-open")
-    (table,) = results.tables(runs)
+    (table,) = tables(runs)
     chosen = [c["select"][0]["n"] for c in runs[0].data["concepts"].values()]
     assert f"settings picked on {extent(chosen)} select prompts" in notes(table)[0]
     assert "select prompts for each of 2 fits" in notes(table)[0]

@@ -10,8 +10,9 @@ import pytest
 
 from bench.report import details
 from bench.report.leaderboard import interval
-from bench.results import Run, Table, load, matched, tables
+from bench.results import Run, load, matched
 from bench.stats import paired
+from bench.tables import Table, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 

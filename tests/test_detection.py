@@ -27,6 +27,7 @@ from bench.models import Model
 from bench.plan import method, protocol
 from bench.registry import build
 from bench.schema import Array, Budget, Example, Train, UsageError
+from bench.tables import tables
 from tasks.axbench_detect import AxBenchDetect
 
 LAYER = 15
@@ -235,9 +236,9 @@ def test_a_run_has_every_axis_and_a_concept_without_hard_negatives_stays(axbench
         words = ["run", "-t", "axbench-detect", "--data", str(axbench_folder), "--backend", "fake", *extra]
         found = CliRunner().invoke(main, [*words, "-m", "diffmean,random,probe"], env=env)
         assert found.exit_code == 0, found.stderr
-    tables = results.tables(results.load(tmp_path / "results"))
-    assert len(tables) == 2
-    for table in tables:
+    found = tables(results.load(tmp_path / "results"))
+    assert len(found) == 2
+    for table in found:
         assert table.axes == ("auroc", "auroc_hard", "f1", "f1_rare", "hard_accuracy", "overall")
         assert len(table.concepts) == 10
         for row in table.rows:

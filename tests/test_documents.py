@@ -16,8 +16,9 @@ import bench
 from bench import documents, registry
 from bench.cli import main
 from bench.documents import COMMAND, commands, filled
-from bench.results import load, tables
+from bench.results import load
 from bench.schema import BenchError
+from bench.tables import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -14,7 +14,8 @@ from PIL import Image
 from bench import report
 from bench.report import attacks, detectors, drawing, forest, leaderboard, overview, sweeps
 from bench.report.drawing import Figure, emit
-from bench.results import Run, Table, load, tables
+from bench.results import Run, load
+from bench.tables import Table, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -25,10 +25,11 @@ from bench.overhead.record import Spread
 from bench.plan import Options, dtype, make
 from bench.report import build
 from bench.report.costs import repaid
-from bench.results import Run, load, tables
+from bench.results import Run, load
 from bench.run import execute
 from bench.schema import BenchError, Request, Sample, Sampling, Train
 from bench.steering import Steering
+from bench.tables import tables
 
 METHODS = ("none", "caa", "prompt")
 SETTINGS = Settings(tokens=6, batch=4, repeats=3, concepts=2)

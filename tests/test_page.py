@@ -17,6 +17,7 @@ from bench import results
 from bench.report import build, page
 from bench.report.page import encoding, overview, samples
 from bench.schema import BenchError
+from bench.tables import tables
 
 METHODS = (("diffmean", "direction"), ("prompt", "prompting"), ("caa", "direction"), ("none", "control"))
 RECIPE = Recipe(METHODS, ("ocean", "sql", "music", "space", "dice", "kings"), tests=3, selects=2)
@@ -184,7 +185,7 @@ def test_a_file_of_answers_stays_small_whatever_the_table(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "ANSWERS", 9)
-    (table,) = results.tables(results.load(place / "results"))
+    (table,) = tables(results.load(place / "results"))
     parts = dict(samples.shards(table))
     index = parts.pop("index")
     sizes = [sum(len(case) for case in part) for part in parts.values()]
@@ -239,7 +240,7 @@ def test_costs_have_columns_where_they_are_measured(place: Path, tmp_path: Path)
 
 def verdict(recipe: Recipe, root: Path) -> dict[str, Any]:
     write(recipe, root)
-    (table,) = results.tables(results.load(root))
+    (table,) = tables(results.load(root))
     return overview.verdict(table)
 
 
@@ -281,7 +282,7 @@ def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
 
 def test_a_table_too_small_to_see_anything_says_so(tmp_path: Path) -> None:
     write(Recipe(METHODS, CONCEPTS[:2]), tmp_path)
-    (table,) = results.tables(results.load(tmp_path))
+    (table,) = tables(results.load(tmp_path))
     seen = [
         overview.verdict(dataclasses.replace(table, detectable=value))["caveats"] for value in (None, 0.0, 0.3, 2.5)
     ]

@@ -19,8 +19,9 @@ from bench.opinions import Opinion
 from bench.rejudge import side_by_side
 from bench.report import build
 from bench.report import opinions as claims
-from bench.results import Run, load, tables
+from bench.results import Run, load
 from bench.schema import BenchError, Item, Verdict
+from bench.tables import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct"

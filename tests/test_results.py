@@ -10,9 +10,10 @@ from bench import documents, opinions
 from bench.audit import check
 from bench.report import build
 from bench.report.leaderboard import cells
-from bench.results import Run, Table, _public, load, merit, tables
+from bench.results import Run, _public, load
 from bench.schema import digest
 from bench.stats import paired
+from bench.tables import Table, merit, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = load(ROOT / "results")

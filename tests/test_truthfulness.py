@@ -16,6 +16,7 @@ from bench.registry import build
 from bench.rejudge import task_of
 from bench.report import efficiency
 from bench.schema import Completion, Item, UsageError, Verdict
+from bench.tables import tables
 from tasks.truthfulqa import TruthfulQA
 from tasks.truthfulqa_gen import TruthfulQAGen
 
@@ -104,12 +105,12 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
         runs = run(tmp_path, questions, *words)
     run(tmp_path, questions, "-t", "truthfulqa", "-m", "none")  # all examples: on no curve
     runs = results.load(tmp_path / "results")
-    tables = results.tables(runs)
-    assert len(tables) == 4
-    (curve,) = efficiency.curves(tables)
+    shown = tables(runs)
+    assert len(shown) == 4
+    (curve,) = efficiency.curves(shown)
     assert list(curve.tables) == [1, 4, 8]
     assert set(curve.rows) == set(methods.split(","))
-    ((group, found),) = efficiency.sections(tables).items()
+    ((group, found),) = efficiency.sections(shown).items()
     assert group == curve.tables[8].group
     ((heading, lines),) = found
     assert "12 tested units" in heading
@@ -121,7 +122,7 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
     (image,) = (tmp_path / "reports").glob("*-efficiency.png")
     data = image.with_suffix(".csv").read_text("utf-8").splitlines()
     assert len(data) == 1 + 4 * 3 * 3
-    ((below, _),) = efficiency.draw(tables)
+    ((below, _),) = efficiency.draw(shown)
     assert below.group == group
     assert image.name == f"{efficiency.stem(below)}-efficiency.png"
     assert "truthfulqa (truthfulqa, examples 4, tested 6)" in page
@@ -150,7 +151,7 @@ def test_trained_methods_take_one_question_and_no_speed_is_learnt_where_nothing_
         found = CliRunner().invoke(main, [*given, *sized], env=env, catch_exceptions=False)
         assert found.exit_code == 0, found.stderr
     assert not (tmp_path / "cache" / "rates.json").exists()
-    (curve,) = efficiency.curves(results.tables(results.load(tmp_path / "results")))
+    (curve,) = efficiency.curves(tables(results.load(tmp_path / "results")))
     assert set(curve.rows) == {"prompt-manyshot", "caa", "bipo", "lora"}
     assert all(sorted(rows) == [1, 2] for rows in curve.rows.values())
 

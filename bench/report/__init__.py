@@ -31,9 +31,10 @@ from bench.report import (
     sweeps,
 )
 from bench.report.drawing import Figure, emit
-from bench.results import Table, load, tables
+from bench.results import load
 from bench.schema import UsageError
 from bench.store import write_whole
+from bench.tables import Table, tables
 
 FIGURES = (
     forest.best,

@@ -14,8 +14,8 @@ from bench.escape import row as line_of
 from bench.opinions import second
 from bench.report import leaderboard
 from bench.report.details import gap, is_twin
-from bench.results import Row, Table, merit
 from bench.stats import Difference
+from bench.tables import Row, Table, merit
 
 STEERING = ("direction", "trained")
 """Families that change the model; a combination has a prompt in it."""

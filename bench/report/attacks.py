@@ -13,7 +13,7 @@ from bench.report import drawing
 from bench.report.drawing import Figure
 from bench.report.leaderboard import title
 from bench.report.sweeps import _end, grid
-from bench.results import Table
+from bench.tables import Table
 
 SHOTS = "shots-"
 

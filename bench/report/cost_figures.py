@@ -19,7 +19,7 @@ from bench.report import drawing
 from bench.report.costs import records
 from bench.report.drawing import Figure
 from bench.report.leaderboard import title
-from bench.results import Row, Table
+from bench.tables import Row, Table
 
 SIZES, RANK = (50, 100, 400), 8
 NAMED = 24

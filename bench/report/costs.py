@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from bench.escape import cell, head, row
 from bench.overhead import record, show
-from bench.results import Table
+from bench.tables import Table
 
 
 def records(table: Table) -> dict[str, record.Overhead]:

@@ -14,8 +14,9 @@ from bench.escape import row as line_of
 from bench.pairwise import PER, bradley_terry, length_controlled, win_rate
 from bench.plan import names_in
 from bench.report import leaderboard
-from bench.results import Row, Run, Table, matched
+from bench.results import Run, matched
 from bench.stats import Difference, paired
+from bench.tables import Row, Table
 
 
 def sections(table: Table) -> list[tuple[str, list[str]]]:

@@ -13,7 +13,7 @@ from typing import Any
 from bench.report import drawing
 from bench.report.drawing import Figure
 from bench.report.leaderboard import title
-from bench.results import Table
+from bench.tables import Table
 
 
 def detection(table: Table) -> Figure | None:

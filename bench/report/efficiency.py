@@ -15,8 +15,8 @@ from bench.escape import cell, head, name, row
 from bench.report import drawing
 from bench.report.drawing import Figure
 from bench.report.leaderboard import interval, title
-from bench.results import Row, Table
 from bench.schema import digest
+from bench.tables import Row, Table
 
 SIZE = "examples"
 

@@ -14,8 +14,8 @@ from bench.report import drawing, leaderboard
 from bench.report.details import optimisms
 from bench.report.drawing import Figure
 from bench.report.leaderboard import interval, pvalue, title
-from bench.results import Row, Table
 from bench.stats import Difference
+from bench.tables import Row, Table
 
 LEVEL = 0.05
 MANY = 25

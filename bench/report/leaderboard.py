@@ -15,8 +15,9 @@ from bench.escape import cell, csv_text
 from bench.escape import head as head_of
 from bench.escape import row as line_of
 from bench.opinions import second
-from bench.results import Row, Run, Table
+from bench.results import Run
 from bench.stats import Difference, Estimate, paired
+from bench.tables import Row, Table
 
 
 def headings(table: Table) -> list[str]:

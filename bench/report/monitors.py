@@ -10,8 +10,9 @@ from typing import Any
 
 from bench import escape
 from bench.report.leaderboard import interval
-from bench.results import Run, Table
+from bench.results import Run
 from bench.stats import estimate
+from bench.tables import Table
 
 
 def correlations(run: Run, name: str) -> dict[str, float]:

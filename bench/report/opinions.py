@@ -13,7 +13,7 @@ from bench.escape import cell, head, row
 from bench.opinions import Comparison, Second
 from bench.opinions import second as find
 from bench.report.leaderboard import interval, pvalue
-from bench.results import Table
+from bench.tables import Table
 
 LEVEL = 0.05
 

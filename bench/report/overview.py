@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.report import drawing
 from bench.report.drawing import Figure
-from bench.results import Table
+from bench.tables import Table
 
 
 def heat_maps(tables: Sequence[Table]) -> list[tuple[str, Figure]]:

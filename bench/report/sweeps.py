@@ -15,8 +15,9 @@ from typing import Any
 from bench.report import drawing
 from bench.report.drawing import Figure
 from bench.report.leaderboard import title
-from bench.results import Run, Table
+from bench.results import Run
 from bench.stats import Estimate, estimate
+from bench.tables import Table
 
 Rows = list[dict[str, Any]]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from bench.report.page import methods, overview, samples
 from bench.report.page.encoding import key, script
-from bench.results import Table
 from bench.store import write_whole
+from bench.tables import Table
 
 INDEX = "index.html"
 FOLDER = "page"

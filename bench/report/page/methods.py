@@ -12,7 +12,8 @@ from typing import Any
 
 from bench import catalogue, opinions, registry
 from bench.report.page.encoding import key
-from bench.results import Run, Table
+from bench.results import Run
+from bench.tables import Table
 
 
 def described(runs: Iterable[Run]) -> list[dict[str, Any]]:

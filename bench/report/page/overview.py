@@ -18,8 +18,9 @@ from bench.report import costs, leaderboard
 from bench.report.opinions import LEVEL, asking
 from bench.report.page import methods
 from bench.report.page.encoding import key
-from bench.results import Row, Table, finite
+from bench.results import finite
 from bench.stats import Difference, Estimate
+from bench.tables import Row, Table
 
 MEASURES = (
     None, "prompt_tokens", "flops_percent", "bytes_percent", "kv_percent", "request_flops_percent", "artefact_bytes",

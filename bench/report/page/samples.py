@@ -13,8 +13,9 @@ from typing import Any
 
 from bench import opinions
 from bench.report.page.encoding import key
-from bench.results import TRIALS, Run, Table
+from bench.results import TRIALS, Run
 from bench.schema import BenchError
+from bench.tables import Table
 
 ANSWERS = 600
 SPLITS = ("test", "select")
