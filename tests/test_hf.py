@@ -273,18 +273,34 @@ def test_queries_taken_together_give_what_sdpa_gives(
 def test_bf16_products_taken_in_fp32_are_rounded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_linear.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(_linear, "fast", lambda: False)
-    widened = HFBackend(tiny.build(tmp_path), "bfloat16").model
+    widened = HFBackend(tiny.build(tmp_path, "qwen2"), "bfloat16").model  # some of its modules have a bias
     modules = [module for module in widened.modules() if isinstance(module, torch.nn.Linear)]
     assert modules
     assert all(type(module) is _linear.Widened for module in modules)
     for module in modules:
         x = torch.randn(5, module.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
-        exact = torch.nn.functional.linear(x.double(), module.weight.double())
+        bias = None if module.bias is None else module.bias.normal_().double()
+        exact = torch.nn.functional.linear(x.double(), module.weight.double(), bias)
         found = module(x)
         assert found.dtype == torch.bfloat16
         # Half a unit in the last of eight places.
         assert torch.allclose(found.double(), exact, rtol=2**-8, atol=1e-7)
     assert not any(type(m) is _linear.Widened for m in HFBackend(tiny.build(tmp_path), "float32").model.modules())
+
+
+def test_a_widened_product_has_the_gradients_of_a_plain_one() -> None:
+    plain, widened = torch.nn.Linear(6, 5).double(), _linear.Widened(6, 5).bfloat16()
+    widened.load_state_dict(plain.state_dict())
+    plain.load_state_dict(widened.state_dict())  # the rounded numbers
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    one, two = x.double().requires_grad_(), x.clone().requires_grad_()
+    plain(one).sin().sum().backward()
+    widened(two).sin().sum().backward()
+    for exact, found in [(one, two), (plain.weight, widened.weight), (plain.bias, widened.bias)]:
+        assert exact.grad is not None
+        assert found.grad is not None
+        assert found.grad.dtype == torch.bfloat16
+        assert torch.allclose(found.grad.double(), exact.grad, rtol=0.03, atol=0.03)
 
 
 def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,16 +310,19 @@ def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkey
 
 def test_answers_are_those_of_transformers_own_cache(any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [Request(ask("word " * n), sampling=replace(DRAWN, max_new_tokens=20), seed=n) for n in (1, 4, 30)]
-    used: list[_cache.Roomy] = []
+    used: dict[_cache.Roomy, set[int]] = {}
     update = _cache.Roomy.update
 
     def watched(self: _cache.Roomy, *states: Any, **rest: Any) -> Any:
-        used.append(self)
-        return update(self, *states, **rest)
+        keys, values = update(self, *states, **rest)
+        used.setdefault(self, set()).add(keys.data_ptr())
+        return keys, values
 
     monkeypatch.setattr(_cache.Roomy, "update", watched)
+    monkeypatch.setattr(any_lm.model.generation_config, "use_cache", False)  # a checkpoint's own default
     found = texts(any_lm, requests)
     assert used
+    assert {len(places) for places in used.values()} == {1}  # nothing was moved
     monkeypatch.setattr(_cache, "cache", lambda *_: {})
     used.clear()
     assert texts(any_lm, requests) == found

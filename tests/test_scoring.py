@@ -13,7 +13,7 @@ from bench.backends import _scoring
 from bench.backends._scoring import WIDE, Scored, Tree
 from bench.backends.hf import HFBackend
 from bench.schema import Message, Request
-from bench.steering import Add, Edit, Gate, LowRank, Span, Steering
+from bench.steering import Add, Edit, Gate, LowRank, LowRankDelta, Span, Steering
 
 H = 32
 ASKS = ("What is it?", "Name a colour, any colour that you like, and say why you like it so much.")
@@ -84,16 +84,42 @@ def test_a_window_shorter_than_a_row_still_bounds_what_is_seen(tmp_path: Any) ->
         assert list(found.logprobs) == pytest.approx(plain(lm, request)[0], abs=1e-4)
 
 
-@pytest.mark.parametrize("change", [{"_is_stateful": True}, {"layer_types": ["full_attention", "linear_attention"]}])
-def test_a_model_that_carries_a_state_reads_one_target_a_row(
-    lm: HFBackend, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+STRANGE = {"_is_stateful": True, "_supports_attention_backend": False, "layer_types": ["linear_attention"]}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_model_whose_attention_no_mask_describes_reads_one_target_a_row(
+    lm: HFBackend, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    for name, value in change.items():
-        monkeypatch.setattr(lm.model if name == "_is_stateful" else lm.model.config, name, value, raising=False)
+    holder = lm.model if name.startswith("_") else lm.model.config
+    monkeypatch.setattr(holder, name, STRANGE[name], raising=False)
     seen = widths(lm, monkeypatch)
     prompt = len(lm.encode(ask(ASKS[0])))
     scored(lm, [Request(ask(ASKS[0]), target=t) for t in TARGETS])
     assert sorted(n for rows in seen for n in rows) == sorted(prompt + len(t) - 1 for t in TARGETS)
+
+
+def test_targets_of_one_token_share_a_plain_row_on_any_model(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm.model, "_is_stateful", True, raising=False)
+    monkeypatch.setattr(_scoring, "_mask", None)
+    seen = widths(lm, monkeypatch)
+    requests = [Request(ask(ASKS[0]), target=t) for t in "ABCD"]
+    for request, found in zip(requests, scored(lm, requests), strict=True):
+        assert list(found.logprobs) == pytest.approx(plain(lm, request)[0], abs=1e-4)
+    assert seen == [[len(lm.encode(ask(ASKS[0])))]]
+
+
+@pytest.mark.parametrize("bare", [0, 1])
+def test_a_change_of_the_output_matrix_stays_in_its_own_row(lm: HFBackend, bare: int) -> None:
+    vocabulary = lm.model.config.vocab_size
+    changed = Steering(deltas=(LowRankDelta(module="lm_head", down=drawn(2, H), up=drawn(vocabulary, 2)),))
+    steerings = [changed, changed]
+    steerings[bare] = Steering()
+    requests = [Request(ask(ASKS[0]), s, target=t) for s in steerings for t in TARGETS]
+    for request, found in zip(requests, scored(lm, requests), strict=True):
+        (alone,) = scored(lm, [request])
+        assert list(found.logprobs) == pytest.approx(list(alone.logprobs), abs=1e-4)
+    assert list(scored(lm, requests[:1])[0].logprobs) != pytest.approx(list(scored(lm, requests[-1:])[0].logprobs))
 
 
 def test_what_targets_begin_with_together_is_read_once(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +146,7 @@ EDITS: dict[str, Edit] = {
     "prompt": Add(layer=1, value=drawn(H), span=Span(part="prompt")),
     "response": Add(layer=1, value=drawn(H), span=Span(part="response")),
     "front": Add(layer=0, value=drawn(3, H), span=Span(part="prompt", first=3)),
+    "ramp": Add(layer=0, value=drawn(200, H)),
     "gated": Add(layer=2, value=drawn(H), gate=Gate(layer=1, direction=drawn(H), threshold=-2.0)),
     "ends": LowRank(layer=1, rotation=drawn(2, H), weight=drawn(2, H), bias=drawn(2), span=Span(first=2, last=2)),
 }

@@ -41,5 +41,6 @@ def cache(model: Any, room: int) -> dict[str, Any]:
     if not model._supports_default_dynamic_cache():
         return {}
     found = DynamicCache(config=model.config)
-    found.layers = [Roomy(room) if type(layer) is DynamicLayer else layer for layer in found.layers]
-    return {"past_key_values": found}
+    plain = [type(layer) is DynamicLayer for layer in found.layers]
+    found.layers = [Roomy(room) if own else layer for own, layer in zip(plain, found.layers, strict=True)]
+    return {"past_key_values": found} if any(plain) else {}

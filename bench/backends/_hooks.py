@@ -132,8 +132,8 @@ class Applied:
 
     def touched_at(self, row: int, columns: Sequence[int], responded: bool) -> tuple[int, ...]:
         """As `touched`, of the `columns` of the last pass; `responded`: whether some lie after the prompt."""
-        masks = [self.masks.get((row, n)) for n in range(len(self.steerings[row].edits))]
-        counts = [0 if mask is None else int(mask[list(columns)].sum()) for mask in masks]
+        masks = [self.masks[row, n] for n in range(len(self.steerings[row].edits))]
+        counts = torch.stack(masks)[:, list(columns)].sum(1).tolist() if masks else []
         return self._proven(row, counts, responded)
 
     def _proven(self, row: int, counts: Sequence[int], responded: bool) -> tuple[int, ...]:

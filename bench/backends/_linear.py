@@ -21,12 +21,33 @@ def fast() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+class _Product(torch.autograd.Function):
+    """x Wᵀ + b in fp32; the weight is kept for the way back as it is, not widened."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        added = None if bias is None else bias.float()
+        return nn.functional.linear(x.float(), weight.float(), added).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (x, weight), grad = ctx.saved_tensors, grads[0].float()
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        rows = grad.flatten(0, -2)
+        return (
+            (grad @ weight.float()).to(x.dtype) if to_x else None,
+            (rows.mT @ x.flatten(0, -2).float()).to(weight.dtype) if to_weight else None,
+            rows.sum(0).to(weight.dtype) if to_bias else None,
+        )
+
+
 class Widened(nn.Linear):
     """A linear module whose product is taken in fp32; weight, input and output keep their type."""
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
-        return nn.functional.linear(input.float(), self.weight.float(), bias).to(input.dtype)
+        found: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return found
 
 
 def use(model: Any) -> None:

@@ -9,8 +9,8 @@ Invariant: a target's score depends on its own request alone; the order and comp
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from bench.schema import Array, Request, TargetScore
 if TYPE_CHECKING:
     from bench.backends.hf import HFBackend
 
+PIECE = 16
+"""Positions whose `[V]` distributions are in memory in fp32 at once."""
 WIDE = 512
 """Tokens after a prompt in one row, about: attention costs a token as much as its row is long."""
 
@@ -56,7 +58,12 @@ class Tree:
                 path.append(at)
             self.paths.append(path)
 
-    @cached_property
+    @property
+    def branches(self) -> bool:
+        """Whether some token is not seen by all that stand behind it."""
+        return len(self.ids) > self.prompt + max(map(len, self.paths))
+
+    @property
     def sees(self) -> Array:
         """`[T, T]`: whether the token of a row may look at that of a column: itself and its ancestors."""
         found = np.zeros((len(self.ids), len(self.ids)), dtype=bool)
@@ -117,10 +124,14 @@ def _parts(
     # In the order of their tokens those that begin alike are neighbours.
     for i in sorted(group, key=lambda i: list(targets[i])):
         more = len(targets[i]) - 1
-        full = wide + more > WIDE or not _reads_trees(lm, len(prompts[i]) + wide + more)
+        if part and targets[i][:-1] == targets[part[-1]][:-1]:  # it is asked for where the one before is
+            full, more = False, 0
+        else:
+            full = wide + more > WIDE or not _reads_trees(lm, len(prompts[i]) + wide + more)
         if part and (full or len(part) >= lm.batch):
             yield part
             part, wide = [], 0
+            more = len(targets[i]) - 1
         part.append(i)
         wide += more
     if part:
@@ -128,11 +139,13 @@ def _parts(
 
 
 def _reads_trees(lm: HFBackend, length: int) -> bool:
-    """Whether every layer sees a row of `length` tokens as a mask says: no state is carried, no window ends before."""
+    """Whether every layer sees a row of `length` tokens as a mask says, at the positions it is told: no state is
+    carried, no window ends before, and no layer counts columns by itself (older ones of transformers do)."""
     config = lm.model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) or length
-    return not lm.model._is_stateful and kinds <= {"full_attention", "sliding_attention"} and length <= window
+    told = lm.model._supports_attention_backend and not lm.model._is_stateful
+    return told and kinds <= {"full_attention", "sliding_attention"} and length <= window
 
 
 def _score(
@@ -146,20 +159,22 @@ def _score(
     index = torch.full(inputs["input_ids"].shape, -1, device=lm.model.device)
     for own_index, tree, pad in zip(index, trees, pads, strict=True):
         own_index[pad:] = torch.tensor(tree.places, device=index.device)
-    if any(len(tree.paths) > 1 for tree in trees):
+    if any(tree.branches for tree in trees):
         inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(lm.model, trees, pads)}
     steerings = [requests[own[0]].steering for own, _ in batch]
     applied = Applied(lm.model, steerings, [tree.prompt for tree in trees], pads, lm.header, index)
     starts = torch.tensor([tree.prompt - 1 for tree in trees], device=index.device)[:, None]
     row, column = (index >= starts).nonzero(as_tuple=True)  # of every token that something follows
-    # Nothing is asked after the tokens before the prompt's last: the output matrix is a fifth of a small model.
     head = lm.model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][row, column][None],))
-    try:
-        with applied:
-            logits = lm.model(**inputs, use_cache=False).logits[0]
-    finally:
-        handle.remove()
+    changed = {delta.module for steering in steerings if steering for delta in steering.deltas}
+    with ExitStack() as stack:
+        whole = any(lm.model.get_submodule(name) is head for name in changed)
+        if not whole:  # nothing is asked before the prompt's last token: the matrix is a fifth of a small model
+            handle = head.register_forward_pre_hook(lambda _, args: (args[0][row, column][None],))
+            stack.callback(handle.remove)
+        stack.enter_context(applied)
+        logits = lm.model(**inputs, use_cache=False).logits
+    logits = logits[row, column] if whole else logits[0]
     at = {place: k for k, place in enumerate(zip(row.tolist(), column.tolist(), strict=True))}
     asked = [
         (at[r, pads[r] + k], token)
@@ -194,7 +209,7 @@ def _mask(model: Any, trees: Sequence[Tree], pads: Sequence[int]) -> Tensor:
 def _picked(logits: Tensor, places: Sequence[int], tokens: Sequence[int]) -> tuple[list[float], list[bool]]:
     """Log-probability of each of `tokens` under the `logits` `[N, V]` at its place, and whether it is the likeliest."""
     # In pieces: one fp32 copy of [N, V] would cost more than the model's own pass.
-    pieces = [(piece.logsumexp(1), piece.argmax(1)) for part in torch.split(logits, 16) for piece in (part.float(),)]
+    pieces = [(piece.logsumexp(1), piece.argmax(1)) for part in torch.split(logits, PIECE) for piece in (part.float(),)]
     total, likeliest = (torch.cat(column) for column in zip(*pieces, strict=True))
     at, wanted = (torch.tensor(column, device=logits.device) for column in (places, tokens))
     return (logits[at, wanted].float() - total[at]).tolist(), (likeliest[at] == wanted).tolist()

@@ -15,15 +15,12 @@ from torch import Tensor
 
 from bench.backends import _scoring
 from bench.backends._hooks import Applied
-from bench.backends._scoring import Scored
+from bench.backends._scoring import PIECE, Scored
 from bench.schema import Completion, Request
 from bench.steering import Steering
 
 if TYPE_CHECKING:
     from bench.backends.hf import HFBackend
-
-PIECE = 16
-"""Positions whose `[V]` distributions are in memory in fp32 at once."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Divergence:
 def score(
     lm: HFBackend, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], steering: Steering
 ) -> Iterator[tuple[int, Scored]]:
-    """`HFBackend.logprobs` of prompts and targets given as ids; equal prompts run once."""
+    """`HFBackend.logprobs` of prompts and targets given as ids; equal prompts share rows."""
     yield from _scoring.score(lm, [Request("", steering)] * len(prompts), prompts, targets)
 
 

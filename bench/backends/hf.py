@@ -74,7 +74,7 @@ class HFBackend(Backend):
         except (OSError, ValueError, SafetensorError) as error:
             raise BenchError(f"cannot load model {self.source.name}: {str(error).splitlines()[0]}") from error
         # A slice of the last positions is not contiguous, and torch then copies the whole output
-        # matrix once per row of the batch: most of the time of a short scoring pass.
+        # matrix once per row of the batch: most of the time of a short pass.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
         model = model.to(device).eval().requires_grad_(False)
         _attention.use(model)
@@ -215,6 +215,7 @@ class HFBackend(Backend):
             repetition_penalty=1.0,  # a model's own default would hide collapse
             eos_token_id=sorted(ends),
             pad_token_id=self.tokenizer.pad_token_id,
+            use_cache=True,  # whatever a checkpoint was saved with
         )
         noise = np.stack([np.random.default_rng(requests[i].seed).random(sampling.max_new_tokens) for i in chosen])
         drawn = LogitsProcessorList([_draw(sampling, torch.from_numpy(noise), width)])
