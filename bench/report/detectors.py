@@ -1,6 +1,6 @@
-"""Detection: the AUROC of each detector with every concept's own behind it.
+"""Detection: the scores of each detector with every concept's own behind them.
 
-Invariant: 0.5 is chance and is drawn.
+Invariant: where chance is 0.5, it is drawn.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from bench.tables import Table
 
 
 def detection(table: Table) -> Figure | None:
-    """Detectors by AUROC on each kind of negatives; none for a table of another kind."""
+    """Detectors on each axis; none for a table of another kind."""
     if table.uses != "detector":
         return None
     rows = []
     for row in table.rows:
         for axis in table.axes[:-1]:
             e, own = row.estimates[axis], row.run.scores(axis)
-            mean = {"method": row.name, "family": row.run.family, "axis": axis, "concept": "mean", "auroc": e.mean}
+            mean = {"method": row.name, "family": row.run.family, "axis": axis, "concept": "mean", "score": e.mean}
             rows.append(mean | {"low": e.low, "high": e.high})
             rows += [
-                {"method": row.name, "family": row.run.family, "axis": axis, "concept": name, "auroc": own[name]}
+                {"method": row.name, "family": row.run.family, "axis": axis, "concept": name, "score": own[name]}
                 for name in table.concepts
             ]
     caption = "How well each detector tells texts with a concept from texts without"
@@ -41,16 +41,17 @@ def _detection(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     figure = drawing.canvas(2.2 + 3.2 * len(axes), (0.22 if small else 0.3) * len(names) + 1.35)
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, axis in zip(panels, axes, strict=True):
-        panel.axvline(0.5, color="#222222", lw=0.9)
+        if not axis.startswith("f1"):  # naming every text gives F1 by the share of positives
+            panel.axvline(0.5, color="#222222", lw=0.9)
         for y, name in enumerate(names):
             own = [row for row in rows if row["method"] == name and row["axis"] == axis]
             colour, marker = drawing.family(own[0]["family"])
-            points = [row["auroc"] for row in own[1:]]
+            points = [row["score"] for row in own[1:]]
             panel.plot(points, [y] * len(points), "|", color="#8a8a8a", ms=6, mew=0.9)
             low, high = own[0]["low"], own[0]["high"]
             if math.isfinite(low):
                 panel.plot([low, high], [y, y], color=colour, lw=1.6, solid_capstyle="butt")
-            panel.plot([own[0]["auroc"]], [y], marker, color=colour, ms=5)
+            panel.plot([own[0]["score"]], [y], marker, color=colour, ms=5)
         panel.set_ylim(len(names) - 0.4, -0.6)
         panel.set_yticks(range(len(names)), names, fontsize=7.5 if small else 8.5)
         panel.set_xlim(-0.02, 1.02)
@@ -59,5 +60,5 @@ def _detection(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     marks = drawing.families([row["family"] for row in rows])
     marks.append(drawing.handle(marker="|", color="#8a8a8a", ms=7, label="one concept"))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(6, len(marks)), frameon=False, fontsize=8)
-    figure.suptitle(f"{title(table)}: AUROC, mean and 95 % interval over {len(table.concepts)} concepts", fontsize=9)
+    figure.suptitle(f"{title(table)}: mean and 95 % interval over {len(table.concepts)} concepts", fontsize=9)
     return figure
