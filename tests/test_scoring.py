@@ -12,7 +12,7 @@ from bench import tiny
 from bench.backends import _scoring
 from bench.backends._scoring import WIDE, Scored, Tree
 from bench.backends.hf import HFBackend
-from bench.schema import Message, Request
+from bench.schema import BenchError, Message, Request
 from bench.steering import Add, Edit, Gate, LowRank, LowRankDelta, Span, Steering
 
 H = 32
@@ -120,6 +120,12 @@ def test_a_change_of_the_output_matrix_stays_in_its_own_row(lm: HFBackend, bare:
         (alone,) = scored(lm, [request])
         assert list(found.logprobs) == pytest.approx(list(alone.logprobs), abs=1e-4)
     assert list(scored(lm, requests[:1])[0].logprobs) != pytest.approx(list(scored(lm, requests[-1:])[0].logprobs))
+
+
+def test_a_delta_on_no_module_is_refused_by_name(lm: HFBackend) -> None:
+    wrong = Steering(deltas=(LowRankDelta(module="model.nowhere", down=drawn(2, H), up=drawn(H, 2)),))
+    with pytest.raises(BenchError, match=r"model\.nowhere"):
+        scored(lm, [Request(ask(ASKS[0]), wrong, target="No.")])
 
 
 def test_what_targets_begin_with_together_is_read_once(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:

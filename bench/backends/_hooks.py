@@ -131,7 +131,7 @@ class Applied:
         return self._proven(row, counts, forwards > 1)
 
     def touched_at(self, row: int, columns: Sequence[int], responded: bool) -> tuple[int, ...]:
-        """As `touched`, of the `columns` of the last pass; `responded`: whether some lie after the prompt."""
+        """As `touched`, of the `columns` of a pass with an `index`; `responded`: whether some lie after the prompt."""
         masks = [self.masks[row, n] for n in range(len(self.steerings[row].edits))]
         counts = torch.stack(masks)[:, list(columns)].sum(1).tolist() if masks else []
         return self._proven(row, counts, responded)
@@ -232,9 +232,10 @@ class Applied:
             for i, (row, _, edit) in enumerate(entries):
                 if edit.gate is not None:
                     mask[i] &= self.fires[edit.gate][row]
-            for (row, number, _), own, count in zip(entries, mask, mask.sum(1).tolist(), strict=True):
+            for (row, number, _), count in zip(entries, mask.sum(1).tolist(), strict=True):
                 self.counts[-1][row, number] = count
-                self.masks[row, number] = own
+            if self.given is not None:  # not at each token of an answer
+                self.masks |= {(row, number): own for (row, number, _), own in zip(entries, mask, strict=True)}
             old = hidden[rows]
             # The row of an [n, H] value counts from where its span begins.
             begin = self.prompts[rows] - span.last if span.last and not span.first else span.start()

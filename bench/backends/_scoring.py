@@ -94,25 +94,12 @@ def score(
     for group in shared.values():
         for part in _parts(lm, group, prompts, targets):
             trees.append((part, Tree(prompts[part[0]], [targets[i] for i in part])))
-    trees.sort(key=lambda one: -len(one[1].ids))
     # Rows that only the model's own mask describes stand apart from those that need ours.
     for readable in (False, True):
         some = [one for one in trees if _reads_trees(lm, len(one[1].ids)) == readable]
-        for batch in _batches(lm, some):
-            yield from _score(lm, batch, requests, targets)
-
-
-def _batches(lm: HFBackend, trees: Sequence[Row]) -> Iterator[list[Row]]:
-    """At most `lm.batch` targets and about `lm.tokens` tokens each."""
-    batch: list[Row] = []
-    for own, tree in trees:
-        count = sum(len(part) for part, _ in batch) + len(own)
-        if batch and (count > lm.batch or (len(batch) + 1) * len(batch[0][1].ids) > lm.tokens):
-            yield batch
-            batch = []
-        batch.append((own, tree))
-    if batch:
-        yield batch
+        lengths, targeted = [len(tree.ids) for _, tree in some], [len(own) for own, _ in some]
+        for batch in lm._batches(lengths, lm.batch, targeted):
+            yield from _score(lm, [some[i] for i in batch], requests, targets)
 
 
 def _parts(
@@ -168,7 +155,7 @@ def _score(
     head = lm.model.get_output_embeddings()
     changed = {delta.module for steering in steerings if steering for delta in steering.deltas}
     with ExitStack() as stack:
-        whole = any(lm.model.get_submodule(name) is head for name in changed)
+        whole = any(module is head and name in changed for name, module in lm.model.named_modules())
         if not whole:  # nothing is asked before the prompt's last token: the matrix is a fifth of a small model
             handle = head.register_forward_pre_hook(lambda _, args: (args[0][row, column][None],))
             stack.callback(handle.remove)

@@ -159,14 +159,18 @@ class HFBackend(Backend):
             prompt = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
         return self.encode(prompt, request.prefill)
 
-    def _batches(self, lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
-        """Indices in groups of similar length, at most `rows` and about `self.tokens` tokens each."""
+    def _batches(self, lengths: Sequence[int], rows: int, weights: Sequence[int] | None = None) -> Iterator[list[int]]:
+        """Indices in groups of similar length, at most `rows` (each counting its weight) and about `self.tokens`
+        tokens each."""
         batch: list[int] = []
+        spent = 0
         for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if batch and (len(batch) >= rows or (len(batch) + 1) * lengths[batch[0]] > self.tokens):
+            weight = weights[i] if weights else 1
+            if batch and (spent + weight > rows or (len(batch) + 1) * lengths[batch[0]] > self.tokens):
                 yield batch
-                batch = []
+                batch, spent = [], 0
             batch.append(i)
+            spent += weight
         if batch:
             yield batch
 
