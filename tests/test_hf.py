@@ -276,7 +276,7 @@ def test_bf16_products_taken_in_fp32_are_rounded_once(tmp_path: Path, monkeypatc
     widened = HFBackend(tiny.build(tmp_path, "qwen2"), "bfloat16").model  # some of its modules have a bias
     modules = [module for module in widened.modules() if isinstance(module, torch.nn.Linear)]
     assert modules
-    assert all(type(module) is _linear.Widened for module in modules)
+    assert all(type(module) is _linear.Widened and module.keeps for module in modules)
     for module in modules:
         x = torch.randn(5, module.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
         bias = None if module.bias is None else module.bias.normal_().double()
@@ -288,19 +288,41 @@ def test_bf16_products_taken_in_fp32_are_rounded_once(tmp_path: Path, monkeypatc
     assert not any(type(m) is _linear.Widened for m in HFBackend(tiny.build(tmp_path), "float32").model.modules())
 
 
-def test_a_widened_product_has_the_gradients_of_a_plain_one() -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_widened_product_has_the_gradients_of_a_plain_one(frozen: bool) -> None:
     plain, widened = torch.nn.Linear(6, 5).double(), _linear.Widened(6, 5).bfloat16()
+    widened.keeps = True
+    with torch.inference_mode():
+        widened(torch.zeros(1, 6).bfloat16())  # as a model that answers before it is trained above
+    for module in (plain, widened):
+        module.requires_grad_(not frozen)
     widened.load_state_dict(plain.state_dict())
     plain.load_state_dict(widened.state_dict())  # the rounded numbers
     x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
     one, two = x.double().requires_grad_(), x.clone().requires_grad_()
     plain(one).sin().sum().backward()
     widened(two).sin().sum().backward()
-    for exact, found in [(one, two), (plain.weight, widened.weight), (plain.bias, widened.bias)]:
+    weights = [] if frozen else [(plain.weight, widened.weight), (plain.bias, widened.bias)]
+    for exact, found in [(one, two), *weights]:
         assert exact.grad is not None
         assert found.grad is not None
         assert found.grad.dtype == torch.bfloat16
         assert torch.allclose(found.grad.double(), exact.grad, rtol=0.03, atol=0.03)
+
+
+def test_a_widened_weight_that_changes_is_widened_anew() -> None:
+    module = _linear.Widened(6, 5).bfloat16().requires_grad_(False)
+    module.keeps = True
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    before = module(x)
+    kept = module._kept
+    assert torch.equal(module(x), before)
+    assert module._kept is kept
+    module.weight.mul_(2)
+    module.bias.mul_(2)
+    assert torch.equal(module(x), 2 * before)
+    assert "weight" in module.state_dict()
+    assert len(module.state_dict()) == 2
 
 
 def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
