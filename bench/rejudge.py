@@ -21,6 +21,7 @@ from bench.results import Run
 from bench.schema import BenchError, Budget, Completion, Protocol, Sampling, UsageError
 from bench.stats import Estimate
 from bench.store import write_json
+from bench.tables import labels
 
 Advance = Callable[[int], None]
 Voice = Run | Opinion
@@ -147,12 +148,11 @@ def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]
             both = agreement.agree(*zip(*rows, strict=True))
             figures = {name: _estimate(getattr(both, name)) for name in ("kappa", "spearman", "alpha")}
             found["agreement"][axis] = figures | {"n": both.n}
-    names = [run.method for run in runs]
-    labels = [run.method if names.count(run.method) == 1 else run.variant for run in runs]
-    families = {label: run.family for label, run in zip(labels, runs, strict=True)}
+    names = labels(runs)
+    families = {name: run.family for name, run in zip(names, runs, strict=True)}
     for axis in axes:
         own, other = (
-            {label: _known(run, voice, axis) for label, run, voice in zip(labels, runs, voices, strict=True)}
+            {name: _known(run, voice, axis) for name, run, voice in zip(names, runs, voices, strict=True)}
             for voices in (one, two)
         )
         e = agreement.interaction(own, other, families)

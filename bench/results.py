@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench import environment, stats
-from bench.plan import Options, default_results, scratch
+from bench.plan import Options, default_results, method, scratch
 from bench.registry import suggest
 from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain
 from bench.store import write_json, write_whole
@@ -136,6 +136,17 @@ def finite(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
 
+def _departures(given: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """`key=value` of what differs, with the part's name before it where there are several."""
+    found = []
+    for key, value in given.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
+            found += [f"{key}.{each}" for each in _departures(value, usual[key])]
+        elif value != usual.get(key):
+            found.append(f"{key}={value}")
+    return found
+
+
 @dataclass(frozen=True)
 class Run:
     """One loaded `run.json`."""
@@ -163,8 +174,15 @@ class Run:
 
     @cached_property
     def variant(self) -> str:
-        """The method's name, with a mark where its parameters were changed (filled by `tables`)."""
-        return f"{self.method}-{self.data['id'][:4]}"
+        """The method's name with the settings in which it departs from those registered: `diffmean layer=select`.
+
+        A method of a plugin that is not installed is told apart by its id.
+        """
+        try:
+            usual = plain(method(self.method, {}).params())
+        except UsageError:
+            return f"{self.method}-{self.data['id'][:4]}"
+        return " ".join([self.method, *_departures(self.data["spec"]["method_params"], usual)])
 
     def scores(self, axis: str, split: str = "test") -> dict[str, float | None]:
         if split == "test":

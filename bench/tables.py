@@ -57,7 +57,7 @@ class Table:
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """One table per group; within it, methods whose parameters differ are told apart by id."""
+    """One table per group."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.data["group"], []).append(run)
@@ -66,9 +66,17 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     return sorted(made, key=lambda t: (t.spec["task"], t.spec["model"], order[t.spec["protocol"]["preset"]], t.group))
 
 
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A name of each run of a group: its method's, with the settings that were changed where the method ran twice."""
+    methods = [run.method for run in runs]
+    found = [run.method if methods.count(run.method) == 1 else run.variant for run in runs]
+    ids = [str(run.data["id"])[:4] for run in runs]
+    # The same settings under another prompter, say.
+    return [name if found.count(name) == 1 else f"{name}-{mark}" for name, mark in zip(found, ids, strict=True)]
+
+
 def _table(group: str, runs: list[Run]) -> Table:
-    names = [run.method for run in runs]
-    named = {(run.method if names.count(run.method) == 1 else run.variant): run for run in runs}
+    named = dict(zip(labels(runs), runs, strict=True))
     axes = tuple(axis for axis in runs[0].data["axes"] if all(axis in run.data["axes"] for run in runs))
     known = {axis: [run.scores(axis) for run in runs] for axis in axes}
 

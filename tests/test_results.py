@@ -67,7 +67,7 @@ def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: T
     best = runs["prompt-best-of-n"]
     assert best.draws == best.data["concepts"]["ocean"]["note"]["n"]
     assert "best of 5" in cells(table, next(row for row in table.rows if row.run is best))[2]
-    assert all(run.draws == 1 for run in RUNS if run is not best)
+    assert all(run.draws == 1 for run in RUNS if run.method != best.method)
     perfect = {n: c | {"select": [t | {"overall": 2.0} for t in c["select"]]} for n, c in best.data["concepts"].items()}
     winner = Run(best.path, {**best.data, "concepts": perfect})
     assert merit(winner) > merit(runs["prompt"])
@@ -75,6 +75,30 @@ def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: T
     assert one.reference == "prompt"
     (alone,) = tables([winner])
     assert alone.reference == winner.method
+
+
+def test_a_method_that_ran_twice_keeps_its_name_where_its_settings_are_the_registered_ones(table: Table) -> None:
+    runs = {row.run.method: row.run for row in table.rows}
+
+    def changed(name: str, prompter: str = "", **params: object) -> Run:
+        run = runs[name]
+        spec = run.data["spec"] | {"method_params": run.data["spec"]["method_params"] | params, "prompter": prompter}
+        return Run(run.path, {**run.data, "spec": spec, "id": "0123456789"})
+
+    def names(*found: Run) -> set[str]:
+        (one,) = tables(found)
+        return {row.name for row in one.rows}
+
+    both = {"diffmean": {"layer": 0.9}, "prompt": {}}
+    assert names(runs["diffmean"]) == names(changed("diffmean", layer=0.9)) == {"diffmean"}
+    assert names(runs["diffmean"], changed("diffmean", layer="select")) == {"diffmean", "diffmean layer=select"}
+    assert names(runs["lora"], changed("lora", rank=8, alpha=16.0)) == {"lora", "lora rank=8 alpha=16.0"}
+    assert names(runs["prompt+diffmean"], changed("prompt+diffmean", **both)) == {
+        "prompt+diffmean",
+        "prompt+diffmean diffmean.layer=0.9",
+    }
+    plain = runs["prompt"]
+    assert names(plain, changed("prompt", "openai:one")) == {f"prompt-{plain.data['id'][:4]}", "prompt-0123"}
 
 
 def test_detection_has_the_paper_s_order() -> None:
