@@ -80,7 +80,7 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Se
     data = head | record | {"refused": reasons, "provenance": environment.provenance()}
     data["metrics"] = metrics(data)
     if not (reasons or folder):
-        data["asked"] = _public(data["asked"])
+        data = published(data)
     path = place(spec, root)
     try:
         if trials:
@@ -96,15 +96,17 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Se
     return path
 
 
-def _public(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What a user named, without where it lies on the machine: checked results are published."""
+def published(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with what its user named, but not where that lies on the machine: checked results are read by others."""
 
     def short(value: Any) -> Any:
         named = isinstance(value, str) and (Path(value).is_absolute() or Path(value).expanduser().is_dir())
         return Path(value).name if named else value
 
+    if not (asked := data.get("asked")):
+        return dict(data)
     parameters = {name: short(value) for name, value in asked["task_params"].items()}
-    return {"model": short(asked["model"]), "task_params": parameters}
+    return {**data, "asked": {"model": short(asked["model"]), "task_params": parameters}}
 
 
 def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:

@@ -1,7 +1,7 @@
 """`bench submit`: runs held to the rules of the results, and the files of a pull request.
 
 Invariant: nothing is written unless every rule is kept; what is written is a copy, laid out as the
-repository wants it.
+repository wants it, that names what its user asked for without where it lies.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from bench.audit import Finding
 from bench.escape import cell, head, row
 from bench.results import Run
 from bench.schema import BenchError, UsageError
+from bench.store import write_json
 from bench.tables import tables
 
 TEXT = "PULL_REQUEST.md"
@@ -32,7 +33,7 @@ class Submission:
 
 def prepare(runs: Sequence[Run], out: Path, base: Path) -> Submission:
     """Check `runs` beside the results at `base`, and write their files and a text to `out`."""
-    runs = list({run.path: run for run in runs}.values())
+    runs = [Run(path, results.published(run.data)) for path, run in {run.path: run for run in runs}.items()]
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: give another folder with --out")
     known = [run for run in results.load(base) if run.data["id"] not in {own.data["id"] for own in runs}]
@@ -77,7 +78,10 @@ def _copied(run: Run, out: Path) -> list[str]:
     for path in sorted(p for p in run.path.parent.iterdir() if p.is_file() and not p.name.startswith(".")):
         file = Path("results") / path.relative_to(run.path.parents[3])
         (out / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, out / file)
+        if path == run.path:
+            write_json(out / file, run.data)
+        else:
+            shutil.copyfile(path, out / file)
         made.append(file.as_posix())
     return made
 

@@ -10,7 +10,7 @@ from bench import documents, opinions
 from bench.audit import check
 from bench.report import build
 from bench.report.leaderboard import cells
-from bench.results import Run, _public, load
+from bench.results import Run, load, published
 from bench.schema import digest
 from bench.stats import paired
 from bench.tables import Table, merit, tables
@@ -159,5 +159,7 @@ def test_diffmean_shows_the_concept_more_than_the_controls(table: Table, control
 
 def test_a_checked_run_keeps_a_folder_s_name_and_not_its_place() -> None:
     asked = {"model": str(ROOT / "weights"), "task_params": {"data": str(ROOT / "concept10"), "rows": 3}}
-    assert _public(asked) == {"model": "weights", "task_params": {"data": "concept10", "rows": 3}}
-    assert _public({"model": "some/model", "task_params": {}}) == {"model": "some/model", "task_params": {}}
+    kept = {"model": "weights", "task_params": {"data": "concept10", "rows": 3}}
+    assert published({"id": "0", "asked": asked}) == {"id": "0", "asked": kept}
+    kept = {"model": "some/model", "task_params": {}}
+    assert published({"asked": kept}) == {"asked": kept}

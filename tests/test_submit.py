@@ -61,7 +61,7 @@ def test_a_broken_rule_stands_in_the_way(root: Path, what: str, said: str) -> No
     elif what == "control":
         shutil.rmtree(folder(root, "random"))
     elif what == "place":
-        change(run, lambda d: d["asked"].update(model="/home/me/weights"))
+        change(run, lambda d: d["provenance"].update(python="/home/me/python"))
     elif what == "dirty":
         change(run, lambda d: d["provenance"].update(dirty=["x.py"]))
     else:
@@ -71,6 +71,19 @@ def test_a_broken_rule_stands_in_the_way(root: Path, what: str, said: str) -> No
     assert said in done.stdout
     assert "nothing was written" in done.stderr
     assert not (root.parent / "out").exists()
+
+
+def test_what_its_user_named_is_published_without_where_it_lies(root: Path) -> None:
+    """As in a run that was written to a folder of one's own."""
+    run = folder(root) / "run.json"
+    change(run, lambda d: d["asked"].update(model="/home/me/weights", task_params={"data": "/home/me/concepts"}))
+    done = submit(root, "diffmean")
+    assert done.exit_code == 0, done.output
+    written = json.loads((root.parent / "out" / "results" / run.relative_to(root)).read_text("utf-8"))
+    assert written["asked"] == {"model": "weights", "task_params": {"data": "concepts"}}
+    assert {k: v for k, v in written.items() if k != "asked"} == {
+        k: v for k, v in json.loads(run.read_text("utf-8")).items() if k != "asked"
+    }
 
 
 def test_controls_may_lie_in_the_results_already_or_come_along(root: Path) -> None:
