@@ -16,6 +16,7 @@ from bench import tiny
 from bench.api import Backend
 from bench.backends import _attention, _cache, _linear
 from bench.backends._hooks import Applied, _Enough, first
+from bench.backends._scoring import reads_trees
 from bench.backends.hf import HFBackend
 from bench.schema import Array, BenchError, Message, Request, Sampling
 from bench.steering import Add, Clamp, DenseDelta, LowRankDelta, Project, Prompt, Span, Steering
@@ -328,6 +329,31 @@ def test_a_widened_weight_that_changes_is_widened_anew() -> None:
 def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_linear, "fast", lambda: True)
     assert not any(type(m) is _linear.Widened for m in HFBackend(tiny.build(tmp_path), "bfloat16").model.modules())
+
+
+def test_a_front_that_prompts_share_is_read_once_and_changes_no_answer(
+    any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shots = ["Shots of one kind. " * 12, "And of another kind. " * 12]
+    ends = ("Go.", "Now, tell me more about this and that.", "What is it?")
+    plain = [Request(ask(shot + end), sampling=DRAWN, seed=len(end)) for shot in shots for end in ends]
+    requests = [*plain, Request(ask("Alone."), sampling=DRAWN), *(replace(r, steering=add()) for r in plain)]
+    fronts: list[int] = []
+    read = _cache.read
+
+    def watched(model: Any, ids: Any) -> Any:
+        fronts.append(len(ids))
+        return read(model, ids)
+
+    monkeypatch.setattr(_cache, "read", watched)
+    found = texts(any_lm, requests)
+    begin = len(any_lm.encode(ask("")))  # one byte is one token
+    assert len(fronts) == (2 if reads_trees(any_lm, 400) else 0)
+    assert all(abs(front - begin - len(shot)) <= begin for front, shot in zip(sorted(fronts), shots, strict=False))
+    assert found == [texts(any_lm, [request])[0] for request in requests]
+    assert found[: len(plain)] != found[-len(plain) :]
+    monkeypatch.setattr(_cache, "read", lambda *_: ())  # a model that keeps something else
+    assert texts(any_lm, plain) == found[: len(plain)]
 
 
 def test_answers_are_those_of_transformers_own_cache(any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench import tiny
-from bench.backends import _scoring
+from bench.backends import _fronts, _scoring
+from bench.backends._fronts import LONG, fronts
 from bench.backends._scoring import WIDE, Scored, Tree
 from bench.backends.hf import HFBackend
 from bench.schema import BenchError, Message, Request
@@ -50,9 +53,9 @@ def widths(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
     pad = HFBackend._pad
 
-    def watched(self: HFBackend, rows: Any) -> Any:
+    def watched(self: HFBackend, rows: Any, front: int = 0) -> Any:
         seen.append([len(row) for row in rows])
-        return pad(self, rows)
+        return pad(self, rows, front)
 
     monkeypatch.setattr(HFBackend, "_pad", watched)
     return seen
@@ -88,7 +91,7 @@ STRANGE = {"_is_stateful": True, "_supports_attention_backend": False, "layer_ty
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_a_model_whose_attention_no_mask_describes_reads_one_target_a_row(
+def test_a_model_whose_attention_no_mask_describes_reads_one_target_a_row_unless_nothing_is_to_be_read(
     lm: HFBackend, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     holder = lm.model if name.startswith("_") else lm.model.config
@@ -96,7 +99,9 @@ def test_a_model_whose_attention_no_mask_describes_reads_one_target_a_row(
     seen = widths(lm, monkeypatch)
     prompt = len(lm.encode(ask(ASKS[0])))
     scored(lm, [Request(ask(ASKS[0]), target=t) for t in TARGETS])
-    assert sorted(n for rows in seen for n in rows) == sorted(prompt + len(t) - 1 for t in TARGETS)
+    # A lone letter is asked for at the prompt's end, whatever row that is in.
+    read = [t for t in TARGETS if len(t) > 1]
+    assert sorted(n for rows in seen for n in rows) == sorted(prompt + len(t) - 1 for t in read)
 
 
 def test_targets_of_one_token_share_a_plain_row_on_any_model(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,11 +177,62 @@ def test_edits_act_on_the_same_tokens_in_a_shared_row_as_alone(lm: HFBackend, na
             assert found.touched == (expected,)
 
 
+def shots(number: int) -> str:
+    """What a prompt of many examples begins with: a byte is a token."""
+    return f"Shots {number}. " + "Ask; answer. " * 20
+
+
+@pytest.mark.parametrize("prefill", ["", "So"])
+def test_prompts_that_begin_alike_are_read_together_and_score_as_alone(
+    any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch, prefill: str
+) -> None:
+    vector = Steering(edits=(Add(layer=0, value=drawn(H)),))
+    requests = [
+        Request(ask(shots(n) + a), s, target=t, prefill=prefill)
+        for n in (0, 1)
+        for a in ASKS
+        for t in TARGETS
+        for s in (None, vector)
+    ]
+    seen = widths(any_lm, monkeypatch)
+    found = scored(any_lm, requests)
+    reads = _scoring.reads_trees(any_lm, 600)
+    if reads:
+        assert sum(map(len, seen)) == 2 + 4  # a row for each front, and for each edited prompt
+    for request, one in zip(requests, found, strict=True):
+        (alone,) = scored(any_lm, [request])
+        assert list(one.logprobs) == pytest.approx(list(alone.logprobs), abs=1e-4)
+        assert one.touched == alone.touched
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), max_size=9), st.integers(1, 4))
+def test_fronts_are_shared_by_all_and_leave_each_a_token(rows: list[list[int]], least: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_fronts, "LONG", least)
+        groups = fronts(rows)
+    assert sorted(i for _, own in groups for i in own) == list(range(len(rows)))
+    for front, own in groups:
+        if front:
+            assert len(own) > 1
+            assert front >= max(least, max(len(rows[i]) for i in own) / 2)
+            assert len({tuple(rows[i][:front]) for i in own}) == 1
+            assert min(len(rows[i]) for i in own) > front
+    assert sum(not front for front, _ in groups) <= 1
+
+
+def test_only_long_fronts_are_worth_a_pass() -> None:
+    rows = [[1] * n + [2, k] for n in (LONG - 2, LONG + 3) for k in (3, 4)] + [[1] * (LONG + 3) + [2] * 999]
+    assert fronts(rows) == [(LONG + 4, [2, 3]), (0, [4, 0, 1])]
+    assert fronts([]) == []
+
+
 def test_a_tree_is_its_targets() -> None:
     tree = Tree([7, 8], [[1, 2, 3], [1, 2, 4, 5], [9], [1, 6, 5]])
     assert tree.ids == [7, 8, 1, 2, 4, 6]
     assert tree.places == [0, 1, 2, 3, 4, 3]
     assert tree.paths == [[2, 3], [2, 3, 4], [], [2, 5]]
+    assert [tree.before(n, 1) for n in range(4)] == [[3], [4], [1], [5]]
+    assert tree.before(0, 3) == [1, 2, 3]
     assert tree.sees.astype(int).tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],

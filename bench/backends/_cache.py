@@ -1,6 +1,7 @@
 """Keys and values of an answer being written, in memory that is there from the start.
 
-transformers' own cache makes a longer copy of all keys and values at each token.
+transformers' own cache makes a longer copy of all keys and values at each token. What the rows of several batches begin
+with alike is read once.
 
 Invariant: what attention sees is the same numbers in the same order; layers with a window or a state of their own
 keep transformers' cache.
@@ -8,8 +9,10 @@ keep transformers' cache.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -36,11 +39,28 @@ class Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
 
-def cache(model: Any, room: int) -> dict[str, Any]:
-    """What to hand to `generate` of a model for texts of at most `room` tokens; nothing where it has its own way."""
+Front = Sequence[tuple[Tensor, Tensor]]
+"""Each layer's keys and values `[1, groups, P, D]` of what all rows of a batch begin with."""
+
+
+def cache(model: Any, room: int, front: Front = (), rows: int = 1) -> dict[str, Any]:
+    """What to hand to `generate` of a model for `rows` texts of at most `room` tokens that begin with `front`;
+    nothing where it has its own way."""
     if not model._supports_default_dynamic_cache():
         return {}
     found = DynamicCache(config=model.config)
     plain = [type(layer) is DynamicLayer for layer in found.layers]
     found.layers = [Roomy(room) if own else layer for own, layer in zip(plain, found.layers, strict=True)]
+    for layer, states in zip(found.layers, front, strict=False):
+        cast(Roomy, layer).update(*(state.expand(rows, -1, -1, -1) for state in states))
     return {"past_key_values": found} if any(plain) else {}
+
+
+def read(model: Any, ids: Sequence[int]) -> Front:
+    """The keys and values of `ids`, for rows that begin with them; nothing where the model keeps something else."""
+    if not (found := cache(model, len(ids))) or any(
+        type(layer) is not Roomy for layer in found["past_key_values"].layers
+    ):
+        return ()
+    model(torch.tensor([list(ids)], device=model.device), use_cache=True, logits_to_keep=1, **found)
+    return [(layer.keys, layer.values) for layer in found["past_key_values"].layers]

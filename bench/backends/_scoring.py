@@ -1,14 +1,15 @@
 """Log-probabilities of texts that follow prompts: what may follow a prompt stands in one row with it, as a tree.
 
 A token of the tree sees the prompt and its own ancestors alone, at the position it would have in its own text; so the
-prompt, and every beginning that several targets share, is read once.
+prompt, and every beginning that several targets share, is read once. So is what prompts without an edit begin with
+alike (many examples, say), where that is most of them.
 
 Invariant: a target's score depends on its own request alone; the order and company of a pass only change speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.backends._fronts import common, fronts
 from bench.backends._hooks import Applied
 from bench.schema import Array, Request, TargetScore
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 PIECE = 16
 """Positions whose `[V]` distributions are in memory in fp32 at once."""
 WIDE = 512
-"""Tokens after a prompt in one row, about: attention costs a token as much as its row is long."""
+"""Tokens in one row after what all its texts begin with, or as many as that has: attention costs a token as much as its
+row is long."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,18 @@ class Scored(TargetScore):
 
 
 class Tree:
-    """A prompt and what may follow it, as one row: `ids`, their `places` in their own texts, and for each target the
-    indices in the row of its tokens but the last (`paths`). The last of a target is asked for, not read."""
+    """What texts begin with, and how each goes on, as one row: `ids`, their `places` in their own texts, and for each
+    text the indices in the row of its tokens but the last (`paths`). The last of a text is asked for, not read."""
 
-    def __init__(self, prompt: Sequence[int], targets: Sequence[Sequence[int]]) -> None:
-        self.prompt = len(prompt)
-        self.ids, self.parents = list(prompt), list(range(-1, len(prompt) - 1))
-        self.places = list(range(len(prompt)))
+    def __init__(self, front: Sequence[int], texts: Sequence[Sequence[int]]) -> None:
+        self.front = len(front)
+        self.ids, self.parents = list(front), list(range(-1, len(front) - 1))
+        self.places = list(range(len(front)))
         self.paths: list[list[int]] = []
         known: dict[tuple[int, int], int] = {}
-        for target in targets:
-            at, path = len(prompt) - 1, []
-            for token in target[:-1]:
+        for text in texts:
+            at, path = len(front) - 1, []
+            for token in text[:-1]:
                 if (at, token) not in known:
                     known[at, token] = len(self.ids)
                     self.ids.append(token)
@@ -58,10 +61,14 @@ class Tree:
                 path.append(at)
             self.paths.append(path)
 
+    def before(self, text: int, count: int) -> list[int]:
+        """Indices in the row of what the last `count` tokens of a text follow."""
+        return [self.front - 1, *self.paths[text]][-count:]
+
     @property
     def branches(self) -> bool:
         """Whether some token is not seen by all that stand behind it."""
-        return len(self.ids) > self.prompt + max(map(len, self.paths))
+        return len(self.ids) > self.front + max(map(len, self.paths))
 
     @property
     def sees(self) -> Array:
@@ -83,49 +90,58 @@ def score(
 ) -> Iterator[tuple[int, Scored]]:
     """The score of each request's target, prompts and targets given as ids; in no particular order.
 
-    Requests with one prompt and steering stand together, so that they share its pass.
+    Requests with one prompt and steering stand together, so that they share its pass, and those without an edit whose
+    prompts begin alike.
     """
     shared: dict[Any, list[int]] = {}
     for i, request in enumerate(requests):
-        changed = request.steering is not None and request.steering.scalable
-        key = request.steering.internal_digest if request.steering and changed else ""
-        shared.setdefault((tuple(prompts[i]), key), []).append(i)
+        shared.setdefault((tuple(prompts[i]), edited(request)), []).append(i)
+    alike = [prompt for prompt, edits in shared if not edits and reads_trees(lm, len(prompt))]
+    groups: list[tuple[int, list[int]]] = []
+    for front, own in fronts(alike):
+        if front:
+            groups.append((front, [i for k in own for i in shared.pop((alike[k], ""))]))
+    groups += [(len(prompt), own) for (prompt, _), own in shared.items()]
     trees: list[Row] = []
-    for group in shared.values():
-        for part in _parts(lm, group, prompts, targets):
-            trees.append((part, Tree(prompts[part[0]], [targets[i] for i in part])))
+    for front, group in groups:
+        texts = {i: [*prompts[i][front:], *targets[i]] for i in group}
+        for part in _parts(lm, front, texts):
+            trees.append((part, Tree(prompts[part[0]][:front], [texts[i] for i in part])))
     # Rows that only the model's own mask describes stand apart from those that need ours.
     for readable in (False, True):
-        some = [one for one in trees if _reads_trees(lm, len(one[1].ids)) == readable]
+        some = [one for one in trees if reads_trees(lm, len(one[1].ids)) == readable]
         lengths, targeted = [len(tree.ids) for _, tree in some], [len(own) for own, _ in some]
         for batch in lm._batches(lengths, lm.batch, targeted):
             yield from _score(lm, [some[i] for i in batch], requests, targets)
 
 
-def _parts(
-    lm: HFBackend, group: Sequence[int], prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-) -> Iterator[list[int]]:
-    """Requests of one prompt in rows of about `WIDE` more tokens; where the model cannot read a tree, one in each."""
+def edited(request: Request) -> str:
+    """What a request changes inside the model; empty where that is nothing."""
+    steering = request.steering
+    return steering.internal_digest if steering is not None and steering.scalable else ""
+
+
+def _parts(lm: HFBackend, front: int, texts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
+    """Requests that share a front, in rows of about `WIDE` tokens more; where the model cannot read a tree, one in
+    each."""
     part: list[int] = []
     wide = 0
     # In the order of their tokens those that begin alike are neighbours.
-    for i in sorted(group, key=lambda i: list(targets[i])):
-        more = len(targets[i]) - 1
-        if part and targets[i][:-1] == targets[part[-1]][:-1]:  # it is asked for where the one before is
-            full, more = False, 0
-        else:
-            full = wide + more > WIDE or not _reads_trees(lm, len(prompts[i]) + wide + more)
+    for i in sorted(texts, key=lambda i: list(texts[i])):
+        more = len(texts[i]) - 1
+        new = more - common(texts[i][:-1], texts[part[-1]][:-1]) if part else more
+        # Nothing new: it is asked for where the one before is.
+        full = new > 0 and (wide + new > max(WIDE, front) or not reads_trees(lm, front + wide + new))
         if part and (full or len(part) >= lm.batch):
             yield part
-            part, wide = [], 0
-            more = len(targets[i]) - 1
+            part, wide, new = [], 0, more
         part.append(i)
-        wide += more
+        wide += new
     if part:
         yield part
 
 
-def _reads_trees(lm: HFBackend, length: int) -> bool:
+def reads_trees(lm: HFBackend, length: int) -> bool:
     """Whether every layer sees a row of `length` tokens as a mask says, at the positions it is told: no state is
     carried, no window ends before, and no layer counts columns by itself (older ones of transformers do)."""
     config = lm.model.config.get_text_config()
@@ -149,33 +165,32 @@ def _score(
     if any(tree.branches for tree in trees):
         inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(lm.model, trees, pads)}
     steerings = [requests[own[0]].steering for own, _ in batch]
-    applied = Applied(lm.model, steerings, [tree.prompt for tree in trees], pads, lm.header, index)
-    starts = torch.tensor([tree.prompt - 1 for tree in trees], device=index.device)[:, None]
-    row, column = (index >= starts).nonzero(as_tuple=True)  # of every token that something follows
+    applied = Applied(lm.model, steerings, [tree.front for tree in trees], pads, lm.header, index)
+    asked = [
+        ((r, pads[r] + k), token)
+        for r, (own, tree) in enumerate(batch)
+        for n, i in enumerate(own)
+        for k, token in zip(tree.before(n, len(targets[i])), targets[i], strict=True)
+    ]
+    at = {place: n for n, place in enumerate(sorted({place for place, _ in asked}))}
+    row, column = torch.tensor(list(at), device=index.device).T
     head = lm.model.get_output_embeddings()
     changed = {delta.module for steering in steerings if steering for delta in steering.deltas}
     with ExitStack() as stack:
         whole = any(module is head and name in changed for name, module in lm.model.named_modules())
-        if not whole:  # nothing is asked before the prompt's last token: the matrix is a fifth of a small model
+        if not whole:  # only where something is asked: the matrix is a fifth of a small model
             handle = head.register_forward_pre_hook(lambda _, args: (args[0][row, column][None],))
             stack.callback(handle.remove)
         stack.enter_context(applied)
         logits = lm.model(**inputs, use_cache=False).logits
     logits = logits[row, column] if whole else logits[0]
-    at = {place: k for k, place in enumerate(zip(row.tolist(), column.tolist(), strict=True))}
-    asked = [
-        (at[r, pads[r] + k], token)
-        for r, (own, tree) in enumerate(batch)
-        for i, path in zip(own, tree.paths, strict=True)
-        for k, token in zip([tree.prompt - 1, *path], targets[i], strict=True)
-    ]
-    scores, greedy = _picked(logits, *zip(*asked, strict=True))
+    scores, greedy = _picked(logits, [at[place] for place, _ in asked], [token for _, token in asked])
     done = 0
     for r, (own, tree) in enumerate(batch):
         for i, path in zip(own, tree.paths, strict=True):
             part = slice(done, done + len(targets[i]))
             done = part.stop
-            touched = applied.touched_at(r, [pads[r] + k for k in (*range(tree.prompt), *path)], bool(path))
+            touched = applied.touched_at(r, [pads[r] + k for k in (*range(tree.front), *path)], bool(path))
             yield i, Scored(tuple(scores[part]), touched, all(greedy[part]))
 
 

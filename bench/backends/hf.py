@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from bench.api import Backend, Prompted, ReadSite
 from bench.backends import _attention, _linear
+from bench.backends._fronts import fronts
 from bench.backends._gradients import block_gradient
 from bench.backends._hooks import Applied, attention_output, blocks, read_blocks
-from bench.backends._scoring import score
+from bench.backends._scoring import edited, reads_trees, score
 from bench.backends._tokens import halt
 from bench.models import Model, hush
 from bench.registry import backend
@@ -36,6 +37,9 @@ from bench.schema import (
     TargetScore,
     digest,
 )
+
+if TYPE_CHECKING:
+    from bench.backends import _cache
 
 
 def pick_dtype(wish: str) -> torch.dtype:
@@ -174,12 +178,15 @@ class HFBackend(Backend):
         if batch:
             yield batch
 
-    def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], list[int]]:
-        """Left-padded `input_ids`, `attention_mask`, `position_ids`, and the padding of each row."""
+    def _pad(self, rows: Sequence[Sequence[int]], front: int = 0) -> tuple[dict[str, Tensor], list[int]]:
+        """`input_ids`, `attention_mask`, `position_ids`, padded on the left of all but the first `front` tokens, and
+        the padding of each row."""
         width = max(map(len, rows))
         pads = [width - len(row) for row in rows]
-        ids = [[self.tokenizer.pad_token_id] * pad + list(row) for pad, row in zip(pads, rows, strict=True)]
+        fill = self.tokenizer.pad_token_id
+        ids = [[*row[:front], *[fill] * pad, *row[front:]] for pad, row in zip(pads, rows, strict=True)]
         index = torch.arange(width)[None] - torch.tensor(pads)[:, None]
+        index = torch.where(torch.arange(width) < front, torch.arange(width), index.masked_fill(index < front, -1))
         inputs = {
             "input_ids": torch.tensor(ids),
             "attention_mask": (index >= 0).long(),
@@ -192,9 +199,30 @@ class HFBackend(Backend):
         prompts = [self._steered(request) for request in requests]
         for sampling in dict.fromkeys(request.sampling for request in requests):
             own = [i for i, request in enumerate(requests) if request.sampling == sampling]
-            for batch in self._batches([len(prompts[i]) + sampling.max_new_tokens for i in own], self.batch):
-                chosen = [own[i] for i in batch]
-                yield from self._generate(chosen, requests, prompts, sampling)
+            for front, group in self._fronts(own, requests, prompts, sampling.max_new_tokens):
+                totals = [len(prompts[i]) + sampling.max_new_tokens for i in group]
+                # A front that was read takes memory for keys and values, but for no activations any more.
+                lengths = [max(total - _length(front), total // 4) for total in totals]
+                for batch in self._batches(lengths, self.batch):
+                    yield from self._generate([group[k] for k in batch], requests, prompts, sampling, front=front)
+
+    def _fronts(
+        self, own: Sequence[int], requests: Sequence[Request], prompts: Sequence[list[int]], more: int
+    ) -> Iterator[tuple[_cache.Front, list[int]]]:
+        """The requests `own` in groups, each with what its prompts begin with, read once: without an edit only, and
+        where the model sees a row of the prompt and `more` tokens as a mask says."""
+        from bench.backends import _cache  # loads transformers
+
+        bare = [i for i in own if not edited(requests[i]) and reads_trees(self, len(prompts[i]) + more)]
+        rest = [i for i in own if i not in set(bare)]
+        for length, group in fronts([prompts[i] for i in bare]):
+            members = [bare[k] for k in group]
+            front = _cache.read(self.model, prompts[members[0]][:length]) if length else ()
+            if front:
+                yield front, members
+            else:
+                rest += members
+        yield (), sorted(rest)
 
     def _generate(
         self,
@@ -203,13 +231,14 @@ class HFBackend(Backend):
         prompts: list[list[int]],
         sampling: Sampling,
         stop: Sequence[str] = (),
+        front: _cache.Front = (),
     ) -> Iterator[tuple[int, Completion]]:
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         from bench.backends import _cache  # loads transformers
 
         rows = [prompts[i] for i in chosen]
-        inputs, pads = self._pad(rows)
+        inputs, pads = self._pad(rows, _length(front))
         inputs.pop("position_ids")  # generate derives them from the mask
         width = inputs["input_ids"].shape[1]
         ends = self._ends()
@@ -230,7 +259,7 @@ class HFBackend(Backend):
                 generation_config=config,
                 logits_processor=drawn,
                 stopping_criteria=StoppingCriteriaList([halt(self.tokenizer, stop, width)] if stop else []),
-                **_cache.cache(self.model, width + sampling.max_new_tokens),
+                **_cache.cache(self.model, width + sampling.max_new_tokens, front, len(chosen)),
             )
         for row, i in enumerate(chosen):
             ids = output[row, width:].tolist()
@@ -314,6 +343,10 @@ class HFBackend(Backend):
             for row, i in enumerate(batch):
                 found[i] = gradient[row, begins[row] :].float().cpu().numpy()
         return [found[i] for i in range(len(texts))]
+
+
+def _length(front: _cache.Front) -> int:
+    return front[0][0].shape[2] if front else 0
 
 
 def _draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,0 +1,35 @@
+"""Prompts that begin alike: what a pass can read once for them all.
+
+Invariant: a group's rows share their front token by token, and every row keeps a token of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LONG = 128
+"""Tokens from which a front is worth a pass of its own."""
+
+
+def common(one: Sequence[int], two: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((k for k, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
+def fronts(rows: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
+    """Indices of `rows` in groups, each with the length of its front; those with none in one group, of length 0.
+
+    A front is at least `LONG` tokens and at least half of the longest row of its group.
+    """
+    groups: list[tuple[int, list[int]]] = []
+    for i in sorted(range(len(rows)), key=lambda i: list(rows[i])):  # those that begin alike are neighbours
+        if groups:
+            front, own = groups[-1]
+            shared = min(front, common(rows[own[0]], rows[i]), len(rows[i]) - 1)
+            longest = max(len(rows[i]), *(len(rows[k]) for k in own))
+            if shared >= LONG and 2 * shared >= longest:
+                groups[-1] = (shared, [*own, i])
+                continue
+        groups.append((len(rows[i]) - 1, [i]))
+    whole = [own[0] for _, own in groups if len(own) == 1]
+    return [(front, own) for front, own in groups if len(own) > 1] + ([(0, whole)] if whole else [])
