@@ -22,14 +22,16 @@ def fronts(rows: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
     A front is at least `LONG` tokens and at least half of the longest row of its group.
     """
     groups: list[tuple[int, list[int]]] = []
+    longest = 0
     for i in sorted(range(len(rows)), key=lambda i: list(rows[i])):  # those that begin alike are neighbours
-        if groups:
-            front, own = groups[-1]
-            shared = min(front, common(rows[own[0]], rows[i]), len(rows[i]) - 1)
-            longest = max(len(rows[i]), *(len(rows[k]) for k in own))
-            if shared >= LONG and 2 * shared >= longest:
-                groups[-1] = (shared, [*own, i])
-                continue
-        groups.append((len(rows[i]) - 1, [i]))
+        front, own = groups[-1] if groups else (0, [])
+        shared = min(front, common(rows[own[0]], rows[i]), len(rows[i]) - 1) if own else 0
+        if shared >= LONG and 2 * shared >= max(longest, len(rows[i])):
+            groups[-1] = (shared, own)
+            own.append(i)
+            longest = max(longest, len(rows[i]))
+        else:
+            groups.append((len(rows[i]) - 1, [i]))
+            longest = len(rows[i])
     whole = [own[0] for _, own in groups if len(own) == 1]
     return [(front, own) for front, own in groups if len(own) > 1] + ([(0, whole)] if whole else [])

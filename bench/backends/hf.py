@@ -213,8 +213,11 @@ class HFBackend(Backend):
         where the model sees a row of the prompt and `more` tokens as a mask says."""
         from bench.backends import _cache  # loads transformers
 
-        bare = [i for i in own if not edited(requests[i]) and reads_trees(self, len(prompts[i]) + more)]
-        rest = [i for i in own if i not in set(bare)]
+        bare: list[int] = []
+        rest: list[int] = []
+        for i in own:
+            plain = not edited(requests[i]) and reads_trees(self, len(prompts[i]) + more)
+            (bare if plain else rest).append(i)
         for length, group in fronts([prompts[i] for i in bare]):
             members = [bare[k] for k in group]
             front = _cache.read(self.model, prompts[members[0]][:length]) if length else ()
