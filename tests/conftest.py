@@ -15,6 +15,7 @@ from stub_server import Stub, serving
 from bench import code, registry, tiny
 from bench.backends.hf import HFBackend
 from bench.models import DEFAULT, Model, resolve
+from bench.results import read
 
 KEY = "sk-a-key-like-no-other-0123456789"
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
@@ -34,8 +35,9 @@ def benchmark(name: str) -> ModuleType:
 
 
 def committed(method: str) -> Path:
-    """The folder of a method's committed run of concept steering: its name, and ten digits."""
-    return next(STEERED.glob(f"{method}-??????????"))
+    """The folder of a method's committed run of concept steering under the registered settings."""
+    found = sorted(STEERED.glob(f"{method}-??????????"))  # its name, and ten digits
+    return next(path for path in found if read(path / "run.json").variant == method)
 
 
 @pytest.fixture(scope="session", params=tiny.KINDS)

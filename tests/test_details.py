@@ -73,7 +73,7 @@ def test_head_to_head_counts_the_generations_of_the_runs(table: Table) -> None:
 def test_a_method_stands_beside_its_shuffled_twin(table: Table) -> None:
     ((heading, lines),) = details.twins(table)
     assert "exchanged for half" in heading
-    runs = {row.run.method: row.run for row in table.rows}
+    runs = {row.name: row.run for row in table.rows}
     row = next(line for line in lines if line.startswith("| diffmean |"))
     for control in ("shuffled", "none"):
         scores = [[runs[name].scores("overall")[c] or 0.0 for c in table.concepts] for name in ("diffmean", control)]

@@ -78,7 +78,7 @@ def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: T
 
 
 def test_a_method_that_ran_twice_keeps_its_name_where_its_settings_are_the_registered_ones(table: Table) -> None:
-    runs = {row.run.method: row.run for row in table.rows}
+    runs = {row.name: row.run for row in table.rows}
 
     def changed(name: str, prompter: str = "", **params: object) -> Run:
         run = runs[name]
@@ -150,7 +150,7 @@ def test_every_table_has_its_controls(table: Table) -> None:
 
 @pytest.mark.parametrize("control", ["shuffled", "none", "random"])
 def test_diffmean_shows_the_concept_more_than_the_controls(table: Table, control: str) -> None:
-    runs = {row.run.method: row.run for row in table.rows}
+    runs = {row.name: row.run for row in table.rows}
     scores = [[runs[name].scores("concept")[c] or 0.0 for c in table.concepts] for name in ("diffmean", control)]
     difference = paired(*scores)
     assert difference.low > 0
