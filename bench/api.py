@@ -147,7 +147,10 @@ class Bound(Protocol):
 
 @runtime_checkable
 class Chooser(Protocol):
-    """Answers each sample `n` times and keeps one: inference-time scaling."""
+    """Answers each sample `n` times and keeps one: inference-time scaling.
+
+    What it looks for is the concept: a task that brings its own prompts asks for something else, and none runs there.
+    """
 
     @property
     def n(self) -> int: ...

@@ -176,6 +176,9 @@ class Session:
             job.status, job.reason = "unsupported", f"backend {self.backend.name} cannot {', '.join(lacking)}"
         elif missing := sorted(job.method.views - views):
             job.status, job.reason = "unsupported", f"the data has no {', '.join(missing)}"
+        elif job.method.draws(self.rules.budget) > 1 and any(train.prompts for train in self.trains.values()):
+            reason = f"it keeps the answer most about a concept, which task {job.spec.task} does not ask for"
+            job.status, job.reason = "unsupported", reason
 
     def _fit(self, job: Job, advance: Advance) -> None:
         todo = self.fits.missing(job.method, job.spec.prompter)

@@ -126,7 +126,9 @@ def test_every_bar_ends_where_it_was_to_end(
 
         yield advance
 
-    execute(made, tmp_path / "results", progress)
+    jobs = execute(made, tmp_path / "results", progress)
+    assert [job.status for job in jobs] == ["complete", "complete", "unsupported"]
+    assert f"which task {name} does not ask for" in jobs[-1].reason
     judged = [stage for stage, *_ in stages if stage.startswith("judge (")]
     assert judged == (["judge (select)", "judge (test)"] if made.task.rated else [])
     assert all(done == total for stage, total, done in stages if stage != "fit")

@@ -58,9 +58,9 @@ def cache(model: Any, room: int, front: Front = (), rows: int = 1) -> dict[str, 
 
 def read(model: Any, ids: Sequence[int]) -> Front:
     """The keys and values of `ids`, for rows that begin with them; nothing where the model keeps something else."""
-    if not (found := cache(model, len(ids))) or any(
-        type(layer) is not Roomy for layer in found["past_key_values"].layers
-    ):
+    found = cache(model, len(ids))
+    layers = found["past_key_values"].layers if found else []
+    if not layers or any(type(layer) is not Roomy for layer in layers):
         return ()
     model(torch.tensor([list(ids)], device=model.device), use_cache=True, logits_to_keep=1, **found)
-    return [(layer.keys, layer.values) for layer in found["past_key_values"].layers]
+    return [(layer.keys, layer.values) for layer in layers]

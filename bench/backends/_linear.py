@@ -1,7 +1,7 @@
 """bf16 products on an x86 processor without bf16 instructions: taken in fp32 and rounded once.
 
 torch's own are emulated there and take three times as long, so that repeating a run in bf16 would cost far more
-than the run. Where memory allows, the weights are widened once: doing so at each token of an answer takes a fourth
+than the run. Where memory allows, the weights are widened once: doing so at each token of an answer takes a fifth
 of its time.
 
 Invariant: the factors and the rounded result are those of bf16 with fp32 sums; only the order of a sum's terms
@@ -75,6 +75,7 @@ def use(model: Any) -> None:
         return
     modules: list[Any] = [module for module in model.modules() if type(module) is nn.Linear]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    keeps = 4 * sum(module.weight.numel() for module in modules) <= memory // 8
     for module in modules:
         module.__class__ = Widened
-        module.keeps = 4 * sum(each.weight.numel() for each in modules) <= memory // 8
+        module.keeps = keeps

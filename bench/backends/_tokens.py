@@ -60,10 +60,7 @@ def write(
     lm: HFBackend, prompts: Sequence[Sequence[int]], requests: Sequence[Request], stop: Sequence[str]
 ) -> Iterator[tuple[int, Completion]]:
     """`HFBackend.generate` of prompts given as ids; a row ends where its text holds one of `stop`."""
-    for sampling in dict.fromkeys(request.sampling for request in requests):
-        own = [i for i, request in enumerate(requests) if request.sampling == sampling]
-        for batch in lm._batches([len(prompts[i]) + sampling.max_new_tokens for i in own], lm.batch):
-            yield from lm._generate([own[i] for i in batch], requests, [list(p) for p in prompts], sampling, stop)
+    yield from lm._write(requests, [list(prompt) for prompt in prompts], stop)
 
 
 def halt(tokenizer: Any, stop: Sequence[str], width: int) -> Callable[..., Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.api import Backend, Prompted, ReadSite
 from bench.backends import _attention, _linear
-from bench.backends._fronts import fronts
+from bench.backends._fronts import common, fronts
 from bench.backends._gradients import block_gradient
 from bench.backends._hooks import Applied, attention_output, blocks, read_blocks
 from bench.backends._scoring import edited, reads_trees, score
@@ -125,7 +125,8 @@ class HFBackend(Backend):
     def header(self) -> int:
         """Tokens at the front that every chat shares: what a read skips (at least the sink)."""
         one, two = (self.encode((("user", text),)) for text in ("1", "2"))
-        return max(1, next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), 1))
+        shared = common(one, two)
+        return max(1, shared) if shared < min(len(one), len(two)) else 1
 
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as text, up to where the assistant begins to speak."""
@@ -196,7 +197,12 @@ class HFBackend(Backend):
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
-        prompts = [self._steered(request) for request in requests]
+        yield from self._write(requests, [self._steered(request) for request in requests])
+
+    def _write(
+        self, requests: Sequence[Request], prompts: Sequence[list[int]], stop: Sequence[str] = ()
+    ) -> Iterator[tuple[int, Completion]]:
+        """Answers to prompts given as ids; a row ends where its text holds one of `stop`."""
         for sampling in dict.fromkeys(request.sampling for request in requests):
             own = [i for i, request in enumerate(requests) if request.sampling == sampling]
             for front, group in self._fronts(own, requests, prompts, sampling.max_new_tokens):
@@ -204,7 +210,8 @@ class HFBackend(Backend):
                 # A front that was read takes memory for keys and values, but for no activations any more.
                 lengths = [max(total - _length(front), total // 4) for total in totals]
                 for batch in self._batches(lengths, self.batch):
-                    yield from self._generate([group[k] for k in batch], requests, prompts, sampling, front=front)
+                    chosen = [group[k] for k in batch]
+                    yield from self._generate(chosen, requests, prompts, sampling, stop, front)
 
     def _fronts(
         self, own: Sequence[int], requests: Sequence[Request], prompts: Sequence[list[int]], more: int
@@ -231,10 +238,10 @@ class HFBackend(Backend):
         self,
         chosen: list[int],
         requests: Sequence[Request],
-        prompts: list[list[int]],
+        prompts: Sequence[list[int]],
         sampling: Sampling,
-        stop: Sequence[str] = (),
-        front: _cache.Front = (),
+        stop: Sequence[str],
+        front: _cache.Front,
     ) -> Iterator[tuple[int, Completion]]:
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
