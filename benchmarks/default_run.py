@@ -1,0 +1,76 @@
+"""What `bench run --methods all --task axbench` takes from nothing: minutes by stage, and of the fits by method.
+
+Runs it (preset quick, no kept fit, answer or rating) in a folder of its own and writes `default_run.json`.
+`python benchmarks/default_run.py` wants a quiet machine and most of an hour; FOLDER as its argument takes the
+results of such a run instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.models import cache_root
+from bench.results import load
+from bench.store import write_json
+
+SHAPE = (512, 576, 1536)
+"""Rows of a batch, width and feed-forward width of the default model."""
+
+
+def made(root: Path) -> Path:
+    """The results folder of a run that found nothing but the model."""
+    if (models := cache_root() / "models").is_dir():
+        shutil.copytree(models, root / "cache" / "models")
+    folder = root / "results"
+    places = {"BENCH_CACHE": str(root / "cache"), "BENCH_RESULTS": str(folder)}
+    command = [sys.executable, "-m", "bench.cli", "run", "--methods", "all", "--task", "axbench"]
+    subprocess.run(command, env={**os.environ, **places}, check=True)
+    return folder
+
+
+def speed(dtype: torch.dtype) -> float:
+    """GFlop/s of one core on the model's largest product: what minutes elsewhere can be set against."""
+    from torch.utils.benchmark import Timer
+
+    rows, width, wide = SHAPE
+    a, b = torch.randn(rows, width, dtype=dtype), torch.randn(width, wide, dtype=dtype)
+    seconds = Timer("a @ b", globals={"a": a, "b": b}, num_threads=1).blocked_autorange(min_run_time=2).median
+    return round(2 * rows * width * wide / seconds / 1e9, 1)
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Of one command's results: every record has the command's timings and its own fits'."""
+    runs = load(folder)
+    stages = [run.data["timings"] for run in runs]
+    if any(found != stages[0] for found in stages):
+        raise SystemExit(f"{folder}: the runs there were not made by one command")
+    fits = {run.method: sum(c["fit_seconds"] for c in run.data["concepts"].values()) for run in runs}
+    return {
+        "preset": runs[0].data["spec"]["protocol"]["preset"],
+        "methods": len(runs),
+        "minutes": {stage: round(seconds / 60, 2) for stage, seconds in stages[0].items()},
+        "total_minutes": round(sum(stages[0].values()) / 60, 2),
+        "fit_seconds": {name: round(found, 1) for name, found in sorted(fits.items(), key=lambda kv: -kv[1])},
+        "gflops_a_core": {"float32": speed(torch.float32), "bfloat16": speed(torch.bfloat16)},
+        "provenance": runs[0].data["provenance"],
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        found = measured(Path(sys.argv[1]) if sys.argv[1:] else made(Path(place)))
+    write_json(Path(__file__).with_suffix(".json"), found)
+    print(json.dumps({name: found[name] for name in ("minutes", "total_minutes", "gflops_a_core")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
