@@ -177,15 +177,15 @@ def depths(table: Table) -> list[str]:
         curve = row.run.depths("overall")
         if len(curve) < 2:
             continue
-        last = max(curve) + min(curve) + 1  # candidates lie evenly over the blocks
-        late, middle = (sorted(curve, key=lambda k: abs(k - at))[0] for at in (last - 3, last / 2))
+        count = max(curve) + min(curve)  # of the blocks, to within one: candidates lie evenly over them
+        late, middle = (sorted(curve, key=lambda k: abs(k - at))[0] for at in (count - 3, count / 2))
         names = [n for n in table.concepts if n in curve[late] and n in curve[middle]]
         if late == middle or not names:
             continue
         found = paired([curve[late][n] for n in names], [curve[middle][n] for n in names])
         best = max(curve, key=lambda k: sum(curve[k].values()) / len(curve[k]))
         lines.append(
-            f"{row.name} read and steered at block {late} instead of {middle} (of {last}): overall "
+            f"{row.name} read and steered at block {late} instead of {middle}: overall "
             f"{interval(found)}, p {pvalue(found.p)}; best block {best}."
         )
     return lines
