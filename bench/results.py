@@ -174,6 +174,12 @@ class Run:
         """Answers that are written to a question for the one that is kept."""
         return int(self.data.get("draws", 1))
 
+    @property
+    def excess(self) -> int:
+        """Settings rated for a concept on the select split where they are more than the budget's trials; else 0."""
+        most = max((len(c.get("select") or ()) for c in self.data["concepts"].values()), default=0)
+        return most if most > int(self.data["spec"]["protocol"]["budget"]["trials"]) else 0
+
     @cached_property
     def variant(self) -> str:
         """The method's name with the settings in which it departs from those registered: `diffmean layer=select`.

@@ -10,9 +10,10 @@ import pytest
 
 from bench.report import answer
 from bench.report.answer import Answer, answers
+from bench.report.leaderboard import cells
 from bench.results import load
 from bench.stats import Difference, paired
-from bench.tables import Table, tables
+from bench.tables import Table, merit, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,12 +34,28 @@ def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
             return float(np.mean([v for v in rows[name].run.scores("overall", "select").values() if v is not None]))
 
         prompts = [name for name, row in rows.items() if row.run.family == "prompting"]
-        steered = [name for name, row in rows.items() if row.run.family in ("direction", "trained")]
+        trials = one.table.spec["protocol"]["budget"]["trials"]
+        steered = [
+            name
+            for name, row in rows.items()
+            if row.run.family in ("direction", "trained")
+            and all(len(c["select"]) <= trials for c in row.run.data["concepts"].values())
+        ]
         assert on_select(one.prompt.name) == max(map(on_select, prompts))
         assert on_select(one.steering.name) == max(map(on_select, steered))
         scores = [rows[name].run.scores("overall") for name in (one.steering.name, one.prompt.name)]
         pairs = [[s[unit] or 0.0 for unit in one.table.concepts] for s in scores]
         assert one.difference == paired(*pairs)
+
+
+def test_steering_picked_from_more_settings_than_prompts_get_is_left_out_and_marked(found: list[Table]) -> None:
+    """Five blocks at five coefficients each: the best of 25 leads on the select split, and not on the test split."""
+    one = next(one for one in answers(found) if one.table.spec["task"] == "axbench")
+    rows = {row.name: row for row in one.table.rows}
+    wide = rows["diffmean layer=select"]
+    assert merit(wide.run) > merit(one.steering.run)
+    assert "25 settings" in cells(one.table, wide)[2]
+    assert {row.name for row in one.table.rows if row.run.excess} == {wide.name}
 
 
 def gap(low: float, high: float) -> Difference:
