@@ -292,10 +292,14 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
 
 
 def _meant(name: str, runs: Sequence[Run]) -> list[Run]:
-    """The runs a name may mean: of a method that ran on several tasks, the one on the task `bench run` takes."""
+    """The runs a name may mean: of a method that ran on several tasks, the one on the task `bench run` takes.
+
+    Of several there, the one under the registered settings.
+    """
     if named := [run for run in runs if name in (run.method, run.path.parent.name)]:
         usual = [run for run in named if run.data["spec"]["task"] == Options.task]
-        return usual if len(usual) == 1 else named
+        plain = [run for run in usual if run.variant == run.method]
+        return next((found for found in (usual, plain) if len(found) == 1), named)
     return [run for run in runs if run.data["id"].startswith(name)]
 
 

@@ -18,7 +18,7 @@ METHODS = ("diffmean", "prompt", "random", "pca", "shuffled", "prompt+diffmean")
 
 @pytest.fixture(scope="module")
 def runs() -> list[Run]:
-    return [r for r in load(ROOT / "results") if r.data["spec"]["task"] == "axbench" and r.method in METHODS]
+    return [r for r in load(ROOT / "results") if r.data["spec"]["task"] == "axbench" and r.variant in METHODS]
 
 
 def test_a_draw_is_even_over_methods_concepts_and_coefficients(runs: list[Run]) -> None:

@@ -32,7 +32,7 @@ METHODS = ("diffmean", "prompt", "prompt+diffmean", "random")
 def results(tmp_path: Path) -> Path:
     """Four committed runs without their opinions, in a folder of their own."""
     for run in load(ROOT / "results"):
-        if run.data["spec"]["task"] == "axbench" and run.method in METHODS:
+        if run.data["spec"]["task"] == "axbench" and run.variant in METHODS:
             folder = tmp_path / "results" / run.path.parent.relative_to(ROOT / "results")
             folder.mkdir(parents=True)
             shutil.copy(run.path, folder)

@@ -10,7 +10,7 @@ from bench import documents, opinions
 from bench.audit import check
 from bench.report import build
 from bench.report.leaderboard import cells
-from bench.results import Run, load, published
+from bench.results import Run, load, lookup, published
 from bench.schema import digest
 from bench.stats import paired
 from bench.tables import Table, merit, tables
@@ -115,6 +115,15 @@ def test_the_reports_are_what_the_results_give(tmp_path: Path) -> None:
     for path in written:
         if path.suffix not in (".png", ".svg"):
             assert (ROOT / "reports" / path.name).read_text("utf-8") == path.read_text("utf-8")
+
+
+def test_a_bare_name_is_the_run_under_the_registered_settings() -> None:
+    """Beside it stands `diffmean layer=select`, which is named by its folder."""
+    twice = [run for run in RUNS if run.method == "diffmean" and run.data["spec"]["task"] == "axbench"]
+    assert len(twice) > 1
+    assert lookup("diffmean", [ROOT / "results"]).variant == "diffmean"
+    for run in twice:
+        assert lookup(run.path.parent.name, [ROOT / "results"]).path == run.path
 
 
 def test_the_readme_shows_the_leaderboard() -> None:
