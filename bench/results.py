@@ -175,10 +175,14 @@ class Run:
         return int(self.data.get("draws", 1))
 
     @property
-    def excess(self) -> int:
-        """Settings rated for a concept on the select split where they are more than the budget's trials; else 0."""
-        most = max((len(c.get("select") or ()) for c in self.data["concepts"].values()), default=0)
-        return most if most > int(self.data["spec"]["protocol"]["budget"]["trials"]) else 0
+    def settings(self) -> list[int]:
+        """Settings rated on the select split, concept by concept; 0 where nothing is picked."""
+        return [len(c.get("select") or ()) for c in self.data["concepts"].values()]
+
+    @property
+    def excess(self) -> bool:
+        """Whether a pick was among more settings than the budget has trials."""
+        return max(self.settings, default=0) > int(self.data["spec"]["protocol"]["budget"]["trials"])
 
     @cached_property
     def variant(self) -> str:

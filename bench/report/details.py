@@ -16,7 +16,7 @@ from bench.plan import names_in
 from bench.report import leaderboard
 from bench.results import Run, matched
 from bench.stats import Difference, paired
-from bench.tables import Row, Table
+from bench.tables import Table
 
 
 def sections(table: Table) -> list[tuple[str, list[str]]]:
@@ -100,12 +100,9 @@ def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
         return found
     for row in table.rows:
         gaps = row.run.optimism("overall", row.run.data["concepts"])
-        found.append((row.name, row.run.family, _tried(row), _against_zero(list(gaps.values()))))
+        tried = leaderboard.extent(row.run.settings)
+        found.append((row.name, row.run.family, tried, _against_zero(list(gaps.values()))))
     return found
-
-
-def _tried(row: Row) -> str:
-    return leaderboard.extent(len(c["select"]) for c in row.run.data["concepts"].values())
 
 
 def optimism(table: Table) -> list[tuple[str, list[str]]]:

@@ -53,7 +53,7 @@ def remarks(run: Run) -> list[str]:
     """What a reader must know of a method to read its row."""
     found = ["suppresses only"] if run.data.get("suppresses") else []
     found += [f"best of {run.draws}"] if run.draws > 1 else []
-    return [*found, f"{run.excess} settings"] if run.excess else found
+    return [*found, f"{extent(run.settings)} settings"] if run.excess else found
 
 
 def interval(e: Estimate | Difference, digits: int = 2, signed: bool = False) -> str:
