@@ -30,7 +30,7 @@ def trains() -> list[Train]:
 
 @pytest.fixture(scope="module")
 def judge(default_model: Model, trains: list[Train], tmp_path_factory: pytest.TempPathFactory) -> Likelihood:
-    made = Likelihood(texts=8)
+    made = Likelihood()
     # Calibrated on the first texts of each concept; the tests below rate the last ones.
     made.prepare(HFBackend(default_model), Rows(tmp_path_factory.mktemp("evidence")), trains)
     return made
