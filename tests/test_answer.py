@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from bench.report import answer
 from bench.report.answer import Answer, answers
 from bench.report.leaderboard import cells
 from bench.results import load
-from bench.stats import Difference, paired
+from bench.stats import Difference, holm, paired
 from bench.tables import Table, merit, tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,8 @@ def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
         scores = [rows[name].run.scores("overall") for name in (one.steering.name, one.prompt.name)]
         pairs = [[s[unit] or 0.0 for unit in one.table.concepts] for s in scores]
         assert one.difference == paired(*pairs)
+        assert one.chosen == (len(prompts) - sum(rows[name].run.excess for name in prompts), len(steered))
+    assert [one.p for one in made] == holm([one.difference.p for one in made])
 
 
 def test_steering_picked_from_more_settings_than_prompts_get_is_left_out_and_marked(found: list[Table]) -> None:
@@ -63,23 +66,25 @@ def gap(low: float, high: float) -> Difference:
 
 
 @pytest.mark.parametrize(
-    ("difference", "control", "judges", "said"),
+    ("changed", "said"),
     [
-        (gap(-0.1, 0.3), gap(0.1, 0.4), "agreed", "no difference seen"),
-        (gap(0.1, 0.3), gap(0.1, 0.4), "agreed", "**steer**"),
-        (gap(0.1, 0.3), gap(0.1, 0.4), "", "**steer**"),
-        (gap(0.1, 0.3), gap(-0.1, 0.4), "agreed", "steering leads, and random with it"),
-        (gap(0.1, 0.3), gap(0.1, 0.4), "disputed", "the judges differ"),
-        (gap(0.1, 0.3), gap(0.1, 0.4), "no second opinion", "one judge's word"),
-        (gap(-0.3, -0.1), gap(-0.1, 0.4), "agreed", "**prompt**"),
-        (gap(0.1, 0.3), None, "agreed", "steering leads, no control beside it"),
+        ({}, "steer"),
+        ({"judges": ""}, "steer"),
+        ({"difference": gap(-0.1, 0.3)}, "no difference seen"),
+        ({"p": 0.06}, "no difference seen"),
+        ({"control": ("random", gap(-0.1, 0.4))}, "steering leads, and random with it"),
+        ({"judges": "disputed"}, "the judges differ"),
+        ({"judges": "no second opinion"}, "one judge's word"),
+        ({"difference": gap(-0.3, -0.1), "control": ("random", gap(-0.1, 0.4)), "twin": False}, "prompt"),
+        ({"control": None}, "steering leads, no control beside it"),
+        ({"twin": False}, "steering leads, no twin beside it"),
     ],
 )
-def test_what_is_said(
-    found: list[Table], difference: Difference, control: Difference | None, judges: str, said: str
-) -> None:
+def test_what_is_said(found: list[Table], changed: dict[str, Any], said: str) -> None:
+    """Every condition of "steer" is needed, and the losses of steering ask for fewer."""
     one, *_ = answers(found)
-    made: Answer = replace(one, difference=difference, control=control and ("random", control), judges=judges)
+    clear: dict[str, Any] = {"difference": gap(0.1, 0.3), "p": 0.01, "control": ("random", gap(0.1, 0.4))}
+    made: Answer = replace(one, **(clear | {"twin": True, "judges": "agreed"} | changed))
     assert made.said == said
 
 

@@ -15,6 +15,8 @@ from page_cases import Recipe, price, write
 
 from bench import results
 from bench.report import build, page
+from bench.report.answer import answers
+from bench.report.leaderboard import interval
 from bench.report.page import encoding, overview, samples
 from bench.schema import BenchError
 from bench.tables import tables
@@ -240,51 +242,65 @@ def test_costs_have_columns_where_they_are_measured(place: Path, tmp_path: Path)
 
 def verdict(recipe: Recipe, root: Path) -> dict[str, Any]:
     write(recipe, root)
-    (table,) = tables(results.load(root))
-    return overview.verdict(table)
+    (table,) = found = tables(results.load(root))
+    return overview.verdict(table, next(iter(answers(found)), None))
 
 
 CONCEPTS = tuple(f"concept-{i}" for i in range(12))
 
 
-def test_steering_is_claimed_where_both_judges_see_it(tmp_path: Path) -> None:
+def test_every_method_is_claimed_where_both_judges_see_it(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS, CONCEPTS), tmp_path)
-    assert found["word"] == "It depends"
-    assert found["text"] == "diffmean beats the tuned prompt; prompt beats 1 of 2 steering methods."
     assert found["claimed"][0].startswith("Better than prompt: diffmean (likelihood and second agree")
     assert found["claimed"][1].startswith("prompt is better than caa (")
     assert found["claimed"][2] == "prompt is better than the controls none."
     assert found["open"] == []
 
 
-def test_prompting_is_claimed_where_no_method_is_better(tmp_path: Path) -> None:
-    found = verdict(Recipe((METHODS[1], METHODS[0], METHODS[3]), CONCEPTS), tmp_path)
+def test_the_page_gives_the_answer_of_the_leaderboard(tmp_path: Path) -> None:
+    found = verdict(Recipe(METHODS, CONCEPTS), tmp_path)
+    (one,) = answers(tables(results.load(tmp_path)))
+    assert found["word"].lower() == one.said == "steering leads, no twin beside it"
+    assert "diffmean" in found["text"]
+    assert interval(one.difference) in found["text"]
+
+
+def test_prompting_is_the_answer_where_it_is_better(tmp_path: Path) -> None:
+    found = verdict(Recipe((METHODS[1], METHODS[2], METHODS[3]), CONCEPTS), tmp_path)
     assert found["word"] == "Prompt"
-    assert (
-        found["text"] == "No steering method is shown to beat the tuned prompt; prompt beats 1 of 1 steering methods."
-    )
 
 
-def test_too_few_concepts_leave_it_undecided(tmp_path: Path) -> None:
+def test_too_few_concepts_show_no_difference(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS[:2], CONCEPTS[:3]), tmp_path)
-    assert found["word"] == "Undecided"
+    assert found["word"] == "No difference seen"
     assert found["claimed"] == []
     assert found["open"] == ["Not told apart from prompt: diffmean."]
 
 
 def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS, CONCEPTS, judged=False), tmp_path)
-    assert found["word"] == "No claim yet"
+    assert found["word"] == "One judge's word"
     assert found["claimed"] == []
-    assert "no independent judge" in found["text"]
+    assert "Only likelihood has rated" in found["open"][0]
     assert len(found["open"]) == 1
+
+
+def test_labels_claim_nothing_for_a_prompt_against_another() -> None:
+    """Other prompts are no answer to whether the model is to be steered or prompted."""
+    found = tables(results.load(Path(__file__).resolve().parents[1] / "results"))
+    for table in (t for t in found if t.reference and not t.spec["judge"]):
+        lists = overview.verdict(table, None)
+        named = set(re.findall(r"[\w()+-]+", " ".join((*lists["claimed"], *lists["open"]))))
+        assert named & {row.name for row in table.rows if row.run.family in ("direction", "trained", "detector")}
+        assert named & {row.name for row in table.rows if row.run.family == "prompting"} <= {table.reference}
 
 
 def test_a_table_too_small_to_see_anything_says_so(tmp_path: Path) -> None:
     write(Recipe(METHODS, CONCEPTS[:2]), tmp_path)
     (table,) = tables(results.load(tmp_path))
     seen = [
-        overview.verdict(dataclasses.replace(table, detectable=value))["caveats"] for value in (None, 0.0, 0.3, 2.5)
+        overview.verdict(dataclasses.replace(table, detectable=value), None)["caveats"]
+        for value in (None, 0.0, 0.3, 2.5)
     ]
     assert seen == [
         [],

@@ -1,20 +1,22 @@
 """Steer or prompt, task by task: the best prompt against the best steering, both picked before the test split.
 
-Invariant: which two are compared is decided on the select split alone; "steer" is said only where an interval excludes
-0, a second judge (where there is a judge) sees the same sign, and the steering is beyond its controls too.
+Invariant: which two are compared is decided on the select split alone; "steer" is said only where the difference is
+beyond chance after Holm over the tasks, a second judge (where there is a judge) sees the same sign, and the steering is
+beyond its controls, its own shuffled twin among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.escape import cell, head
 from bench.escape import row as line_of
 from bench.opinions import second
 from bench.report import leaderboard
 from bench.report.details import gap, is_twin
-from bench.stats import Difference
+from bench.report.opinions import LEVEL
+from bench.stats import Difference, holm
 from bench.tables import Row, Table, merit
 
 STEERING = ("direction", "trained")
@@ -30,27 +32,37 @@ class Answer:
     steering: Row
     difference: Difference
     """Steering minus prompt, paired."""
+    p: float
+    """Of the difference, after Holm over the tasks that are answered together."""
     control: tuple[str, Difference] | None
     """Steering minus the control that it is least surely above, its own shuffled twin among them."""
+    twin: bool
+    """Whether that twin ran."""
     judges: str
     """`agreed`, `disputed`, `no second opinion`, or "" where the task asks no judge."""
 
     @property
     def said(self) -> str:
         """What a reader may take from it."""
-        if self.difference.low <= 0 <= self.difference.high:
+        if self.p >= LEVEL or self.difference.low <= 0 <= self.difference.high:
             return "no difference seen"
         if self.judges == "disputed":
             return "the judges differ"
         if self.judges == "no second opinion":
             return "one judge's word"
         if self.difference.mean < 0:
-            return "**prompt**"
+            return "prompt"
         if self.control is None:
             return "steering leads, no control beside it"
         if self.control[1].low <= 0:
-            return f"steering leads, and {cell(self.control[0])} with it"
-        return "**steer**"
+            return f"steering leads, and {self.control[0]} with it"
+        return "steer" if self.twin else "steering leads, no twin beside it"
+
+    @property
+    def chosen(self) -> tuple[int, int]:
+        """How many prompts and how many steering methods the two were picked from."""
+        rows = [row for row in self.table.rows if row.run.data["validated"] and not row.run.excess]
+        return sum(row.run.family == "prompting" for row in rows), sum(row.run.family in STEERING for row in rows)
 
 
 def answers(tables: Sequence[Table]) -> list[Answer]:
@@ -60,7 +72,8 @@ def answers(tables: Sequence[Table]) -> list[Answer]:
         place = leaderboard.title(table)
         if table.uses == "steering" and len(table.rows) > len(largest[place].rows if place in largest else ()):
             largest[place] = table
-    return [found for table in largest.values() if (found := _answer(table))]
+    found = [one for table in largest.values() if (one := _answer(table))]
+    return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
 
 
 def _answer(table: Table) -> Answer | None:
@@ -74,13 +87,14 @@ def _answer(table: Table) -> Answer | None:
     assert best.against is not None  # every row but the reference has it
     # A twin of another method is no control of this one.
     own = [row for row in table.rows if row.run.family == "control" and "(" not in row.run.method]
-    own += [row for row in table.rows if "(" in row.run.method and is_twin(row.run, best.run)]
-    gaps = {row.name: gap(best.run, row.run, table.concepts) for row in own}
+    twins = [row for row in table.rows if is_twin(row.run, best.run)]
+    gaps = {row.name: gap(best.run, row.run, table.concepts) for row in (*own, *twins)}
     nearest = min(gaps, key=lambda name: gaps[name].low) if gaps else ""
     opinion = second(table) if table.spec["judge"] else None
     states = {c.name: c.state for c in opinion.comparisons} if opinion else {}
     judges = states.get(best.name, "no second opinion") if table.spec["judge"] else ""
-    return Answer(table, prompt, best, best.against, (nearest, gaps[nearest]) if gaps else None, judges)
+    control = (nearest, gaps[nearest]) if gaps else None
+    return Answer(table, prompt, best, best.against, best.against.p, control, bool(twins), judges)
 
 
 def lines(tables: Sequence[Table]) -> list[str]:
@@ -88,14 +102,18 @@ def lines(tables: Sequence[Table]) -> list[str]:
     found = answers(tables)
     if not found:
         return []
-    made = head("task", "best prompt", "best steering", "steering − prompt", "p", "− nearest control", "so")
+    made = head("task", "best prompt", "best steering", "steering − prompt", "p (Holm)", "− nearest control", "verdict")
     for one in found:
         difference, control = one.difference, "–"
         if one.control:
             control = f"{leaderboard.interval(one.control[1])} ({cell(one.control[0])})"
-        scores = [f"{cell(row.name)} {row.estimates['overall'].mean:.2f}" for row in (one.prompt, one.steering)]
-        cells = [*scores, leaderboard.interval(difference), leaderboard.pvalue(difference.p), control]
-        made.append(line_of([cell(leaderboard.title(one.table)), *cells, one.said]))
+        scores = [
+            f"{cell(row.name)} {row.estimates['overall'].mean:.2f} (of {tried})"
+            for row, tried in zip((one.prompt, one.steering), one.chosen, strict=True)
+        ]
+        cells = [*scores, leaderboard.interval(difference), leaderboard.pvalue(one.p), control]
+        said = f"**{one.said}**" if one.said in ("prompt", "steer") else cell(one.said)
+        made.append(line_of([cell(leaderboard.title(one.table)), *cells, said]))
     return made
 
 
@@ -106,10 +124,11 @@ def section(tables: Sequence[Table]) -> list[str]:
 
 
 NOTE = (
-    "Of each kind the method that did best on the select prompts, scored on the test prompts (overall, paired, 95 % "
-    "intervals); a prompt that keeps the best of several answers is left out, for steering writes one, and so is "
-    "steering picked from more settings than prompts get. That is one comparison a task, so p is not corrected; the "
-    "leaderboards compare every method, and correct for it. *Steer* needs an interval above 0, a second judge that "
-    "sees the same sign (where judges rate at all), and a lead over every control: none, random, shuffled, and its "
-    "own twin where that ran."
+    "Of each kind (of how many, in brackets) the method that did best on the select prompts, scored on the test "
+    "prompts: overall, paired, 95 % intervals. A prompt that keeps the best of several answers is left out, for "
+    "steering writes one, and so is steering picked from more settings than prompts get. That is one comparison a "
+    "task, and p is corrected over the tasks; the leaderboards compare every method, and correct over all of those. "
+    "The nearest control is the one that steering is least surely above. *Steer* needs an interval above 0, a second "
+    "judge that sees the same sign (where judges rate at all), and a lead over every control: none, random, shuffled, "
+    "and its own twin, which is the same method fitted on examples of which half have their labels exchanged."
 )

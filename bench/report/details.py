@@ -41,7 +41,7 @@ def twins(table: Table) -> list[tuple[str, list[str]]]:
         lines.append(line_of(cells))
     heading = (
         "Against the same method fitted on data whose sides were exchanged for half of the examples, and against the "
-        "bare model (overall, paired by concept, p uncorrected):"
+        "bare model (overall, paired, p uncorrected):"
     )
     return [(heading, lines)] if len(lines) > 2 else []
 
@@ -124,7 +124,7 @@ def optimism(table: Table) -> list[tuple[str, list[str]]]:
         lines.append(line_of((f"mean of the {len(chosen)} with a choice", "", mean)))
     heading = (
         "Optimism of selection: overall score at the picked setting on the select prompts minus that on the test "
-        "prompts, paired by concept. The leaderboard uses test scores alone; a method with one setting shows how far "
+        "prompts, paired. The leaderboard uses test scores alone; a method with one setting shows how far "
         "the two sets of prompts differ by themselves."
     )
     return [(heading, lines)]

@@ -26,9 +26,7 @@ def forest(table: Table) -> Figure:
     """Difference to the reference with its interval and number, then the score and its parts, a line a method."""
     what = f"minus {table.reference}" if table.reference else "scores"
     rows = _rows(table, table.rows)
-    return Figure(
-        "forest", f"Each method {what}, paired by concept, and its scores", rows, partial(_forest, table, rows)
-    )
+    return Figure("forest", f"Each method {what}, paired, and its scores", rows, partial(_forest, table, rows))
 
 
 def best(table: Table) -> Figure | None:

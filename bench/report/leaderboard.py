@@ -225,7 +225,7 @@ def markdown(
         for image, caption in images.get(table.group, ()):
             lines += [f"![{cell(caption)}]({image})", ""]
         if rows := contrasts(table):
-            lines += ["Against the controls, paired by concept (p uncorrected):", "", *rows, ""]
+            lines += ["Against the controls, paired (p uncorrected):", "", *rows, ""]
         for heading, below_rows in below.get(table.group, ()):
             lines += [heading, "", *below_rows, ""]
     if images.get(""):

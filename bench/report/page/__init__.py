@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from bench.report.answer import answers
 from bench.report.page import methods, overview, samples
 from bench.report.page.encoding import key, script
 from bench.store import write_whole
@@ -74,8 +75,11 @@ def _files(
         for name, value in _data(table):
             whole = f"{key(table.group)}/{name}"
             yield f"{FOLDER}/data/{whole}.js", script(whole, value)
+    answered = {one.table.group: one for one in answers(tables)}
     first = {
-        "tables": [overview.table(t, figures.get(t.group, ()), below.get(t.group, ())) for t in tables],
+        "tables": [
+            overview.table(t, answered.get(t.group), figures.get(t.group, ()), below.get(t.group, ())) for t in tables
+        ],
         "methods": methods.described(row.run for table in tables for row in table.rows),
     }
     yield f"{FOLDER}/data/overview.js", script("overview", first)

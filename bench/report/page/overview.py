@@ -15,6 +15,7 @@ from bench.models import DEFAULT
 from bench.opinions import second
 from bench.overhead import show
 from bench.report import costs, leaderboard
+from bench.report.answer import Answer
 from bench.report.opinions import LEVEL, asking
 from bench.report.page import methods
 from bench.report.page.encoding import key
@@ -29,8 +30,10 @@ MEASURES = (
 """What each column of `show.HEADINGS` is sorted by."""
 
 
-def table(one: Table, figures: Sequence[str], below: Sequence[tuple[str, Sequence[str]]]) -> dict[str, Any]:
-    """One table, without its answers."""
+def table(
+    one: Table, answered: Answer | None, figures: Sequence[str], below: Sequence[tuple[str, Sequence[str]]]
+) -> dict[str, Any]:
+    """One table, without its generations."""
     spec = one.spec
     described = one.rows[0].run.data["concepts"]
     recorded = costs.records(one)
@@ -49,7 +52,7 @@ def table(one: Table, figures: Sequence[str], below: Sequence[tuple[str, Sequenc
         "units": len(one.concepts),
         "concepts": [[name, str(c["text"])] for name, c in described.items()],
         "answers": any("text" in s for row in one.rows for s in row.run.data["samples"][:1]),
-        "verdict": verdict(one),
+        "verdict": verdict(one, answered),
         "notes": [*leaderboard.notes(one), *leaderboard.depths(one)],
         "sections": [[heading, blocks(lines)] for heading, lines in _sections(one, below)],
         "figures": [name for name in figures if re.fullmatch(r"[^/\\:]+\.(png|svg)", name)],
@@ -60,7 +63,7 @@ def table(one: Table, figures: Sequence[str], below: Sequence[tuple[str, Sequenc
 
 def _sections(one: Table, below: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, Sequence[str]]]:
     against = leaderboard.contrasts(one)
-    controls = [("Against the controls, paired by concept (p uncorrected):", against)] if against else []
+    controls = [("Against the controls, paired (p uncorrected):", against)] if against else []
     return [*below, *controls]
 
 
@@ -98,8 +101,8 @@ def _cost(found: Any) -> list[Any]:
     return [list(pair) for pair in zip(show.cells(found)[1:], values[1:], strict=True)]
 
 
-def verdict(one: Table) -> dict[str, Any]:
-    """An answer in a word, a sentence, what is claimed and what is not."""
+def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
+    """The answer in a word and a sentence; then, method by method, what is claimed and what is not."""
     caveats = []
     if one.spec["model"] == DEFAULT:
         caveats.append("This model has 135 M parameters: a demonstration, no evidence about larger models.")
@@ -112,38 +115,51 @@ def verdict(one: Table) -> dict[str, Any]:
         )
     if unvalidated := [row.name for row in one.rows if row.rank is None]:
         caveats.append(f"Without a positive control yet, and not ranked: {', '.join(unvalidated)}.")
+    lists: Lists = ([], [])
+    if one.reference is not None:
+        lists = _judged(one) if one.spec["judge"] else _labelled(one)
+    word, text = _headline(one, answered)
+    return {"word": word, "text": text, "claimed": lists[0], "open": lists[1], "caveats": caveats}
+
+
+def _headline(one: Table, answered: Answer | None) -> tuple[str, str]:
     if one.reference is None:
-        word, text = "No claim", "There is no prompt in this table to compare steering with."
-        return {"word": word, "text": text, "claimed": [], "open": [], "caveats": caveats}
-    return (_judged if one.spec["judge"] else _labelled)(one) | {"caveats": caveats}
+        return "No claim", "There is no prompt in this table to compare with."
+    if one.uses == "detector":
+        above, beaten, rest = _against(one)
+        word = "It depends" if above and beaten else "Not the prompt" if above else "Prompt" if beaten else "Undecided"
+        count = len(above) + len(beaten) + len(rest)
+        return word, f"{len(above)} of {count} methods score above {one.reference}, {len(beaten)} below; labels decide."
+    if answered is None:
+        return (
+            "No claim",
+            "Steering and prompts are not compared here: too little ran, or a larger table has the answer.",
+        )
+    pair = [f"{row.name} {row.estimates['overall'].mean:.2f}" for row in (answered.steering, answered.prompt)]
+    gap = f"{leaderboard.interval(answered.difference)}, p {leaderboard.pvalue(answered.p)} after Holm over the tasks"
+    text = f"The steering and the prompt that did best on the select split: {pair[0]} against {pair[1]}, {gap}."
+    return answered.said[0].upper() + answered.said[1:], text
 
 
-def _judged(one: Table) -> dict[str, Any]:
-    """Steering against the tuned prompt, where an independent judge has a say."""
+Lists = tuple[list[str], list[str]]
+"""What is claimed, and what is not."""
+
+
+def _judged(one: Table) -> Lists:
+    """Every steering method against the tuned prompt, where an independent judge has a say."""
     opinion = second(one)
     if opinion is None:
-        why = f"Only {one.spec['judge']} has rated these answers; no independent judge has confirmed a difference."
-        ask = f"Any difference between prompting and steering: `{asking(one)}` asks another judge."
-        return {"word": "No claim yet", "text": why, "claimed": [], "open": [ask]}
+        why = f"Only {one.spec['judge']} has rated these answers"
+        return [], [f"Any difference between prompting and steering. {why}: `{asking(one)}` asks another judge."]
     family = {row.name: row.run.family for row in one.rows}
     steering = [c for c in opinion.comparisons if family[c.name] != "control"]
     clear = [c for c in steering if c.state == "agreed" and c.p < LEVEL]
     above = [c.name for c in clear if c.first.mean > 0]
     beaten = [c.name for c in clear if c.first.mean < 0]
     reference = one.reference
-    share = f"{reference} beats {len(beaten)} of {len(steering)} steering methods"
-    if above and beaten:
-        verb = "beats" if len(above) == 1 else "beat"
-        word, text = "It depends", f"{', '.join(above)} {verb} the tuned prompt; {share}."
-    elif above:
-        word, text = "Steer", f"{', '.join(above)}: better than the tuned prompt."
-    elif beaten:
-        word, text = "Prompt", f"No steering method is shown to beat the tuned prompt; {share}."
-    else:
-        word, text = "Undecided", "No difference between steering and the tuned prompt is beyond chance."
     controls = [c for c in opinion.comparisons if family[c.name] == "control"]
     lost = [c.name for c in controls if c.state == "agreed" and c.p < LEVEL and c.first.mean < 0]
-    agreed = f"{one.spec['judge']} and {opinion.judge} agree in sign, Holm-corrected p < .05"
+    agreed = f"{one.spec['judge']} and {opinion.judge} agree in sign, p < .05 after Holm over the table"
     claimed = [
         *([f"Better than {reference}: {', '.join(above)} ({agreed})."] if above else []),
         *([f"{reference} is better than {', '.join(beaten)} ({agreed})."] if beaten else []),
@@ -157,24 +173,31 @@ def _judged(one: Table) -> dict[str, Any]:
         *([f"The judges differ in sign: {', '.join(disputed)}."] if disputed else []),
         *([f"No second opinion: {', '.join(alone)}."] if alone else []),
     ]
-    return {"word": word, "text": text, "claimed": claimed, "open": left}
+    return claimed, left
 
 
-def _labelled(one: Table) -> dict[str, Any]:
-    """Methods against asking the model, where labels decide and no judge."""
-    others = [row for row in one.rows if row.against is not None and row.run.family != "control"]
-    clear = [row for row in others if row.p is not None and row.p < LEVEL and row.against]
-    above = [row.name for row in clear if row.against and row.against.mean > 0]
-    beaten = [row.name for row in clear if row.against and row.against.mean < 0]
-    rest = [row.name for row in others if row.name not in (*above, *beaten)]
-    word = "It depends" if above and beaten else "Not the prompt" if above else "Prompt" if beaten else "Undecided"
-    text = f"{len(above)} of {len(others)} methods score above {one.reference}, {len(beaten)} below; labels decide."
+def _labelled(one: Table) -> Lists:
+    """Every method against the prompt, where labels decide and no judge."""
+    above, beaten, rest = _against(one)
+    chance = "p < .05 after Holm over the table"
     claimed = [
-        *([f"Better than {one.reference}: {', '.join(above)} (Holm-corrected p < .05)."] if above else []),
-        *([f"{one.reference} is better than {', '.join(beaten)} (Holm-corrected p < .05)."] if beaten else []),
+        *([f"Better than {one.reference}: {', '.join(above)} ({chance})."] if above else []),
+        *([f"{one.reference} is better than {', '.join(beaten)} ({chance})."] if beaten else []),
     ]
-    left = [f"Not told apart from {one.reference}: {', '.join(rest)}."] if rest else []
-    return {"word": word, "text": text, "claimed": claimed, "open": left}
+    return claimed, [f"Not told apart from {one.reference}: {', '.join(rest)}."] if rest else []
+
+
+def _against(one: Table) -> tuple[list[str], list[str], list[str]]:
+    """Methods above the reference, below it and not told apart; other prompts and controls are no answer to it."""
+    above: list[str] = []
+    beaten: list[str] = []
+    rest: list[str] = []
+    for row in one.rows:
+        if row.against is None or row.p is None or row.run.family in ("control", "prompting"):
+            continue
+        side = rest if row.p >= LEVEL else above if row.against.mean > 0 else beaten
+        side.append(row.name)
+    return above, beaten, rest
 
 
 def blocks(lines: Sequence[str]) -> list[list[Any]]:
