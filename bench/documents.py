@@ -13,11 +13,12 @@ from typing import Any
 
 import click
 
-from bench import catalogue, opinions, registry, results
+from bench import catalogue, opinions, registry, rejudge, results
 from bench import report as reports
 from bench.escape import cell, head, row
 from bench.models import DEFAULT
 from bench.report import answer, forest, leaderboard
+from bench.report.details import gap
 from bench.report.opinions import claims
 from bench.schema import BenchError
 from bench.store import write_whole
@@ -32,7 +33,7 @@ FAMILIES = {
     "detector": "tells texts apart, does not steer",
     "control": "what any of them must beat",
 }
-AWAY = {"axbench-suppress": "suppression", "axbench-attack": "attack, mean of six"}
+AWAY = {"axbench-suppress": "suppression", "axbench-attack": "attack, mean of five and of none"}
 """Tasks that want a concept gone, with what docs/reproduction.md calls them."""
 
 
@@ -43,7 +44,8 @@ def renew(root: Path) -> list[Path]:
     found = {
         root / "README.md": blocks(shown),
         docs / "training.md": {"crossing": crossing(root), "synergy": synergy(root)},
-        docs / "reproduction.md": {"suppression": suppression(shown)},
+        docs / "reproduction.md": {"depths": depths(shown), "suppression": suppression(shown)},
+        docs / "judge.md": {"calibration": calibration(shown), "agreement": agreement(shown)},
     }
     texts = {docs / "methods.md": catalogue.document(), docs / "cli.md": commands()}
     texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
@@ -125,6 +127,49 @@ def synergy(root: Path) -> str:
     effects = json.loads((root / "benchmarks" / "synergy.json").read_text("utf-8"))["effects"]
     rows = [row([what, f"{m:+.2f} [{low:+.2f}, {high:+.2f}]"]) for what, (m, low, high) in effects.items()]
     return "\n".join([*head("", "Δ margin"), *rows])
+
+
+def calibration(shown: Sequence[Table]) -> str:
+    """How well the README's judge told its calibration texts apart, in the run of the prompt reference."""
+    table = headline(shown)
+    run = next(row.run for row in table.rows if row.name == table.reference)
+    lines = head("axis", "where", "AUROC on its calibration texts")
+    for place, scale in run.data["calibration"].items():
+        lines.append(row((*map(cell, place.split("/", 1)), f"{scale['auroc']:.3f}")))
+    return "\n".join(lines)
+
+
+def agreement(shown: Sequence[Table]) -> str:
+    """The two judges of the README's table side by side, on every answer that both have rated."""
+    table = headline(shown)
+    other = opinions.second(table)
+    assert other is not None  # the README's table has a second opinion
+    said = [(row.run, next((o for o in opinions.of(row.run) if o.judge == other.judge), None)) for row in table.rows]
+    runs = [run for run, opinion in said if opinion]
+    found = rejudge.side_by_side(runs, runs, [opinion for _, opinion in said if opinion])
+    lines = head("axis", "answers", "weighted κ", "Spearman ρ", "Krippendorff α", "prompts favoured")
+    for axis, one in found["agreement"].items():
+        texts = [_interval(one[name]) for name in ("kappa", "spearman", "alpha")]
+        lines.append(row((axis, f"{one['n']:,}", *texts, _interval(found["prompt_bias"][axis], "+"))))
+    return "\n".join([f"`{found['judges'][0]}` and `{other.judge}` on {len(runs)} methods:", "", *lines])
+
+
+def _interval(one: Mapping[str, Any], sign: str = "") -> str:
+    return f"{one['mean']:{sign}.2f} [{one['low']:{sign}.2f}, {one['high']:{sign}.2f}]"
+
+
+def depths(shown: Sequence[Table]) -> str:
+    """Methods that were run at several blocks: a late one against the middle, and choosing against the fixed one."""
+    table = headline(shown)
+    rows = {one.name: one for one in table.rows}
+    lines = head("method", "late minus middle (select)", "p", "best block", "chosen minus fixed block (test)", "p")
+    for one in table.rows:
+        fixed = rows.get(one.run.method)
+        if (found := leaderboard.depth(table, one)) and fixed:
+            gain = gap(one.run, fixed.run, table.concepts)
+            texts = [leaderboard.interval(found.gain), leaderboard.pvalue(found.gain.p), str(found.best)]
+            lines.append(row((cell(fixed.name), *texts, leaderboard.interval(gain), leaderboard.pvalue(gain.p))))
+    return "\n".join(lines)
 
 
 def suppression(every: Sequence[Table]) -> str:

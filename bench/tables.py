@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import stats
@@ -91,6 +91,7 @@ def _table(group: str, runs: list[Run]) -> Table:
         scores = run.scores(axis)
         return [v for name in concepts if (v := scores[name]) is not None]
 
+    scale = float(runs[0].data.get("scale", 2.0))
     reference = _reference(named)
     overall = {name: values(run, "overall") for name, run in named.items()}
     ranked = {n: v for n, v in overall.items() if named[n].data["validated"]}
@@ -103,7 +104,7 @@ def _table(group: str, runs: list[Run]) -> Table:
             run=run,
             name=name,
             rank=ranks.get(name),
-            estimates={axis: stats.estimate(values(run, axis)) for axis in axes},
+            estimates={axis: _within(stats.estimate(values(run, axis)), scale) for axis in axes},
             against=against.get(name),
             p=corrected.get(name),
             coefficient=_coefficient(run),
@@ -127,9 +128,14 @@ def _table(group: str, runs: list[Run]) -> Table:
         reference,
         tuple(rows),
         max(spread) if spread else None,
-        runs[0].data.get("scale", 2.0),
+        scale,
         contrasts,
     )
+
+
+def _within(e: stats.Estimate, scale: float) -> stats.Estimate:
+    """An interval cut to what a score can be: the bootstrap-t knows no bounds."""
+    return replace(e, low=max(e.low, 0.0), high=min(e.high, scale))
 
 
 def _reference(named: Mapping[str, Run]) -> str | None:

@@ -154,7 +154,7 @@ def test_renewing_a_checkout_that_is_fresh_changes_nothing(tmp_path: Path) -> No
     (tmp_path / "docs").mkdir()
     (tmp_path / "results").symlink_to(ROOT / "results")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
-    for name in ("README.md", "docs/training.md", "docs/reproduction.md"):
+    for name in ("README.md", "docs/training.md", "docs/reproduction.md", "docs/judge.md"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for path in documents.renew(tmp_path):
         assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes()

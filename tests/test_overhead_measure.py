@@ -126,10 +126,11 @@ def test_the_engine_is_named(costs: dict[str, record.Overhead]) -> None:
 
 
 def test_a_spread_larger_than_the_overhead_is_not_distinguishable() -> None:
-    assert not Spread.of([0.9, 1.0, 1.1, 1.02]).distinguishable
+    assert not Spread.of([0.9, 1.0, 1.1, 1.02]).distinguishable()
     assert Spread.of([0.9, 1.0, 1.1, 1.02]).text().startswith("not distinguishable (")
     assert Spread.of([1.5, 1.51, 1.49, 1.5]).text() == "+50.0 ± 0.2 %"
-    assert Spread.of([0.8, 0.8, 0.8]).distinguishable
+    assert Spread.of([0.8, 0.8, 0.8]).distinguishable()
+    assert not Spread.of([0.8, 0.8, 0.8]).distinguishable(floor=0.3)
     assert Spread.of([1.0, 1.0, 1.4, 1.4]) == Spread(1.2, 0.4, 4)
     with pytest.raises(BenchError, match="two repeats"):
         Spread.of([1.0])

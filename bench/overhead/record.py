@@ -38,15 +38,14 @@ class Spread:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(round(statistics.median(values), 5), round(high - low, 5), len(values))
 
-    @property
-    def distinguishable(self) -> bool:
-        """Whether a ratio lies further from 1 than its repeats lie apart."""
-        return abs(self.median - 1) > self.spread
+    def distinguishable(self, floor: float = 0.0) -> bool:
+        """Whether a ratio lies further from 1 than its repeats lie apart, and than `floor`."""
+        return abs(self.median - 1) > max(self.spread, floor)
 
-    def text(self) -> str:
+    def text(self, floor: float = 0.0) -> str:
         """As a change in percent, or that it cannot be told from none."""
         percent = f"{100 * (self.median - 1):+.1f} ± {100 * self.spread / 2:.1f} %"
-        return percent if self.distinguishable else f"not distinguishable ({percent})"
+        return percent if self.distinguishable(floor) else f"not distinguishable ({percent})"
 
 
 @dataclass(frozen=True)

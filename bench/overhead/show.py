@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -159,10 +160,22 @@ def costs(arch: exact.Architecture, sizes: Sequence[int], contexts: Sequence[int
     ]
 
 
-def summary(found: record.Overhead, context: int = CONTEXT) -> dict[str, Any]:
-    """A record in the numbers that tables show."""
+RATIOS = ("time", "first_token_cold", "first_token_warm", "memory")
+Floor = Mapping[str, float]
+"""Name of a ratio -> what it may lie from 1 by nothing but the machine's drift."""
+
+
+def floor(found: Iterable[record.Overhead]) -> Floor:
+    """How far the bare model, measured against itself, lies from 1; empty where that was not measured."""
+    bare = next((one for one in found if one.data["method"] == "none"), None)
+    ratios = {name: bare.ratio(name) for name in RATIOS} if bare else {}
+    return {name: abs(ratio.median - 1) for name, ratio in ratios.items() if ratio}
+
+
+def summary(found: record.Overhead, context: int = CONTEXT, drift: Floor = MappingProxyType({})) -> dict[str, Any]:
+    """A record in the numbers that tables show; `drift` is the `floor` of the records it stands beside."""
     exactly, fit, judge = (found.data[k] for k in ("exact", "fit", "judge"))
-    ratios = {name: found.ratio(name) for name in ("time", "first_token_cold", "first_token_warm", "memory")}
+    ratios = {name: found.ratio(name) for name in RATIOS}
     return {
         "method": found.data["method"],
         "context": context,
@@ -172,7 +185,10 @@ def summary(found: record.Overhead, context: int = CONTEXT) -> dict[str, Any]:
         "kv_percent": found.kv(context),
         "request_flops_percent": found.request(round(exactly["own_tokens"]), found.data["settings"]["tokens"]),
         "artefact_bytes": exactly["artefact_bytes"],
-        **{name: vars(r) | {"distinguishable": r.distinguishable} if r else None for name, r in ratios.items()},
+        **{
+            name: vars(r) | {"distinguishable": r.distinguishable(drift.get(name, 0))} if r else None
+            for name, r in ratios.items()
+        },
         "fit_seconds": fit["seconds"],
         "fit_tokens": fit["tokens"],
         "fit_in_requests": fit.get("in_requests"),
@@ -189,10 +205,10 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def cells(found: record.Overhead, context: int = CONTEXT) -> list[str]:
+def cells(found: record.Overhead, context: int = CONTEXT, drift: Floor = MappingProxyType({})) -> list[str]:
     """One row of a cost table as text, in the order of `HEADINGS`."""
-    row = summary(found, context)
-    ratios = [found.ratio(n) for n in ("time", "first_token_cold", "first_token_warm", "memory")]
+    row = summary(found, context, drift)
+    ratios = {name: found.ratio(name) for name in RATIOS}
     fit = "–" if row["fit_in_requests"] is None else f"{row['fit_in_requests']:,.1f} requests"
     if row["fit_tokens"]:
         fit += f", {row['fit_tokens']:,} tokens"
@@ -204,7 +220,7 @@ def cells(found: record.Overhead, context: int = CONTEXT) -> list[str]:
         f"{row['prompt_tokens']:g}",
         *(percent(row[k]) for k in ("flops_percent", "bytes_percent", "kv_percent", "request_flops_percent")),
         size(row["artefact_bytes"]),
-        *("–" if r is None else r.text() for r in ratios),
+        *("–" if r is None else r.text(drift.get(name, 0)) for name, r in ratios.items()),
         fit,
         judge,
     ]
@@ -227,7 +243,7 @@ def notes(found: Sequence[record.Overhead], context: int = CONTEXT) -> list[str]
         "with the prompt's keys and values cached; a request reads its own prompt and the steering prompt first.",
         f"Measured against the bare model in turns: {settings['batch']} requests of {settings['tokens']} new tokens, "
         f"{settings['repeats']} repeats; median and half the distance of the quartiles. Where the quartiles lie "
-        "further apart than the overhead it is not distinguishable.",
+        "further apart than the overhead, or the bare model lies as far from itself, it is not distinguishable.",
         "Fit: time as bare requests answered meanwhile, and tokens through the model, for one concept alone. "
         "Judge: tokens per answer.",
         f"Engine: {'; '.join(engines)}.",

@@ -38,6 +38,8 @@ class Answer:
     """Steering minus the control that it is least surely above, its own shuffled twin among them."""
     twin: bool
     """Whether that twin ran."""
+    second: Difference | None
+    """Steering minus prompt by an independent judge."""
     judges: str
     """`agreed`, `disputed`, `no second opinion`, or "" where the task asks no judge."""
 
@@ -91,10 +93,11 @@ def _answer(table: Table) -> Answer | None:
     gaps = {row.name: gap(best.run, row.run, table.concepts) for row in (*own, *twins)}
     nearest = min(gaps, key=lambda name: gaps[name].low) if gaps else ""
     opinion = second(table) if table.spec["judge"] else None
-    states = {c.name: c.state for c in opinion.comparisons} if opinion else {}
-    judges = states.get(best.name, "no second opinion") if table.spec["judge"] else ""
+    said = next((c for c in opinion.comparisons if c.name == best.name), None) if opinion else None
+    judges = (said.state if said else "no second opinion") if table.spec["judge"] else ""
     control = (nearest, gaps[nearest]) if gaps else None
-    return Answer(table, prompt, best, best.against, best.against.p, control, bool(twins), judges)
+    other = said.second if said else None
+    return Answer(table, prompt, best, best.against, best.against.p, control, bool(twins), other, judges)
 
 
 def lines(tables: Sequence[Table]) -> list[str]:
@@ -102,7 +105,8 @@ def lines(tables: Sequence[Table]) -> list[str]:
     found = answers(tables)
     if not found:
         return []
-    made = head("task", "best prompt", "best steering", "steering − prompt", "p (Holm)", "− nearest control", "verdict")
+    columns = ("best prompt", "best steering", "steering − prompt", "p (Holm)", "second judge", "− nearest control")
+    made = head("task", *columns, "verdict")
     for one in found:
         difference, control = one.difference, "–"
         if one.control:
@@ -111,7 +115,8 @@ def lines(tables: Sequence[Table]) -> list[str]:
             f"{cell(row.name)} {row.estimates['overall'].mean:.2f} (of {tried})"
             for row, tried in zip((one.prompt, one.steering), one.chosen, strict=True)
         ]
-        cells = [*scores, leaderboard.interval(difference), leaderboard.pvalue(one.p), control]
+        other = leaderboard.interval(one.second) if one.second else "–"
+        cells = [*scores, leaderboard.interval(difference), leaderboard.pvalue(one.p), other, control]
         said = f"**{one.said}**" if one.said in ("prompt", "steer") else cell(one.said)
         made.append(line_of([cell(leaderboard.title(one.table)), *cells, said]))
     return made
@@ -128,7 +133,8 @@ NOTE = (
     "prompts: overall, paired, 95 % intervals. A prompt that keeps the best of several answers is left out, for "
     "steering writes one, and so is steering picked from more settings than prompts get. That is one comparison a "
     "task, and p is corrected over the tasks; the leaderboards compare every method, and correct over all of those. "
-    "The nearest control is the one that steering is least surely above. *Steer* needs an interval above 0, a second "
-    "judge that sees the same sign (where judges rate at all), and a lead over every control: none, random, shuffled, "
-    "and its own twin, which is the same method fitted on examples of which half have their labels exchanged."
+    "The second judge rates the same answers, where judges rate at all. The nearest control is the one that steering "
+    "is least surely above. *Steer* needs an interval above 0, a second judge that sees the same sign, and a lead over "
+    "every control: none, random, shuffled, and its own twin, which is the same method fitted on examples of which "
+    "half have their labels exchanged."
 )

@@ -96,14 +96,16 @@ def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> Any:
                 panel.annotate(p["method"], *place, textcoords="offset points", rotation=90, fontsize=6.5, ha="center")
         panel.set_xlim(zero - 0.4, end)
         panel.set_xticks(range(zero, end + 1), ["0", *(f"{10.0**k:g}" for k in range(zero + 1, end + 1))])
-        panel.set_ylim(-0.03 * table.scale, min(table.scale, max(p["high"] for p in points)) + 0.19 * table.scale)
+        panel.set_ylim(-0.03 * table.scale, min(table.scale, max(p["high"] for p in points)) + 0.24 * table.scale)
         panel.set_xlabel(f"FLOPs above the bare model, %: {what}")
         panel.set_ylabel("overall, 95 % interval")
         panel.grid(color=drawing.GRID, lw=0.6)
     marks = drawing.families([p["family"] for p in points])
     marks.append(drawing.handle(marker="o", ls="--", color="#555555", label="full: none is cheaper and better"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
-    figure.suptitle(f"{title(table)}: score against exact overhead; equal costs stand side by side", fontsize=9)
+    shown = len({point["method"] for point in points})
+    of = f" (of {len(table.rows)} methods the {shown} with a cost record)" if shown < len(table.rows) else ""
+    figure.suptitle(f"{title(table)}: score against exact overhead{of}; equal costs stand side by side", fontsize=9)
     return figure
 
 

@@ -31,9 +31,10 @@ def lines(table: Table) -> list[str]:
     if not found:
         return []
     against = table.reference if table.reference in found else None
+    drift = show.floor(found.values())
     rows = head(*show.HEADINGS, *([f"repaid against {against}"] if against else []))
     for name, one in found.items():
-        texts = [name, *show.cells(one)[1:], *([repaid(found, name, against)] if against else [])]
+        texts = [name, *show.cells(one, drift=drift)[1:], *([repaid(found, name, against)] if against else [])]
         rows.append(row(map(cell, texts)))
     notes = show.notes(list(found.values()))
     if against:
@@ -54,7 +55,7 @@ def repaid(found: Mapping[str, record.Overhead], name: str, against: str) -> str
     if mine is None or theirs is None or spent is None or free is None:
         return "–"
     won = theirs.median - mine.median
-    if abs(won) <= max(mine.spread, theirs.spread):
+    if abs(won) <= max(mine.spread, theirs.spread, show.floor(found.values()).get("time", 0)):
         return "not distinguishable"
     if won < 0:
         return "never"

@@ -6,6 +6,7 @@ Invariant: a table says in its heading what is compared with what; nothing here 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -131,7 +132,11 @@ def optimism(table: Table) -> list[tuple[str, list[str]]]:
 
 
 def _against_zero(values: Sequence[float]) -> Difference | None:
-    return paired(values, np.zeros(len(values))) if values else None
+    if not values:
+        return None
+    found = paired(values, np.zeros(len(values)))
+    # Two folds, say, have a mean and no interval worth the name.
+    return found if len(values) > 2 else replace(found, low=np.nan, high=np.nan, p=np.nan)
 
 
 def _shown(d: Difference | None) -> str:

@@ -82,7 +82,9 @@ def _forest(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     known = [row for row in rows if row["delta"] is not None]
     small = len(rows) > MANY
     wide = 3.6 if known else 0
-    parts = [a for a in axes if len(axes) <= 5 or a == "overall"]  # many axes have a figure of their own
+    # Many axes have a figure of their own; one that is the overall score itself needs no second column.
+    own = {a for a in axes if any(row[a] != row["overall"] for row in rows)}
+    parts = ["overall", *(a for a in axes[1:] if a in own and len(axes) <= 5)]
     figure = drawing.canvas(1.6 + wide + 1.75 * len(parts), _height(len(rows)) * len(rows) + 1.35)
     ratios = ([3.1] if known else []) + [1.6] * len(parts)
     panels = list(figure.subplots(1, len(ratios), sharey=True, squeeze=False, width_ratios=ratios)[0])
@@ -104,7 +106,7 @@ def _forest(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
             d = Difference(row["delta"], row["delta_low"], row["delta_high"], row["p"], 0, 0.0)
             text = f"{interval(d, 2 if table.scale > 1 else 3)}  p {pvalue(row['p_holm'])}"
             panel.text(at, y, text, va="center", fontsize=6.5)
-        panel.set_xlim(left - 0.05 * span, right + 0.92 * span)
+        panel.set_xlim(left - 0.05 * span, right + (0.92 if table.scale > 1 else 1.05) * span)
         panel.set_title(f"overall minus {table.reference}", fontsize=9)
         panel.set_xticks([t for t in panel.get_xticks() if left - 0.05 * span <= t <= right + 0.05 * span])
     for panel, axis in zip(panels, parts, strict=True):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench import registry
@@ -116,6 +118,13 @@ def notes(table: Table) -> list[str]:
             f"Smallest difference to {table.reference} that this table would find in 4 of 5 repetitions "
             f"(widest row, uncorrected 5 % level): {table.detectable:.2f}."
         )
+    made = Counter(json.dumps(row.run.data.get("calibration", {}), sort_keys=True) for row in table.rows)
+    if spec["judge"] and len(made) > 1:
+        counts = ", ".join(str(n) for n in sorted(made.values(), reverse=True))
+        lines.append(
+            f"{spec['judge']} was calibrated {len(made)} times on the same texts, as the runs were made on different "
+            f"machines or days ({counts} methods); what rounding moved between them is in docs/judge.md."
+        )
     if spec["judge"] and (other := second(table)):
         lines.append(f"Rated again by {other.judge}, an independent judge: what both allow to be claimed stands below.")
     elif spec["judge"]:
@@ -167,29 +176,43 @@ def contrasts(table: Table) -> list[str]:
     return lines
 
 
-def depths(table: Table) -> list[str]:
-    """Where a method is best read: a late layer against the middle, paired by concept, on the select split.
+@dataclass(frozen=True)
+class Depth:
+    """A method read and steered at a late block against the middle, paired, on the select split."""
 
-    Late is three blocks before the end, where what the last blocks suppress should still be there; the
-    middle is what most papers take.
-    """
-    lines = []
-    for row in table.rows:
-        curve = row.run.depths("overall")
-        if len(curve) < 2:
-            continue
-        count = max(curve) + min(curve)  # of the blocks, to within one: candidates lie evenly over them
-        late, middle = (sorted(curve, key=lambda k: abs(k - at))[0] for at in (count - 3, count / 2))
-        names = [n for n in table.concepts if n in curve[late] and n in curve[middle]]
-        if late == middle or not names:
-            continue
-        found = paired([curve[late][n] for n in names], [curve[middle][n] for n in names])
-        best = max(curve, key=lambda k: sum(curve[k].values()) / len(curve[k]))
-        lines.append(
-            f"{row.name} read and steered at block {late} instead of {middle}: overall "
-            f"{interval(found)}, p {pvalue(found.p)}; best block {best}."
-        )
-    return lines
+    name: str
+    late: int
+    """Three blocks before the end, or the nearest tried: what the last blocks suppress should still be there."""
+    middle: int
+    """What most papers take."""
+    gain: Difference
+    """Overall, late minus middle."""
+    best: int
+
+
+def depth(table: Table, row: Row) -> Depth | None:
+    """Where a method is best read, if it was run at several blocks."""
+    curve = row.run.depths("overall")
+    if len(curve) < 2:
+        return None
+    count = max(curve) + min(curve)  # of the blocks, to within one: candidates lie evenly over them
+    late, middle = (sorted(curve, key=lambda k: abs(k - at))[0] for at in (count - 3, count / 2))
+    names = [n for n in table.concepts if n in curve[late] and n in curve[middle]]
+    if late == middle or not names:
+        return None
+    found = paired([curve[late][n] for n in names], [curve[middle][n] for n in names])
+    best = max(curve, key=lambda k: sum(curve[k].values()) / len(curve[k]))
+    return Depth(row.name, late, middle, found, best)
+
+
+def depths(table: Table) -> list[str]:
+    """What a table's notes say of blocks."""
+    return [
+        f"{one.name} read and steered at block {one.late} instead of {one.middle}: overall "
+        f"{interval(one.gain)}, p {pvalue(one.gain.p)}; best block {one.best}."
+        for row in table.rows
+        if (one := depth(table, row))
+    ]
 
 
 def grid(table: Table, rows: Sequence[Row]) -> list[str]:

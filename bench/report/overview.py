@@ -95,7 +95,7 @@ def _heat_map(model: str, rows: Sequence[Mapping[str, Any]]) -> Any:
     from matplotlib.cm import ScalarMappable
 
     bar = figure.colorbar(ScalarMappable(cmap=shades), ax=panel, shrink=0.5 if small else 0.9, aspect=30)
-    bar.set_label("share of the scale", fontsize=8)
+    bar.set_label("share of the task's scale (in detection 0.5 is chance)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     figure.suptitle(f"{model}: overall score by task (methods by family, best first)", fontsize=9)

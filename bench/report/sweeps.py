@@ -101,6 +101,7 @@ def grid(count: int, width: float, height: float, note: float = 0.9) -> tuple[An
 
 def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Sequence[str]) -> Any:
     names = list(dict.fromkeys(row["method"] for row in rows))
+    styles = {axis: style for axis, style in zip(axes, drawing.LINES, strict=False) if _own(rows, axis)}
     figure, panels = grid(len(names), 1.85, 1.6, 1.0)
     ends = [row[what] for row in rows]
     margin = 0.04 * (max(ends) - min(ends) or 1)
@@ -108,7 +109,7 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     for panel, name in zip(panels, names, strict=True):
         if reference:
             panel.axhline(level(reference), color="#8a8a8a", lw=1)
-        for axis, (colour, dashes, marker) in reversed(list(zip(axes, drawing.LINES, strict=False))):
+        for axis, (colour, dashes, marker) in reversed(styles.items()):
             own = [row for row in rows if row["method"] == name and row["axis"] == axis]
             at, means = [row[what] for row in own], [row["mean"] for row in own]
             main = axis == "overall"
@@ -127,10 +128,10 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     band = ", 95 %" if _banded(table) else ""
     marks = [
         drawing.handle(color=colour, ls=dashes, marker=marker, ms=4, label=axis + (band if axis == "overall" else ""))
-        for axis, (colour, dashes, marker) in zip(axes, drawing.LINES, strict=False)
+        for axis, (colour, dashes, marker) in styles.items()
     ]
     if reference:
-        marks.append(drawing.handle(color="#8a8a8a", ls="-", label=f"{table.reference}, overall"))
+        marks.append(drawing.handle(color="#8a8a8a", ls="-", label=f"{table.reference}, overall, same prompts"))
     figure.legend(
         handles=marks,
         loc="outside lower center",
@@ -142,6 +143,19 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     )
     figure.suptitle(f"{title(table)}: select split", fontsize=9)
     return figure
+
+
+def _own(rows: Sequence[Mapping[str, Any]], axis: str) -> bool:
+    """Whether an axis has a line of its own: the select split may lack it, and `overall` may be it."""
+    found, whole = (
+        {(row["method"], at): row["mean"] for row in rows if row["axis"] == name for at in [_place(row)]}
+        for name in (axis, "overall")
+    )
+    return bool(found) and (axis == "overall" or found != whole)
+
+
+def _place(row: Mapping[str, Any]) -> Any:
+    return row.get("coefficient", row.get("layer"))
 
 
 def _end(row: Mapping[str, Any], end: str) -> float:

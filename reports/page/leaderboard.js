@@ -55,6 +55,7 @@ steerbench.views.table = (() => {
       { cls: "verdict", "aria-labelledby": "answer" },
       el("p", { cls: "over" }, one.title),
       el("h2", { id: "answer" }, el("span", { cls: "word" }, `${word}.`), ` ${text}`),
+      el("p", { cls: "over" }, "Method by method, corrected for all of them:"),
       el(
         "div",
         { cls: "pair" },

@@ -13,7 +13,7 @@ from typing import Any
 from bench.escape import uncelled
 from bench.models import DEFAULT
 from bench.opinions import second
-from bench.overhead import show
+from bench.overhead import record, show
 from bench.report import costs, leaderboard
 from bench.report.answer import Answer
 from bench.report.opinions import LEVEL, asking
@@ -67,7 +67,7 @@ def _sections(one: Table, below: Sequence[tuple[str, Sequence[str]]]) -> list[tu
     return [*below, *controls]
 
 
-def _row(one: Table, row: Row, recorded: Mapping[str, Any]) -> dict[str, Any]:
+def _row(one: Table, row: Row, recorded: Mapping[str, record.Overhead]) -> dict[str, Any]:
     counts = row.run.data["counts"]
     cost = recorded.get(row.name)
     return {
@@ -84,7 +84,7 @@ def _row(one: Table, row: Row, recorded: Mapping[str, Any]) -> dict[str, Any]:
         "missing": row.missing,
         "generations": counts["generations"],
         "tokens": counts["tokens"],
-        "cost": _cost(cost) if cost else None,
+        "cost": _cost(cost, show.floor(recorded.values())) if cost else None,
     }
 
 
@@ -93,12 +93,12 @@ def span(e: Estimate | Difference) -> list[float | None]:
     return [finite(e.mean), finite(e.low), finite(e.high)]
 
 
-def _cost(found: Any) -> list[Any]:
+def _cost(found: record.Overhead, drift: show.Floor) -> list[Any]:
     """Text and sort value of each cost column."""
-    numbers = show.summary(found)
+    numbers = show.summary(found, drift=drift)
     values = [numbers[name] if name else None for name in MEASURES]
     values = [v["median"] if isinstance(v, Mapping) else v for v in values]
-    return [list(pair) for pair in zip(show.cells(found)[1:], values[1:], strict=True)]
+    return [list(pair) for pair in zip(show.cells(found, drift=drift)[1:], values[1:], strict=True)]
 
 
 def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
