@@ -267,7 +267,7 @@ def test_killed_where_a_file_gets_its_name_it_is_whole_or_not_there(
 
 
 def test_interrupted_by_a_person_it_says_how_to_go_on(place: Place, undisturbed: Place) -> None:
-    pid = place.start(delay=0.01)
+    pid = place.start(delay=0.05)  # seconds left to interrupt it in, on a machine however busy
     until = time.monotonic() + 20
     while place.calls() < 10 and time.monotonic() < until:
         time.sleep(0.002)
