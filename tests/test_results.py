@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import documents, opinions
 from bench.audit import check
-from bench.report import build
-from bench.report.leaderboard import cells
+from bench.overhead import show
+from bench.overhead.record import Overhead
+from bench.report import build, costs
+from bench.report.leaderboard import cells, notes
 from bench.results import Run, load, lookup, published
 from bench.schema import digest
 from bench.stats import paired
@@ -59,6 +63,31 @@ def test_one_judge_rates_all_runs_on_the_same_data_under_one_calibration() -> No
             found.setdefault(key, set()).add(digest(said.data["calibration"], said.data["judge_params"]))
     assert found
     assert {key for key, calibrations in found.items() if len(calibrations) > 1} == set()
+
+
+def test_a_table_says_where_its_runs_were_rated_under_several_calibrations(table: Table) -> None:
+    made = {digest(row.run.data["calibration"]) for row in table.rows}
+    said = [note for note in notes(table) if "was calibrated" in note]
+    assert [f"calibrated {len(made)} times" in note for note in said] == [True] * (len(made) > 1)
+    alone = replace(table, rows=table.rows[:1])
+    assert not any("was calibrated" in note for note in notes(alone))
+
+
+def test_no_measured_cost_is_claimed_that_the_bare_model_has_too(table: Table) -> None:
+    """The bare model, measured against itself, lies off 1 by the machine's drift alone."""
+    found = costs.records(table)
+    drift = show.floor(found.values())
+    assert drift["time"] > 0
+    assert all(not ratio["distinguishable"] for ratio in measured(found["none"], drift))
+    assert any(ratio["distinguishable"] for one in found.values() for ratio in measured(one, drift))
+    assert sum(r["distinguishable"] for one in found.values() for r in measured(one, drift)) < sum(
+        r["distinguishable"] for one in found.values() for r in measured(one, {})
+    )
+
+
+def measured(one: Overhead, drift: show.Floor) -> list[dict[str, Any]]:
+    row = show.summary(one, drift=drift)
+    return [row[name] for name in show.RATIOS if row[name]]
 
 
 def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: Table) -> None:

@@ -42,6 +42,7 @@ with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
 
 
 def child(job):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
     os.environ.update(job["env"])
     for stream, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(job[stream], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -267,7 +268,7 @@ def test_killed_where_a_file_gets_its_name_it_is_whole_or_not_there(
 
 
 def test_interrupted_by_a_person_it_says_how_to_go_on(place: Place, undisturbed: Place) -> None:
-    pid = place.start(delay=0.05)  # seconds left to interrupt it in, on a machine however busy
+    pid = place.start(delay=0.01)
     until = time.monotonic() + 20
     while place.calls() < 10 and time.monotonic() < until:
         time.sleep(0.002)

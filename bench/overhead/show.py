@@ -275,10 +275,12 @@ def rates(found: record.Overhead) -> list[str]:
 
 def runs(found: Sequence[record.Overhead], as_json: bool) -> None:
     """Cost tables of measured runs."""
+    drift = floor(found)
     if as_json:
-        click.echo(json.dumps([summary(one) | {"run": one.data["run"]} for one in found], indent=1))
+        click.echo(json.dumps([summary(one, drift=drift) | {"run": one.data["run"]} for one in found], indent=1))
         return
-    grid = Grid("cost", *(cells(one)[0] for one in found))
+    rows = [cells(one, drift=drift) for one in found]
+    grid = Grid("cost", *(row[0] for row in rows))
     for i, heading in enumerate(HEADINGS[1:], 1):
-        grid.add_row(heading, *(cells(one)[i] for one in found))
+        grid.add_row(heading, *(row[i] for row in rows))
     _print(grid, *(f"- {note}" for note in notes(found)), *(line for one in found for line in rates(one)))
