@@ -145,9 +145,14 @@ def _reference(named: Mapping[str, Run]) -> str | None:
     """
     if "prompt-detect" in named:
         return "prompt-detect"
-    prompts = sorted(name for name, run in named.items() if run.family == "prompting")
-    prompts = [name for name in prompts if named[name].draws == 1] or prompts
+    prompts = baselines(named)
     return max(prompts, key=lambda name: merit(named[name])) if prompts else None
+
+
+def baselines(named: Mapping[str, Run]) -> list[str]:
+    """The prompts that may be the reference, in order of name."""
+    prompts = sorted(name for name, run in named.items() if run.family == "prompting")
+    return [name for name in prompts if named[name].draws == 1] or prompts
 
 
 def merit(run: Run) -> float:

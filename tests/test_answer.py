@@ -47,7 +47,7 @@ def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
         scores = [rows[name].run.scores("overall") for name in (one.steering.name, one.prompt.name)]
         pairs = [[s[unit] or 0.0 for unit in one.table.concepts] for s in scores]
         assert one.difference == paired(*pairs)
-        assert one.chosen == (len(prompts) - sum(rows[name].run.excess for name in prompts), len(steered))
+        assert one.chosen == (sum(rows[name].run.draws == 1 for name in prompts), len(steered))
     assert [one.p for one in made] == holm([one.difference.p for one in made])
 
 

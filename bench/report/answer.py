@@ -17,7 +17,7 @@ from bench.report import leaderboard
 from bench.report.details import gap, is_twin
 from bench.report.opinions import LEVEL
 from bench.stats import Difference, holm
-from bench.tables import Row, Table, merit
+from bench.tables import Row, Table, baselines, merit
 
 STEERING = ("direction", "trained")
 """Families that change the model; a combination has a prompt in it."""
@@ -63,8 +63,7 @@ class Answer:
     @property
     def chosen(self) -> tuple[int, int]:
         """How many prompts and how many steering methods the two were picked from."""
-        rows = [row for row in self.table.rows if row.run.data["validated"] and not row.run.excess]
-        return sum(row.run.family == "prompting" for row in rows), sum(row.run.family in STEERING for row in rows)
+        return len(baselines({row.name: row.run for row in self.table.rows})), len(_steered(self.table))
 
 
 def answers(tables: Sequence[Table]) -> list[Answer]:
@@ -78,11 +77,15 @@ def answers(tables: Sequence[Table]) -> list[Answer]:
     return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
 
 
+def _steered(table: Table) -> list[Row]:
+    """Steering that may be the best; not of more settings than a prompt gets wordings, which leads by luck alone."""
+    known = [row for row in table.rows if row.run.family in STEERING and row.run.data["validated"]]
+    return [row for row in known if not row.run.excess]
+
+
 def _answer(table: Table) -> Answer | None:
     prompt = next((row for row in table.rows if row.name == table.reference), None)
-    known = [row for row in table.rows if row.run.family in STEERING and row.run.data["validated"]]
-    # The best of more settings than a prompt gets wordings is better on the select split by luck alone.
-    steered = [row for row in known if not row.run.excess]
+    steered = _steered(table)
     if prompt is None or not steered or len(table.concepts) < 2:
         return None
     best = max(sorted(steered, key=lambda row: row.name), key=lambda row: merit(row.run))

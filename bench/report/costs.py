@@ -34,7 +34,11 @@ def lines(table: Table) -> list[str]:
     drift = show.floor(found.values())
     rows = head(*show.HEADINGS, *([f"repaid against {against}"] if against else []))
     for name, one in found.items():
-        texts = [name, *show.cells(one, drift=drift)[1:], *([repaid(found, name, against)] if against else [])]
+        texts = [
+            name,
+            *show.cells(one, drift=drift)[1:],
+            *([repaid(found, name, against, drift.get("time", 0))] if against else []),
+        ]
         rows.append(row(map(cell, texts)))
     notes = show.notes(list(found.values()))
     if against:
@@ -45,8 +49,11 @@ def lines(table: Table) -> list[str]:
     return [*rows, "", *(f"- {note}" for note in notes)]
 
 
-def repaid(found: Mapping[str, record.Overhead], name: str, against: str) -> str:
-    """Requests after which a fit is repaid by faster answers than the prompt's; or why there is no number."""
+def repaid(found: Mapping[str, record.Overhead], name: str, against: str, floor: float = 0.0) -> str:
+    """Requests after which a fit is repaid by faster answers than the prompt's; or why there is no number.
+
+    `floor` is the machine's drift in the ratio of times.
+    """
     own, other = found[name], found[against]
     spent, free = (one.data["fit"].get("in_requests") for one in (own, other))
     mine, theirs = own.ratio("time"), other.ratio("time")
@@ -55,7 +62,7 @@ def repaid(found: Mapping[str, record.Overhead], name: str, against: str) -> str
     if mine is None or theirs is None or spent is None or free is None:
         return "–"
     won = theirs.median - mine.median
-    if abs(won) <= max(mine.spread, theirs.spread, show.floor(found.values()).get("time", 0)):
+    if abs(won) <= max(mine.spread, theirs.spread, floor):
         return "not distinguishable"
     if won < 0:
         return "never"

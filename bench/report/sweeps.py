@@ -147,15 +147,8 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
 
 def _own(rows: Sequence[Mapping[str, Any]], axis: str) -> bool:
     """Whether an axis has a line of its own: the select split may lack it, and `overall` may be it."""
-    found, whole = (
-        {(row["method"], at): row["mean"] for row in rows if row["axis"] == name for at in [_place(row)]}
-        for name in (axis, "overall")
-    )
+    found, whole = ([(r["method"], r["mean"]) for r in rows if r["axis"] == name] for name in (axis, "overall"))
     return bool(found) and (axis == "overall" or found != whole)
-
-
-def _place(row: Mapping[str, Any]) -> Any:
-    return row.get("coefficient", row.get("layer"))
 
 
 def _end(row: Mapping[str, Any], end: str) -> float:

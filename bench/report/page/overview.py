@@ -37,6 +37,7 @@ def table(
     spec = one.spec
     described = one.rows[0].run.data["concepts"]
     recorded = costs.records(one)
+    drift = show.floor(recorded.values())
     return {
         "key": key(one.group),
         "title": leaderboard.title(one),
@@ -57,7 +58,7 @@ def table(
         "sections": [[heading, blocks(lines)] for heading, lines in _sections(one, below)],
         "figures": [name for name in figures if re.fullmatch(r"[^/\\:]+\.(png|svg)", name)],
         "costs": list(show.HEADINGS[1:]) if recorded else [],
-        "rows": [_row(one, row, recorded) for row in one.rows],
+        "rows": [_row(one, row, recorded.get(row.name), drift) for row in one.rows],
     }
 
 
@@ -67,9 +68,8 @@ def _sections(one: Table, below: Sequence[tuple[str, Sequence[str]]]) -> list[tu
     return [*below, *controls]
 
 
-def _row(one: Table, row: Row, recorded: Mapping[str, record.Overhead]) -> dict[str, Any]:
+def _row(one: Table, row: Row, cost: record.Overhead | None, drift: show.Floor) -> dict[str, Any]:
     counts = row.run.data["counts"]
-    cost = recorded.get(row.name)
     return {
         "name": row.name,
         "method": row.run.method,
@@ -84,7 +84,7 @@ def _row(one: Table, row: Row, recorded: Mapping[str, record.Overhead]) -> dict[
         "missing": row.missing,
         "generations": counts["generations"],
         "tokens": counts["tokens"],
-        "cost": _cost(cost, show.floor(recorded.values())) if cost else None,
+        "cost": _cost(cost, drift) if cost else None,
     }
 
 
