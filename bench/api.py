@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 
 import numpy as np
 
+from bench.definitions import code_digest, minor
 from bench.schema import (
     Activations,
     Array,
@@ -30,6 +31,7 @@ from bench.schema import (
     TargetScore,
     Train,
     Verdict,
+    digest,
 )
 from bench.steering import Steering
 from bench.store import Rows
@@ -57,9 +59,19 @@ class Backend(ABC):
     name: ClassVar[str]
     can: frozenset[str]
 
+    kernels: ClassVar[tuple[Any, ...]] = ()
+    """Classes and functions that decide what an edit does to a state and which token is drawn."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose minor versions decide it too; the first of alternatives `a|b` that is installed."""
+
+    @classmethod
+    def code(cls) -> str:
+        """Digest of the engine's kernels and its packages' minor versions: part of `fingerprint` and of every run."""
+        return digest(code_digest(*cls.kernels), [minor(package) for package in cls.packages])
+
     @abstractmethod
     def fingerprint(self) -> str:
-        """Digest of what decides the output: weights, dtype, template, engine; not batch size."""
+        """Digest of what decides the output: weights, dtype, template, `code`; not batch size."""
 
     @abstractmethod
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
@@ -276,14 +288,13 @@ class Context:
             raise BenchError(f"layer {spec!r} is empty: {first} lies above {last}")
         return [tuple(range(first, last + 1))]
 
-    def kept(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` gives, stored under `key` and the model where the run keeps artefacts."""
-        return make() if self.keep is None else self.keep(key, make)
+    def kept(self, key: Any, make: Callable[[], T], *definitions: Any) -> T:
+        """What `make` gives, stored where the run keeps artefacts: under the model, `key`, and the code of the
+        `definitions` that `make` uses."""
+        return make() if self.keep is None else self.keep((code_digest(*definitions), key), make)
 
     def rng(self, *salt: object) -> np.random.Generator:
         """A generator that depends on the run's seed and `salt` alone."""
-        from bench.schema import digest
-
         return np.random.default_rng(int(digest(self.seed, *map(str, salt)), 16))
 
 
@@ -318,6 +329,21 @@ class Method(ABC):
     """Whether a fit reads the training data of the run's other concepts."""
     away: ClassVar[bool] = False
     """Whether its steering points away from the concept as it is (no task opposes it)."""
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The methods that it is made of; none for one by itself."""
+        return ()
+
+    @property
+    def family_tree(self) -> list[Method]:
+        """The method with all that it is made of."""
+        return [self, *(part for member in self.members for part in member.family_tree)]
+
+    @property
+    def definitions(self) -> tuple[type[Any], ...]:
+        """The classes that decide its fits: its own, and what its fields name besides."""
+        return (type(self),)
 
     @abstractmethod
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:

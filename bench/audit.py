@@ -64,6 +64,7 @@ def check(root: Path) -> list[Finding]:
             found.append(Finding(_below(path, root), str(error)))
     for run in runs:
         found += of_run(run, root, retired)
+    found += _keys(root)
     found += [Finding(_below(path, root), "is no file of a results folder") for path in _strays(root)]
     return sorted([*found, *together(runs, root)], key=lambda f: (f.path, f.problem))
 
@@ -95,6 +96,19 @@ def graveyard(root: Path) -> dict[str, dict[str, str]]:
     return kinds
 
 
+def _keys(root: Path) -> Iterator[Finding]:
+    """Aliases of files that are not there, or have another key than the one that is said to be called otherwise."""
+    try:
+        known = results.aliases(root)
+    except BenchError as error:
+        yield Finding(results.KEYS, str(error))
+        return
+    for file, (was, _) in known.items():
+        path = root / file
+        if not path.is_file() or json.loads(path.read_text("utf-8")).get("code") != was:
+            yield Finding(results.KEYS, f"{file} is not there, or was not written with the key {was}")
+
+
 def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
@@ -107,7 +121,7 @@ def _strays(root: Path) -> list[Path]:
         beside = ("run.json", results.TRIALS, record.NAME, capability.FILE)
         known = path.parent in own and (path.name in beside or re.fullmatch(r"judged-.+\.json", path.name))
         known = known or (path.parent == root / "judges" and path.suffix in (".json", ".csv"))
-        if not known and path not in (root / RETIRED, root / "README.md"):
+        if not known and path not in (root / RETIRED, root / results.KEYS, root / "README.md"):
             found.append(path)
     return found
 

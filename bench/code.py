@@ -1,84 +1,57 @@
-"""Which code decides a result: digests of the modules that define a method, a task and a judge.
+"""Which code decides a result: the method's, the task's, the judge's, the engine's kernels, and the rules of a run.
 
-Invariant: comments and docstrings send nothing stale; code does.
+Invariant: a key says nothing of where code lies, and everything of what it does (`bench.definitions`).
 """
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-import sys
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from bench.api import Method
+from bench.api import Backend, Judge, Method, Task
+from bench.definitions import code_digest
+from bench.fitting import given
+from bench.opinions import of
+from bench.plan import method, names_in
+from bench.registry import get
+from bench.results import load
 from bench.schema import digest
+from bench.steerings import applied, turned
+from bench.strength import Strength
+from bench.trials import best, drawn, options, request, ruled, trials
 
-if TYPE_CHECKING:
-    from bench.plan import Plan
-
-OWN = ("bench", "methods", "tasks")
-"""The packages whose code can decide a result; of others the versions are recorded."""
-
-
-def parts_of(made: Method) -> list[Method]:
-    """A method with all that it is made of."""
-    return [made, *(inner for part in getattr(made, "parts", ()) for inner in parts_of(part))]
+RULES = (given, turned, applied, Strength, trials, request, drawn, options, ruled, best)
+"""What a run itself does to a number, whatever it runs: data handed out, strength, questions, and the pick."""
 
 
-def modules(made: Method) -> list[str]:
-    """The modules that define a method: its own, and its parts' where it is made of others."""
-    return list(dict.fromkeys(type(part).__module__ for part in parts_of(made)))
+def definitions(made: Method) -> tuple[type[Any], ...]:
+    """The classes that decide a method's fits, those of what it is made of among them."""
+    return tuple(cls for part in made.family_tree for cls in part.definitions)
 
 
-def code_of(plan: Plan, made: Method) -> str:
-    """Digest of the code that decides a result: the method's modules, the task's and the judge's."""
-    owners = [type(plan.task).__module__]
-    owners += [type(plan.judge).__module__] if plan.task.rated else []
-    return digest([code_digest(name) for name in (*modules(made), *owners)])
+def code_of(made: Method, task: type[Task], judge: type[Judge] | None, engine: type[Backend]) -> str:
+    """Digest of the code that decides a result; `judge` counts where a judge rates the task's answers."""
+    judged: tuple[Any, ...] = (judge,) if judge and task.rated else ()
+    return digest([code_digest(*own) for own in (definitions(made), (task,), judged, RULES)], engine.code())
 
 
-@lru_cache(maxsize=256)
-def code_digest(name: str) -> str:
-    """Digest of module `name` and of the first-party modules it imports, comments and docstrings left out."""
-    seen: dict[str, str] = {}
-    todo = [name]
-    while todo:
-        module = todo.pop()
-        if module in seen:
-            continue
-        loaded = sys.modules.get(module) or importlib.import_module(module)
-        source = Path(loaded.__file__ or "").read_text("utf-8")
-        tree = ast.parse(source)
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                node.body = [line for line in node.body if not _said(line)]
-        seen[module] = digest(ast.dump(tree))
-        found = {name for node in ast.walk(tree) for name in _imports(node)}
-        if module.startswith("bench."):  # what a method imports from bench counts; of what that imports, its helpers
-            found = {name for name in found if name.startswith(f"{module.rpartition('.')[0]}._")}
-        todo += [name for name in sorted(found) if name.split(".")[0] in OWN and "." in name]
-    return digest(seen)
+def keys(root: Path) -> dict[str, tuple[str, str]]:
+    """file -> (the key that it has, the key that the present code gives it), of every run and opinion below `root`."""
+    found = {}
+    for run in load(root):
+        spec = run.data["spec"]
+        name, judge = spec["method"], spec["judge"].partition(":")[0]
+        several = len(names_in(name)) > 1
+        made = method(name, spec["method_params"] if several else {name: spec["method_params"]})
+        rater = get("judge", judge) if judge else None
+        given = code_of(made, get("task", spec["task"]), rater, get("backend", spec["backend"]))
+        found[run.path.relative_to(root).as_posix()] = run.code, given
+        for opinion in of(run):
+            rated_by = code_digest(get("judge", opinion.judge.partition(":")[0]))
+            found[opinion.path.relative_to(root).as_posix()] = opinion.code, rated_by
+    return found
 
 
-def _imports(node: ast.AST) -> list[str]:
-    """The modules an import names: `from a.b import c` is a.b, and a.b.c where that is a module itself."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom) or not node.module:
-        return []
-    inner = [f"{node.module}.{alias.name}" for alias in node.names] if node.module.split(".")[0] in OWN else []
-    return [node.module, *(name for name in inner if _is_module(name))]
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # what it would lie in is no package
-        return False
-
-
-def _said(line: ast.stmt) -> bool:
-    """Whether a statement only tells the reader something."""
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+def judged_by(name: str, judge: Judge, shard: str) -> str:
+    """Digest of what decides a judge's rating of a text: its name, parameters, code, and the engine of `shard`."""
+    return digest(name, judge.fingerprint(), code_digest(type(judge)), shard)

@@ -36,6 +36,10 @@ class Composed(Method):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset().union(*(part.needs for part in self.parts))
 
+    @property
+    def members(self) -> tuple[Method, ...]:
+        return self.parts
+
     def __post_init__(self) -> None:
         if sum(part.draws(Budget(1, 1, 1, 1)) > 1 for part in self.parts):
             raise UsageError(f"{self.name}: an answer chosen among several cannot be merged with another method")

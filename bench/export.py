@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from bench import interchange, results
-from bench.api import Context, Prompted, ReadSite
-from bench.code import code_of
-from bench.jobs import Job, Trial
+from bench.api import Context
+from bench.code import code_of, judged_by
+from bench.engines import make_backend
 from bench.models import Model, cache_root
 from bench.peft_folder import encode
 from bench.plan import Options, from_file, make
 from bench.registry import suggest
-from bench.schema import Activations, BenchError, UsageError
+from bench.schema import BenchError, UsageError
 from bench.steering import Steering
-from bench.store import Rows
+from bench.steerings import Steerings
+from bench.strength import Unmeasured
+from bench.trials import Trial
 
 
 def export(run: results.Run, form: str, concept: str = "", out: Path | None = None) -> list[dict[str, Any]]:
@@ -75,58 +77,34 @@ def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Stee
 
     Raises BenchError with the command to run where the fits or the measurements are not there.
     """
-    from bench.run import Session, silent
-
     plan = make(Options(**from_file(run.path)))
     if plan.task.uses != "steering":
         raise BenchError(f"task {plan.options.task} tests detectors: its runs have no steering")
     if plan.specs[0].id != run.data["id"]:
         raise BenchError(f"{run.path.parent.name} cannot be replayed: its model, data or protocol has changed since")
-    session = Session(plan, None, silent)
-    session.strength.context = _Closed(session.backend, plan.protocol.budget)
-    session.strength.keep = _Kept(session.evidence.folder)
-    job = Job(plan.specs[0], plan.methods[0], code_of(plan, plan.methods[0]))
-    missing = session.fits.missing(job.method, job.spec.prompter)
-    if missing:
-        raise _absent(f"the fit of {job.method.name} for {next(iter(missing))}", run, job.code)
-    job.fits = session.fits.load(job.method, job.spec.prompter)
+    method, prompter, engine = plan.methods[0], plan.specs[0].prompter, make_backend(plan)
+    judged = judged_by(plan.specs[0].judge, plan.judge, engine.fingerprint())
+    context = Context(engine, plan.protocol.budget, plan.protocol.seed, compat=plan.protocol.compat)
+    made = Steerings(context, plan.protocol, plan.task, cache_root(), judged, measures=False)
+    code = code_of(method, type(plan.task), type(plan.judge), type(engine))
+    if missing := made.fits.missing(method, prompter):
+        raise _absent(f"the fit of {method.name} for {next(iter(missing))}", run, code)
+    fits = made.fits.load(method, prompter)
     found = {}
-    for one in (one for one in session.concepts if one.id in concepts):
+    for one in (one for one in made.concepts if one.id in concepts):
         kept: Mapping[str, Any] = run.data["concepts"][one.id]
         trial = Trial(**kept["picked"])
-        candidate = job.fits[one.id].candidates[trial.candidate]
+        candidate = fits[one.id].candidates[trial.candidate]
         if not isinstance(candidate.steering, Steering):
-            raise BenchError(f"the steering of {job.method.name} depends on each prompt: there is no one file of it")
+            raise BenchError(f"the steering of {method.name} depends on each prompt: there is no one file of it")
         try:
-            found[one.id] = session.applied(job.method, candidate.steering, candidate, one, trial.coefficient)
-            same = session.strength.ratio(found[one.id], one) == kept["strength"]
-        except _Missing as error:
-            raise _absent(f"the unit of a coefficient for {one.id}", run, job.code) from error
+            found[one.id] = made.at(method, candidate.steering, one, candidate, trial.coefficient)
+            same = made.strength.ratio(found[one.id], one) == kept["strength"]
+        except Unmeasured as error:
+            raise _absent(f"the unit of a coefficient for {one.id}", run, code) from error
         if not same:
-            raise BenchError(f"{one.id}: c = {trial.coefficient:g} is another length now: run {_again(run, job.code)}")
+            raise BenchError(f"{one.id}: c = {trial.coefficient:g} is another length now: run {_again(run, code)}")
     return found, plan.model
-
-
-class _Missing(Exception):
-    """A measurement is not in the cache."""
-
-
-class _Closed(Context):
-    """A context that reads nothing, so that no model is loaded for what is kept already."""
-
-    def read(
-        self, texts: Sequence[Prompted], layers: int | Sequence[int], site: ReadSite = "resid"
-    ) -> list[Activations]:
-        return []
-
-
-class _Kept(Rows):
-    """Measurements of which none is made anew."""
-
-    def __contains__(self, key: str) -> bool:
-        if self.get(key) is None:
-            raise _Missing
-        return True
 
 
 def _absent(what: str, run: results.Run, code: str) -> BenchError:
@@ -136,7 +114,7 @@ def _absent(what: str, run: results.Run, code: str) -> BenchError:
 def _again(run: results.Run, code: str) -> str:
     """The command that makes the run anew; where nothing changed it would find this run done already."""
     words = ["bench", "run", "--config", str(run.path)]
-    return shlex.join(words + (["--results", str(cache_root() / "again")] if code == run.data["code"] else []))
+    return shlex.join(words + (["--results", str(cache_root() / "again")] if code == run.code else []))
 
 
 def _model_type(model: Model) -> str:

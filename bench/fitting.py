@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.api import Context, Fitted, Method
-from bench.code import code_digest, modules, parts_of
+from bench.definitions import code_digest
 from bench.schema import BenchError, Train, digest
 from bench.steering import Steering
 from bench.store import Artefacts, load_value, pack
@@ -49,24 +49,20 @@ class Fits:
         return {name: key for name, key in keys.items() if not self.artefacts.has(key)}
 
     def keys(self, method: Method, prompter: str) -> dict[str, str]:
-        code = [code_digest(name) for name in modules(method)]
+        code = code_digest(*(cls for part in method.family_tree for cls in part.definitions))
         parts: list[Any] = [{"name": method.name, "params": method.params(), "prompter": prompter}, code]
         parts += [self.context.budget, self.context.seed, self.judge if method.judged else ""]
         parts += [[digest(t) for t in self.context.trains] if method.pooled else ""]
         parts += [self.context.compat] if self.context.compat else []
         model = self.context.lm.fingerprint()
-        return {name: digest(model, *parts, self.given(method, name)) for name in self.trains}
+        return {name: digest(model, *parts, self._given(method, name)) for name in self.trains}
 
-    def given(self, method: Method, name: str) -> Train:
-        """A concept's training data as a method gets it: what a task has to say is for prompts alone."""
-        train = self.trains[name]
-        if not any(part.family == "prompting" for part in parts_of(method)):
-            return replace(train, prompts=())
-        return train.reversed() if self.away and method.family == "prompting" else train
+    def _given(self, method: Method, name: str) -> Train:
+        return given(method, self.trains[name], self.away)
 
     def fit(self, method: Method, todo: Iterable[str]) -> Iterator[bytes]:
         """The packed fit of each concept of `todo`, in order; nothing is written yet."""
-        fitted = iter(method.fit_all(self.context, [self.given(method, name) for name in todo]))
+        fitted = iter(method.fit_all(self.context, [self._given(method, name) for name in todo]))
         while True:
             begun = time.monotonic()
             if (found := next(fitted, None)) is None:
@@ -101,6 +97,13 @@ class Fits:
             packed = pack(make())
             self.artefacts.make(name, {"shared": True}, partial(_write, packed))
         return load_value(self.artefacts.path(name) / FILE)
+
+
+def given(method: Method, train: Train, away: bool) -> Train:
+    """A concept's training data as a method gets it: what a task has to say is for prompts alone."""
+    if not any(part.family == "prompting" for part in method.family_tree):
+        return replace(train, prompts=())
+    return train.reversed() if away and method.family == "prompting" else train
 
 
 FILE = "fit.safetensors"

@@ -15,16 +15,9 @@ from bench.api import Method
 from bench.fitting import Kept
 from bench.plan import Plan
 from bench.schema import Completion, Concept, Request, RunSpec, Sample, Verdict
-from bench.steering import Prompt, Steering
+from bench.steering import Steering
 from bench.strength import Strength
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting of a method on one concept: which candidate, at which coefficient."""
-
-    candidate: int
-    coefficient: float
+from bench.trials import Trial
 
 
 @dataclass
@@ -73,17 +66,6 @@ class Ask:
     trial: Trial
     sample: Sample
     request: Request
-
-
-def best(trials: dict[Trial, list[dict[str, Verdict]]]) -> Trial:
-    """The setting with the highest mean overall score; ties go to the concept score, then the first."""
-
-    def merit(rows: list[dict[str, Verdict]]) -> tuple[float, ...]:
-        axes = ("overall", next(iter(rows[0])))
-        found = results.means(rows, axes)
-        return tuple(-1.0 if found[axis] is None else found[axis] for axis in axes)
-
-    return max(trials, key=lambda trial: merit(trials[trial]))
 
 
 def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float]) -> dict[str, Any]:
@@ -150,17 +132,6 @@ def _ratio(job: Job, concept: Concept, pick: Trial, strength: Strength) -> float
     if not isinstance(candidate.steering, Steering):
         return None
     return strength.ratio(strength.at(candidate.steering, candidate, concept, pick.coefficient), concept)
-
-
-def plain_text(sample: Sample, prompt: Prompt) -> str:
-    """A sample's plain-text prompt under a prompt edit: system text and examples stand before it."""
-    from jinja2 import Template
-
-    *before, (_, asked) = prompt.apply(sample.messages)
-    turns = {"system": "{}\n\n", "user": "Q: {}\n", "assistant": "A: {}\n\n"}
-    lead = "".join(turns[role].format(content) for role, content in before)
-    asked_in: str = Template(sample.raw, keep_trailing_newline=True).render(question=asked)
-    return lead + asked_in
 
 
 def tried(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, Any]:

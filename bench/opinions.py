@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import Run, pooled
+from bench.results import Run, code_key, pooled
 from bench.schema import BenchError, digest
 from bench.stats import Difference, paired
 from bench.tables import Row, Table
@@ -30,6 +30,11 @@ class Opinion:
     @property
     def judge(self) -> str:
         return str(self.data["judge"])
+
+    @property
+    def code(self) -> str:
+        """The key of the judge's code."""
+        return code_key(self.path, self.data)
 
     @property
     def independent(self) -> bool:

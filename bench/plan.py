@@ -21,7 +21,6 @@ from typing import Any
 from bench import registry
 from bench.api import Judge, Method, Task
 from bench.backends._prices import Purse
-from bench.code import parts_of
 from bench.compose import Composed
 from bench.cost import spend, trials
 from bench.models import DEFAULT, Model, cache_root, resolve
@@ -160,7 +159,7 @@ def make(options: Options) -> Plan:
             method_params=made.params(),
             task_params={k: _nameless(v) for k, v in task_params.items() if k not in usual},
             judge_params=dict(judge.fingerprint()) if task.rated else {},
-            prompter=options.prompter if any(part.prompted for part in parts_of(made)) else "",
+            prompter=options.prompter if any(part.prompted for part in made.family_tree) else "",
             backend=options.backend,
             dtype=number,
             weights=model.weights,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from bench.api import Backend, Judge
+from bench.code import judged_by
+from bench.definitions import code_digest
 from bench.judging import rate
 from bench.models import DEFAULT, cache_root, resolve
 from bench.plan import dtype
@@ -50,8 +52,8 @@ class Instrument:
         if not self.judge.independent:
             self.backend = get("backend", "hf")(resolve(model), dtype(precision))
         shard, root = self.backend.fingerprint(), cache_root() / "rows"
-        self._evidence = Rows(root / "evidence" / shard)
-        self._judgements = Rows(root / "judgements" / digest(name, self.judge.fingerprint(), shard))
+        self._evidence = Rows(root / "evidence" / digest(shard, code_digest(type(self.judge))))
+        self._judgements = Rows(root / "judgements" / judged_by(name, self.judge, shard))
 
     def __enter__(self) -> Instrument:
         return self

@@ -175,7 +175,7 @@ def discover(kind: str) -> None:
         entry.load()
 
 
-def load_plugin(path: Path) -> None:
+def load_plugin(path: Path) -> types.ModuleType:
     """Import one file that registers classes (`--plugin my_method.py`)."""
     if not path.is_file():
         raise UsageError(f"no plugin file {path}")
@@ -193,3 +193,4 @@ def load_plugin(path: Path) -> None:
         del sys.modules[name]
         reason = (str(error) or "no reason given").split("\n")[0]
         raise UsageError(f"plugin {path.name} cannot be imported: {type(error).__name__}: {reason}") from error
+    return module

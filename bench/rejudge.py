@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import agreement, environment, jobs, opinions, results
 from bench.api import Task
-from bench.code import code_digest
+from bench.definitions import code_digest
 from bench.models import DEFAULT
 from bench.opinions import Opinion
 from bench.rating import Instrument
@@ -60,7 +60,7 @@ def rejudge(
     made: dict[str, Opinion] = {}
     for (model, dtype, *_, sequences), own in _alike(runs).items():
         with Instrument(judge, model, dtype, params) as instrument:
-            code = code_digest(type(instrument.judge).__module__)
+            code = code_digest(type(instrument.judge))
             prepared = False
             for run in own:
                 path = opinions.place(run, judge, instrument.judge.fingerprint())
@@ -79,7 +79,7 @@ def rejudge(
 
 def _settled(opinion: Opinion, code: str) -> bool:
     """Whether asking again would change nothing: the same code said it, and no rating went unanswered."""
-    return bool(opinion.data["code"] == code and not opinion.data.get("unanswered"))
+    return bool(opinion.code == code and not opinion.data.get("unanswered"))
 
 
 def _alike(runs: Sequence[Run]) -> dict[tuple[str, str, str, str, int, int], list[Run]]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,30 @@ from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest
 from bench.store import write_json, write_whole
 
 VERSION = 1
+KEYS = "keys.toml"
+"""In a results folder: files whose code key is called otherwise now, for code that changed while no number did."""
+
+
+@lru_cache(maxsize=16)
+def _aliases(path: Path, _changed: int) -> dict[str, tuple[str, str]]:
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+        return {file: (str(was), str(now)) for file, (was, now) in found.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise BenchError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def aliases(root: Path) -> dict[str, tuple[str, str]]:
+    """file below a results folder -> (the code key it was written with, what that is called now)."""
+    path = root / KEYS
+    return _aliases(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+def code_key(path: Path, data: Mapping[str, Any]) -> str:
+    """The key of the code that made a run or an opinion (a file in `ROOT/TASK/MODEL/RUN/`), as it is called now."""
+    root = path.parents[3]
+    was, now = aliases(root).get(path.relative_to(root).as_posix(), ("", ""))
+    return now if was == data["code"] else str(data["code"])
 
 
 def means(rows: Sequence[Mapping[str, Verdict]], axes: Iterable[str]) -> dict[str, Any]:
@@ -43,7 +68,7 @@ def find(spec: RunSpec, code: str, folder: Path | None) -> Path | None:
     for root in [folder] if folder else [default_results(), scratch()]:
         path = place(spec, root)
         try:
-            if path.is_file() and (data := read(path).data)["code"] == code and not data["counts"].get("unanswered"):
+            if path.is_file() and (run := read(path)).code == code and not run.data["counts"].get("unanswered"):
                 return path
         except BenchError:
             continue  # a damaged run is made again
@@ -163,6 +188,11 @@ class Run:
     @property
     def family(self) -> str:
         return str(self.data["family"])
+
+    @property
+    def code(self) -> str:
+        """The key of the code that made it."""
+        return code_key(self.path, self.data)
 
     @property
     def uses(self) -> str:

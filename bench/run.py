@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.api import Bound, Context, Fitted, Method
+from bench.api import Context, Fitted
 from bench.backends._prices import total
-from bench.code import code_of
+from bench.code import code_of, judged_by
+from bench.definitions import code_digest
 from bench.engines import make_backend, make_prompter
-from bench.fitting import Fits
-from bench.jobs import Ask, Job, Trial, best, plain_text, ratings, record, row, tried
+from bench.jobs import Ask, Job, ratings, record, row, tried
 from bench.judging import rate
 from bench.models import cache_root
 from bench.monitor import Monitored, reading
 from bench.plan import Plan
+from bench.registry import get
 from bench.schema import (
     BenchError,
     Completion,
@@ -36,13 +37,13 @@ from bench.schema import (
     Item,
     Request,
     Sample,
-    Sampling,
     Verdict,
     digest,
 )
-from bench.steering import Prompt, Steering
-from bench.store import Artefacts, Rows
-from bench.strength import Strength
+from bench.steering import Steering
+from bench.steerings import Steerings
+from bench.store import Rows
+from bench.trials import best, drawn, options, request, ruled, seed_of, trials
 
 Advance = Callable[[int], None]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
@@ -59,7 +60,11 @@ def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent)
 
     Returns a job per method: `cached`, `complete`, `unsupported` (with the reason), or `failed`.
     """
-    jobs = [Job(spec, made, code_of(plan, made)) for spec, made in zip(plan.specs, plan.methods, strict=True)]
+    engine = get("backend", plan.options.backend)
+    jobs = [
+        Job(spec, made, code_of(made, type(plan.task), type(plan.judge), engine))
+        for spec, made in zip(plan.specs, plan.methods, strict=True)
+    ]
     for job in jobs:
         if found := results.find(job.spec, job.code, folder):
             job.status, job.path = "cached", found
@@ -78,21 +83,18 @@ class Session:
         self.backend = make_backend(plan)
         shard, root = self.backend.fingerprint(), cache_root()
         self.generations = Rows(root / "rows" / "generations" / shard)
-        self.evidence = Rows(root / "rows" / "evidence" / shard)
-        judged = digest(plan.specs[0].judge, self.judge.fingerprint(), shard)
+        self.evidence = Rows(root / "rows" / "evidence" / digest(shard, code_digest(type(self.judge))))
+        judged = judged_by(plan.specs[0].judge, self.judge, shard)
         self.judgements = Rows(root / "rows" / "judgements" / judged)
         self.spending = Rows(root / "rows" / "spending" / judged)
         self.timings: dict[str, float] = {}
-        self.bound: dict[Any, Steering] = {}
         self.prompter = make_prompter(plan)
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
         self.context.rate = self._rate_all
         self.context.compat = self.rules.compat
         self.context.tell = partial(print, file=sys.stderr)
-        self.concepts = list(self.task.concepts())
-        self.trains = {c.id: self.task.train(c).limited(self.rules.budget.sequences) for c in self.concepts}
-        self.strength = Strength(self.context, self.rules, self.trains, self.evidence)
-        self.fits = Fits(self.context, Artefacts(root / "fits"), self.trains, self.task.uses, judged, self.task.away)
+        self.steerings = Steerings(self.context, self.rules, self.task, root, judged)
+        self.fits, self.concepts, self.trains = (getattr(self.steerings, n) for n in ("fits", "concepts", "trains"))
         self._check_splits()
 
     def run(self, jobs: list[Job]) -> None:
@@ -120,14 +122,14 @@ class Session:
                 self._answer(live, "test")
                 self._watch([job for job in live if job.status == "todo"])
             for job in (job for job in live if job.status == "todo"):
-                made = record(job, self.plan, self.strength, self.timings) | self._judging()
+                made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
                 job.path = results.write(made, job.spec, self.folder, job.tried)
                 job.status = "complete"
         finally:
             self.judge.release()
             if spent := self.judge.usage():
                 self.spending.put(str(time.time_ns()), spent)
-            for rows in (self.generations, self.evidence, self.judgements, self.spending):
+            for rows in (self.generations, self.evidence, self.steerings.units, self.judgements, self.spending):
                 rows.close()
 
     def _judging(self) -> dict[str, Any]:
@@ -232,12 +234,12 @@ class Session:
             job, name = ask.job, ask.sample.concept.id
             job.count(verdict for axis, verdict in found.items() if axis != "overall")
             if split == "select":
-                job.select.setdefault(name, {}).setdefault(ask.trial, []).append(self._ruled(found))
+                job.select.setdefault(name, {}).setdefault(ask.trial, []).append(ruled(found, self.rules))
                 if ask.sample.kind == "generate":
-                    job.tried.append(tried(ask, output, self._ruled(found)))
+                    job.tried.append(tried(ask, output, ruled(found, self.rules)))
             else:
-                job.tested.setdefault(name, []).append(self._ruled(found))
-                job.rows.append(row(ask, output, self._ruled(found)))
+                job.tested.setdefault(name, []).append(ruled(found, self.rules))
+                job.rows.append(row(ask, output, ruled(found, self.rules)))
 
     def _detect(self, jobs: list[Job]) -> None:
         """Score every text of the test split with each job's detector, in place of a judge."""
@@ -263,7 +265,7 @@ class Session:
         if not isinstance(self.task, Monitored) or not jobs:
             return
         samples = [sample for concept in self.concepts for sample in self.task.watched(concept)]
-        requests = [Request(s.messages, None, self.rules.sampling, self._seed(s)) for s in samples]
+        requests = [Request(s.messages, None, self.rules.sampling, seed_of(s, self.rules)) for s in samples]
         with self._stage("watch", len(samples)) as advance:
             answers = self._complete(requests, advance, lambda i: None)
             items = [
@@ -292,53 +294,17 @@ class Session:
 
         return list(self.task.score(samples, texts, rate)), kept
 
-    def _ruled(self, found: dict[str, Verdict]) -> dict[str, Verdict]:
-        """AxBench's reference scores an unreadable rating 0; outside its mode it stays missing."""
-        if self.rules.compat != "axbench" or found["overall"].value is not None:
-            return found
-        if any(verdict.passing for verdict in found.values()):
-            return found  # there was no reply to read
-        return {axis: v if v.value is not None else Verdict(0.0, v.raw, v.reason) for axis, v in found.items()}
-
     def _asks(self, job: Job, concept: Concept, split: str) -> list[Ask]:
-        trials = [job.picked[concept.id]] if split == "test" else self._trials(job, concept)
-        samples = self.task.test(concept) if split == "test" else self.task.select(concept)
-        return [Ask(job, trial, sample, self._request(job, trial, sample)) for trial in trials for sample in samples]
-
-    def _trials(self, job: Job, concept: Concept) -> list[Trial]:
+        """Every sample of a split under every setting tried, or the picked one."""
+        candidates = job.fits[concept.id].candidates
+        test = split == "test"
         found = []
-        for i, candidate in enumerate(job.fits[concept.id].candidates):
-            fixed = isinstance(candidate.steering, Steering) and not candidate.steering.scalable
-            found += [Trial(i, c) for c in ((1.0,) if fixed else self.rules.coefficients)]
+        for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules.coefficients):
+            for sample in self.task.test(concept) if test else self.task.select(concept):
+                candidate = candidates[trial.candidate]
+                steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, sample.messages)
+                found.append(Ask(job, trial, sample, request(sample, steering, self.rules)))
         return found
-
-    def _request(self, job: Job, trial: Trial, sample: Sample) -> Request:
-        candidate = job.fits[sample.concept.id].candidates[trial.candidate]
-        steering = candidate.steering
-        if isinstance(steering, Bound):
-            place = (job.spec.id, sample.concept.id, trial.candidate, sample.messages)
-            if place not in self.bound:  # every coefficient scales the same binding
-                self.bound[place] = steering.bind(self.backend, sample.messages)
-            steering = self.bound[place]
-        assert steering is not None
-        seed = self._seed(sample)
-        scaled = self.applied(job.method, steering, candidate, sample.concept, trial.coefficient)
-        if sample.raw:
-            text = plain_text(sample, scaled.prompt)
-            return Request(text, replace(scaled, prompt=Prompt()), self.rules.sampling, seed)
-        return Request(sample.messages, scaled, self.rules.sampling, seed)
-
-    def applied(
-        self, method: Method, steering: Steering, candidate: Fitted, concept: Concept, coefficient: float
-    ) -> Steering:
-        """A bound steering as answers are made with it: opposed where the task wants the concept gone."""
-        if self.task.away and not method.away:
-            steering = steering.opposed()
-        return self.strength.at(steering, candidate, concept, coefficient)
-
-    def _seed(self, sample: Sample) -> int:
-        """The same noise for every method: differences between methods are differences of steering."""
-        return int(digest(self.rules.seed, sample.id, sample.instruction), 16) % 2**63
 
     def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
         """One output per ask: an answer, or the likelihoods of its options."""
@@ -349,12 +315,7 @@ class Session:
 
     def _options(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
         """The log-probability of every option of every ask; each is kept on its own."""
-        lead = [" " if ask.sample.raw else "" for ask in asks]  # after plain text an answer begins with a space
-        requests = [
-            (replace(ask.request, target=space + option, sampling=Sampling(), seed=0), ask.job)
-            for ask, space in zip(asks, lead, strict=True)
-            for option in ask.sample.options
-        ]
+        requests = [(option, ask.job) for ask in asks for option in options(ask.sample, ask.request)]
         keys = [digest("option", self._key(request), request.target) for request, _ in requests]
         todo = {key: pair for key, pair in zip(keys, requests, strict=True) if key not in self.generations}
         names = list(todo)
@@ -378,13 +339,13 @@ class Session:
     def _answers(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
         """One answer per ask; where a chooser draws several, the one it keeps, with the tokens of all."""
         choosers = [ask.job.fits[ask.sample.concept.id].candidates[ask.trial.candidate].chooser for ask in asks]
-        drawn = [
-            replace(ask, request=replace(ask.request, seed=(ask.request.seed + k) % 2**63))
+        several = [
+            replace(ask, request=one)
             for ask, chooser in zip(asks, choosers, strict=True)
-            for k in range(chooser.n if chooser else 1)
+            for one in drawn(ask.request, chooser.n if chooser else 1)
         ]
-        advance(len(asks) - len(drawn))
-        answers = iter(self._generate(drawn, advance))
+        advance(len(asks) - len(several))
+        answers = iter(self._generate(several, advance))
         kept = []
         for ask, chooser in zip(asks, choosers, strict=True):
             own = [next(answers) for _ in range(chooser.n if chooser else 1)]

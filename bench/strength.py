@@ -22,11 +22,17 @@ TRAINED = 0.3
 """The coefficient, in median norms, that stands for a trained change's own strength: c = 0.3 is factor 1."""
 
 
-class Strength:
-    """Scales steerings in a protocol's unit; measurements are kept in `keep`."""
+class Unmeasured(BenchError):
+    """A unit is not kept, and nothing may be measured."""
 
-    def __init__(self, context: Context, rules: Protocol, trains: Mapping[str, Train], keep: Rows) -> None:
-        self.context, self.rules, self.trains, self.keep = context, rules, trains, keep
+
+class Strength:
+    """Scales steerings in a protocol's unit; measurements are kept in `keep`, made there unless `measures` is false."""
+
+    def __init__(
+        self, context: Context, rules: Protocol, trains: Mapping[str, Train], keep: Rows, measures: bool = True
+    ) -> None:
+        self.context, self.rules, self.trains, self.keep, self.measures = context, rules, trains, keep, measures
 
     def at(self, steering: Steering, candidate: Fitted, concept: Concept, c: float) -> Steering:
         """`steering` (a candidate's, after binding) at coefficient `c`."""
@@ -71,7 +77,7 @@ class Strength:
     def _prepare(self, train: Train, layers: list[int]) -> None:
         """Read the layers whose norm is not kept yet in one pass."""
         todo = [layer for layer in layers if self._key("norm", train.negatives, layer) not in self.keep]
-        if len(todo) > 1:
+        if len(todo) > 1 and self.measures:
             self.context.read([example.messages for example in train.negatives], todo)
 
     def _unit(self, candidate: Fitted, concept: Concept, layer: int) -> float:
@@ -93,6 +99,8 @@ class Strength:
 
     def _kept(self, key: str, measure: Callable[[], float]) -> float:
         if key not in self.keep:
+            if not self.measures:
+                raise Unmeasured("a unit of strength is not kept")
             self.keep.put(key, measure())
         return float(self.keep.get(key))
 

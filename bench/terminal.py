@@ -61,7 +61,8 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for method, spec in zip(made.methods, made.specs, strict=True):
         bound = cost(method, made)
-        done = results.find(spec, code_of(made, method), folder) is not None
+        code = code_of(method, type(made.task), type(made.judge), registry.get("backend", made.options.backend))
+        done = results.find(spec, code, folder) is not None
         rows.append({"method": spec.method, "id": spec.id, "cached": done} | vars(bound))
     todo = [row for row in rows if not row["cached"]]
     names = ("fits", "generations", "tokens", "ratings", "train_rows", "train_tokens")

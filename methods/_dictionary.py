@@ -160,9 +160,9 @@ def trained(
         width, seed = expansion * texts[0].shape[1], int(ctx.rng("dictionary", layer).integers(2**31))
         return learn(texts, width, min(k, max(1, width // 16)), seed, epochs)
 
-    source = Path(__file__).read_text("utf-8")  # another trainer gives another dictionary
     settings = (layer, expansion, k, tokens, epochs)
-    return ctx.kept(("dictionary", source, settings, [digest(train) for train in trains]), make)
+    key = ("dictionary", settings, [digest(train) for train in trains])
+    return ctx.kept(key, make, learn, rows, concept_texts, written)
 
 
 def released(release: str) -> Dictionary:

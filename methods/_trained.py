@@ -58,6 +58,11 @@ class Trained(Method):
         made: Objective = settings(objectives(), self.objective, vars(self), "objective")
         return made
 
+    @property
+    def definitions(self) -> tuple[type[Any], ...]:
+        """Its parametrisation and objective too, which its fields name."""
+        return (type(self), type(self.form), type(self.goal))
+
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         return next(self.fit_all(ctx, [train]))
 
@@ -81,10 +86,8 @@ class Trained(Method):
         return type(self)(**given | {name: value for name, value in self.axbench.items() if name in same})
 
     def learn(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Any]:
-        # What decides a fit is imported here by name, so that its key covers it; torch loads only now.
-        from bench.training import adapters, changes, representations, spectral, texts, trainer, vectors
+        from bench.training import trainer  # loads torch
 
-        assert all((adapters, changes, representations, spectral, texts, vectors))
         recipe = trainer.Recipe(self.rate, self.batch, self.factors)
         return trainer.train(ctx, self.name, trains, self.form, self.goal, recipe)
 

@@ -49,12 +49,12 @@ class Cast(Method):
             object.__setattr__(self, key, value)
 
     @property
-    def parts(self) -> tuple[Method, ...]:
+    def members(self) -> tuple[Method, ...]:
         return (self.inner,)
 
     def params(self) -> dict[str, Any]:
         inner = self.inner.params()
-        parts = inner if getattr(self.inner, "parts", ()) else {self.inner.name: inner}  # each part by its name
+        parts = inner if self.inner.members else {self.inner.name: inner}  # each part by its name
         return {"cast": {"similarity": self.similarity}, **parts}
 
     def candidates(self, budget: Any) -> int:

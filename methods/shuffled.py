@@ -54,14 +54,14 @@ class Shuffled(Method):
         return DiffMean(self.layer) if self.inner is None else self.inner
 
     @property
-    def parts(self) -> tuple[Method, ...]:
+    def members(self) -> tuple[Method, ...]:
         return () if self.inner is None else (self.inner,)
 
     def params(self) -> dict[str, Any]:
         if self.inner is None:
             return {"layer": self.layer}
         inner = self.inner.params()
-        return {"shuffled": {}, **(inner if getattr(self.inner, "parts", ()) else {self.inner.name: inner})}
+        return {"shuffled": {}, **(inner if self.inner.members else {self.inner.name: inner})}
 
     def candidates(self, budget: Budget) -> int:
         return self.taught.candidates(budget)
@@ -85,7 +85,7 @@ class Shuffled(Method):
 
 def _unlabelled(inner: Method) -> str:
     """Why labels do not make `inner` what it is; "" where they do."""
-    for part in getattr(inner, "parts", ()):
+    for part in inner.members:
         if why := _unlabelled(part):
             return why
     if inner.family in UNTAUGHT:

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from stub_server import Stub, serving
 
-from bench import code, registry, tiny
+from bench import registry, tiny
 from bench.backends.hf import HFBackend
 from bench.models import DEFAULT, Model, resolve
 from bench.results import read
@@ -77,7 +77,6 @@ def own_names() -> Iterator[None]:
     for kind, table in registry._tables.items():
         table.clear()
         table.update(kept[kind])
-    code.code_digest.cache_clear()
 
 
 @pytest.fixture

@@ -424,7 +424,7 @@ def test_a_disk_that_fills_up_ends_in_one_line_and_the_same_command_resumes(
         refused(words, 1, "File too large")
     assert not list((tmp_path / "results").rglob("diffmean-*"))
     reached = {path.relative_to(rows).parts[0] for path in rows.rglob("*.jsonl") if path not in stored}
-    expected = {"fit": set(), "judge": {"evidence"}, "generate": {"evidence", "generations"}}
+    expected = {"fit": set(), "judge": {"evidence"}, "generate": {"units", "generations"}}
     assert reached == expected[where], "it went on when the disk was full, or was stopped elsewhere"
     assert {path: path.read_bytes() for path in stored} == stored
     for path in fits.glob("*"):

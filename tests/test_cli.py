@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import code, environment, registry, results, stats
+from bench import environment, registry, results, stats
 from bench.cli import main
 from bench.schema import BenchError
 
@@ -619,7 +619,6 @@ def test_a_result_is_done_again_when_the_methods_code_changed_and_not_when_a_com
 
     def again(body: str) -> str:
         plugin(place.root, "mine", body)
-        code.code_digest.cache_clear()  # a new process has none
         return str(place.run(*words)[0]["status"])
 
     assert again(ONES + "  # the same") == "cached"

@@ -1,52 +1,237 @@
-"""What the digest of a method's code covers."""
+"""What the key of a result covers, tried on a copy of the program."""
 
 from __future__ import annotations
 
-import ast
+import json
+import linecache
+import sys
+from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from copied_tree import ENGINE, KEYS, ROOT, Tree, asked
 
-from bench import code
+from bench import definitions, tiny
+from bench.code import keys
+from bench.definitions import CARRIERS, closure, code_digest
+from bench.plan import method
+from bench.registry import get, load_plugin
+from bench.schema import UsageError
+from bench.steering import Span
 
+pytestmark = pytest.mark.usefixtures("own_names")
+COUNTS = ("generations", "generated_now")
 
-def covered(module: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The modules that one digest reads."""
-    found: list[str] = []
-    real = Path.read_text
-
-    def noted(path: Path, *words: str, **options: str) -> str:
-        found.append(f"{path.parent.name}.{path.stem}")
-        return real(path, *words, **options)
-
-    monkeypatch.setattr(Path, "read_text", noted)
-    code.code_digest.cache_clear()
-    code.code_digest(module)
-    return set(found)
+MOVED = ("store", "strength", "trials", "fitting", "stats", "steerings", "cost", "judging", "detection")
 
 
-def test_a_trained_method_is_keyed_by_the_training_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = ("trainer", "objectives", "parametrisations", "texts", "vectors", "adapters", "spectral", "changes")
-    found = covered("methods.lora", monkeypatch)
-    assert {f"training.{part}" for part in parts} <= found
-    assert {"methods.lora", "methods._trained", "bench.api", "bench.schema"} <= found
+@pytest.fixture(scope="module")
+def before() -> dict[str, str]:
+    """Keys of every registered method, task and judge as the program stands."""
+    return dict(asked(ROOT, KEYS))
 
 
-def test_what_bench_imports_in_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not {"bench.run", "bench.store", "bench.results", "training.trainer"} & covered(
-        "methods.diffmean", monkeypatch
+@pytest.fixture(scope="module")
+def engine() -> dict[str, str]:
+    """Keys of the engine's kernels and of the rules of a run."""
+    return dict(asked(ROOT, ENGINE))
+
+
+def changed(one: dict[str, str], two: dict[str, str]) -> set[str]:
+    assert one.keys() == two.keys()
+    return {name for name in one if one[name] != two[name]}
+
+
+def test_where_code_lies_is_no_part_of_a_key(tmp_path: Path, before: dict[str, str], engine: dict[str, str]) -> None:
+    tree = Tree(tmp_path)
+    tree.move(*(f"bench.{name}" for name in MOVED), to="bench.moved")
+    assert len(before) > 60
+    assert changed(before, tree.ask(KEYS)) == set()
+    assert changed(engine, tree.ask(ENGINE)) == set()
+
+
+def harmless(tree: Tree) -> None:
+    tree.append("bench/schema.py", "\n\ndef unused(value: int) -> int:\n    return value + 1\n")
+    tree.append("bench/steering.py", "\n\nUNUSED = 3\n")
+    tree.edit("bench/steering.py", '"""h ← h + v. `value` is', '"""Adds a vector. `value` is')
+    tree.edit("methods/diffmean.py", "        difference: Array", "        # a comment\n        difference: Array")
+    tree.edit("methods/_directions.py", "import numpy as np", "import math\n\nimport numpy as np\n\nassert math")
+
+
+def test_unused_code_docstrings_comments_and_imports_are_no_part_of_a_key(
+    tmp_path: Path, before: dict[str, str], engine: dict[str, str]
+) -> None:
+    tree = Tree(tmp_path)
+    harmless(tree)
+    assert changed(before, tree.ask(KEYS)) == set()
+    assert changed(engine, tree.ask(ENGINE)) == set()
+
+
+TOUCHED: list[tuple[str, tuple[str, str, str], tuple[str, ...]]] = [
+    (
+        "an attribute of Task",
+        (
+            "bench/api.py",
+            "    scale: ClassVar[float] = 2.0",
+            "    more: ClassVar[int] = 1\n    scale: ClassVar[float] = 2.0",
+        ),
+        ("task *",),
+    ),
+    (
+        "a rubric",
+        ("bench/judges/_rubrics.py", "SCALE = ", "SCALE = 'Think. ' + "),
+        ("judge openai", "judge hf", "judge vllm"),
+    ),
+    (
+        "what two methods share",
+        ("methods/_attribution.py", "    C: float = 0.01", "    C: float = 0.02"),
+        ("method ixg", "method ig"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "touched"), [row[1:] for row in TOUCHED], ids=[row[0] for row in TOUCHED])
+def test_a_change_reaches_the_keys_of_all_that_name_it_and_no_other(
+    edit: tuple[str, str, str], touched: tuple[str, ...], tmp_path: Path, before: dict[str, str]
+) -> None:
+    tree = Tree(tmp_path)
+    tree.edit(*edit)
+    wanted = {name for name in before if any(fnmatch(name, pattern) for pattern in touched)}
+    assert wanted
+    assert changed(before, tree.ask(KEYS)) == wanted
+
+
+NUMBERS = {
+    "the sign of an added vector": ("bench/backends/_hooks.py", "    new = h + value\n", "    new = h - value\n"),
+    "the unit of a coefficient": (
+        "bench/strength.py",
+        "            return self.median_norm(train, layer)\n",
+        "            return 2 * self.median_norm(train, layer)\n",
+    ),
+    "the rule that picks": ("bench/trials.py", "    return max(tried", "    return min(tried"),
+    "the settings tried": ("bench/trials.py", "else coefficients)]", "else coefficients[:2])]"),
+    "the noise of an answer": ("bench/trials.py", "sample.instruction), 16)", "sample.instruction, 1), 16)"),
+    "how a token is drawn": ("bench/backends/hf.py", "(total <= u)", "(total < u)"),
+}
+ENGINES = ("the sign of an added vector", "how a token is drawn")
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+def test_what_decides_a_number_beside_method_task_and_judge_is_in_the_key(
+    what: str, tmp_path: Path, engine: dict[str, str]
+) -> None:
+    tree = Tree(tmp_path)
+    tree.edit(*NUMBERS[what])
+    assert changed(engine, tree.ask(ENGINE)) == {"engine" if what in ENGINES else "rules"}
+
+
+RUN = """
+import contextlib, io, json, os, sys
+out = io.StringIO()
+from bench.cli import main
+with contextlib.redirect_stdout(out):
+    try:
+        main(sys.argv[1:])
+    except SystemExit:
+        pass
+print(out.getvalue())
+"""
+
+
+def test_after_a_flipped_sign_the_run_is_to_do_and_no_old_text_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, model = Tree(tmp_path / "tree"), tiny.build(tmp_path / "model")
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    words = ("run", "-m", "random,none", "-n", "1", "--model", str(model.path), "--dtype", "float32")
+    words += ("--results", str(tmp_path / "results"), "--json")
+
+    def made() -> dict[str, tuple[str, int, int]]:
+        rows = tree.ask(RUN, *words)["runs"]
+        counts = {row["method"]: json.loads(Path(row["path"]).read_text("utf-8"))["counts"] for row in rows}
+        return {row["method"]: (row["status"], *(counts[row["method"]][k] for k in COUNTS)) for row in rows}
+
+    first = made()
+    assert all(row[0] == "complete" and row[1] == row[2] > 0 for row in first.values())
+    assert {row[0] for row in made().values()} == {"cached"}
+    tree.edit(*NUMBERS["the sign of an added vector"])
+    assert made() == first  # all to do again, and every text made anew
+
+
+def test_every_committed_result_has_the_key_that_the_code_gives_it() -> None:
+    """Through `results/keys.toml`. A change that alters numbers leaves runs out of date: say which below."""
+    stale = {file for file, (known, given) in keys(ROOT / "results").items() if known != given}
+    assert stale == OUT_OF_DATE
+
+
+OUT_OF_DATE: set[str] = set()
+"""Committed files that the present code would make otherwise."""
+
+
+def test_a_key_stops_at_definitions_that_are_there() -> None:
+    names = {name for module in sources("bench") for name in definitions.source(module).defines}
+    assert names >= CARRIERS
+
+
+def sources(package: str) -> list[str]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
+
+
+def test_a_trained_method_is_keyed_by_its_own_parametrisation_and_objective_alone() -> None:
+    lora, reps = (method(name, {}).definitions for name in ("lora", "reps"))
+    crossed = method("lora", {"lora": {"objective": "reps"}}).definitions
+    assert len({code_digest(*one) for one in (lora, reps, crossed)}) == 3
+    names = {name for _, name in closure(lora)}
+    assert {"LoRAChange", "LM", "train", "Texts"} <= names
+    assert not {"SSVDChange", "VectorChange", "RePS", "DPO"} & names
+
+
+def test_a_plugin_s_method_is_keyed_as_a_shipped_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        (ROOT / "methods" / "diffmean.py").read_text("utf-8").replace('"diffmean"', '"diffmean-mine"'), "utf-8"
     )
+    load_plugin(path)
+    own = {name for _, name in closure([get("method", "diffmean-mine")])}
+    assert own == {name for _, name in closure([get("method", "diffmean")])}
 
 
-def test_a_judge_is_keyed_by_its_own_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = covered("bench.judges.llm", monkeypatch)
-    assert {"judges.llm", "judges._replies", "judges._rubrics"} <= found
-    assert not {"backends.openai", "bench.api", "backends._prices"} & found
-    assert "judges._corruptions" in covered("bench.judges.likelihood", monkeypatch)
+def test_a_definition_without_source_is_refused() -> None:
+    made = type("Made", (), {"__module__": "nowhere"})
+    with pytest.raises(UsageError, match=r"nowhere\.Made cannot be read: define it in a file"):
+        code_digest(made)
 
 
-def test_names_of_a_module_are_no_modules() -> None:
-    (node,) = ast.parse("from bench.api import Context, Method").body
-    assert code._imports(node) == ["bench.api"]
-    (node,) = ast.parse("from bench import api, Add").body
-    assert code._imports(node) == ["bench", "bench.api"]
+def test_a_definition_of_a_notebook_is_read_from_its_cell() -> None:
+    cell = "LIMIT = 3\nclass Mine:\n    def fit(self):\n        return LIMIT\n"
+    module = ModuleType("notebook")
+    sys.modules["notebook"] = module
+    linecache.cache["<cell 1>"] = (len(cell), None, cell.splitlines(keepends=True), "<cell 1>")
+    exec(compile(cell, "<cell 1>", "exec"), vars(module))
+    assert {name for _, name in closure([module.Mine])} == {"Mine", "LIMIT"}
+    del sys.modules["notebook"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("import bench.steering\ndef f():\n    return bench.steering.Span()", {"Span"}),
+        ("from bench import steering\ndef f():\n    return steering.Span", {"Span"}),
+        ("from bench import steering as s\ndef f():\n    return s.Span().mask", {"Span"}),
+        ("def f():\n    from bench.steering import Span as S\n    return S", {"Span"}),
+        ("from bench import Span\ndef f(x: Span):\n    return x", {"Span"}),
+        ("A = 1\nB = [A]\nB.append(2)\nC = 4\ndef f():\n    return B", {"A", "B"}),
+        ("C = 4\ndef f(C):\n    return C", set()),
+        ("try:\n    C = 4\nexcept ValueError:\n    C = 5\ndef f():\n    return C", {"C"}),
+    ],
+)
+def test_what_a_definition_names(text: str, named: set[str], tmp_path: Path) -> None:
+    (tmp_path / "plugged.py").write_text(text, "utf-8")
+    module = load_plugin(tmp_path / "plugged.py")
+    reached = {place for place in closure([module.f]) if place[1] != "f"}
+    assert {name for _, name in reached} - STEERING == named
+
+
+STEERING = {name for _, name in closure([Span])} - {"Span"}

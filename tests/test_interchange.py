@@ -513,7 +513,7 @@ def test_without_the_cache_the_command_that_fills_it_is_named_and_does(tmp_path:
     place = Place(tmp_path)
     before = place.run("diffmean")["diffmean"]
     kept = {row["concept"]: row["digest"] for row in place.export("diffmean", "--out", str(tmp_path / "a"))}
-    for gone in ("rows/evidence", "fits"):
+    for gone in ("rows/units", "fits"):
         shutil.rmtree(tmp_path / "cache" / gone)
         refused = place.bench("export", "diffmean", "--out", str(tmp_path / "b"), expect=1).stderr
         assert "not in the cache: run bench run --config" in refused

@@ -193,7 +193,7 @@ def same(place: Place, undisturbed: Place, deaths: int, in_flight: int = 1) -> N
     """`place` ended where `undisturbed` did, and paid for no more than what was under way at each death."""
     assert place.outcome() == undisturbed.outcome()
     assert set(place.outcome()) == set(METHODS)
-    for kind in ("generations", "judgements", "evidence"):
+    for kind in ("generations", "judgements", "evidence", "units"):
         rows, torn = place.rows(kind)
         expected, _ = undisturbed.rows(kind)
         counts = Counter(key for key, _ in rows)
@@ -290,7 +290,7 @@ def test_two_processes_on_one_cache_do_not_disturb_each_other(place: Place, undi
         assert place.server.wait(pid) == 0, (place.root / f"err-{tag}").read_text()
     assert place.outcome() == undisturbed.outcome()
     place.check_fits()
-    for kind in ("generations", "judgements", "evidence"):
+    for kind in ("generations", "judgements", "evidence", "units"):
         rows, torn = place.rows(kind)
         assert torn == 0
         assert dict(rows) == dict(undisturbed.rows(kind)[0])

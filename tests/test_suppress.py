@@ -13,7 +13,7 @@ from bench.api import Context
 from bench.backends.fake import FakeBackend
 from bench.compose import Composed
 from bench.cost import cost
-from bench.fitting import Fits
+from bench.fitting import Fits, given
 from bench.plan import Options, make, method, protocol
 from bench.registry import build
 from bench.run import execute
@@ -75,10 +75,10 @@ def test_what_a_task_says_is_for_prompts_and_examples_show_the_absence(suppress:
     ctx = Context(FakeBackend(), protocol("quick").budget)
     fits = Fits(ctx, Artefacts(tmp_path), trains, "steering", "", suppress.away)
     name, train = next(iter(trains.items()))
-    assert fits.given(method("diffmean", {}), name).prompts == ()
-    assert fits.given(method("diffmean", {}), name).positives == train.positives
-    assert fits.given(method("prompt-fewshot", {}), name).positives == train.negatives
-    assert fits.given(method("prompt+diffmean", {}), name) == train
+    assert given(method("diffmean", {}), train, suppress.away).prompts == ()
+    assert given(method("diffmean", {}), train, suppress.away).positives == train.positives
+    assert given(method("prompt-fewshot", {}), train, suppress.away).positives == train.negatives
+    assert given(method("prompt+diffmean", {}), train, suppress.away) == train
     plain = build("task", "axbench", {}, protocol=protocol("quick"))
     same = Fits(ctx, Artefacts(tmp_path), {name: plain.train(train.concept)}, "steering", "")
     assert same.keys(method("diffmean", {}), "")[name] == fits.keys(method("diffmean", {}), "")[name]

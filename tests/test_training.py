@@ -24,7 +24,7 @@ from bench.schema import BenchError, Budget, UsageError
 from bench.store import Rows as Store
 from bench.strength import Strength
 from bench.training import texts, trainer
-from bench.training.changes import Rows
+from bench.training.changes import RowPlan
 from bench.training.crossing import REFUSED, refusal
 from bench.training.objectives import LM, objectives
 from bench.training.parametrisations import forms
@@ -70,7 +70,7 @@ def test_many_passes_make_the_same_step_as_one(lm: HFBackend, monkeypatch: pytes
 
 def test_the_frozen_prefix_changes_nothing_but_the_work(any_lm: HFBackend) -> None:
     made = group(any_lm, small("vector", init=0.2))
-    rows = Rows(torch.tensor([0, 0, 0]), torch.tensor([1.0, -2.0, 0.0]), torch.tensor([False, False, False]))
+    rows = RowPlan(torch.tensor([0, 0, 0]), torch.tensor([1.0, -2.0, 0.0]), torch.tensor([False, False, False]))
     runs: list[int] = []
     below = blocks(any_lm.model)[1].self_attn.register_forward_hook(lambda *_: runs.append(1))
     try:

@@ -14,7 +14,7 @@ from training_cases import goal, group, letters, numbers, small
 from bench.backends.hf import HFBackend
 from bench.schema import BenchError, Request
 from bench.steering import DenseDelta, LowRank, LowRankDelta, RotationDelta
-from bench.training.changes import Rows
+from bench.training.changes import RowPlan
 from bench.training.parametrisations import forms
 from bench.training.trainer import Group
 
@@ -22,8 +22,8 @@ TWO = (letters(), letters("high", "mnop", "efgh", seed=1))
 ADAPTERS = ("lora", "dora", "pissa", "svft", "ssvd", "rotation", "full")
 
 
-def rows(count: int, factor: float, concept: int = 0) -> Rows:
-    return Rows(torch.full((count,), concept), torch.full((count,), factor), torch.zeros(count, dtype=torch.bool))
+def rows(count: int, factor: float, concept: int = 0) -> RowPlan:
+    return RowPlan(torch.full((count,), concept), torch.full((count,), factor), torch.zeros(count, dtype=torch.bool))
 
 
 def scored(made: Group, factor: float, concept: int = 0) -> list[float]:
@@ -102,7 +102,7 @@ def test_the_gate_adds_the_mean_of_the_largest_activations(lm: HFBackend) -> Non
 def test_a_vector_taken_out_leaves_nothing_along_it(lm: HFBackend) -> None:
     made = group(lm, small("vector", init=0.3))
     made.texts.freeze(-1, [])
-    null = Rows(torch.zeros(1, dtype=torch.long), torch.ones(1), torch.ones(1, dtype=torch.bool))
+    null = RowPlan(torch.zeros(1, dtype=torch.long), torch.ones(1), torch.ones(1, dtype=torch.bool))
     with torch.no_grad():
         bare = made.texts.run([0], None, states=[2], logits=False).states[2][0]
         without = made.texts.run([0], made.change, null, states=[2], logits=False).states[2][0]

@@ -54,7 +54,7 @@ class FakeBackend(Backend):
         return self.depth
 
     def fingerprint(self) -> str:
-        return digest("fake")
+        return digest("fake", self.code())
 
     def _rng(self, *parts: object) -> np.random.Generator:
         return np.random.default_rng(int(digest(*parts), 16))

@@ -50,11 +50,34 @@ def pick_dtype(wish: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() or _linear.fast() else torch.float32
 
 
+def _draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """A logits processor that draws each row's token by inverse CDF from its own `noise[row, step]`.
+
+    Greedy `generate` then takes the drawn token; transformers' own sampler shares one generator over
+    the batch, which would make a row's text depend on its neighbours.
+    """
+
+    def process(ids: Tensor, logits: Tensor) -> Tensor:
+        if sampling.temperature == 0:
+            return logits
+        scores = logits.float() / sampling.temperature
+        top, tokens = scores.topk(min(sampling.top_k or scores.shape[-1], scores.shape[-1]), dim=-1)
+        total = torch.softmax(top, dim=-1).cumsum(-1)
+        u = noise[:, ids.shape[1] - width, None].to(total) * total[:, -1:]
+        choice = (total <= u).sum(-1, keepdim=True).clamp(max=top.shape[-1] - 1)
+        only = torch.full_like(scores, -torch.inf)
+        return only.scatter(-1, tokens.gather(-1, choice), 0.0)
+
+    return process
+
+
 @backend("hf")
 class HFBackend(Backend):
     """`transformers` in this process; the weights load on first use."""
 
     can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp", "train"})
+    kernels = (Applied, _draw)
+    packages = ("torch", "transformers")
     endless = False
     """Answers run to their last allowed token: for timing, where every side must write as much."""
 
@@ -101,7 +124,7 @@ class HFBackend(Backend):
         return tokenizer
 
     def fingerprint(self) -> str:
-        return digest("hf", self.source.weights, str(self.dtype))
+        return digest("hf", self.source.weights, str(self.dtype), self.code())
 
     @property
     def layers(self) -> int:
@@ -357,24 +380,3 @@ class HFBackend(Backend):
 
 def _length(front: _cache.Front) -> int:
     return front[0][0].shape[2] if front else 0
-
-
-def _draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """A logits processor that draws each row's token by inverse CDF from its own `noise[row, step]`.
-
-    Greedy `generate` then takes the drawn token; transformers' own sampler shares one generator over
-    the batch, which would make a row's text depend on its neighbours.
-    """
-
-    def process(ids: Tensor, logits: Tensor) -> Tensor:
-        if sampling.temperature == 0:
-            return logits
-        scores = logits.float() / sampling.temperature
-        top, tokens = scores.topk(min(sampling.top_k or scores.shape[-1], scores.shape[-1]), dim=-1)
-        total = torch.softmax(top, dim=-1).cumsum(-1)
-        u = noise[:, ids.shape[1] - width, None].to(total) * total[:, -1:]
-        choice = (total <= u).sum(-1, keepdim=True).clamp(max=top.shape[-1] - 1)
-        only = torch.full_like(scores, -torch.inf)
-        return only.scatter(-1, tokens.gather(-1, choice), 0.0)
-
-    return process

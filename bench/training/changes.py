@@ -25,7 +25,7 @@ Hook = Callable[[nn.Module, Any, Any], Any]
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowPlan:
     """How each row of a pass is changed: its concept's number, factor (0: not at all), and whether the change
     is to be taken out instead (RePS's null), all `[B]`; `index` `[B, T]` counts its tokens (negative on padding)
     and `prompt` `[B, 1]` is its prompt's length."""
@@ -36,7 +36,7 @@ class Rows:
     index: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
     prompt: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
 
-    def placed(self, index: Tensor, prompt: Tensor) -> Rows:
+    def placed(self, index: Tensor, prompt: Tensor) -> RowPlan:
         return dataclasses.replace(self, index=index, prompt=prompt)
 
 
@@ -112,7 +112,7 @@ class Change(nn.Module):
     """Whether it can be taken out of a state (RePS's null); others are subtracted in its place."""
     shared = False
     """Whether concepts share parameters, so that their updates cannot be told apart."""
-    now: Rows
+    now: RowPlan
 
     @abstractmethod
     def hooks(self) -> list[tuple[nn.Module, Hook]]:
@@ -150,7 +150,7 @@ def on_states(edit: Callable[[Tensor], Tensor]) -> Hook:
     return hook
 
 
-def inside(rows: Rows, span: Span) -> Tensor:
+def inside(rows: RowPlan, span: Span) -> Tensor:
     """`[B, T, 1]`: the positions of `span` that a row's factor lets change."""
     active = (rows.factor != 0) | rows.null
     found: Tensor = span.mask(rows.index, rows.prompt) & (rows.index >= 0) & active[:, None]

@@ -20,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from bench.api import Context
 from bench.backends._hooks import _Enough, blocks, first, read_blocks
 from bench.schema import Message
-from bench.training.changes import Change, Rows
+from bench.training.changes import Change, RowPlan
 
 PASS = 4096
 """Tokens that go through the model at once, about: beyond it a step is several passes."""
@@ -138,7 +138,7 @@ class Texts:
         self,
         numbers: Sequence[int],
         change: Change | None,
-        rows: Rows | None = None,
+        rows: RowPlan | None = None,
         states: Sequence[int] = (),
         logits: bool = True,
     ) -> Passed:

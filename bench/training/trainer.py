@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.api import Context
 from bench.schema import BenchError, Example, Train
-from bench.training.changes import Change, Rows, Scene
+from bench.training.changes import Change, RowPlan, Scene
 from bench.training.objectives import Batch, Objective
 from bench.training.parametrisations import Parametrisation
 from bench.training.texts import PASS, Text, Texts
@@ -258,7 +258,7 @@ class Group:
         passed = self.texts.run(
             [number for _, number, *_ in rows],
             self.change,
-            Rows(concept, factor, null),
+            RowPlan(concept, factor, null),
             self.states,
             self.goal.logits,
         )
