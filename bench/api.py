@@ -32,6 +32,7 @@ from bench.schema import (
     Train,
     Verdict,
     digest,
+    stored,
 )
 from bench.steering import Steering
 from bench.store import Rows
@@ -171,6 +172,7 @@ class Chooser(Protocol):
         """Index of the answer to keep; it may not ask the run's judge."""
 
 
+@stored
 @dataclass(frozen=True)
 class Fitted:
     """One candidate of a fit: a steering (or one bound per prompt), a detector, or both.

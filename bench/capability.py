@@ -24,8 +24,7 @@ from bench.backends import _tokens
 from bench.backends.hf import HFBackend
 from bench.export import steerings
 from bench.models import cache_root
-from bench.registry import suggest
-from bench.schema import BenchError, Completion, Example, Request, Sampling, UsageError, digest
+from bench.schema import BenchError, Completion, Example, Request, Sampling, UsageError, digest, suggest
 from bench.steering import Steering
 from bench.store import Rows, write_json
 

@@ -26,7 +26,7 @@ OWN = ("bench", "methods", "tasks")
 """Packages whose definitions can decide a number, beside the one that a class comes from; of others versions count."""
 CARRIERS = frozenset(
     {
-        *("method", "task", "judge", "backend", "forms", "objectives", "refusal", "suggest"),
+        *("method", "task", "judge", "backend", "forms", "objectives", "refusal", "stored", "suggest"),
         *("Artefacts", "Rows", "Backend", "cache_root", "code_digest", "resolve"),
         *("Asking", "BatchBackend", "Purse", "Usage", "price_of"),
     }
@@ -55,6 +55,8 @@ Reference = tuple[Place, tuple[str, ...]]
 class Source:
     """One module's text by top-level name: the statements that define it, or where it is imported from."""
 
+    package: str = ""
+    """Where its relative imports begin."""
     defines: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, Place] = field(default_factory=dict)
     """The name there is empty where a module itself is imported."""
@@ -96,18 +98,19 @@ def _carries(place: Place) -> bool:
 def source(module: str) -> Source:
     """The definitions and imports of a module; none where its text cannot be read."""
     if path := _file(module):
-        return _parsed(str(path), path.stat().st_mtime_ns)
+        return _parsed(module, str(path), path.stat().st_mtime_ns)
     found = Source()
     for name in _cells(module):
-        cell = _collected(ast.parse("".join(linecache.getlines(name))))
+        cell = _collected(ast.parse("".join(linecache.getlines(name))), module)
         found.defines |= cell.defines
         found.imports |= cell.imports
     return found
 
 
 @lru_cache(maxsize=1024)
-def _parsed(path: str, _changed: int) -> Source:
-    return _collected(ast.parse(Path(path).read_text("utf-8")))
+def _parsed(module: str, path: str, _changed: int) -> Source:
+    inside = module if Path(path).stem == "__init__" else module.rpartition(".")[0]
+    return _collected(ast.parse(Path(path).read_text("utf-8")), inside)
 
 
 def _file(module: str) -> Path | None:
@@ -142,11 +145,11 @@ def _cells(module: str) -> list[str]:
     return list(dict.fromkeys(code.co_filename for code in codes))
 
 
-def _collected(tree: ast.Module) -> Source:
-    found = Source()
+def _collected(tree: ast.Module, package: str) -> Source:
+    found = Source(package)
     for statement in _top(tree.body):
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            found.imports |= _imported(statement)
+            found.imports |= _imported(statement, package)
         for name in _bound(statement, found):
             found.defines.setdefault(name, []).append(statement)
     return found
@@ -177,16 +180,18 @@ def _bound(statement: ast.stmt, known: Source) -> list[str]:
     return list(dict.fromkeys(stored or changed))
 
 
-def _imported(statement: ast.AST) -> dict[str, Place]:
+def _imported(statement: ast.AST, package: str) -> dict[str, Place]:
     """name -> what an import binds to it."""
     if isinstance(statement, ast.Import):
         bound = {
             a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in statement.names
         }
         return {name: (module, "") for name, module in bound.items()}
-    if not isinstance(statement, ast.ImportFrom) or not statement.module:
+    if not isinstance(statement, ast.ImportFrom):
         return {}
-    return {alias.asname or alias.name: (statement.module, alias.name) for alias in statement.names}
+    above = package.split(".")[: 1 - statement.level or None] if statement.level else []
+    home = ".".join([*above, *([statement.module] if statement.module else [])])
+    return {alias.asname or alias.name: (home, alias.name) for alias in statement.names}
 
 
 def _said(statement: ast.stmt) -> bool:
@@ -211,7 +216,7 @@ def _read(module: str, text: Source, statements: list[ast.stmt]) -> tuple[str, l
     """The syntax of a definition of `module`, and what it refers to outside itself."""
     references: dict[Reference, None] = {}
     for statement in statements:
-        inner = {k: v for node in ast.walk(statement) for k, v in _imported(node).items()}
+        inner = {k: v for node in ast.walk(statement) for k, v in _imported(node, text.package).items()}
         free = _free(statement)
         seen: set[int] = set()
         for node in ast.walk(statement):  # outer attributes come before what they are attributes of

@@ -20,10 +20,10 @@ from bench.engines import make_backend
 from bench.models import Model, cache_root
 from bench.peft_folder import encode
 from bench.plan import Options, from_file, make
-from bench.registry import suggest
-from bench.schema import BenchError, UsageError
+from bench.schema import BenchError, UsageError, suggest
 from bench.steering import Steering
 from bench.steerings import Steerings
+from bench.store import write_whole
 from bench.strength import Unmeasured
 from bench.trials import Trial
 
@@ -56,7 +56,7 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
         else:
             files[paths[name]] = interchange.encode(steering, form, hint, blocks)
     for path, content in files.items():
-        interchange.save(path, content)
+        write_whole(path, content)
     rows = []
     for name in found:
         picked = run.data["concepts"][name]["picked"]

@@ -15,11 +15,12 @@ from typing import Any
 
 from bench.api import Context, Fitted, Method
 from bench.definitions import code_digest
-from bench.schema import BenchError, Train, digest
+from bench.schema import BenchError, Train, digest, stored
 from bench.steering import Steering
 from bench.store import Artefacts, load_value, pack
 
 
+@stored
 @dataclass(frozen=True)
 class Kept:
     """A stored fit: the candidates and what they cost."""

@@ -1,11 +1,11 @@
 """Steerings in the files of other programs: GGUF control vectors, lm-eval's `.pt`, plain tensors by layer.
 
-Invariant: `read` gives what `write` was given, fp32 exact; what a format cannot hold is refused before a
+Invariant: `load` gives what `save` was given, fp32 exact; what a format cannot hold is refused before a
 byte is written. Only ours, `.safetensors`, holds every steering.
 
 Every format counts blocks from 0 and adds at a block's output, as `Add.layer` does. None of the others
 holds positions: their programs add at every token, the first one too, where `Span()` leaves that attention
-sink out; `read` gives `Span(sink=sink)`.
+sink out; `load` gives `Span(sink=sink)`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bench.registry import suggest
-from bench.schema import Array, BenchError, UsageError
+from bench.schema import Array, BenchError, UsageError, suggest
 from bench.steering import Add, Clamp, Edit, Prompt, Span, Steering
-from bench.store import pack, write_whole
+from bench.store import load_value, pack, write_whole
 
 SUFFIX = {"safetensors": ".safetensors", "gguf": ".gguf", "lm-eval": ".pt"}
 """Formats that are written, and the suffix of their files."""
@@ -32,14 +31,9 @@ READABLE = (*SUFFIX, "steering-vectors")
 _GUESS = {".gguf": "gguf", ".safetensors": "safetensors", ".pt": "lm-eval", ".pth": "lm-eval"}
 
 
-def write(path: Path, steering: Steering, form: str, hint: str = "", blocks: str = "layers") -> None:
-    """Write `steering` as a whole file; raises as `encode`."""
-    save(path, encode(steering, form, hint, blocks))
-
-
-def save(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
+def save(path: Path | str, steering: Steering, form: str = "", hint: str = "", blocks: str = "layers") -> None:
+    """Write `steering` as a whole file, in the format `form`, else that of its suffix; raises as `encode`."""
+    write_whole(Path(path), encode(steering, form or guess(Path(path)), hint, blocks))
 
 
 def encode(steering: Steering, form: str, hint: str = "", blocks: str = "layers") -> bytes:
@@ -54,13 +48,14 @@ def encode(steering: Steering, form: str, hint: str = "", blocks: str = "layers"
     return pack(steering) if form == "safetensors" else _lm_eval(steering, blocks)
 
 
-def read(path: Path, form: str = "", sink: bool = False) -> Steering:
+def load(path: Path | str, form: str = "", sink: bool = False) -> Steering:
     """The steering in `path`; `form` is guessed from the suffix.
 
     `steering-vectors` is a mapping from layer to vector, in a `.pt` or `.safetensors` file: that library
     has no format of its own, so its users save `vector.layer_activations`, or a dict that holds it. A layer
     below 0 counts from the end, and stays as it is. Layers whose vector is zero are left out.
     """
+    path = Path(path)
     form = _known(form or guess(path), READABLE)
     if not path.is_file():
         raise UsageError(f"no file {path}")
@@ -71,13 +66,20 @@ def read(path: Path, form: str = "", sink: bool = False) -> Steering:
             with safe_open(path, framework="pt") as file:
                 ours = "value" in (file.metadata() or {})
                 tensors = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Steering.load(path) if ours else _added(_by_layer(tensors), sink, path)
+            return _ours(path) if ours else _added(_by_layer(tensors), sink, path)
         found = _unpickled(path)
         if form == "lm-eval" and all(isinstance(v, Mapping) and "action" in v for v in found.values()):
             return _read_lm_eval(found, sink, path)
         return _added(_by_layer(found), sink, path)
     except (SafetensorError, ValueError, TypeError, KeyError, IndexError) as error:
         raise BenchError(f"{path.name} is not a {form} steering: {str(error).partition(chr(10))[0]}") from error
+
+
+def _ours(path: Path) -> Steering:
+    found = load_value(path)
+    if not isinstance(found, Steering):
+        raise BenchError(f"{path.name} holds a {type(found).__name__}, not a Steering")
+    return found
 
 
 def guess(path: Path) -> str:

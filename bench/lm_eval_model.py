@@ -61,7 +61,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
         if batch_size not in (None, "", "auto"):
             self.lm.batch = int(batch_size or 0)
         if isinstance(steering, str | Path):
-            steering = interchange.read(Path(steering)) if str(steering) else Steering()
+            steering = interchange.load(Path(steering)) if str(steering) else Steering()
         self.steering = steering.scaled(float(coefficient)) if float(coefficient) != 1 else steering
         self.inside = Steering(edits=self.steering.edits, deltas=self.steering.deltas)
         self.templated = False

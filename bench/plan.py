@@ -24,7 +24,7 @@ from bench.backends._prices import Purse
 from bench.compose import Composed
 from bench.cost import spend, trials
 from bench.models import DEFAULT, Model, cache_root, resolve
-from bench.schema import Budget, Protocol, RunSpec, Sampling, UsageError
+from bench.schema import Budget, Protocol, RunSpec, Sampling, UsageError, suggest
 
 STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
     "norm": {
@@ -50,11 +50,11 @@ PRESETS = {
 def protocol(preset: str, strength: str = "norm", compat: str = "", seed: int = 0, limit: int = 0) -> Protocol:
     """A preset's protocol; `compat="axbench"` also switches to the reference's strength mode."""
     if preset not in PRESETS:
-        raise UsageError(f"unknown preset {preset!r}: {registry.suggest(preset, PRESETS)}")
+        raise UsageError(f"unknown preset {preset!r}: {suggest(preset, PRESETS)}")
     if compat not in ("", "axbench"):
         raise UsageError(f"unknown compatibility mode {compat!r}: known: axbench")
     if strength not in STRENGTHS:
-        raise UsageError(f"unknown strength {strength!r}: {registry.suggest(strength, STRENGTHS)}")
+        raise UsageError(f"unknown strength {strength!r}: {suggest(strength, STRENGTHS)}")
     if limit < 0:
         raise UsageError(f"limit = {limit}: a number of concepts, or 0 for all")
     mode = "max-act" if compat else strength
@@ -135,9 +135,7 @@ def make(options: Options) -> Plan:
     methods = tuple(method(name, given) for name in names)
     if unknown := sorted(set(given) - {part for name in names for part in names_in(name)}):
         known = {part for name in names for part in names_in(name)} | {options.task, judge_name}
-        raise UsageError(
-            f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {registry.suggest(unknown[0], known)}"
-        )
+        raise UsageError(f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {suggest(unknown[0], known)}")
     judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
     purse = Purse(options.max_cost)
     judge.fund(purse)
@@ -275,7 +273,7 @@ def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
                 registry.get("method", part)
             found = [name]
         if not found:
-            raise UsageError(f"no method matches {name!r}: {registry.suggest(name, everything)}")
+            raise UsageError(f"no method matches {name!r}: {suggest(name, everything)}")
         if word[0] in "-!":
             chosen = [c for c in chosen if c not in found]
         else:
@@ -305,7 +303,7 @@ def from_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read configuration {path}: {type(error).__name__}: {error}") from error
     hints = typing.get_type_hints(Options)
     if unknown := sorted(set(found) - set(hints)):
-        raise UsageError(f"{path.name}: unknown setting {unknown[0]!r}: {registry.suggest(unknown[0], hints)}")
+        raise UsageError(f"{path.name}: unknown setting {unknown[0]!r}: {suggest(unknown[0], hints)}")
     tables = found.pop("params", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise UsageError(f"{path.name}: params holds one table per name, as in [params.diffmean]")

@@ -6,7 +6,6 @@ Invariant: a name belongs to one class; a second class under it is an error, not
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.schema import UsageError
+from bench.schema import UsageError, suggest
 
 KINDS = ("method", "task", "judge", "backend")
 _tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}
@@ -80,13 +79,6 @@ def judge(name: str) -> Callable[[type[T]], type[T]]:
 def backend(name: str) -> Callable[[type[T]], type[T]]:
     """Register a `Backend`."""
     return _register("backend", name)
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'x'?" or the list of valid names."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 def table(kind: str) -> dict[str, type[Any]]:

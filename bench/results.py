@@ -18,8 +18,7 @@ import numpy as np
 
 from bench import environment, stats
 from bench.plan import Options, default_results, method, scratch
-from bench.registry import suggest
-from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain
+from bench.schema import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain, suggest
 from bench.store import write_json, write_whole
 
 VERSION = 1

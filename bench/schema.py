@@ -7,11 +7,12 @@ model, a path or a clock.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from bench.steering import Steering
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Role = Literal["system", "user", "assistant"]
 Message = tuple[str, str]
 """(role, content)"""
+T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
@@ -32,9 +33,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # A field added later names nothing new while it is empty: what was digested before keeps its name.
-        fields = [f for f in dataclasses.fields(value) if not f.metadata.get("later") or getattr(value, f.name)]
-        return {"type": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields}
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, set | frozenset):
@@ -50,6 +50,32 @@ def digest(*values: Any) -> str:
     """24 hexadecimal digits that name the content of `values` (arrays, dataclasses, JSON types)."""
     text = json.dumps(plain(values), sort_keys=True, ensure_ascii=False, allow_nan=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """ ", did you mean 'x'?" or the list of valid names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+_stored: dict[str, type[Any]] = {}
+
+
+def stored(cls: type[T]) -> type[T]:
+    """Let a frozen dataclass be kept in files, under its own name; what is read from a file is one of these."""
+    taken = _stored.get(cls.__name__)
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls.__name__} is no dataclass: put @stored above @dataclass")
+    if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise UsageError(f"a stored type {cls.__name__!r} is already {taken.__module__}.{taken.__qualname__}")
+    _stored[cls.__name__] = cls
+    return cls
+
+
+def stored_types() -> dict[str, type[Any]]:
+    """name -> class, of all that files may hold."""
+    return dict(_stored)
 
 
 class BenchError(Exception):
@@ -117,7 +143,7 @@ class Train:
     triggers: tuple[str, ...] = ()
     """Instructions on which a conditional method should act, and `others` on which it should not."""
     others: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = field(default=(), metadata={"later": True})
+    prompts: tuple[str, ...] = ()
     """What a task would have prompting methods say, in place of wordings that name the concept: a system
     message, or text around `{instruction}`."""
 

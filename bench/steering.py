@@ -11,12 +11,11 @@ import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from bench.schema import Array, Message, digest
+from bench.schema import Array, Message, digest, stored
 
 Site = Literal["resid", "attn", "mlp"]
 """Where an edit acts: the output of a block, of its attention, or of its feed-forward part."""
@@ -35,6 +34,7 @@ def _tensors(part: Edit | Delta) -> dict[str, Array]:
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
+@stored
 @dataclass(frozen=True)
 class Span:
     """Positions counted in a row's own tokens, so padding and the KV cache cannot move them.
@@ -76,6 +76,7 @@ class Span:
         return inside
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Gate:
     """A condition read once on the prompt: an edit under it fires on a row, or never.
@@ -121,6 +122,7 @@ class Edit(ABC):
         """The same edit at strength `c` of the present one."""
 
 
+@stored
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Edit):
     """h ← h + v. `value` is `[H]`, or `[n, H]`: row i goes to the i-th position of the span.
@@ -139,6 +141,7 @@ class Add(Edit):
         return dataclasses.replace(self, value=self.value * np.float32(c))
 
 
+@stored
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Project(Edit):
     """h ← h - strength · BᵀB h, `basis` B `[k, H]` with orthonormal rows (directional ablation)."""
@@ -157,6 +160,7 @@ class Project(Edit):
         return dataclasses.replace(self, strength=self.strength * c)
 
 
+@stored
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Clamp(Edit):
     """h ← h + (a' - a)·write, with a = z·1[z > threshold], z = h·read + bias, a' = clip(target).
@@ -177,6 +181,7 @@ class Clamp(Edit):
         return dataclasses.replace(self, target=self.target * c)
 
 
+@stored
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LowRank(Edit):
     """h ← h + strength · Rᵀ(W h + b - R h), R and W `[r, H]`, b `[r]` (LoReFT, arXiv 2404.03592)."""
@@ -209,6 +214,7 @@ class Delta(ABC):
         """The same change at strength `c` of the present one."""
 
 
+@stored
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LowRankDelta(Delta):
     """ΔW = strength · B A with `down` A `[r, in]` and `up` B `[out, r]`."""
@@ -221,6 +227,7 @@ class LowRankDelta(Delta):
         return dataclasses.replace(self, strength=self.strength * c)
 
 
+@stored
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DenseDelta(Delta):
     """ΔW = strength · `change` `[out, in]`, where no factors are known."""
@@ -232,6 +239,7 @@ class DenseDelta(Delta):
         return dataclasses.replace(self, strength=self.strength * c)
 
 
+@stored
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RotationDelta(Delta):
     """ΔW = U [(Σ + δ) G - Σ] Vᵀ with the Cayley rotation G = (I - K)(I + K)⁻¹ (SSVD, 2509.02830).
@@ -266,6 +274,7 @@ class RotationDelta(Delta):
         return dataclasses.replace(self, skew=self.skew * np.float32(c), shift=self.shift * np.float32(c))
 
 
+@stored
 @dataclass(frozen=True)
 class Prompt:
     """A change of the chat: a system message, text around the instruction, example turns."""
@@ -292,6 +301,7 @@ class Prompt:
         return Prompt(system, other.prefix + self.prefix, self.suffix + other.suffix, self.shots + other.shots)
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Steering:
     """Prompt edit + activation edits + weight deltas, as one value."""
@@ -340,18 +350,3 @@ class Steering:
     def internal_digest(self) -> str:
         """Digest of what acts inside the model; the prompt edit is visible in the messages."""
         return digest(*(self.edits + self.deltas))
-
-    def save(self, path: Path) -> None:
-        """Write one `.safetensors` file; `load` gives a steering of equal digest."""
-        from bench.store import save_value
-
-        save_value(path, self)
-
-    @classmethod
-    def load(cls, path: Path) -> Steering:
-        from bench.store import load_value
-
-        found = load_value(path)
-        if not isinstance(found, Steering):
-            raise TypeError(f"{path.name} holds a {type(found).__name__}, not a Steering")
-        return found

@@ -7,7 +7,6 @@ a folder or file under its final name is complete.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import shutil
@@ -21,12 +20,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from bench.schema import Array, BenchError, plain
+from bench.schema import Array, BenchError, plain, stored_types, suggest
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a whole JSON file or leave the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     if any("\ud800" <= char <= "\udfff" for char in text):  # half of a pair has no UTF-8
         text = json.dumps(value, indent=1, allow_nan=False)
@@ -34,7 +32,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or leave the old one."""
+    """Write a whole file, in a folder that is made for it, or leave the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -132,7 +131,7 @@ class Artefacts:
 
 
 def save_value(path: Path, value: Any) -> None:
-    """Write frozen dataclasses, tuples, JSON scalars and arrays as one `.safetensors` file."""
+    """Write dataclasses that are `stored`, tuples, JSON scalars and arrays as one `.safetensors` file."""
     path.write_bytes(pack(value))
 
 
@@ -147,14 +146,16 @@ def pack(value: Any) -> bytes:
 
 
 def load_value(path: Path) -> Any:
-    """The inverse of `save_value`. Builds dataclasses only, by name; runs nothing else."""
+    """The inverse of `save_value`. Builds `stored` dataclasses only; a name in a file imports nothing."""
     try:
         with safe_open(path, framework="numpy") as file:
             tree = json.loads(file.metadata()["value"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        return _decode(tree, tensors)
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is damaged ({error}); delete its folder and run the same command again") from error
-    return _decode(tree, tensors)
+    except BenchError as error:
+        raise BenchError(f"{path.name}: {error}") from error
 
 
 def _encode(value: Any, tensors: dict[str, Array]) -> Any:
@@ -164,7 +165,9 @@ def _encode(value: Any, tensors: dict[str, Array]) -> Any:
         return {"$array": name}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}
-        return {"$type": f"{type(value).__module__}:{type(value).__qualname__}", "fields": fields}
+        if stored_types().get(type(value).__name__) is not type(value):
+            raise BenchError(f"cannot keep a {type(value).__name__}: decorate the dataclass with @bench.stored")
+        return {"$type": type(value).__name__, "fields": fields}
     if isinstance(value, tuple | list):
         return {"$tuple": [_encode(v, tensors) for v in value]}
     if isinstance(value, dict):
@@ -185,10 +188,15 @@ def _decode(tree: Any, tensors: dict[str, Array]) -> Any:
         return tuple(_decode(v, tensors) for v in tree["$tuple"])
     if "$dict" in tree:
         return {k: _decode(v, tensors) for k, v in tree["$dict"].items()}
-    module, name = tree["$type"].split(":")
-    made: Any = importlib.import_module(module)
-    for part in name.split("."):
-        made = getattr(made, part)
-    if not (isinstance(made, type) and dataclasses.is_dataclass(made)):
-        raise BenchError(f"{tree['$type']} is not a dataclass")
+    home, _, name = tree["$type"].rpartition(":")
+    made = stored_types().get(name) if home in ("", OLD_HOME) else None
+    if made is None:
+        raise BenchError(
+            f"it holds a {tree['$type']!r}, which is no type that is known here: {suggest(name, stored_types())} "
+            "(a plugin's types need --plugin FILE)"
+        )
     return made(**{k: _decode(v, tensors) for k, v in tree["fields"].items()})
+
+
+OLD_HOME = "bench.steering"
+"""Files of version 0.1 name a type with the module it lay in; of those that users have, all lay in this one."""

@@ -21,9 +21,8 @@ from bench.environment import provenance
 from bench.models import DEFAULT
 from bench.plan import default_results, scratch
 from bench.rating import Instrument, make
-from bench.registry import suggest
 from bench.results import Run
-from bench.schema import UsageError
+from bench.schema import UsageError, suggest
 from bench.store import write_json
 from bench.terminal import progress, say
 

@@ -22,10 +22,9 @@ from bench import opinions, results
 from bench.overhead import record
 from bench.overhead import show as show_costs
 from bench.plan import default_results, scratch
-from bench.registry import suggest
 from bench.report import leaderboard, monitors
 from bench.results import Run
-from bench.schema import UsageError
+from bench.schema import UsageError, suggest
 from bench.store import write_whole
 
 

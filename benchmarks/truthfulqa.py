@@ -21,13 +21,13 @@ import numpy as np
 
 from bench import environment
 from bench.backends.hf import HFBackend
-from bench.jobs import plain_text
 from bench.models import DEFAULT, resolve
 from bench.plan import protocol
 from bench.registry import build
 from bench.schema import Completion, Request, Sample
 from bench.steering import Prompt
 from bench.store import write_json
+from bench.trials import plain_text
 
 AXES = ("mc1", "mc2")
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.api import Context, Fitted, Method
-from bench.schema import Array, BenchError, Example, Train
+from bench import Array, BenchError, Context, Example, Fitted, Method, Train, stored
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class AttributionDetector:
     """Score of a text: max over tokens of Σ_d |a_d|, a = (x - x₀) ⊙ mean over `points` of ∂f/∂x `[T, H]`.

@@ -16,8 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from safetensors import SafetensorError
 
-from bench.api import Context, Prompted
-from bench.schema import Array, BenchError, Budget, Request, Sampling, Train, digest
+from bench import Array, BenchError, Budget, Context, Prompted, Request, Sampling, Train, digest, stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +26,7 @@ LENGTH = 64  # tokens of a text the model writes, at most
 OPENINGS = ("In the early morning", "She said that", "The report describes", "To make this", "I never thought")
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Dictionary:
     """`encoder` W_enc and `decoder` W_dec `[m, H]`, `bias` b and `threshold` θ `[m]`, `center` c `[H]`."""

@@ -11,11 +11,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.api import Context, Depth, Fitted, Method, check_depth
-from bench.schema import Array, BenchError, Example, Train
-from bench.steering import Add, Span, Steering
+from bench import (
+    Add,
+    Array,
+    BenchError,
+    Context,
+    Depth,
+    Example,
+    Fitted,
+    Method,
+    Span,
+    Steering,
+    Train,
+    check_depth,
+    stored,
+)
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class DirectionDetector:
     """Score of a text: max over its tokens of h·w + b (AxBench's Eq. 2), w `[H]`."""

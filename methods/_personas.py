@@ -5,8 +5,7 @@ Invariant: the two chats of a pair differ in the persona alone, so their last to
 
 from __future__ import annotations
 
-from bench.api import Context, Prompted
-from bench.schema import Train
+from bench import Context, Prompted, Train
 
 TEMPLATE = "Speak as {persona}, wholly and in every word. {instruction}"
 

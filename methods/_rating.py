@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.api import Backend
-from bench.schema import Array, Request
+from bench import Array, Backend, Request
 
 
 def expected(lm: Backend, questions: Sequence[str], replies: Sequence[str]) -> Array:

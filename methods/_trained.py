@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from bench.api import Context, Detector, Fitted, Method
-from bench.schema import BenchError, Budget, Train
+from bench import BenchError, Budget, Context, Detector, Fitted, Method, Train
 from bench.training.crossing import refusal
 from bench.training.objectives import Objective, objectives, settings
 from bench.training.parametrisations import Parametrisation, forms

@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.api import Context, Fitted
-from bench.registry import method
-from bench.schema import Train
-from bench.steering import Project, Steering
+from bench import Context, Fitted, Project, Steering, Train, method
 from methods._directions import DirectionDetector
 from methods.diffmean import DiffMean
 

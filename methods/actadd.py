@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.api import Context, Depth, Fitted, Method, check_depth
-from bench.registry import method
-from bench.schema import Array, BenchError, Train
-from bench.steering import Add, Span, Steering
+from bench import Add, Array, BenchError, Context, Depth, Fitted, Method, Span, Steering, Train, check_depth, method
 
 
 @method("actadd", family="direction", paper="arXiv:2308.10248", views=(), needs=["add"], recovers=True)

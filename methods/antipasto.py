@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.api import Depth
-from bench.registry import method
+from bench import Depth, method
 from bench.training.parametrisations import WRITERS
 from methods._trained import Trained
 

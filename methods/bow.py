@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Array, BenchError, Example, Train
+from bench import Array, BenchError, Context, Example, Fitted, Method, Train, method, stored
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class WordDetector:
     """Log-odds `weights` · counts + `bias`, with one weight per word of `vocabulary`."""

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.api import Context, Prompted
-from bench.registry import method
-from bench.schema import Array, Train
-from bench.steering import Span
+from bench import Array, Context, Prompted, Span, Train, method
 from methods._directions import DirectionMethod
 
 

@@ -8,10 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Array, BenchError, Train
-from bench.steering import Gate, Steering
+from bench import Array, BenchError, Context, Fitted, Gate, Method, Steering, Train, method
 from methods._directions import agreeing, first_component
 from methods.diffmean import DiffMean
 

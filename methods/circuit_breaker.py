@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bench.api import Context, Depth, Fitted
-from bench.registry import method
-from bench.schema import Request, Sampling, Train
-from bench.steering import Steering
+from bench import Context, Depth, Fitted, Request, Sampling, Steering, Train, method
 from bench.training.representations import MID
 from methods._trained import Trained
 

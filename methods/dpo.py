@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.registry import method
+from bench import method
 from methods._trained import Trained
 
 

@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.api import Context, Fitted
-from bench.registry import method
-from bench.schema import Array, Budget, Train
-from bench.steering import Add, Steering
+from bench import Add, Array, Budget, Context, Fitted, Steering, Train, method
 from methods._trained import Trained
 
 

@@ -10,12 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench import interchange
-from bench.api import Context, Fitted, Method
+from bench import Add, BenchError, Context, Fitted, Method, Steering, Train, UsageError, interchange, method
 from bench.models import sha256
-from bench.registry import method
-from bench.schema import BenchError, Train, UsageError
-from bench.steering import Add, Steering
 from methods._directions import DirectionDetector
 
 
@@ -60,7 +56,7 @@ class Imported(Method):
         if not self.path:
             raise BenchError("no file is given: -p imported.path=FILE (.gguf, .safetensors or .pt)")
         self._digest()
-        steering = interchange.read(self._file(), self.format, self.sink)
+        steering = interchange.load(self._file(), self.format, self.sink)
         edits = tuple(dataclasses.replace(edit, layer=ctx.layer(edit.layer)) for edit in steering.edits)
         added = [e for e in edits if isinstance(e, Add) and e.site == "resid" and e.value.ndim == 1]
         note = {"layers": [e.layer for e in edits], "raw_norms": [float(np.linalg.norm(e.value)) for e in added]}

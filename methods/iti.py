@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Array, BenchError, Train
-from bench.steering import Add, Span, Steering
+from bench import Add, Array, BenchError, Context, Fitted, Method, Span, Steering, Train, method
 
 
 @method("iti", family="direction", paper="arXiv:2306.03341", needs=["add", "site:attn"], antisymmetric=True)

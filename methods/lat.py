@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.api import Context
-from bench.registry import method
-from bench.schema import Array, Train
+from bench import Array, Context, Train, method
 from methods._directions import DirectionMethod, first_component, oriented
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.api import Depth
-from bench.registry import method
+from bench import Depth, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.api import Context
-from bench.registry import method
-from bench.schema import Array, Train
+from bench import Array, Context, Train, method
 from methods._directions import DirectionMethod, first_component, oriented
 
 

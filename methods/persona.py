@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.api import Context, Fitted
-from bench.registry import method
-from bench.schema import Array, BenchError, Budget, Example, Item, Request, Sampling, Train
-from bench.steering import Span
+from bench import Array, BenchError, Budget, Context, Example, Fitted, Item, Request, Sampling, Span, Train, method
 from methods._directions import DirectionMethod
 from methods._personas import chat
 

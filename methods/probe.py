@@ -7,9 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.api import Context
-from bench.registry import method
-from bench.schema import Array, Budget, Train
+from bench import Array, Budget, Context, Train, method
 from methods._directions import DirectionMethod
 
 

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Train
-from bench.steering import Prompt, Steering
+from bench import Context, Fitted, Method, Prompt, Steering, Train, method
 
 LINES = (
     Prompt(prefix="Please bring {concept} into your answer.\n\n"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.registry import method
+from bench import method
 from methods.prompt import OneLine
 
 

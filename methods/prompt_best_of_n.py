@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import BenchError, Budget, Sample, Train
-from bench.steering import Prompt, Steering
+from bench import BenchError, Budget, Context, Fitted, Method, Prompt, Sample, Steering, Train, method, stored
 from methods._rating import expected
 
 LINE = Prompt(suffix="\n\nLet your whole reply be about {concept}.")
@@ -16,6 +13,7 @@ QUESTION = "How much of this reply is about {concept}?\n\n{text}\n\nOne word, no
 WORDS = ("none", "some", "most")
 
 
+@stored
 @dataclass(frozen=True)
 class SelfRated:
     """Keeps the answer that the model itself, asked in one question, finds most about the concept."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Array, Example, Train
+from bench import Array, Context, Example, Fitted, Method, Train, method, stored
 from methods._rating import expected
 
 QUESTION = """Compare a passage with a description.
@@ -24,6 +22,7 @@ of it, 2 if it fits very well. Reply with the digit and nothing else."""
 DIGITS = ("0", "1", "2")
 
 
+@stored
 @dataclass(frozen=True)
 class PromptDetector:
     """Expected digit under the model, for a description of the concept."""

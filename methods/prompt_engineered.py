@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Budget, Request, Sampling, Train
-from bench.steering import Prompt, Steering
+from bench import Budget, Context, Fitted, Method, Prompt, Request, Sampling, Steering, Train, method
 
 TASK = (
     "Write the instructions for an assistant. Whatever it is asked, its answer must be full of this: "

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Train
-from bench.steering import Prompt, Steering
+from bench import Context, Fitted, Method, Prompt, Steering, Train, method
 
 
 @method("prompt-fewshot", family="prompting", paper="arXiv:2005.14165", needs=["prompt"])

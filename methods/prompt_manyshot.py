@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import BenchError, Budget, Train
-from bench.steering import Prompt, Steering
+from bench import BenchError, Budget, Context, Fitted, Method, Prompt, Steering, Train, method
 
 
 @method("prompt-manyshot", family="prompting", paper="arXiv:2404.11018", needs=["prompt"])

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Budget, Request, Sampling, Train
-from bench.steering import Prompt, Steering
+from bench import Budget, Context, Fitted, Method, Prompt, Request, Sampling, Steering, Train, method
 from methods.prompt import filled, wordings
 
 PROPOSE = (

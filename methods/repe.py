@@ -8,10 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.api import Context, Depth, Fitted
-from bench.registry import method
-from bench.schema import Array, Train
-from bench.steering import Add, Edit, Project, Steering
+from bench import Add, Array, Context, Depth, Edit, Fitted, Project, Steering, Train, method
 from methods._directions import DirectionMethod, agreeing, first_component
 from methods._personas import stimuli
 

@@ -7,13 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.api import Backend, Context, Depth, Fitted, Method, check_depth
-from bench.registry import method
-from bench.schema import BenchError, Message, Train
-from bench.steering import Add, Span, Steering
+from bench import (
+    Add,
+    Backend,
+    BenchError,
+    Context,
+    Depth,
+    Fitted,
+    Message,
+    Method,
+    Span,
+    Steering,
+    Train,
+    check_depth,
+    method,
+    stored,
+)
 from methods._personas import chat
 
 
+@stored
 @dataclass(frozen=True)
 class Contrast:
     """Binds a prompt: reads it under both personas, and adds the difference to its last tokens."""

@@ -7,9 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.api import Context, Depth
-from bench.registry import method
-from bench.schema import Array, Train
+from bench import Array, Context, Depth, Train, method
 from methods._directions import DirectionMethod, agreeing, first_component
 from methods._personas import stimuli
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.registry import method
+from bench import method
 from methods._trained import Trained
 
 

@@ -8,10 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.api import Context, Fitted, Method
-from bench.registry import method
-from bench.schema import Array, BenchError, Budget, Train
-from bench.steering import Add, Clamp, Edit, Steering
+from bench import Add, Array, BenchError, Budget, Clamp, Context, Edit, Fitted, Method, Steering, Train, method
 from methods._dictionary import LENGTH, LIMIT, Dictionary, concept_texts, own, released, rows, trained
 from methods._directions import DirectionDetector
 

@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bench.api import Context, Depth, Fitted, Method
-from bench.registry import method
-from bench.schema import Budget, Choice, Pair, Train
+from bench import Budget, Choice, Context, Depth, Fitted, Method, Pair, Train, method
 from methods.diffmean import DiffMean
 
 Row = TypeVar("Row")

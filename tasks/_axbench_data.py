@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.schema import BenchError, Choice, Concept, Example, Pair, Train, UsageError, digest
+from bench import BenchError, Choice, Concept, Example, Pair, Train, UsageError, digest, plain
 
 MINI = Path(__file__).parent / "data" / "mini"
 HUB = {name: f"pyvene/axbench-{name}" for name in ("concept10", "concept500", "conceptFD", "concept16k")}
@@ -35,7 +35,9 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        return digest(self.trains, self.instructions)
+        # What a task would have prompts say is the task's, and no data.
+        rows = {name: {k: v for k, v in plain(t).items() if k != "prompts"} for name, t in self.trains.items()}
+        return digest(rows, self.instructions)
 
     def limited(self, count: int) -> Corpus:
         keep = list(self.trains)[: count or None]

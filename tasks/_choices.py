@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.schema import Array, Verdict
+from bench import Array, Verdict
 
 ORDERS = (
     "Let each answer show {trait}.",

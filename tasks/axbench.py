@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from bench.api import Rate, Task
-from bench.registry import task
-from bench.schema import Completion, Concept, Example, Item, Protocol, Sample, Train, Verdict
+from bench import Completion, Concept, Example, Item, Protocol, Rate, Sample, Task, Train, Verdict, task
 from tasks._axbench_data import Corpus, load
 
 

@@ -12,11 +12,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from bench.api import Rate, Task
+from bench import (
+    Choice,
+    Completion,
+    Concept,
+    Example,
+    Item,
+    Message,
+    Pair,
+    Protocol,
+    Rate,
+    Sample,
+    Task,
+    Train,
+    Verdict,
+    task,
+)
+from bench import digest as digest_of
 from bench.judges.rules import keeps
-from bench.registry import task
-from bench.schema import Choice, Completion, Concept, Example, Item, Message, Pair, Protocol, Sample, Train, Verdict
-from bench.schema import digest as digest_of
 from tasks._axbench_data import MINI
 from tasks.axbench import overall
 from tasks.axbench_suppress import FORBIDS

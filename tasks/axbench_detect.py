@@ -13,10 +13,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bench.api import Rate
+from bench import Completion, Concept, Example, Item, Rate, Sample, Train, UsageError, Verdict, digest, task
 from bench.detection import HARD, placements, thresholds
-from bench.registry import task
-from bench.schema import Completion, Concept, Example, Item, Sample, Train, UsageError, Verdict, digest
 from tasks._axbench_data import Corpus, load
 from tasks.axbench import AxBench
 

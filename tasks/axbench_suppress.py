@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from bench.api import Rate
-from bench.registry import task
-from bench.schema import Completion, Concept, Item, Sample, Train, Verdict
+from bench import Completion, Concept, Item, Rate, Sample, Train, Verdict, task
 from tasks.axbench import AxBench, overall
 
 WISHES = (

@@ -14,9 +14,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bench.api import Rate, Task
-from bench.registry import task
-from bench.schema import (
+from bench import (
     BenchError,
     Choice,
     Completion,
@@ -25,11 +23,14 @@ from bench.schema import (
     Item,
     Pair,
     Protocol,
+    Rate,
     Sample,
+    Task,
     Train,
     UsageError,
     Verdict,
     digest,
+    task,
 )
 from tasks._choices import orders, shares, verdict
 from tasks.axbench import overall

@@ -13,9 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.api import Rate
-from bench.registry import task
-from bench.schema import BenchError, Completion, Concept, Example, Item, Pair, Sample, Train, UsageError, Verdict
+from bench import BenchError, Completion, Concept, Example, Item, Pair, Rate, Sample, Train, UsageError, Verdict, task
 from tasks._axbench_data import Corpus, checked, load
 from tasks.axbench import AxBench, overall
 

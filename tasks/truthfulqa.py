@@ -18,9 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from bench.api import Rate, Task
-from bench.registry import task
-from bench.schema import (
+from bench import (
     BenchError,
     Choice,
     Completion,
@@ -28,11 +26,14 @@ from bench.schema import (
     Example,
     Pair,
     Protocol,
+    Rate,
     Sample,
+    Task,
     Train,
     UsageError,
     Verdict,
     digest,
+    task,
 )
 from tasks._choices import orders, shares, verdict
 

@@ -12,10 +12,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bench.api import Rate
+from bench import Array, Completion, Concept, Item, Rate, Sample, Verdict, task
 from bench.judges.embedding import Encoder
-from bench.registry import task
-from bench.schema import Array, Completion, Concept, Item, Sample, Verdict
 from tasks.axbench import overall
 from tasks.truthfulqa import Question, TruthfulQA
 

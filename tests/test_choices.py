@@ -15,7 +15,6 @@ from conftest import benchmark
 from bench import results
 from bench.backends.hf import HFBackend
 from bench.cli import main
-from bench.jobs import plain_text
 from bench.models import Model
 from bench.plan import protocol
 from bench.registry import build
@@ -23,6 +22,7 @@ from bench.report.leaderboard import extent, notes
 from bench.schema import BenchError, Completion, Concept, Sample, Train, UsageError, digest
 from bench.steering import Prompt
 from bench.tables import tables
+from bench.trials import plain_text
 from tasks._choices import ORDERS, shares
 from tasks.truthfulqa import template
 

@@ -23,7 +23,7 @@ from bench.steering import Span
 pytestmark = pytest.mark.usefixtures("own_names")
 COUNTS = ("generations", "generated_now")
 
-MOVED = ("store", "strength", "trials", "fitting", "stats", "steerings", "cost", "judging", "detection")
+MOVED = ("api", "schema", "steering", "interchange", "store", "strength", "trials", "fitting", "stats")
 
 
 @pytest.fixture(scope="module")

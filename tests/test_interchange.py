@@ -54,7 +54,7 @@ def scores(lm: HFBackend, *steerings: Steering | None) -> list[tuple[float, ...]
 
 def test_a_gguf_file_has_the_keys_and_types_llama_cpp_reads(tmp_path: Path) -> None:
     path = tmp_path / "v.gguf"
-    interchange.write(path, added(1, 3), "gguf", hint="llama")
+    interchange.save(path, added(1, 3), "gguf", hint="llama")
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     assert fields == {
@@ -73,10 +73,10 @@ def test_a_gguf_file_has_the_keys_and_types_llama_cpp_reads(tmp_path: Path) -> N
 @pytest.mark.parametrize("form", list(interchange.SUFFIX))
 def test_a_file_reads_back_exactly_and_is_written_alike(form: str, tmp_path: Path) -> None:
     path, steering = tmp_path / f"v{interchange.SUFFIX[form]}", added(1, 3)
-    interchange.write(path, steering, form)
-    assert interchange.read(path).digest == steering.digest
+    interchange.save(path, steering, form)
+    assert interchange.load(path).digest == steering.digest
     content = path.read_bytes()
-    interchange.write(path, steering, form)
+    interchange.save(path, steering, form)
     assert path.read_bytes() == content
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -84,8 +84,8 @@ def test_a_file_reads_back_exactly_and_is_written_alike(form: str, tmp_path: Pat
 @pytest.mark.parametrize("form", ["gguf", "lm-eval"])
 def test_vectors_at_one_layer_are_summed(form: str, tmp_path: Path) -> None:
     path, one = tmp_path / f"v{interchange.SUFFIX[form]}", added(2)
-    interchange.write(path, one.merged(added(1)).merged(Steering(edits=(Add(layer=2, value=vector(9)),))), form)
-    edits = interchange.read(path).edits
+    interchange.save(path, one.merged(added(1)).merged(Steering(edits=(Add(layer=2, value=vector(9)),))), form)
+    edits = interchange.load(path).edits
     assert [e.layer for e in edits] == [1, 2]
     assert isinstance(edits[1], Add)
     assert np.array_equal(edits[1].value, vector(2) + vector(9))
@@ -94,9 +94,9 @@ def test_vectors_at_one_layer_are_summed(form: str, tmp_path: Path) -> None:
 def test_only_safetensors_holds_everything(tmp_path: Path) -> None:
     basis = np.eye(32, dtype=np.float32)[:2]
     whole = Steering(Prompt("Be kind."), (Project(layer=0, basis=basis, span=Span("response")),), ())
-    interchange.write(tmp_path / "v.safetensors", whole, "safetensors")
-    assert interchange.read(tmp_path / "v.safetensors").digest == whole.digest
-    assert Steering.load(tmp_path / "v.safetensors").prompt == whole.prompt
+    interchange.save(tmp_path / "v.safetensors", whole, "safetensors")
+    assert interchange.load(tmp_path / "v.safetensors").digest == whole.digest
+    assert interchange.load(tmp_path / "v.safetensors").prompt == whole.prompt
 
 
 # Steering alike
@@ -106,15 +106,15 @@ def test_only_safetensors_holds_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", list(interchange.SUFFIX))
 def test_an_exported_vector_steers_as_before(lm: HFBackend, form: str, sink: bool, tmp_path: Path) -> None:
     path, steering = tmp_path / f"v{interchange.SUFFIX[form]}", added(1, 2, sink=sink)
-    interchange.write(path, steering, form)
-    bare, ours, theirs = scores(lm, None, steering, interchange.read(path, sink=sink))
+    interchange.save(path, steering, form)
+    bare, ours, theirs = scores(lm, None, steering, interchange.load(path, sink=sink))
     assert ours == theirs != bare
 
 
 def test_minus_one_times_the_opposite_vector_is_the_vector(lm: HFBackend, tmp_path: Path) -> None:
     opposite = added(1, 2).scaled(-1)
-    interchange.write(tmp_path / "v.gguf", opposite, "gguf")
-    read = interchange.read(tmp_path / "v.gguf")
+    interchange.save(tmp_path / "v.gguf", opposite, "gguf")
+    read = interchange.load(tmp_path / "v.gguf")
     assert read.scaled(-1).digest == added(1, 2).digest
     one, two, other = scores(lm, read.scaled(-1), added(1, 2), read)
     assert one == two != other
@@ -129,7 +129,7 @@ def test_lm_eval_s_documented_rule_on_the_named_modules_gives_our_numbers(
     clamp = Clamp(layer=2, read=read, write=read * 4, target=1.5, bias=0.25, threshold=-np.inf, span=Span(sink=True))
     steering = added(1, 2, sink=True) if kind == "add" else Steering(edits=(clamp,))
     blocks = export._blocks(lm.source)
-    interchange.write(tmp_path / "v.pt", steering, "lm-eval", blocks=blocks)
+    interchange.save(tmp_path / "v.pt", steering, "lm-eval", blocks=blocks)
     content = torch.load(tmp_path / "v.pt", weights_only=True)
     modules = dict(lm.model.base_model.named_modules())
     expected, bare = scores(lm, steering, None)
@@ -148,12 +148,12 @@ def test_lm_eval_s_documented_rule_on_the_named_modules_gives_our_numbers(
             handle.remove()
     assert found == pytest.approx(expected, abs=1e-4)
     assert found != pytest.approx(bare, abs=1e-2)
-    again = scores(lm, interchange.read(tmp_path / "v.pt", sink=True))[0]
+    again = scores(lm, interchange.load(tmp_path / "v.pt", sink=True))[0]
     assert again == pytest.approx(expected, abs=1e-4)
 
 
 def test_lm_eval_finds_the_entries_it_documents(tmp_path: Path) -> None:
-    interchange.write(tmp_path / "v.pt", added(0, 3), "lm-eval", blocks="h")
+    interchange.save(tmp_path / "v.pt", added(0, 3), "lm-eval", blocks="h")
     content = torch.load(tmp_path / "v.pt", weights_only=True)
     assert list(content) == ["h.0", "h.3"]
     entry = content["h.3"]
@@ -194,7 +194,7 @@ def test_what_a_format_cannot_hold_is_named_and_nothing_is_written(
     form: str, part: str, steering: Steering, tmp_path: Path
 ) -> None:
     with pytest.raises(BenchError) as caught:
-        interchange.write(tmp_path / "out" / "v", steering, form)
+        interchange.save(tmp_path / "out" / "v", steering, form)
     message = str(caught.value)
     assert message.startswith(f"{form} cannot hold {part}")
     assert "--format safetensors can" in message
@@ -204,7 +204,7 @@ def test_what_a_format_cannot_hold_is_named_and_nothing_is_written(
 
 def test_an_empty_steering_is_no_vector(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="there is no vector to write as gguf"):
-        interchange.write(tmp_path / "v.gguf", Steering(), "gguf")
+        interchange.save(tmp_path / "v.gguf", Steering(), "gguf")
 
 
 def test_formats_are_those_the_command_offers() -> None:
@@ -227,7 +227,7 @@ def test_a_mapping_from_layer_to_vector_is_read(tmp_path: Path) -> None:
     save_file({f"layers.{k}": v for k, v in tensors.items()}, tmp_path / "named.safetensors")
     for name in ("plain.pt", "wrapped.pt", "named.safetensors"):
         for form in ("", "steering-vectors"):
-            edits = interchange.read(tmp_path / name, form).edits
+            edits = interchange.load(tmp_path / name, form).edits
             assert [e.layer for e in edits] == [1, 2]
             for edit, (_, value) in zip(edits, expected, strict=True):
                 assert isinstance(edit, Add)
@@ -242,7 +242,7 @@ def test_lm_eval_s_coefficient_scales_the_vector_and_a_bias_moves_the_clamp(tmp_
         "model.layers.4": {"action": "clamp", "steering_vector": v, "steering_coefficient": 2.0, "bias": b},
     }
     torch.save(entries, tmp_path / "v.pt")
-    one, two = interchange.read(tmp_path / "v.pt").edits
+    one, two = interchange.load(tmp_path / "v.pt").edits
     assert isinstance(one, Add)
     assert np.array_equal(one.value, -2 * vector(1))
     assert isinstance(two, Clamp)
@@ -286,7 +286,7 @@ def test_a_file_that_is_no_steering_is_one_line(
     else:
         torch.save(content, path, pickle_module=pickle)
     with pytest.raises(BenchError, match=message) as caught:
-        interchange.read(path)
+        interchange.load(path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
@@ -300,21 +300,21 @@ def test_a_model_in_gguf_is_no_control_vector(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(BenchError, match="'llama', not a control vector"):
-        interchange.read(tmp_path / "m.gguf")
+        interchange.load(tmp_path / "m.gguf")
 
 
 # The method
 
 
 def test_an_imported_file_keeps_the_contract(tmp_path: Path) -> None:
-    interchange.write(tmp_path / "v.gguf", added(1, 2), "gguf")
+    interchange.save(tmp_path / "v.gguf", added(1, 2), "gguf")
     found = check("imported", params={"path": str(tmp_path / "v.gguf")})
     assert len(found) >= 6
     assert {label: problem for label, problem in found.items() if problem} == {}
 
 
 def test_an_imported_vector_steers_and_detects_where_the_file_says(lm: HFBackend, tmp_path: Path) -> None:
-    interchange.write(tmp_path / "v.gguf", added(1, 2, 3), "gguf")
+    interchange.save(tmp_path / "v.gguf", added(1, 2, 3), "gguf")
     (fitted,) = plan.method("imported", {"imported": {"path": str(tmp_path / "v.gguf")}}).fit(
         Context(lm, BUDGET), example_train()
     )
@@ -342,7 +342,7 @@ def test_an_imported_vector_steers_and_detects_where_the_file_says(lm: HFBackend
 def test_a_file_for_another_model_is_refused(steering: Steering | None, message: str, tmp_path: Path) -> None:
     params = {}
     if steering:
-        interchange.write(tmp_path / "v.gguf", steering, "gguf")
+        interchange.save(tmp_path / "v.gguf", steering, "gguf")
         params = {"path": str(tmp_path / "v.gguf")}
     with pytest.raises(BenchError, match=message):
         plan.method("imported", {"imported": params}).fit(Context(FakeBackend(), BUDGET), example_train())
@@ -353,12 +353,12 @@ def test_the_identity_of_an_import_is_the_file_s_name_and_content(tmp_path: Path
         return plan.method("imported", {"imported": {"path": str(path)} | more}).params()
 
     here, there = tmp_path / "v.gguf", tmp_path / "elsewhere" / "v.gguf"
-    interchange.write(here, added(1), "gguf")
-    interchange.write(there, added(1), "gguf")
+    interchange.save(here, added(1), "gguf")
+    interchange.save(there, added(1), "gguf")
     first_params = params(here)
     assert first_params == params(there) == params(here, sha256=first_params["sha256"])
     assert first_params["path"] == "v.gguf"
-    interchange.write(here, added(2), "gguf")
+    interchange.save(here, added(2), "gguf")
     assert params(here)["sha256"] != first_params["sha256"]
     with pytest.raises(UsageError, match="not the file of that run"):
         params(here, sha256=first_params["sha256"])
@@ -430,7 +430,7 @@ def test_exported_vectors_have_the_length_the_test_answers_were_made_with(
     for row in rows:
         picked = run.data["concepts"][row["concept"]]["picked"]
         assert {k: row[k] for k in picked} == picked
-        edits = interchange.read(Path(row["path"])).edits
+        edits = interchange.load(Path(row["path"])).edits
         assert [edit.layer for edit in edits] == [1, 2]
         units = norms(place, run, (1, 2))[row["concept"]]
         lengths = [float(np.linalg.norm(edit.value)) for edit in edits if isinstance(edit, Add)]
@@ -450,7 +450,7 @@ def test_the_exported_steering_gives_the_run_s_test_answers(
     requests = [
         Request(
             sample.messages,
-            interchange.read(found[concept.id]),
+            interchange.load(found[concept.id]),
             made.protocol.sampling,
             int(digest(made.protocol.seed, sample.id, sample.instruction), 16) % 2**63,
         )
@@ -474,7 +474,7 @@ def test_one_concept_is_one_file(shared: tuple[Place, dict[str, results.Run]], t
     )
     assert shown.stdout == f"{tmp_path / 'one.gguf'}\n"
     assert shown.stderr == "bench: llama.cpp also steers the first token of a text, which this run left out\n"
-    assert interchange.read(tmp_path / "one.gguf").needs == {"add"}
+    assert interchange.load(tmp_path / "one.gguf").needs == {"add"}
     assert place.bench("export", "diffmean", "--out", str(tmp_path / "all")).stderr == ""
     wrong = place.bench("export", "diffmean", "--concept", name[:-1], "--out", str(tmp_path / "x"), expect=2)
     assert f"did you mean {name!r}" in wrong.stderr
@@ -488,7 +488,7 @@ def test_files_go_to_the_working_folder_under_the_run_s_name(
     base, name = runs["prompt"].path.parent.name, names(runs["prompt"])[0]
     assert {row["path"] for row in place.export("prompt")} == {f"{base}/{n}.safetensors" for n in names(runs["prompt"])}
     assert place.export("prompt", "--concept", name)[0]["path"] == f"{base}-{name}.safetensors"
-    assert Steering.load(tmp_path / base / f"{name}.safetensors").needs == {"prompt"}
+    assert interchange.load(tmp_path / base / f"{name}.safetensors").needs == {"prompt"}
 
 
 @pytest.mark.parametrize(

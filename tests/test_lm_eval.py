@@ -17,6 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from bench.backends.hf import HFBackend
+from bench.interchange import save
 from bench.lm_eval_model import BenchLM
 from bench.models import Model
 from bench.schema import BenchError, Request, Sampling, UsageError
@@ -144,7 +145,7 @@ def test_lm_eval_s_own_loop_gives_what_its_hf_model_gives(lm: HFBackend, referen
 
 def test_the_registered_name_builds_it_from_an_exported_file(lm: HFBackend, tmp_path: Path) -> None:
     path = tmp_path / "one.safetensors"
-    push(lm).save(path)
+    save(path, push(lm))
     cls = get_model("bench")
     made = cls.create_from_arg_obj({"model": str(lm.source.path), "steering": str(path), "dtype": "float32"})
     pairs = instances("loglikelihood", list(zip(CONTEXTS, CONTINUATIONS, strict=True)))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.interchange import load, save
 from bench.steering import (
     Add,
     Clamp,
@@ -69,12 +70,12 @@ def test_one_changes_nothing_and_minus_one_twice_is_one() -> None:
 
 
 def test_saved_and_loaded_has_the_same_digest(tmp_path: Path) -> None:
-    full().save(tmp_path / "s.safetensors")
-    loaded = Steering.load(tmp_path / "s.safetensors")
+    save(tmp_path / "s.safetensors", full())
+    loaded = load(tmp_path / "s.safetensors")
     assert loaded.needs == full().needs
     again = full()
-    again.save(tmp_path / "t.safetensors")
-    assert Steering.load(tmp_path / "t.safetensors").digest == again.digest
+    save(tmp_path / "t.safetensors", again)
+    assert load(tmp_path / "t.safetensors").digest == again.digest
 
 
 def test_the_digest_covers_tensors_spans_and_prompts() -> None:

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from bench.schema import Array, BenchError, digest
+from bench.interchange import load, save
+from bench.schema import Array, BenchError, digest, stored
 from bench.steering import Add, Gate, LowRankDelta, Prompt, Span, Steering
 from bench.store import Artefacts, Rows, load_value, save_value, write_json
 
@@ -270,12 +271,14 @@ def test_an_artefact_another_process_finished_first_is_taken(tmp_path: Path) -> 
 # save_value and load_value
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Leaf:
     weight: Array
     name: str = ""
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Tree:
     leaves: tuple[Leaf, ...]
@@ -332,8 +335,8 @@ def test_a_steering_with_every_part_keeps_its_digest(tmp_path: Path) -> None:
         (Add(layer=1, value=rng.standard_normal((3, 8)).astype(np.float32), span=Span("prompt", first=3), gate=gate),),
         (LowRankDelta(module="m.x", down=np.ones((2, 8)), up=rng.standard_normal((8, 2)), strength=0.5),),
     )
-    steering.save(tmp_path / "s.safetensors")
-    again = Steering.load(tmp_path / "s.safetensors")
+    save(tmp_path / "s.safetensors", steering)
+    again = load(tmp_path / "s.safetensors")
     assert again.digest == steering.digest
     assert again.scaled(0.5).digest == steering.scaled(0.5).digest != steering.digest
 
@@ -345,10 +348,45 @@ def test_a_value_the_codec_does_not_know_is_refused_before_anything_is_written(t
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["os:system", "pathlib:Path", "bench.store:write_json", "bench.schema:BenchError"])
-def test_a_type_that_is_no_dataclass_is_never_called(tmp_path: Path, name: str) -> None:
+def holding(path: Path, name: str) -> Path:
+    """A file whose header names a type."""
+    save_file({"none": np.zeros(1, np.float32)}, path, {"value": json.dumps({"$type": name, "fields": {}})})
+    return path
+
+
+@pytest.mark.parametrize("name", ["os:system", "pathlib:Path", "bench.store:write_json", "Path", "BenchError", "Ad"])
+def test_a_type_that_is_not_stored_is_refused(tmp_path: Path, name: str) -> None:
     """A fit from a stranger's cache must not be able to run a function or build any class by name."""
-    tree = {"$type": name, "fields": {}}
-    save_file({"none": np.zeros(1, np.float32)}, tmp_path / "v.safetensors", {"value": json.dumps(tree)})
-    with pytest.raises(BenchError, match="is not a dataclass"):
-        load_value(tmp_path / "v.safetensors")
+    with pytest.raises(BenchError, match="is no type that is known here"):
+        load_value(holding(tmp_path / "v.safetensors", name))
+
+
+@pytest.mark.parametrize("name", ["harmful:Steering", "harmful"])
+def test_a_file_imports_no_module_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "harmful.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BenchError, match="is no type that is known here"):
+        load_value(holding(tmp_path / "v.safetensors", name))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_fields_that_a_type_does_not_have_are_damage(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="is damaged"):
+        load_value(holding(tmp_path / "v.safetensors", "Add"))
+
+
+def test_a_dataclass_that_is_not_stored_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Mine:
+        size: int = 1
+
+    with pytest.raises(BenchError, match=r"cannot keep a Mine: decorate the dataclass with @bench\.stored"):
+        save_value(tmp_path / "v.safetensors", Mine())
+
+
+def test_a_file_of_version_0_1_is_read() -> None:
+    """Exported when a type was named with its module: every edit and delta, a gate, a prompt with a shot."""
+    steering = load(Path(__file__).parent / "fixtures" / "exported_by_0.1.0.safetensors")
+    kinds = [type(part).__name__ for part in (*steering.edits, *steering.deltas)]
+    assert kinds == ["Add", "Add", "Project", "Clamp", "LowRank", "LowRankDelta", "DenseDelta", "RotationDelta"]
+    assert steering.digest == "3dc4b096577dc04e28152ce7"

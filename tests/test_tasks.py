@@ -13,10 +13,10 @@ import pytest
 
 from bench import registry
 from bench.api import Task
-from bench.jobs import Trial, best
 from bench.plan import Options, Plan, make
 from bench.run import Session, execute, silent
 from bench.schema import BenchError, Concept, Example, Sample, Train, Verdict
+from bench.trials import Trial, best
 
 NAMES = sorted(name for name, cls in registry.table("task").items() if cls.__module__.startswith("tasks."))
 DATA = {

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bench.api import Judge
-from bench.registry import judge, suggest
-from bench.schema import Item, Verdict
+from bench.registry import judge
+from bench.schema import Item, Verdict, suggest
 
 Rule = Callable[[str, str], float]
 """(text, parameter) -> how far the text keeps the rule, 0 to 1."""

@@ -229,7 +229,7 @@ def settings(known: Mapping[str, type[Any]], name: str, values: Mapping[str, Any
     """An instance of the class `name` with those of `values` that it has fields for."""
     from dataclasses import fields
 
-    from bench.registry import suggest
+    from bench.schema import suggest
 
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}: {suggest(name, known)}")
