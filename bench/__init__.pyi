@@ -1,167 +1,168 @@
-from .api import (
+from . import results as results
+from .core.interfaces import (
     Backend as Backend,
 )
-from .api import (
+from .core.interfaces import (
     Bound as Bound,
 )
-from .api import (
+from .core.interfaces import (
     Chooser as Chooser,
 )
-from .api import (
+from .core.interfaces import (
     Context as Context,
 )
-from .api import (
+from .core.interfaces import (
     Depth as Depth,
 )
-from .api import (
+from .core.interfaces import (
     Detector as Detector,
 )
-from .api import (
+from .core.interfaces import (
     Fitted as Fitted,
 )
-from .api import (
+from .core.interfaces import (
     Judge as Judge,
 )
-from .api import (
+from .core.interfaces import (
     Method as Method,
 )
-from .api import (
+from .core.interfaces import (
     Prompted as Prompted,
 )
-from .api import (
+from .core.interfaces import (
     Rate as Rate,
 )
-from .api import (
+from .core.interfaces import (
     Task as Task,
 )
-from .api import (
+from .core.interfaces import (
     check_depth as check_depth,
 )
-from .interchange import (
-    load as load,
-)
-from .interchange import (
-    save as save,
-)
-from .registry import (
+from .core.registry import (
     backend as backend,
 )
-from .registry import (
+from .core.registry import (
     judge as judge,
 )
-from .registry import (
+from .core.registry import (
     method as method,
 )
-from .registry import (
+from .core.registry import (
     task as task,
 )
-from .schema import (
-    Activations as Activations,
-)
-from .schema import (
-    Array as Array,
-)
-from .schema import (
-    BenchError as BenchError,
-)
-from .schema import (
-    Budget as Budget,
-)
-from .schema import (
-    Choice as Choice,
-)
-from .schema import (
-    Completion as Completion,
-)
-from .schema import (
-    Concept as Concept,
-)
-from .schema import (
-    Example as Example,
-)
-from .schema import (
-    Item as Item,
-)
-from .schema import (
-    Message as Message,
-)
-from .schema import (
-    Pair as Pair,
-)
-from .schema import (
-    Protocol as Protocol,
-)
-from .schema import (
-    Request as Request,
-)
-from .schema import (
-    Sample as Sample,
-)
-from .schema import (
-    Sampling as Sampling,
-)
-from .schema import (
-    TargetScore as TargetScore,
-)
-from .schema import (
-    Train as Train,
-)
-from .schema import (
-    UsageError as UsageError,
-)
-from .schema import (
-    Verdict as Verdict,
-)
-from .schema import (
-    digest as digest,
-)
-from .schema import (
-    plain as plain,
-)
-from .schema import (
-    stored as stored,
-)
-from .schema import (
-    suggest as suggest,
-)
-from .steering import (
+from .core.steering import (
     Add as Add,
 )
-from .steering import (
+from .core.steering import (
     Clamp as Clamp,
 )
-from .steering import (
+from .core.steering import (
     Delta as Delta,
 )
-from .steering import (
+from .core.steering import (
     DenseDelta as DenseDelta,
 )
-from .steering import (
+from .core.steering import (
     Edit as Edit,
 )
-from .steering import (
+from .core.steering import (
     Gate as Gate,
 )
-from .steering import (
+from .core.steering import (
     LowRank as LowRank,
 )
-from .steering import (
+from .core.steering import (
     LowRankDelta as LowRankDelta,
 )
-from .steering import (
+from .core.steering import (
     Project as Project,
 )
-from .steering import (
+from .core.steering import (
     Prompt as Prompt,
 )
-from .steering import (
+from .core.steering import (
     RotationDelta as RotationDelta,
 )
-from .steering import (
+from .core.steering import (
     Span as Span,
 )
-from .steering import (
+from .core.steering import (
     Steering as Steering,
+)
+from .core.values import (
+    Activations as Activations,
+)
+from .core.values import (
+    Array as Array,
+)
+from .core.values import (
+    BenchError as BenchError,
+)
+from .core.values import (
+    Budget as Budget,
+)
+from .core.values import (
+    Choice as Choice,
+)
+from .core.values import (
+    Completion as Completion,
+)
+from .core.values import (
+    Concept as Concept,
+)
+from .core.values import (
+    Example as Example,
+)
+from .core.values import (
+    Item as Item,
+)
+from .core.values import (
+    Message as Message,
+)
+from .core.values import (
+    Pair as Pair,
+)
+from .core.values import (
+    Protocol as Protocol,
+)
+from .core.values import (
+    Request as Request,
+)
+from .core.values import (
+    Sample as Sample,
+)
+from .core.values import (
+    Sampling as Sampling,
+)
+from .core.values import (
+    TargetScore as TargetScore,
+)
+from .core.values import (
+    Train as Train,
+)
+from .core.values import (
+    UsageError as UsageError,
+)
+from .core.values import (
+    Verdict as Verdict,
+)
+from .core.values import (
+    digest as digest,
+)
+from .core.values import (
+    plain as plain,
+)
+from .core.values import (
+    stored as stored,
+)
+from .core.values import (
+    suggest as suggest,
+)
+from .interchange.files import (
+    load as load,
+)
+from .interchange.files import (
+    save as save,
 )
 
 __version__: str

@@ -20,18 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from bench import environment, stats
-from bench.api import Context, Fitted
-from bench.backends.hf import HFBackend
-from bench.models import DEFAULT, resolve
-from bench.plan import PRESETS, method, protocol
-from bench.registry import build
-from bench.schema import BenchError, Pair, Request, Train
-from bench.steering import Steering
-from bench.store import Rows, write_json
-from bench.strength import Strength
-from bench.training.crossing import refusal
-from bench.training.objectives import objectives
+from bench import stats
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import DEFAULT, resolve
+from bench.core.interfaces import Context, Fitted
+from bench.core.registry import build
+from bench.core.steering import Steering
+from bench.core.store import Rows, write_json
+from bench.core.values import BenchError, Pair, Request, Train
+from bench.results import provenance
+from bench.run.plan import PRESETS, method, protocol
+from bench.run.strength import Strength
+from bench.training.objectives.crossing import refusal
+from bench.training.objectives.preferences import objectives
 from bench.training.parametrisations import forms
 
 NAMED = {"vector": "ssv", "gated": "reft-r1", "hyper": "hypersteer", "rotation": "antipasto", "full": "sft"}
@@ -125,10 +126,10 @@ def main() -> None:
                     except BenchError as error:
                         row["refused"] = str(error)
                 print(json.dumps(row), flush=True)
-                provenance = environment.provenance()
-                own = {"commit": provenance["commit"], "dtype": str(lm.dtype).removeprefix("torch.")}
+                made = provenance.provenance()
+                own = {"commit": made["commit"], "dtype": str(lm.dtype).removeprefix("torch.")}
                 record["rows"].append(row | own)
-                write_json(asked.out, record | {"provenance": provenance})
+                write_json(asked.out, record | {"provenance": made})
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from bench.models import cache_root
-from bench.results import load
-from bench.store import write_json
+from bench.backends.models import cache_root
+from bench.core.store import write_json
+from bench.results.runs import load
 
 SHAPE = (512, 576, 1536)
 """Rows of a batch, width and feed-forward width of the default model."""
@@ -32,7 +32,7 @@ def made(root: Path) -> Path:
         shutil.copytree(models, root / "cache" / "models")
     folder = root / "results"
     places = {"BENCH_CACHE": str(root / "cache"), "BENCH_RESULTS": str(folder)}
-    command = [sys.executable, "-m", "bench.cli", "run", "--methods", "all", "--task", "axbench"]
+    command = [sys.executable, "-m", "bench", "run", "--methods", "all", "--task", "axbench"]
     subprocess.run(command, env={**os.environ, **places}, check=True)
     return folder
 

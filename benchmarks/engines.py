@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import environment
-from bench.backends._hooks import blocks, first, with_first
-from bench.backends.hf import HFBackend
-from bench.backends.vllm import VLLMBackend
-from bench.models import DEFAULT, resolve
-from bench.schema import Array, Request, Sampling
-from bench.steering import Add, Steering
-from bench.store import write_json
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import blocks, first, with_first
+from bench.backends.models import DEFAULT, resolve
+from bench.backends.vllm.backend import VLLMBackend
+from bench.core.steering import Add, Steering
+from bench.core.store import write_json
+from bench.core.values import Array, Request, Sampling
+from bench.results import provenance
 
 SUBJECTS = ("rivers", "bread", "the moon", "chess", "bicycles", "winter", "maps", "bees", "tea", "bridges")
 FRAMES = ("Tell me something about {}.", "Write a short story in which {} play a part.", "Why do people like {}?")
@@ -226,7 +226,7 @@ def main() -> None:
             found["ratios"][f"vllm compiled {name} / compiled without steering"] = round(side["median"] / plain, 3)
             found["ratios"][f"vllm compiled {name} / eager"] = round(side["median"] / found["vllm"][name]["median"], 3)
     found["ratios"] |= {f"{name} / loop steered": round(v / result["loop steered"], 2) for name, v in result.items()}
-    write_json(args.out, found | {"provenance": environment.provenance()})
+    write_json(args.out, found | {"provenance": provenance.provenance()})
     for name, value in found["ratios"].items():
         print(f"{name:45} {value}")
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import environment
-from bench.api import Context
-from bench.backends.hf import HFBackend
-from bench.models import DEFAULT, resolve
-from bench.plan import PRESETS, method, protocol
-from bench.registry import build
-from bench.store import write_json
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import DEFAULT, resolve
+from bench.core.interfaces import Context
+from bench.core.registry import build
+from bench.core.store import write_json
+from bench.results import provenance
+from bench.run.plan import PRESETS, method, protocol
 
 METHODS = ("diffmean", "mean", "pca", "lat", "probe", "ablate", "random", "shuffled", "sae")
 CONCEPTS = 3
@@ -64,7 +64,7 @@ def main() -> None:
         "apart_seconds": round(apart, 3),
         "all_to_one": round(everything / one, 3),
         "apart_to_one": round(apart / one, 3),
-        "provenance": environment.provenance(),
+        "provenance": provenance.provenance(),
     }
     write_json(Path(__file__).with_suffix(".json"), found)
     print(

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import environment, tiny
-from bench.backends.hf import HFBackend
-from bench.models import Model
-from bench.schema import Request, Sampling
-from bench.steering import Add, Clamp, Project, Steering
-from bench.store import write_json
+from bench.backends import tiny
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import Model
+from bench.core.steering import Add, Clamp, Project, Steering
+from bench.core.store import write_json
+from bench.core.values import Request, Sampling
+from bench.results import provenance
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama-2-7B": (
@@ -160,7 +161,7 @@ def main() -> None:
     if torch.cuda.is_available() and not args.tiny:
         gpu = torch.cuda.get_device_name()
         path = Path(__file__).parent / f"gpu-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}.json"
-        write_json(path, {"gpu": gpu, "table": table, "provenance": environment.provenance()})
+        write_json(path, {"gpu": gpu, "table": table, "provenance": provenance.provenance()})
         print(f"written to {path.name}")
 
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import environment
-from bench.backends.fake import WORDS
+from bench.backends.fake.backend import WORDS
+from bench.core.store import Rows, write_json
+from bench.core.values import Concept, Item
+from bench.judges.judging import rate
 from bench.judges.llm import LLMJudge
-from bench.judging import rate
-from bench.schema import Concept, Item
-from bench.store import Rows, write_json
+from bench.results import provenance
 
 SERVICE = 0.05
 WORKERS = 8
@@ -115,7 +115,7 @@ def main() -> None:
         found = measure(asked.rows, Path(folder)) | {"goal": GOAL}
     print(json.dumps(found))
     if asked.rows == 10_000:
-        write_json(Path(__file__).with_suffix(".json"), found | {"provenance": environment.provenance()})
+        write_json(Path(__file__).with_suffix(".json"), found | {"provenance": provenance.provenance()})
 
 
 if __name__ == "__main__":

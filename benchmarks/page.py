@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from page_cases import Recipe, write
 from playwright.sync_api import Browser, sync_playwright
 
-from bench import environment, results
+from bench import results
 from bench.report import page
-from bench.tables import tables
+from bench.results import provenance
+from bench.results.tables import tables
 
 SAVED = Path(__file__).with_suffix(".json")
 METHODS = [(f"way-{i}", "direction") for i in range(18)] + [("prompt", "prompting"), ("none", "control")]
@@ -122,7 +123,7 @@ def main() -> None:
                 report["browser"] = f"Chromium {browser.version}"
                 browser.close()
             print(f"{shape}: {json.dumps(report[shape])}", file=sys.stderr)
-    report["hardware"] = environment.provenance()["hardware"]
+    report["hardware"] = provenance.provenance()["hardware"]
     text = json.dumps(report, indent=1) + "\n"
     if asked.save:
         SAVED.write_text(text)

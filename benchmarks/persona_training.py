@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from bench import environment
-from bench.api import Context, Method
-from bench.backends.hf import HFBackend
-from bench.models import DEFAULT, resolve
-from bench.monitor import correlation
-from bench.plan import PRESETS, method, protocol
-from bench.registry import build
-from bench.schema import Array, Train
-from bench.steering import Steering
-from bench.store import write_json
-from bench.training.personas import prevented, projection_difference, shift
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import DEFAULT, resolve
+from bench.core.interfaces import Context, Method
+from bench.core.registry import build
+from bench.core.steering import Steering
+from bench.core.store import write_json
+from bench.core.values import Array, Train
+from bench.results import provenance
+from bench.run.monitor import correlation
+from bench.run.plan import PRESETS, method, protocol
+from benchmarks.persona_tools import prevented, projection_difference, shift
 
 SHARES = (0.0, 0.5, 1.0)
 """Of a data set's answers, how many show the trait."""
@@ -79,7 +79,7 @@ def main() -> None:
         print(f"{row['share']:>6.0%}  {row['foretold']:>9.3f}  {row['shift']:>9.3f}  {row['prevented']:>9.3f}")
     r = correlation(np.array([row["foretold"] for row in rows]), np.array([row["shift"] for row in rows]))
     print(f"foretold against shift, r = {r}, over {len(rows)} data sets")
-    record = {"settings": vars(args), "rows": rows, "r": r, "provenance": environment.provenance()}
+    record = {"settings": vars(args), "rows": rows, "r": r, "provenance": provenance.provenance()}
     write_json(Path(__file__).with_suffix(".json"), record)
 
 

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from bench import environment
-from bench.backends.hf import HFBackend
-from bench.models import DEFAULT, resolve
-from bench.schema import Message, Request, Sampling
-from bench.steering import Add, Steering
-from bench.store import write_json
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import DEFAULT, resolve
+from bench.core.steering import Add, Steering
+from bench.core.store import write_json
+from bench.core.values import Message, Request, Sampling
+from bench.results import provenance
 
 Run = Callable[[], int]
 """Does its work and returns how many answer tokens that was."""
@@ -107,8 +107,8 @@ def main(repeats: int) -> None:
         "scored options after shots": compared(shots(lm), repeats),
         "written after shots": compared(written(lm), repeats),
         "repeats": repeats,
-        "hardware": environment.hardware(),
-        "versions": environment.versions(),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
     }
     print(json.dumps(found, indent=1))
     write_json(Path(__file__).with_suffix(".json"), found)

@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 from crossing import scores
 
-from bench import environment, stats
-from bench.api import Context
-from bench.backends.hf import HFBackend
-from bench.models import DEFAULT, resolve
-from bench.plan import PRESETS, method, protocol
-from bench.registry import build
-from bench.schema import Pair, Train
-from bench.steering import Add, Steering
-from bench.store import write_json
+from bench import stats
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import DEFAULT, resolve
+from bench.core.interfaces import Context
+from bench.core.registry import build
+from bench.core.steering import Add, Steering
+from bench.core.store import write_json
+from bench.core.values import Pair, Train
+from bench.results import provenance
+from bench.run.plan import PRESETS, method, protocol
 
 EFFECTS = {
     "a vector alone": ("own", "bare"),
@@ -95,7 +96,7 @@ def main() -> None:
         gaps[name] = [round(x, 4) for x in (gap.mean, gap.low, gap.high)]
     print(means, gaps)
     record = {"method": asked.method, "strength": asked.strength, "rows": rows, "means": means, "effects": gaps}
-    record |= {"budget": dataclasses.asdict(budget), "provenance": environment.provenance()}
+    record |= {"budget": dataclasses.asdict(budget), "provenance": provenance.provenance()}
     write_json(Path(__file__).with_suffix(".json"), record)
 
 

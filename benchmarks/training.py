@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import environment
-from bench.api import Context
-from bench.backends._hooks import blocks, first, with_first
-from bench.backends.hf import HFBackend
-from bench.models import DEFAULT, resolve
-from bench.plan import PRESETS, protocol
-from bench.registry import build
-from bench.schema import Train
-from bench.store import write_json
-from bench.training.changes import Scene
-from bench.training.objectives import LM
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import blocks, first, with_first
+from bench.backends.models import DEFAULT, resolve
+from bench.core.interfaces import Context
+from bench.core.registry import build
+from bench.core.store import write_json
+from bench.core.values import Train
+from bench.results import provenance
+from bench.run.plan import PRESETS, protocol
+from bench.training.changes.base import Scene
+from bench.training.objectives.preferences import LM
 from bench.training.parametrisations import Vector
 from bench.training.trainer import Recipe, Trained, train
 
@@ -136,7 +136,7 @@ def main() -> None:
         "apart_seconds": [round(t, 3) for t in apart],
         "apart_to_together": round(other / one, 3),
         "largest_difference": float(f"{worst:.3g}"),
-        "provenance": environment.provenance(),
+        "provenance": provenance.provenance(),
     }
     name = "training-cuda.json" if torch.cuda.is_available() else "training.json"
     write_json(asked.out or Path(__file__).with_name(name), found)

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from bench import environment
-from bench.backends.hf import HFBackend
-from bench.models import DEFAULT, resolve
-from bench.plan import protocol
-from bench.registry import build
-from bench.schema import Completion, Request, Sample
-from bench.steering import Prompt
-from bench.store import write_json
-from bench.trials import plain_text
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import DEFAULT, resolve
+from bench.core.registry import build
+from bench.core.steering import Prompt
+from bench.core.store import write_json
+from bench.core.values import Completion, Request, Sample
+from bench.results import provenance
+from bench.run.plan import protocol
+from bench.run.trials import plain_text
 
 AXES = ("mc1", "mc2")
 
@@ -115,7 +115,7 @@ def main() -> None:
         "largest_difference": {
             axis: float(f"{np.abs(pairs[:, 0, k] - pairs[:, 1, k]).max():.3g}") for k, axis in enumerate(AXES)
         },
-        "provenance": environment.provenance(),
+        "provenance": provenance.provenance(),
     }
     write_json(place.with_suffix(".json"), found)
     print({key: found[key] for key in ("questions", "means", "largest_difference")})

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from bench import BenchError, Budget, Context, Detector, Fitted, Method, Train
-from bench.training.crossing import refusal
-from bench.training.objectives import Objective, objectives, settings
+from bench.training.objectives.crossing import refusal
+from bench.training.objectives.preferences import Objective, objectives, settings
 from bench.training.parametrisations import Parametrisation, forms
 from methods._directions import DirectionDetector
 

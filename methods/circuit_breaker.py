@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bench import Context, Depth, Fitted, Request, Sampling, Steering, Train, method
-from bench.training.representations import MID
+from bench.training.objectives.representations import MID
 from methods._trained import Trained
 
 REFUSALS = (

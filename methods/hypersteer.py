@@ -62,7 +62,7 @@ class HyperSteer(Trained):
         return rows * max(1, self.folds - 1), tokens * max(1, self.folds - 1)
 
     def _vector(self, ctx: Context, change: Any, train: Train) -> tuple[Array, int]:
-        from bench.training.changes import Scene
+        from bench.training.changes.base import Scene
 
         vector: Array = np.asarray(change.unseen(Scene(ctx, [train]))[0], np.float32)
         return vector, int(change.layer)

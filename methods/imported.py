@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench import Add, BenchError, Context, Fitted, Method, Steering, Train, UsageError, interchange, method
-from bench.models import sha256
+from bench.backends.models import sha256
 from methods._directions import DirectionDetector
 
 

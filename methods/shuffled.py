@@ -88,7 +88,9 @@ def _unlabelled(inner: Method) -> str:
             return why
     if inner.family in UNTAUGHT:
         return f"{inner.name} is of the family {inner.family}"
-    if getattr(inner, "both", False):  # the language-model loss of both sides (`bench.training.objectives.LM`)
+    if getattr(
+        inner, "both", False
+    ):  # the language-model loss of both sides (`bench.training.objectives.preferences.LM`)
         return f"{inner.name} with both = true trains on both sides alike"
     return "" if inner.views else f"{inner.name} reads no training data"
 

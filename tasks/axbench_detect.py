@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bench import Completion, Concept, Example, Item, Rate, Sample, Train, UsageError, Verdict, digest, task
-from bench.detection import HARD, placements, thresholds
+from bench.stats.detection import HARD, placements, thresholds
 from tasks._axbench_data import Corpus, load
 from tasks.axbench import AxBench
 
@@ -29,7 +29,7 @@ class AxBenchDetect(AxBench):
 
     `auroc` (and `overall`): positives against negatives, as the paper; `auroc_hard`: against negatives and
     hard negatives together; each text's value is its placement among the other class, whose mean is the
-    AUROC. `f1`, `f1_rare` (the concept in 1 % of texts) and `hard_accuracy`: `bench.detection.thresholds`.
+    AUROC. `f1`, `f1_rare` (the concept in 1 % of texts) and `hard_accuracy`: `bench.stats.detection.thresholds`.
     `data`: concept10 | concept500 | conceptFD | a folder in AxBench's layout. `pool` negatives of other
     concepts count in `f1_rare`; the paper draws 3600.
 

@@ -36,7 +36,7 @@ class Persona(AxBench):
     `trait`: how strongly the answer shows the trait; `coherence`: whether it reads as sound text. Prompts
     take on the data's personas. Each vector is also a monitor: the bare model answers under personas of
     either side and under none, and the projection of the last prompt token is correlated with the trait
-    rating of what follows (`bench.monitor`). `data`: mini, or a folder with one JSON file per trait:
+    rating of what follows (`bench.run.monitor`). `data`: mini, or a folder with one JSON file per trait:
 
         {"trait": "flattering the user",
          "personas": {"positive": ["a courtier who …"], "negative": ["a critic who …"]},

@@ -12,10 +12,11 @@ from types import ModuleType
 import pytest
 from stub_server import Stub, serving
 
-from bench import registry, tiny
-from bench.backends.hf import HFBackend
-from bench.models import DEFAULT, Model, resolve
-from bench.results import read
+from bench.backends import tiny
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import DEFAULT, Model, resolve
+from bench.core import registry
+from bench.results.runs import read
 
 KEY = "sk-a-key-like-no-other-0123456789"
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")

@@ -14,15 +14,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = """
 import json
-from bench.definitions import code_digest
-from bench.registry import table
+from bench.core.definitions import code_digest
+from bench.core.registry import table
 print(json.dumps({f"{k} {n}": code_digest(c) for k in ("method", "task", "judge") for n, c in table(k).items()}))
 """
 ENGINE = """
 import json
-from bench.code import RULES
-from bench.definitions import code_digest
-from bench.registry import get
+from bench.run.identity import RULES
+from bench.core.definitions import code_digest
+from bench.core.registry import get
 print(json.dumps({"engine": get("backend", "hf").code(), "rules": code_digest(*RULES)}))
 """
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import opinions, results
-from bench.overhead import record
-from bench.schema import Budget, Protocol, RunSpec, Sampling, plain
-from bench.store import write_json
+from bench import results
+from bench.core.store import write_json
+from bench.core.values import Budget, Protocol, RunSpec, Sampling, plain
+from bench.results import second_judge, sidecars
 
 AXES = ("concept", "instruction", "fluency", "overall")
 JUDGE = ("second", {"texts": 3})
@@ -89,7 +89,7 @@ def write(recipe: Recipe, root: Path) -> list[Path]:
             path.with_name(results.TRIALS).write_text("".join(json.dumps(row) + "\n" for row in trials))
         if recipe.judged:
             run = results.read(path)
-            write_json(opinions.place(run, *JUDGE), _opinion(run, name))
+            write_json(second_judge.place(run, *JUDGE), _opinion(run, name))
         made.append(path)
     return made
 
@@ -168,7 +168,7 @@ def _opinion(run: results.Run, name: str) -> dict[str, Any]:
     of: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         of.setdefault(row.pop("concept"), []).append(row)
-    return {"version": opinions.VERSION, "run": run.data["id"], "id": opinions.identity(judge, params),
+    return {"version": second_judge.VERSION, "run": run.data["id"], "id": second_judge.identity(judge, params),
             "judge": judge, "judge_params": params, "independent": True, "code": "c", "calibration": {},
             "concepts": {c: _means(own) for c, own in of.items()}, "samples": rows, "missing": 0}  # fmt: skip
 
@@ -178,7 +178,7 @@ def price(path: Path, prompt_tokens: float, time: float) -> None:
     spread = {"median": time, "spread": 0.01, "n": 5}
     engine = {"backend": "hf", "dtype": "float32", "device": "cpu", "threads": 1, "accelerator": False,
               "provenance": {"versions": {}}}  # fmt: skip
-    record.store(
+    sidecars.store(
         results.read(path),
         {
             "model": "tiny-model",

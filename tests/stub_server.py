@@ -15,7 +15,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from bench.cli import main
+from bench.cli.main import main
 
 Reply = tuple[int, str, dict[str, str]]
 """(status, body, headers)"""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from bench.agreement import agree, alpha, clustered, interaction, kappa, spearman
+from bench.stats.agreement import agree, alpha, clustered, interaction, kappa, spearman
 
 
 def table(*rows: str) -> np.ndarray:

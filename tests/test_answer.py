@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.report import answer
-from bench.report.answer import Answer, answers
-from bench.report.leaderboard import cells
-from bench.results import load
-from bench.stats import Difference, holm, paired
-from bench.tables import Table, merit, tables
+from bench.report.text import verdict
+from bench.report.text.leaderboard import cells
+from bench.report.text.verdict import Answer, answers
+from bench.results.runs import load
+from bench.results.tables import Table, merit, tables
+from bench.stats.intervals import Difference, holm, paired
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,7 +31,7 @@ def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
         rows = {row.name: row for row in one.table.rows}
         assert len(rows) == max(len(t.rows) for t in found if t.spec["task"] == one.table.spec["task"])
 
-        def on_select(name: str, rows: dict[str, answer.Row] = rows) -> float:
+        def on_select(name: str, rows: dict[str, verdict.Row] = rows) -> float:
             return float(np.mean([v for v in rows[name].run.scores("overall", "select").values() if v is not None]))
 
         prompts = [name for name, row in rows.items() if row.run.family == "prompting"]
@@ -92,4 +92,4 @@ def test_what_is_said(found: list[Table], changed: dict[str, Any], said: str) ->
 
 def test_without_steering_or_prompts_nothing_is_said(found: list[Table]) -> None:
     assert answers([t for t in found if t.uses == "detector"]) == []
-    assert answer.section([]) == []
+    assert verdict.section([]) == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bench.api import Context
-from bench.backends.fake import FakeBackend
+from bench.backends.fake.backend import FakeBackend
+from bench.core.interfaces import Context
+from bench.core.registry import build
+from bench.core.values import Completion, Item, Verdict
 from bench.judges.rules import keeps
-from bench.plan import method, protocol, select
-from bench.registry import build
-from bench.schema import Completion, Item, Verdict
+from bench.run.plan import method, protocol, select
 from tasks.axbench_attack import RULES, AxBenchAttack
 
 

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import committed
 
-from bench import audit
-from bench.cli import main
-from bench.schema import digest
+from bench.cli.main import main
+from bench.core.values import digest
+from bench.results import audit
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = Path("axbench") / "SmolLM2-135M-Instruct"

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from bench.cli import main
+from bench.cli.main import main
 
 RUN = ("run", "--backend", "fake", "-n", "2")
 
@@ -352,7 +352,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_weights_that_are_cut_off_are_refused_in_one_line(tmp_path: Path) -> None:
     """As an interrupted copy leaves them."""
-    from bench import tiny
+    from bench.backends import tiny
 
     folder = tiny.build(tmp_path / "cut-model").path
     weights = folder / "model.safetensors"
@@ -368,7 +368,7 @@ def test_weights_that_are_cut_off_are_refused_in_one_line(tmp_path: Path) -> Non
 def test_without_a_network_it_says_what_could_not_be_fetched(tmp_path: Path, words: tuple[str, ...]) -> None:
     """In a process of its own: the hub client reads its environment when it is imported."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    command = [sys.executable, "-m", "bench.cli", "run", "--backend", "fake", "-m", "none", *words]
+    command = [sys.executable, "-m", "bench", "run", "--backend", "fake", "-m", "none", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""

@@ -14,16 +14,19 @@ import torch
 from click.testing import CliRunner, Result
 from lm_eval.tasks import TaskManager
 
-from bench import capability, plan, results, tiny
-from bench.backends import _tokens
-from bench.backends._hooks import blocks
-from bench.backends.hf import HFBackend
-from bench.cli import main
+from bench import results
+from bench.backends import tiny
+from bench.backends.hf import tokens
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import blocks
+from bench.cli.main import main
+from bench.core.steering import Add, Prompt, Steering
+from bench.core.values import Request
 from bench.data import layout
 from bench.data.check import place
-from bench.run import execute
-from bench.schema import Request
-from bench.steering import Add, Prompt, Steering
+from bench.measure import capability
+from bench.run import plan
+from bench.run.session import execute
 
 ALL = capability.neutral()
 METHODS = ("random", "prompt", "prompt+random", "none")
@@ -131,8 +134,8 @@ def test_divergence_is_what_two_plain_passes_give(lm: HFBackend) -> None:
     texts = [(e.instruction, e.response) for e in ALL[:3]]
     steering = Steering(Prompt(prefix="Say: "), (Add(layer=2, value=4 * vector),))
     requests = [Request((("user", q),), steering, target=a) for q, a in texts]
-    found = dict(_tokens.diverge(lm, requests))
-    alone = dict(_tokens.diverge(lm, requests[1:2]))
+    found = dict(tokens.diverge(lm, requests))
+    alone = dict(tokens.diverge(lm, requests[1:2]))
     assert found[1].kl == pytest.approx(alone[0].kl, rel=1e-4)
     for i, (question, answer) in enumerate(texts):
         target = lm.tokenizer(answer, add_special_tokens=False)["input_ids"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench import catalogue, registry
-from bench.catalogue import COMMAND, document, paragraphs
-from bench.cli import main
+from bench.cli.main import main
+from bench.core import registry
+from bench.report import catalogue
+from bench.report.catalogue import COMMAND, document, paragraphs
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 SHIPPED = [name for name, cls in registry.table("method").items() if cls.__module__.startswith("methods.")]

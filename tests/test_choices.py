@@ -13,16 +13,16 @@ from click.testing import CliRunner
 from conftest import benchmark
 
 from bench import results
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.models import Model
-from bench.plan import protocol
-from bench.registry import build
-from bench.report.leaderboard import extent, notes
-from bench.schema import BenchError, Completion, Concept, Sample, Train, UsageError, digest
-from bench.steering import Prompt
-from bench.tables import tables
-from bench.trials import plain_text
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import Model
+from bench.cli.main import main
+from bench.core.registry import build
+from bench.core.steering import Prompt
+from bench.core.values import BenchError, Completion, Concept, Sample, Train, UsageError, digest
+from bench.report.text.leaderboard import extent, notes
+from bench.results.tables import tables
+from bench.run.plan import protocol
+from bench.run.trials import plain_text
 from tasks._choices import ORDERS, shares
 from tasks.truthfulqa import template
 
@@ -190,7 +190,7 @@ def test_the_task_of_the_documentation_runs(tmp_path: Path) -> None:
     code = page.split("```python\n")[1].split("```")[0]
     head = (
         "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom bench import task\n"
-        "from bench.api import Task\nfrom bench.schema import Concept, Example, Protocol, Sample, Train, Verdict\n\n"
+        "from bench import Concept, Example, Protocol, Sample, Task, Train, Verdict\n\n"
     )
     (tmp_path / "shout.py").write_text(head + code, encoding="utf-8")
     runs = run(tmp_path, "-t", "shout", "-m", "none,diffmean", "--plugin", str(tmp_path / "shout.py"))

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import environment, registry, results, stats
-from bench.cli import main
-from bench.schema import BenchError
+from bench import results, stats
+from bench.cli.main import main
+from bench.core import registry
+from bench.core.values import BenchError
+from bench.results import provenance
 
 METHODS = ("none", "diffmean", "prompt")
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +52,7 @@ class Place:
         return rows
 
     def subprocess(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "bench.cli", *words]
+        command = [sys.executable, "-m", "bench", *words]
         whole = {**os.environ, **self.env, **env}
         return subprocess.run(command, capture_output=True, text=True, env=whole, cwd=self.root, check=False)
 
@@ -328,7 +330,7 @@ def test_a_fake_run_goes_to_the_scratch_folder_and_says_why(place: Place) -> Non
 
 def test_a_run_is_found_by_its_id_wherever_it_lies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checked results first, the scratch folder second; ids too, not only names."""
-    monkeypatch.setattr("bench.terminal_results.default_results", lambda: place.root / "results")
+    monkeypatch.setattr("bench.cli.terminal_results.default_results", lambda: place.root / "results")
     checked = place.run("-m", "diffmean", "-n", "1")[0]
     scratch = place.bench("run", "--backend", "fake", "--json", "-m", "none", "-n", "2", BENCH_RESULTS=None)
     for row in (strict(scratch.stdout)["runs"][0], checked):
@@ -350,17 +352,17 @@ def test_a_tree_is_dirty_by_its_code_and_not_by_its_results(tmp_path: Path, monk
     _git(tmp_path, "init", "-q")
     _git(tmp_path, "add", ".")
     _git(tmp_path, "commit", "-q", "-m", "all")
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    assert len(environment.commit() or "") == 40
-    assert environment.dirty() == []
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert len(provenance.commit() or "") == 40
+    assert provenance.dirty() == []
     (tmp_path / "results" / "a" / "run.json").write_text("2")  # a run made again
     (tmp_path / "reports" / "new.md").write_text("new")
-    assert environment.dirty() == []
+    assert provenance.dirty() == []
     (tmp_path / "bench" / "run.py").write_text("2")
-    assert environment.dirty() == ["bench/run.py"]
+    assert provenance.dirty() == ["bench/run.py"]
     (tmp_path / "a file.py").write_text("2")
     (tmp_path / "new.py").write_text("new")
-    assert set(environment.dirty()) == {"bench/run.py", "a file.py", "new.py"}
+    assert set(provenance.dirty()) == {"bench/run.py", "a file.py", "new.py"}
 
 
 # show and compare

@@ -12,18 +12,22 @@ from types import ModuleType
 import pytest
 from copied_tree import ENGINE, KEYS, ROOT, Tree, asked
 
-from bench import definitions, tiny
-from bench.code import keys
-from bench.definitions import CARRIERS, closure, code_digest
-from bench.plan import method
-from bench.registry import get, load_plugin
-from bench.schema import UsageError
-from bench.steering import Span
+from bench.backends import tiny
+from bench.core import definitions
+from bench.core.definitions import CARRIERS, closure, code_digest
+from bench.core.registry import get, load_plugin
+from bench.core.steering import Span
+from bench.core.values import UsageError
+from bench.run.identity import keys
+from bench.run.plan import method
 
 pytestmark = pytest.mark.usefixtures("own_names")
 COUNTS = ("generations", "generated_now")
 
-MOVED = ("api", "schema", "steering", "interchange", "store", "strength", "trials", "fitting", "stats")
+MOVED = (
+    *("core.interfaces", "core.values", "core.steering", "core.store", "core.money"),
+    *("run.strength", "run.trials", "run.fits", "results.runs"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +56,9 @@ def test_where_code_lies_is_no_part_of_a_key(tmp_path: Path, before: dict[str, s
 
 
 def harmless(tree: Tree) -> None:
-    tree.append("bench/schema.py", "\n\ndef unused(value: int) -> int:\n    return value + 1\n")
-    tree.append("bench/steering.py", "\n\nUNUSED = 3\n")
-    tree.edit("bench/steering.py", '"""h ← h + v. `value` is', '"""Adds a vector. `value` is')
+    tree.append("bench/core/values.py", "\n\ndef unused(value: int) -> int:\n    return value + 1\n")
+    tree.append("bench/core/steering.py", "\n\nUNUSED = 3\n")
+    tree.edit("bench/core/steering.py", '"""h ← h + v. `value` is', '"""Adds a vector. `value` is')
     tree.edit("methods/diffmean.py", "        difference: Array", "        # a comment\n        difference: Array")
     tree.edit("methods/_directions.py", "import numpy as np", "import math\n\nimport numpy as np\n\nassert math")
 
@@ -72,7 +76,7 @@ TOUCHED: list[tuple[str, tuple[str, str, str], tuple[str, ...]]] = [
     (
         "an attribute of Task",
         (
-            "bench/api.py",
+            "bench/core/interfaces.py",
             "    scale: ClassVar[float] = 2.0",
             "    more: ClassVar[int] = 1\n    scale: ClassVar[float] = 2.0",
         ),
@@ -80,7 +84,7 @@ TOUCHED: list[tuple[str, tuple[str, str, str], tuple[str, ...]]] = [
     ),
     (
         "a rubric",
-        ("bench/judges/_rubrics.py", "SCALE = ", "SCALE = 'Think. ' + "),
+        ("bench/judges/rubrics.py", "SCALE = ", "SCALE = 'Think. ' + "),
         ("judge openai", "judge hf", "judge vllm"),
     ),
     (
@@ -103,16 +107,16 @@ def test_a_change_reaches_the_keys_of_all_that_name_it_and_no_other(
 
 
 NUMBERS = {
-    "the sign of an added vector": ("bench/backends/_hooks.py", "    new = h + value\n", "    new = h - value\n"),
+    "the sign of an added vector": ("bench/backends/hf/hooks.py", "    new = h + value\n", "    new = h - value\n"),
     "the unit of a coefficient": (
-        "bench/strength.py",
+        "bench/run/strength.py",
         "            return self.median_norm(train, layer)\n",
         "            return 2 * self.median_norm(train, layer)\n",
     ),
-    "the rule that picks": ("bench/trials.py", "    return max(tried", "    return min(tried"),
-    "the settings tried": ("bench/trials.py", "else coefficients)]", "else coefficients[:2])]"),
-    "the noise of an answer": ("bench/trials.py", "sample.instruction), 16)", "sample.instruction, 1), 16)"),
-    "how a token is drawn": ("bench/backends/hf.py", "(total <= u)", "(total < u)"),
+    "the rule that picks": ("bench/run/trials.py", "    return max(tried", "    return min(tried"),
+    "the settings tried": ("bench/run/trials.py", "else coefficients)]", "else coefficients[:2])]"),
+    "the noise of an answer": ("bench/run/trials.py", "sample.instruction), 16)", "sample.instruction, 1), 16)"),
+    "how a token is drawn": ("bench/backends/hf/backend.py", "(total <= u)", "(total < u)"),
 }
 ENGINES = ("the sign of an added vector", "how a token is drawn")
 
@@ -217,10 +221,10 @@ def test_a_definition_of_a_notebook_is_read_from_its_cell() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("import bench.steering\ndef f():\n    return bench.steering.Span()", {"Span"}),
-        ("from bench import steering\ndef f():\n    return steering.Span", {"Span"}),
-        ("from bench import steering as s\ndef f():\n    return s.Span().mask", {"Span"}),
-        ("def f():\n    from bench.steering import Span as S\n    return S", {"Span"}),
+        ("import bench.core.steering\ndef f():\n    return bench.core.steering.Span()", {"Span"}),
+        ("from bench.core import steering\ndef f():\n    return steering.Span", {"Span"}),
+        ("from bench.core import steering as s\ndef f():\n    return s.Span().mask", {"Span"}),
+        ("def f():\n    from bench.core.steering import Span as S\n    return S", {"Span"}),
         ("from bench import Span\ndef f(x: Span):\n    return x", {"Span"}),
         ("A = 1\nB = [A]\nB.append(2)\nC = 4\ndef f():\n    return B", {"A", "B"}),
         ("C = 4\ndef f(C):\n    return C", set()),

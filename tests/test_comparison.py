@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench import comparison
-from bench.cli import main
-from bench.report import publish
-from bench.report.leaderboard import interval
-from bench.results import TRIALS, Run, load
+from bench.cli.main import main
+from bench.report.build import publish
+from bench.report.text.leaderboard import interval
+from bench.results import comparison
+from bench.results.runs import TRIALS, Run, load
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import SHARED as DEVELOPMENT
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.data import layout
 from bench.data.check import Report, check, place
 from bench.data.layout import SHARED, TRAIN, Text, fold

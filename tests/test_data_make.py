@@ -17,15 +17,15 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import tiny
-from bench.backends.fake import FakeBackend
-from bench.cli import main
+from bench.backends import tiny
+from bench.backends.fake.backend import FakeBackend
+from bench.cli.main import main
+from bench.core.store import Rows
+from bench.core.values import BenchError, Completion, Request, UsageError, digest
 from bench.data import layout, make, prompts, quality
 from bench.data.check import check
 from bench.data.layout import Text
 from bench.data.make import Recipe
-from bench.schema import BenchError, Completion, Request, UsageError, digest
-from bench.store import Rows
 
 SMALL = ("--per-concept", "6", "--evaluation", "7", "--hard", "2", "--tokens", "12")
 
@@ -176,7 +176,7 @@ def test_a_killed_command_goes_on_where_it_stopped(tmp_path: Path) -> None:
     asked = [{"instruction": f"Question {k} about {g} things?", "genre": g} for g in layout.GENRES for k in range(30)]
     (tmp_path / "asked.json").write_text(json.dumps(asked))
     code = (
-        "import sys; from bench.backends.fake import FakeBackend; from bench.data import make\n"
+        "import sys; from bench.backends.fake.backend import FakeBackend; from bench.data import make\n"
         "make.engine = lambda name: FakeBackend(delay=float(sys.argv[2]))\n"
         "from pathlib import Path; from bench.data.make import Recipe\n"
         "make.make(Path('c.csv'), 'fake', Path(sys.argv[1]), Recipe(6, 7, 0, 12), Path('asked.json'), print)\n"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.report import details
-from bench.report.leaderboard import interval
-from bench.results import Run, load, matched
-from bench.stats import paired
-from bench.tables import Table, tables
+from bench.report.text import sections
+from bench.report.text.leaderboard import interval
+from bench.results.runs import Run, load, matched
+from bench.results.tables import Table, tables
+from bench.stats.intervals import paired
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +28,7 @@ def rows(lines: list[str]) -> dict[str, list[str]]:
 
 
 def test_optimism_is_select_minus_test_at_the_pick(table: Table) -> None:
-    ((heading, lines),) = details.optimism(table)
+    ((heading, lines),) = sections.optimism(table)
     found = rows(lines)
     assert "select prompts minus" in heading
     assert list(found)[:-1] == [row.name for row in table.rows]
@@ -51,12 +51,12 @@ def test_optimism_is_select_minus_test_at_the_pick(table: Table) -> None:
 
 def test_methods_that_choose_among_settings_look_better_on_select_than_they_are(table: Table) -> None:
     """The reason why only test scores are ranked."""
-    *_, last = details.optimism(table)[0][1]
+    *_, last = sections.optimism(table)[0][1]
     assert last.split("|")[3].strip().startswith("+")
 
 
 def test_head_to_head_counts_the_generations_of_the_runs(table: Table) -> None:
-    ((_, lines),) = details.head_to_head(table)
+    ((_, lines),) = sections.head_to_head(table)
     found = rows(lines)
     assert list(found) == [row.name for row in table.rows]
     assert found[table.reference or ""][0] == "reference"
@@ -71,7 +71,7 @@ def test_head_to_head_counts_the_generations_of_the_runs(table: Table) -> None:
 
 
 def test_a_method_stands_beside_its_shuffled_twin(table: Table) -> None:
-    ((heading, lines),) = details.twins(table)
+    ((heading, lines),) = sections.twins(table)
     assert "exchanged for half" in heading
     runs = {row.name: row.run for row in table.rows}
     row = next(line for line in lines if line.startswith("| diffmean |"))
@@ -91,10 +91,10 @@ def test_a_method_stands_beside_its_shuffled_twin(table: Table) -> None:
 def test_a_twin_has_the_same_settings(method: str, params: Any, twin: Any, same: bool) -> None:
     one = Run(Path(), {"spec": {"method": method, "method_params": params}})
     other = Run(Path(), {"spec": {"method": f"shuffled({method})", "method_params": twin}})
-    assert details.is_twin(other, one) is same
+    assert sections.is_twin(other, one) is same
 
 
 def test_detection_tables_have_neither() -> None:
     found = [t for t in tables(load(ROOT / "results")) if t.uses == "detector"]
     assert found
-    assert all(details.sections(t) == [] for t in found)
+    assert all(sections.sections(t) == [] for t in found)

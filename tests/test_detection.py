@@ -19,15 +19,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 from bench import results
-from bench.api import Context
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.detection import placements, separation, thresholds
-from bench.models import Model
-from bench.plan import method, protocol
-from bench.registry import build
-from bench.schema import Array, Budget, Example, Train, UsageError
-from bench.tables import tables
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import Model
+from bench.cli.main import main
+from bench.core.interfaces import Context
+from bench.core.registry import build
+from bench.core.values import Array, Budget, Example, Train, UsageError
+from bench.results.tables import tables
+from bench.run.plan import method, protocol
+from bench.stats.detection import placements, separation, thresholds
 from tasks.axbench_detect import AxBenchDetect
 
 LAYER = 15

@@ -13,16 +13,16 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from bench import tiny
-from bench.api import Backend, Context, Prompted
-from bench.backends._hooks import blocks, first, with_first
-from bench.backends.fake import FakeBackend
-from bench.backends.hf import HFBackend
-from bench.contract import check, example_train
-from bench.detection import separation
-from bench.plan import method
-from bench.schema import Array, BenchError, Budget, Concept, Example, TargetScore, Train, UsageError
-from bench.store import load_value, save_value
+from bench.backends import tiny
+from bench.backends.fake.backend import FakeBackend
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import blocks, first, with_first
+from bench.core.interfaces import Backend, Context, Prompted
+from bench.core.store import load_value, save_value
+from bench.core.values import Array, BenchError, Budget, Concept, Example, TargetScore, Train, UsageError
+from bench.run.contract import check, example_train
+from bench.run.plan import method
+from bench.stats.detection import separation
 from methods._attribution import AttributionDetector, classifier
 from methods.bow import WordDetector
 from methods.prompt_detect import PromptDetector

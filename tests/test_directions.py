@@ -18,17 +18,16 @@ from click.testing import CliRunner
 from sklearn.metrics import roc_auc_score
 
 import methods.cast
-from bench import tiny
-from bench.api import Context, Fitted, Method
-from bench.backends._hooks import Applied, attention_output, blocks, first
-from bench.backends.fake import FakeBackend
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.contract import BUDGET, Planted, example_train, shows
-from bench.fitting import Fits
-from bench.models import resolve
-from bench.plan import method, protocol
-from bench.schema import (
+from bench.backends import tiny
+from bench.backends.fake.backend import FakeBackend
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import Applied, attention_output, blocks, first
+from bench.backends.models import resolve
+from bench.cli.main import main
+from bench.core.interfaces import Context, Fitted, Method
+from bench.core.steering import Add, Gate, Project, Span, Steering
+from bench.core.store import Artefacts, Rows
+from bench.core.values import (
     Activations,
     Array,
     BenchError,
@@ -44,9 +43,10 @@ from bench.schema import (
     UsageError,
     Verdict,
 )
-from bench.steering import Add, Gate, Project, Span, Steering
-from bench.store import Artefacts, Rows
-from bench.strength import Strength
+from bench.run.contract import BUDGET, Planted, example_train, shows
+from bench.run.fits import Fits
+from bench.run.plan import method, protocol
+from bench.run.strength import Strength
 from methods._directions import DirectionMethod
 from methods._personas import chat, stimuli
 from methods.caa import CAA

@@ -13,12 +13,13 @@ import yaml
 from click.testing import CliRunner
 
 import bench
-from bench import documents, registry
-from bench.cli import main
-from bench.documents import COMMAND, commands, filled
-from bench.results import load
-from bench.schema import BenchError
-from bench.tables import tables
+from bench.cli import documents
+from bench.cli.documents import COMMAND, commands, filled
+from bench.cli.main import main
+from bench.core import registry
+from bench.core.values import BenchError
+from bench.results.runs import load
+from bench.results.tables import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

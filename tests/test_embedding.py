@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.judges._corruptions import CORRUPTIONS
+from bench.core.registry import build
+from bench.core.store import Rows
+from bench.core.values import BenchError, Item, Train
+from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.embedding import Embedding, Surface
-from bench.plan import protocol
-from bench.rating import NoModel
-from bench.registry import build
-from bench.schema import BenchError, Item, Train
-from bench.store import Rows
+from bench.judges.instrument import NoModel
+from bench.run.plan import protocol
 
 CONCEPTS = ("medieval", "music")
 

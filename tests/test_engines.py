@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from bench import plan, tiny
-from bench.api import Context, Fitted, Method
-from bench.backends import vllm
-from bench.engines import make_backend
-from bench.plan import Options, Plan
-from bench.registry import method
-from bench.schema import Train
-from bench.steering import Steering
+from bench.backends import tiny
+from bench.backends.vllm import backend
+from bench.core.interfaces import Context, Fitted, Method
+from bench.core.registry import method
+from bench.core.steering import Steering
+from bench.core.values import Train
+from bench.run import plan
+from bench.run.engines import make_backend
+from bench.run.plan import Options, Plan
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def adapter_method() -> None:
 
 
 def test_auto_is_vllm_where_it_is_able_and_the_run_long_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm, "unable", lambda: "")
+    monkeypatch.setattr(backend, "unable", lambda: "")
     long = made(folder, ["diffmean", "prompt"], preset="standard")
     assert {spec.backend for spec in long.specs} == {long.options.backend} == {"vllm"}
     short = made(folder, ["diffmean", "prompt"], limit=1)
@@ -47,9 +48,9 @@ def test_auto_is_vllm_where_it_is_able_and_the_run_long_enough(folder: Path, mon
 
 
 def test_auto_says_why_it_is_not_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch, own_names: None) -> None:
-    monkeypatch.setattr(vllm, "unable", lambda: "vLLM is not installed")
+    monkeypatch.setattr(backend, "unable", lambda: "vLLM is not installed")
     assert made(folder, ["diffmean", "prompt"], preset="standard").engine == "engine: hf (vLLM is not installed)"
-    monkeypatch.setattr(vllm, "unable", lambda: "")
+    monkeypatch.setattr(backend, "unable", lambda: "")
     adapter_method()
     found = made(folder, ["adapted", "prompt"], preset="standard")
     assert found.options.backend == "hf"
@@ -69,9 +70,9 @@ def test_a_table_has_one_engine(folder: Path) -> None:
     assert {spec.id for spec in one.specs}.isdisjoint(spec.id for spec in two.specs)
 
 
-@pytest.mark.skipif(bool(vllm.unable()), reason=vllm.unable())
+@pytest.mark.skipif(bool(backend.unable()), reason=backend.unable())
 def test_a_plans_engine_is_made_without_loading_anything(folder: Path) -> None:
     found = make_backend(made(folder, ["none"], backend="vllm"))
-    assert isinstance(found, vllm.VLLMBackend)
+    assert isinstance(found, backend.VLLMBackend)
     assert found._llm is None
     assert "model" not in vars(found.hf)

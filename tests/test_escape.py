@@ -15,11 +15,13 @@ from conftest import committed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import comparison, handratings
-from bench.escape import NUMBER, cell, csv_text, guarded, name, uncelled, unguarded
-from bench.report import build, versus
-from bench.results import Run, load
-from bench.schema import digest
+from bench.core.escape import NUMBER, cell, csv_text, guarded, name, uncelled, unguarded
+from bench.core.values import digest
+from bench.measure import human_ratings
+from bench.report.build import build
+from bench.report.page import versus
+from bench.results import comparison
+from bench.results.runs import Run, load
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -72,11 +74,11 @@ def test_a_guarded_text_is_read_back_as_it_was(text: str) -> None:
 
 
 def test_hand_ratings_start_no_formula_and_come_back(tmp_path: Path) -> None:
-    rows = [handratings.Rated(f"{i:x}", p, p, p, {"concept": 1.0}) for i, p in enumerate(PAYLOADS)]
-    handratings.write(tmp_path / "r.csv", rows)
+    rows = [human_ratings.Rated(f"{i:x}", p, p, p, {"concept": 1.0}) for i, p in enumerate(PAYLOADS)]
+    human_ratings.write(tmp_path / "r.csv", rows)
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8", errors="surrogatepass") as file:
         assert not [v for row in csv.reader(file) for v in row if v.startswith(FORMULA)]
-    assert handratings.read(tmp_path / "r.csv") == rows
+    assert human_ratings.read(tmp_path / "r.csv") == rows
 
 
 def test_numbers_of_a_csv_stay_numbers() -> None:

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from bench import report
-from bench.report import attacks, detectors, drawing, forest, leaderboard, overview, sweeps
-from bench.report.drawing import Figure, emit
-from bench.results import Run, load
-from bench.tables import Table, tables
+from bench.report.figures import across_tasks, attacks, detection, drawing, forest, sweeps
+from bench.report.figures.drawing import Figure, emit
+from bench.report.text import leaderboard
+from bench.results.runs import Run, load
+from bench.results.tables import Table, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,7 +76,7 @@ def test_families_and_lines_are_told_apart_without_colour() -> None:
 def _listed() -> str:
     from click.testing import CliRunner
 
-    from bench.cli import main
+    from bench.cli.main import main
 
     return CliRunner().invoke(main, ["list", "methods", "--json"]).stdout
 
@@ -130,9 +131,9 @@ def test_attacks_have_a_point_by_kind_and_number_of_shots(table: Table, tmp_path
 
 
 def test_detection_keeps_every_concept(found: list[Table], table: Table) -> None:
-    assert detectors.detection(table) is None
+    assert detection.detection(table) is None
     detected = next(t for t in found if t.uses == "detector")
-    figure = detectors.detection(detected)
+    figure = detection.detection(detected)
     assert figure
     assert len(figure.rows) == len(detected.axes[:-1]) * len(detected.rows) * (1 + len(detected.concepts))
     assert {"auroc", "f1_rare", "hard_accuracy"} <= {row["axis"] for row in figure.rows}
@@ -161,21 +162,21 @@ def test_a_curve_over_folds_has_no_interval(found: list[Table]) -> None:
 
 
 def test_the_heat_map_has_the_numbers_of_the_leaderboards(found: list[Table]) -> None:
-    for model, figure in overview.heat_maps(found):
+    for model, figure in across_tasks.heat_maps(found):
         own = [t for t in found if t.spec["model"] == model]
         assert len(figure.rows) == sum(len(t.rows) for t in own)
         means = {row.estimates["overall"].mean for t in own for row in t.rows}
         assert {row["overall"] for row in figure.rows} == means
         assert all(0 <= row["share"] <= 1 for row in figure.rows if row["share"] > 0)
-    assert overview.heat_maps(found[:1]) == []
+    assert across_tasks.heat_maps(found[:1]) == []
 
 
 def test_validity_shows_every_judge_and_nothing_without_one() -> None:
     saved = [json.loads(p.read_text("utf-8")) for p in sorted((ROOT / "results" / "judges").glob("*.json"))]
-    figure = overview.judges(saved)
+    figure = across_tasks.judges(saved)
     assert figure
     assert {row["judge"] for row in figure.rows} == {t["judge"] for t in saved}
-    assert overview.judges([]) is None
+    assert across_tasks.judges([]) is None
 
 
 def test_a_name_with_a_dollar_sign_is_drawn_as_it_is(tmp_path: Path) -> None:

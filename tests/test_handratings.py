@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import handratings
-from bench.handratings import COLUMNS, draw, name, read, write
-from bench.results import Run, load
-from bench.schema import BenchError, UsageError
+from bench.core.values import BenchError, UsageError
+from bench.measure import human_ratings
+from bench.measure.human_ratings import COLUMNS, draw, name, read, write
+from bench.results.runs import Run, load
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("diffmean", "prompt", "random", "pca", "shuffled", "prompt+diffmean")
@@ -51,7 +51,7 @@ def test_a_drawn_file_shows_no_method_or_rating(runs: list[Run], tmp_path: Path)
 
 def test_ratings_come_back_as_they_were_written(runs: list[Run], tmp_path: Path) -> None:
     rows = draw(runs, 5)
-    given = [handratings.Rated(r.id, r.concept, r.instruction, r.text, {"concept": 1.5, "fluency": 0}) for r in rows]
+    given = [human_ratings.Rated(r.id, r.concept, r.instruction, r.text, {"concept": 1.5, "fluency": 0}) for r in rows]
     write(tmp_path / "done.csv", given)
     assert read(tmp_path / "done.csv") == given
 

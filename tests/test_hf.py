@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from bench import tiny
-from bench.api import Backend
-from bench.backends import _attention, _cache, _linear
-from bench.backends._hooks import Applied, _Enough, first
-from bench.backends._scoring import reads_trees
-from bench.backends.hf import HFBackend
-from bench.schema import Array, BenchError, Message, Request, Sampling
-from bench.steering import Add, Clamp, DenseDelta, LowRankDelta, Project, Prompt, Span, Steering
+from bench.backends import tiny
+from bench.backends.hf import attention, cache, linear
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import Applied, _Enough, first
+from bench.backends.hf.scoring import reads_trees
+from bench.core.interfaces import Backend
+from bench.core.steering import Add, Clamp, DenseDelta, LowRankDelta, Project, Prompt, Span, Steering
+from bench.core.values import Array, BenchError, Message, Request, Sampling
 
 RNG = np.random.default_rng(1)
 H = 32
@@ -248,13 +248,13 @@ def test_queries_taken_together_give_what_sdpa_gives(
     asked = [Request(ask("word " * (3 * i + 1)), target="and so on" * (i + 1)) for i in range(4)]
     short = [Request(ask("word " * (3 * i + 1)), target="on") for i in range(4)]  # the second token is a lone query
     used: list[int] = []
-    attend = _attention.attend
+    attend = attention.attend
 
     def seen(*words: Any, **options: Any) -> Any:
         used.append(words[1].shape[2])
         return attend(*words, **options)
 
-    monkeypatch.setitem(AttentionInterface._global_mapping, _attention.NAME, seen)
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, seen)
     assert together.model.config._attn_implementation == "sdpa"
     found, two = scores(together, asked), scores(together, short)
     assert [len(one) for one in two] == [2] * 4
@@ -262,7 +262,7 @@ def test_queries_taken_together_give_what_sdpa_gives(
     assert 1 in used
     assert max(used) > 1
     assert together.model.config._attn_implementation == "sdpa"
-    monkeypatch.setattr(_attention, "use", lambda model: None)
+    monkeypatch.setattr(attention, "use", lambda model: None)
     plain = HFBackend(together.source, dtype)
     close = 1e-5 if dtype == "float32" else 0.05  # a product of another shape rounds its last bits otherwise
     for one, other in zip([*scores(plain, asked), *scores(plain, short)], [*found, *two], strict=True):
@@ -272,12 +272,12 @@ def test_queries_taken_together_give_what_sdpa_gives(
 
 
 def test_bf16_products_taken_in_fp32_are_rounded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_linear.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(_linear, "fast", lambda: False)
+    monkeypatch.setattr(linear.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(linear, "fast", lambda: False)
     widened = HFBackend(tiny.build(tmp_path, "qwen2"), "bfloat16").model  # some of its modules have a bias
     modules = [module for module in widened.modules() if isinstance(module, torch.nn.Linear)]
     assert modules
-    assert all(type(module) is _linear.Widened and module.keeps for module in modules)
+    assert all(type(module) is linear.Widened and module.keeps for module in modules)
     for module in modules:
         x = torch.randn(5, module.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
         bias = None if module.bias is None else module.bias.normal_().double()
@@ -286,12 +286,12 @@ def test_bf16_products_taken_in_fp32_are_rounded_once(tmp_path: Path, monkeypatc
         assert found.dtype == torch.bfloat16
         # Half a unit in the last of eight places.
         assert torch.allclose(found.double(), exact, rtol=2**-8, atol=1e-7)
-    assert not any(type(m) is _linear.Widened for m in HFBackend(tiny.build(tmp_path), "float32").model.modules())
+    assert not any(type(m) is linear.Widened for m in HFBackend(tiny.build(tmp_path), "float32").model.modules())
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_widened_product_has_the_gradients_of_a_plain_one(frozen: bool) -> None:
-    plain, widened = torch.nn.Linear(6, 5).double(), _linear.Widened(6, 5).bfloat16()
+    plain, widened = torch.nn.Linear(6, 5).double(), linear.Widened(6, 5).bfloat16()
     widened.keeps = True
     with torch.inference_mode():
         widened(torch.zeros(1, 6).bfloat16())  # as a model that answers before it is trained above
@@ -312,7 +312,7 @@ def test_a_widened_product_has_the_gradients_of_a_plain_one(frozen: bool) -> Non
 
 
 def test_a_widened_weight_that_changes_is_widened_anew() -> None:
-    module = _linear.Widened(6, 5).bfloat16().requires_grad_(False)
+    module = linear.Widened(6, 5).bfloat16().requires_grad_(False)
     module.keeps = True
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
     before = module(x)
@@ -327,8 +327,8 @@ def test_a_widened_weight_that_changes_is_widened_anew() -> None:
 
 
 def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_linear, "fast", lambda: True)
-    assert not any(type(m) is _linear.Widened for m in HFBackend(tiny.build(tmp_path), "bfloat16").model.modules())
+    monkeypatch.setattr(linear, "fast", lambda: True)
+    assert not any(type(m) is linear.Widened for m in HFBackend(tiny.build(tmp_path), "bfloat16").model.modules())
 
 
 def test_a_front_that_prompts_share_is_read_once_and_changes_no_answer(
@@ -339,39 +339,39 @@ def test_a_front_that_prompts_share_is_read_once_and_changes_no_answer(
     plain = [Request(ask(shot + end), sampling=DRAWN, seed=len(end)) for shot in shots for end in ends]
     requests = [*plain, Request(ask("Alone."), sampling=DRAWN), *(replace(r, steering=add()) for r in plain)]
     fronts: list[int] = []
-    read = _cache.read
+    read = cache.read
 
     def watched(model: Any, ids: Any) -> Any:
         fronts.append(len(ids))
         return read(model, ids)
 
-    monkeypatch.setattr(_cache, "read", watched)
+    monkeypatch.setattr(cache, "read", watched)
     found = texts(any_lm, requests)
     begin = len(any_lm.encode(ask("")))  # one byte is one token
     assert len(fronts) == (2 if reads_trees(any_lm, 400) else 0)
     assert all(abs(front - begin - len(shot)) <= begin for front, shot in zip(sorted(fronts), shots, strict=False))
     assert found == [texts(any_lm, [request])[0] for request in requests]
     assert found[: len(plain)] != found[-len(plain) :]
-    monkeypatch.setattr(_cache, "read", lambda *_: ())  # a model that keeps something else
+    monkeypatch.setattr(cache, "read", lambda *_: ())  # a model that keeps something else
     assert texts(any_lm, plain) == found[: len(plain)]
 
 
 def test_answers_are_those_of_transformers_own_cache(any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [Request(ask("word " * n), sampling=replace(DRAWN, max_new_tokens=20), seed=n) for n in (1, 4, 30)]
-    used: dict[_cache.Roomy, set[int]] = {}
-    update = _cache.Roomy.update
+    used: dict[cache.Roomy, set[int]] = {}
+    update = cache.Roomy.update
 
-    def watched(self: _cache.Roomy, *states: Any, **rest: Any) -> Any:
+    def watched(self: cache.Roomy, *states: Any, **rest: Any) -> Any:
         keys, values = update(self, *states, **rest)
         used.setdefault(self, set()).add(keys.data_ptr())
         return keys, values
 
-    monkeypatch.setattr(_cache.Roomy, "update", watched)
+    monkeypatch.setattr(cache.Roomy, "update", watched)
     monkeypatch.setattr(any_lm.model.generation_config, "use_cache", False)  # a checkpoint's own default
     found = texts(any_lm, requests)
     assert used
     assert {len(places) for places in used.values()} == {1}  # nothing was moved
-    monkeypatch.setattr(_cache, "cache", lambda *_: {})
+    monkeypatch.setattr(cache, "cache", lambda *_: {})
     used.clear()
     assert texts(any_lm, requests) == found
     assert not used
@@ -379,7 +379,7 @@ def test_answers_are_those_of_transformers_own_cache(any_lm: HFBackend, monkeypa
 
 def test_a_pass_with_a_gradient_keeps_torch_s_own_attention(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lm.model is not None  # registers
-    monkeypatch.delitem(AttentionInterface._global_mapping, _attention.NAME)
+    monkeypatch.delitem(AttentionInterface._global_mapping, attention.NAME)
     lm.model(input_ids=torch.zeros(1, 4, dtype=torch.long))
     assert lm.model.config._attn_implementation == "sdpa"
 

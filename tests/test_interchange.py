@@ -19,17 +19,19 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from bench import export, interchange, plan, registry, results
-from bench.api import Context
-from bench.backends._hooks import first, with_first
-from bench.backends.fake import FakeBackend
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.contract import BUDGET, QUESTION, check, example_train
-from bench.models import Model
-from bench.run import execute
-from bench.schema import BenchError, Request, UsageError, digest
-from bench.steering import Add, Clamp, Gate, LowRankDelta, Project, Prompt, Span, Steering
+from bench import interchange, results
+from bench.backends.fake.backend import FakeBackend
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import first, with_first
+from bench.backends.models import Model
+from bench.cli.main import main
+from bench.core import registry
+from bench.core.interfaces import Context
+from bench.core.steering import Add, Clamp, Gate, LowRankDelta, Project, Prompt, Span, Steering
+from bench.core.values import BenchError, Request, UsageError, digest
+from bench.run import export, plan
+from bench.run.contract import BUDGET, QUESTION, check, example_train
+from bench.run.session import execute
 from methods._directions import DirectionDetector
 
 TARGET = "A red ball."
@@ -209,7 +211,7 @@ def test_an_empty_steering_is_no_vector(tmp_path: Path) -> None:
 
 def test_formats_are_those_the_command_offers() -> None:
     offered = next(p for p in main.commands["export"].params if p.name == "form").type
-    # peft's is a folder, which bench.peft_folder writes
+    # peft's is a folder, which bench.interchange.peft writes
     assert set(offered.choices) == {*interchange.SUFFIX, "peft"}  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="did you mean 'gguf'"):
         interchange.encode(added(1), "ggufs")

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.backends.fake import FakeBackend
-from bench.backends.hf import HFBackend
-from bench.judges._corruptions import CORRUPTIONS
+from bench.backends.fake.backend import FakeBackend
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import Model
+from bench.core.registry import build
+from bench.core.store import Rows
+from bench.core.values import BenchError, Item, Train
+from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.likelihood import NOTE, OPENING, TRACE, Likelihood, Scale
-from bench.models import Model
-from bench.plan import protocol
-from bench.registry import build
-from bench.schema import BenchError, Item, Train
-from bench.store import Rows
+from bench.run.plan import protocol
 from methods.prompt import LINES
 from methods.prompt_engineered import TASK
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from stub_server import Reply, Stub, answer, error, judgements, one_line, rated, records, refusal, run, well
 
-from bench.backends import _batches
-from bench.backends._prices import Purse
+from bench.backends.hosted import batch_api
+from bench.core.money import Purse
+from bench.core.values import Concept, Halted, Item, Verdict
 from bench.judges.llm import LLMJudge
-from bench.schema import Concept, Halted, Item, Verdict
 
 BATCH = ("-p", "openai.batch=true", "-p", "openai.poll=0.01")
 
@@ -55,7 +55,7 @@ def test_a_batch_that_runs_is_picked_up_by_the_same_command(stub: Stub, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_batches.time, "sleep", interrupted)
+        patch.setattr(batch_api.time, "sleep", interrupted)
         result = run(*BATCH)
     assert result.exit_code == 130
     assert "the same command resumes" in result.stderr
@@ -163,10 +163,10 @@ def test_ratings_from_batches_belong_to_their_items(stub: Stub) -> None:
 
 
 def test_large_files_are_split(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_batches, "MOST", 4)
+    monkeypatch.setattr(batch_api, "MOST", 4)
     assert None not in values(dict(judge().rate(items(10))))
     assert len(stub.batches) == 3
-    monkeypatch.setattr(_batches, "BYTES", 100)  # less than one request: it goes alone
+    monkeypatch.setattr(batch_api, "BYTES", 100)  # less than one request: it goes alone
     assert None not in values(dict(judge(tokens=99).rate(items(5))))
     assert len(stub.batches) == 3 + 5
 

@@ -32,14 +32,14 @@ from stub_server import (
     well,
 )
 
-from bench.backends import _asking
-from bench.backends._asking import Asking, Failure, Passing, pause
-from bench.backends._prices import PRICES, Price, Purse, price_of
-from bench.backends.openai import OpenAIBackend, retry_after
+from bench.backends.hosted import pool
+from bench.backends.hosted.backend import OpenAIBackend, retry_after
+from bench.backends.hosted.pool import Asking, Failure, Passing, pause
+from bench.core.money import PRICES, Price, Purse, price_of
+from bench.core.store import Rows
+from bench.core.values import BenchError, Concept, Halted, Item, Request, UsageError, Verdict
+from bench.judges.judging import rate
 from bench.judges.llm import LLMJudge
-from bench.judging import rate
-from bench.schema import BenchError, Concept, Halted, Item, Request, UsageError, Verdict
-from bench.store import Rows
 
 ASKED = 2 * (2 + 3) * 3
 """Ratings of `none` on two concepts: two select and three test prompts, three axes."""
@@ -48,7 +48,7 @@ FAST = ("-p", "openai.retries=1", "-p", "openai.timeout=0.4")
 
 @pytest.fixture(autouse=True)
 def _short_waits(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_asking, "FIRST", 0.01)
+    monkeypatch.setattr(pool, "FIRST", 0.01)
 
 
 def items(count: int, axis: str = "fluency") -> list[Item]:
@@ -141,7 +141,7 @@ def test_how_long_to_wait_is_read_in_every_form() -> None:
 
 
 def test_waits_double_up_to_a_longest_and_are_never_the_same_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_asking, "FIRST", 0.5)
+    monkeypatch.setattr(pool, "FIRST", 0.5)
     for tries, most in [(1, 0.5), (2, 1), (3, 2), (4, 4), (5, 8), (6, 8), (60, 8)]:
         waits = [pause(tries, None) for _ in range(200)]
         assert most / 2 <= min(waits) < 0.7 * most < 0.9 * most < max(waits) <= most
@@ -238,8 +238,8 @@ def test_in_axbenchs_own_mode_a_request_without_answer_is_missing_and_not_zero(s
 
 def test_a_fit_is_not_kept_with_ratings_missing(stub: Stub) -> None:
     """Persona vectors filter their rollouts by ratings; a gap in them would stay in the artefact."""
-    from bench.plan import Options, make
-    from bench.run import Session, silent
+    from bench.run.plan import Options, make
+    from bench.run.session import Session, silent
 
     stub.behave = lambda number, prompt: error(500) if unlucky(prompt) else well(number, prompt)
     asked = items(12)
@@ -293,7 +293,7 @@ def test_every_request_ends_in_one_way() -> None:
         if i % 3 == 1:
             raise Passing("busy")
         if i % 3 == 2:
-            raise _asking.Refused("no")
+            raise pool.Refused("no")
         return f"answer {i}"
 
     for workers in (1, 3, 50):

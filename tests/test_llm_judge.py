@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_server import Reply, Stub, answer, axis_of, bench, judgements, rated, records, run, well
 
-from bench.judges._replies import expected, parse
+from bench.core.values import BenchError, Concept, Item, UsageError
 from bench.judges.llm import LLMJudge
-from bench.schema import BenchError, Concept, Item, UsageError
+from bench.judges.replies import expected, parse
 
 ANY = ("--max-unscored", "1")
 """However many ratings are missing, the run counts as good."""

@@ -16,12 +16,12 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from bench.backends.hf import HFBackend
-from bench.interchange import save
-from bench.lm_eval_model import BenchLM
-from bench.models import Model
-from bench.schema import BenchError, Request, Sampling, UsageError
-from bench.steering import Add, Prompt, Span, Steering
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import Model
+from bench.core.steering import Add, Prompt, Span, Steering
+from bench.core.values import BenchError, Request, Sampling, UsageError
+from bench.interchange.files import save
+from bench.measure.lm_eval import BenchLM
 
 CONTEXTS = ["Q: What floats?\nA:", "The old lamp ", "Q: Which bird swims well?\nA:", "x"]
 CONTINUATIONS = [" wood", "stood on the table", " a duck", "yz"]

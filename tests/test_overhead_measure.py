@@ -14,22 +14,23 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from bench import tiny
-from bench.api import Context, Fitted
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.overhead import exact, record
-from bench.overhead.measure import Settings, measure
-from bench.overhead.meters import peak, tokens_through
-from bench.overhead.record import Spread
-from bench.plan import Options, dtype, make
-from bench.report import build
-from bench.report.costs import repaid
-from bench.results import Run, load
-from bench.run import execute
-from bench.schema import BenchError, Request, Sample, Sampling, Train
-from bench.steering import Steering
-from bench.tables import tables
+from bench.backends import tiny
+from bench.backends.hf.backend import HFBackend
+from bench.cli.main import main
+from bench.core.interfaces import Context, Fitted
+from bench.core.steering import Steering
+from bench.core.values import BenchError, Request, Sample, Sampling, Train
+from bench.measure.meters import peak, tokens_through
+from bench.measure.overhead import Settings, measure
+from bench.overhead import exact
+from bench.report.build import build
+from bench.report.text.costs import repaid
+from bench.results import sidecars
+from bench.results.runs import Run, load
+from bench.results.sidecars import Spread
+from bench.results.tables import tables
+from bench.run.plan import Options, dtype, make
+from bench.run.session import execute
 
 METHODS = ("none", "caa", "prompt")
 SETTINGS = Settings(tokens=6, batch=4, repeats=3, concepts=2)
@@ -64,18 +65,18 @@ def runs(folder: Path) -> dict[str, Run]:
 
 
 @pytest.fixture(scope="module")
-def costs(runs: dict[str, Run]) -> dict[str, record.Overhead]:
-    return {name: record.required(run) for name, run in runs.items()}
+def costs(runs: dict[str, Run]) -> dict[str, sidecars.Overhead]:
+    return {name: sidecars.required(run) for name, run in runs.items()}
 
 
-def test_both_sides_write_equally_much(costs: dict[str, record.Overhead]) -> None:
+def test_both_sides_write_equally_much(costs: dict[str, sidecars.Overhead]) -> None:
     for one in costs.values():
         measured = one.data["measured"]
         assert measured["tokens"] == {"unsteered": [6] * 4, "steered": [6] * 4}
         assert [len(measured["seconds"][side]) for side in ("unsteered", "steered")] == [3, 3]
 
 
-def test_ratios_are_those_of_the_seconds(costs: dict[str, record.Overhead]) -> None:
+def test_ratios_are_those_of_the_seconds(costs: dict[str, sidecars.Overhead]) -> None:
     for one in costs.values():
         seconds = one.data["measured"]["seconds"]
         pairs = list(zip(seconds["steered"], seconds["unsteered"], strict=True))
@@ -85,7 +86,7 @@ def test_ratios_are_those_of_the_seconds(costs: dict[str, record.Overhead]) -> N
             assert one.ratio(f"first_token_{state}") == Spread.of([a / b for a, b in zip(*sides, strict=True)])
 
 
-def test_exact_costs_come_from_the_steering(costs: dict[str, record.Overhead]) -> None:
+def test_exact_costs_come_from_the_steering(costs: dict[str, sidecars.Overhead]) -> None:
     arch = costs["caa"].arch
     assert (arch.hidden, arch.layers, arch.kv_heads) == (32, 4, 2)
     assert costs["none"].extra == exact.Extra()
@@ -101,7 +102,7 @@ def test_exact_costs_come_from_the_steering(costs: dict[str, record.Overhead]) -
     assert costs["prompt"].data["exact"]["request_ratio"] > costs["caa"].data["exact"]["request_ratio"] > 1
 
 
-def test_a_fit_costs_the_tokens_it_reads(costs: dict[str, record.Overhead]) -> None:
+def test_a_fit_costs_the_tokens_it_reads(costs: dict[str, sidecars.Overhead]) -> None:
     assert costs["none"].data["fit"]["tokens"] == costs["prompt"].data["fit"]["tokens"] == 0
     read = costs["caa"].data["fit"]["tokens"]
     assert read > 24 * 2 * 10  # two readings of each of the budget's questions
@@ -110,14 +111,14 @@ def test_a_fit_costs_the_tokens_it_reads(costs: dict[str, record.Overhead]) -> N
         assert one.data["fit"]["in_requests"] >= 0
 
 
-def test_a_local_judge_costs_tokens_and_no_money(costs: dict[str, record.Overhead]) -> None:
+def test_a_local_judge_costs_tokens_and_no_money(costs: dict[str, sidecars.Overhead]) -> None:
     for one in costs.values():
         assert one.data["judge"]["tokens_per_answer"] > 6
         assert one.data["judge"]["cost"] == 0
         assert one.data["judge"]["answers"] > 0
 
 
-def test_the_engine_is_named(costs: dict[str, record.Overhead]) -> None:
+def test_the_engine_is_named(costs: dict[str, sidecars.Overhead]) -> None:
     engine = costs["none"].data["engine"]
     assert (engine["backend"], engine["dtype"]) == ("hf", dtype("auto"))  # bf16 where the processor has it
     assert engine["accelerator"] == torch.cuda.is_available()
@@ -178,7 +179,7 @@ def test_the_report_has_the_costs_and_the_same_bytes_twice(folder: Path, tmp_pat
 
 def test_a_report_without_costs_has_no_table_of_them(folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "results"
-    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns(record.NAME))
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns(sidecars.NAME))
     written = build(bare, tmp_path / "reports")
     assert "What each method costs" not in (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
     assert not [p for p in written if "pareto" in p.name]
@@ -190,22 +191,22 @@ def test_a_damaged_or_foreign_record_is_an_error(folder: Path, tmp_path: Path) -
     own = tmp_path / "results"
     shutil.copytree(folder, own)
     one, two = (run.path.parent for run in load(own)[:2])
-    shutil.copy(one / record.NAME, two / record.NAME)
+    shutil.copy(one / sidecars.NAME, two / sidecars.NAME)
     with pytest.raises(BenchError, match="not a record of this run"):
-        [record.load(run) for run in load(own)]
-    (two / record.NAME).write_text("{")
+        [sidecars.load(run) for run in load(own)]
+    (two / sidecars.NAME).write_text("{")
     with pytest.raises(BenchError, match="not a record of this run"):
         build(own, tmp_path / "reports")
 
 
-def fake(costs: dict[str, record.Overhead], name: str, time: float, fit: float) -> record.Overhead:
+def fake(costs: dict[str, sidecars.Overhead], name: str, time: float, fit: float) -> sidecars.Overhead:
     data = dict(costs[name].data)
     data["measured"] = {**data["measured"], "time": {"median": time, "spread": 0.01, "n": 3}}
     data["fit"] = {**data["fit"], "in_requests": fit}
-    return record.Overhead(data)
+    return sidecars.Overhead(data)
 
 
-def test_a_fit_is_repaid_by_faster_answers(costs: dict[str, record.Overhead]) -> None:
+def test_a_fit_is_repaid_by_faster_answers(costs: dict[str, sidecars.Overhead]) -> None:
     def against(time: float) -> str:
         found = {"caa": fake(costs, "caa", time, 12.0), "prompt": fake(costs, "prompt", 1.5, 2.0)}
         return repaid(found, "caa", "prompt")
@@ -279,7 +280,7 @@ def test_drawing_several_answers_multiplies_the_cost(
     found = measure(runs["none"], SETTINGS)
     assert found["exact"]["draws"] == 3
     assert found["exact"]["request_ratio"] == 3
-    one = record.Overhead({**found, "method": "none"})
+    one = sidecars.Overhead({**found, "method": "none"})
     assert one.flops(512) == pytest.approx(200)
 
 
@@ -292,7 +293,7 @@ def test_binding_to_a_prompt_is_counted(folder: Path, monkeypatch: pytest.Monkey
     run = load(tmp_path / "results")[0]
     found = measure(run, Settings(tokens=4, batch=2, repeats=2, concepts=1))
     extra = exact.Extra(**found["exact"]["extra"])
-    arch = record.Overhead({**found, "method": "repe-contrast"}).arch
+    arch = sidecars.Overhead({**found, "method": "repe-contrast"}).arch
     assert extra.once > exact.prefill_flops(arch, 100)  # it reads the prompt twice more
 
 
@@ -323,7 +324,7 @@ def test_a_method_that_fails_does_not_end_the_others(
         raise ValueError("broken")
 
     own = tmp_path / "results"
-    shutil.copytree(folder, own, ignore=shutil.ignore_patterns(record.NAME))
+    shutil.copytree(folder, own, ignore=shutil.ignore_patterns(sidecars.NAME))
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(Bare, "fit", fit)
     amount = ["--tokens", "3", "--batch", "2", "--repeats", "2", "--concepts", "1"]
@@ -337,7 +338,7 @@ def test_detection_runs_have_nothing_to_measure() -> None:
     run = next(run for run in load(root) if not run.data["spec"]["judge"])
     with pytest.raises(BenchError, match="no steering"):
         measure(run, SETTINGS)
-    assert all(record.load(row.run) is None for table in tables([run]) for row in table.rows)
+    assert all(sidecars.load(row.run) is None for table in tables([run]) for row in table.rows)
 
 
 def test_runs_of_a_multiple_choice_say_why_they_are_not_measured(

@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load
 
-from bench.backends._adapters import adapter, check, prune
-from bench.backends._packed import Packed
-from bench.backends._wire import Wire
-from bench.schema import Array, BenchError
-from bench.steering import (
-    Add,
-    Clamp,
-    DenseDelta,
-    Edit,
-    Gate,
-    LowRank,
-    LowRankDelta,
-    Project,
-    Span,
-    Steering,
-)
+from bench.backends.vllm.lora import adapter, check, prune
+from bench.backends.vllm.packed import Packed
+from bench.backends.vllm.wire import Wire
+from bench.core.steering import Add, Clamp, DenseDelta, Edit, Gate, LowRank, LowRankDelta, Project, Span, Steering
+from bench.core.values import Array, BenchError
 
 H = 16
 LAYER = 2
@@ -61,7 +50,7 @@ def edits() -> list[Edit]:
 
 
 def expected(h: Array, steering: Steering, prompt: int) -> tuple[Array, list[int]]:
-    """The equations of bench.steering at each position of a span, one after the other, in fp64."""
+    """The equations of bench.core.steering at each position of a span, one after the other, in fp64."""
     h, counts = h.astype(np.float64), []
     for edit in steering.edits:
         index = np.arange(len(h))

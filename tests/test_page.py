@@ -14,12 +14,13 @@ import pytest
 from page_cases import Recipe, price, write
 
 from bench import results
-from bench.report import build, page
-from bench.report.answer import answers
-from bench.report.leaderboard import interval
-from bench.report.page import encoding, overview, samples
-from bench.schema import BenchError
-from bench.tables import tables
+from bench.core.values import BenchError
+from bench.report import page
+from bench.report.build import build
+from bench.report.page import encoding, samples, summary
+from bench.report.text.leaderboard import interval
+from bench.report.text.verdict import answers
+from bench.results.tables import tables
 
 METHODS = (("diffmean", "direction"), ("prompt", "prompting"), ("caa", "direction"), ("none", "control"))
 RECIPE = Recipe(METHODS, ("ocean", "sql", "music", "space", "dice", "kings"), tests=3, selects=2)
@@ -243,7 +244,7 @@ def test_costs_have_columns_where_they_are_measured(place: Path, tmp_path: Path)
 def verdict(recipe: Recipe, root: Path) -> dict[str, Any]:
     write(recipe, root)
     (table,) = found = tables(results.load(root))
-    return overview.verdict(table, next(iter(answers(found)), None))
+    return summary.verdict(table, next(iter(answers(found)), None))
 
 
 CONCEPTS = tuple(f"concept-{i}" for i in range(12))
@@ -289,7 +290,7 @@ def test_labels_claim_nothing_for_a_prompt_against_another() -> None:
     """Other prompts are no answer to whether the model is to be steered or prompted."""
     found = tables(results.load(Path(__file__).resolve().parents[1] / "results"))
     for table in (t for t in found if t.reference and not t.spec["judge"]):
-        lists = overview.verdict(table, None)
+        lists = summary.verdict(table, None)
         named = set(re.findall(r"[\w()+-]+", " ".join((*lists["claimed"], *lists["open"]))))
         assert named & {row.name for row in table.rows if row.run.family in ("direction", "trained", "detector")}
         assert named & {row.name for row in table.rows if row.run.family == "prompting"} <= {table.reference}
@@ -299,8 +300,8 @@ def test_a_table_too_small_to_see_anything_says_so(tmp_path: Path) -> None:
     write(Recipe(METHODS, CONCEPTS[:2]), tmp_path)
     (table,) = tables(results.load(tmp_path))
     seen = [
-        overview.verdict(dataclasses.replace(table, detectable=value), None)["caveats"]
-        for value in (None, 0.0, 0.3, 2.5)
+        summary.verdict(dataclasses.replace(table, detectable=smallest), None)["caveats"]
+        for smallest in (None, 0.0, 0.3, 2.5)
     ]
     assert seen == [
         [],
@@ -319,12 +320,12 @@ def test_without_a_prompt_there_is_no_question(tmp_path: Path) -> None:
 
 def test_markdown_of_a_section_becomes_plain_parts() -> None:
     lines = ["| a | b |", "|---|---|", r"| x \| y | &lt;i&gt; |", "", "- one `code`", "- two", "", "text *starred*"]
-    assert overview.blocks(lines) == [
+    assert summary.blocks(lines) == [
         ["table", [["a", "b"], ["x | y", "<i>"]]],
         ["list", ["one `code`", "two"]],
         ["text", "text *starred*"],
     ]
-    assert overview.cells("|  | b |") == ["", "b"]
+    assert summary.cells("|  | b |") == ["", "b"]
 
 
 def test_names_from_data_are_no_paths() -> None:

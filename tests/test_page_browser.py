@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from page_cases import Recipe, price, write
 
-from bench.report import build
+from bench.report.build import build
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 expect = playwright.expect  # waits: a link's new view comes with `hashchange`, after the click has returned

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from bench import pairwise, stats
-from bench.pairwise import bradley_terry, length_controlled, win_rate
-from bench.schema import Array
+from bench import stats
+from bench.core.values import Array
+from bench.stats import pairwise
+from bench.stats.pairwise import bradley_terry, length_controlled, win_rate
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench import results
-from bench.api import Context
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.cost import cost
-from bench.monitor import Monitored, correlation, reading
-from bench.plan import Options, make, protocol
-from bench.registry import build
-from bench.schema import BenchError, Budget, Completion, Concept, Item, Sample, UsageError, Verdict
-from bench.steering import Add, Prompt, Steering
+from bench.backends.hf.backend import HFBackend
+from bench.cli.main import main
+from bench.core.interfaces import Context
+from bench.core.registry import build
+from bench.core.steering import Add, Prompt, Steering
+from bench.core.values import BenchError, Budget, Completion, Concept, Item, Sample, UsageError, Verdict
+from bench.run.monitor import Monitored, correlation, reading
+from bench.run.plan import Options, make, protocol
+from bench.run.spending import cost
 from tasks.persona import WORDINGS, Persona
 
 

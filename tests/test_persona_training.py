@@ -9,14 +9,14 @@ import pytest
 import torch
 from conftest import benchmark
 
-from bench.api import Context
-from bench.backends._hooks import blocks, read_blocks
-from bench.backends.hf import HFBackend
-from bench.contract import example_train
-from bench.plan import method
-from bench.schema import Array, BenchError, Budget, Example, Message, Request, Sampling
-from bench.steering import Steering
-from bench.training.personas import prevented, projection_difference, pushed, shift
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import blocks, read_blocks
+from bench.core.interfaces import Context
+from bench.core.steering import Steering
+from bench.core.values import Array, BenchError, Budget, Example, Message, Request, Sampling
+from bench.run.contract import example_train
+from bench.run.plan import method
+from benchmarks.persona_tools import prevented, projection_difference, pushed, shift
 
 LAYER = 1
 TRAIN = example_train()

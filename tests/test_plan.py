@@ -16,12 +16,13 @@ from typing import Any, Literal
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import plan, registry
-from bench.api import Judge
-from bench.backends.fake import FakeBackend
-from bench.cli import main
-from bench.plan import Options, from_file, make, protocol, select
-from bench.schema import Budget, Item, Protocol, Request, RunSpec, Sampling, UsageError, Verdict
+from bench.backends.fake.backend import FakeBackend
+from bench.cli.main import main
+from bench.core import registry
+from bench.core.interfaces import Judge
+from bench.core.values import Budget, Item, Protocol, Request, RunSpec, Sampling, UsageError, Verdict
+from bench.run import plan
+from bench.run.plan import Options, from_file, make, protocol, select
 
 
 @pytest.fixture(autouse=True)
@@ -444,7 +445,7 @@ class Even(Judge):
 
 def test_a_run_on_a_model_of_ones_own_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder's name does not say where it lies, nor a hub model's name who owns it."""
-    from bench import tiny
+    from bench.backends import tiny
 
     registry.discover("judge")
     monkeypatch.setitem(registry._tables["judge"], "even", Even)

@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 from conftest import committed
 
-from bench import power
-from bench.cli import main
-from bench.power import Components, Pilot, attained, components, detectable, needed, pilot
-from bench.schema import UsageError
-from bench.stats import sign_flip
+from bench.cli.main import main
+from bench.core.values import UsageError
+from bench.stats import power
+from bench.stats.intervals import sign_flip
+from bench.stats.power import Components, Pilot, attained, components, detectable, needed, pilot
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 RUNS = tuple(committed(method).name for method in ("diffmean", "prompt"))

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench.api import Context, Fitted
-from bench.backends.fake import FakeBackend
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.contract import BUDGET, example_train
-from bench.cost import cost
-from bench.plan import Options, make, method
-from bench.schema import Completion, Concept, Example, Request, Sample, Sampling, TargetScore, Train, UsageError
-from bench.steering import Prompt, Steering
+from bench.backends.fake.backend import FakeBackend
+from bench.backends.hf.backend import HFBackend
+from bench.cli.main import main
+from bench.core.interfaces import Context, Fitted
+from bench.core.steering import Prompt, Steering
+from bench.core.values import Completion, Concept, Example, Request, Sample, Sampling, TargetScore, Train, UsageError
+from bench.run.contract import BUDGET, example_train
+from bench.run.plan import Options, make, method
+from bench.run.spending import cost
 from methods.prompt import LINES
 from methods.prompt_best_of_n import SelfRated
 from methods.prompt_search import Search, _cut

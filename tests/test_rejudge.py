@@ -12,16 +12,19 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import opinions, plan, registry, terminal_judges
-from bench.api import Judge
-from bench.cli import main
-from bench.opinions import Opinion
-from bench.rejudge import side_by_side
-from bench.report import build
-from bench.report import opinions as claims
-from bench.results import Run, load
-from bench.schema import BenchError, Item, Verdict
-from bench.tables import tables
+from bench.cli import terminal_judges
+from bench.cli.main import main
+from bench.core import registry
+from bench.core.interfaces import Judge
+from bench.core.values import BenchError, Item, Verdict
+from bench.measure.rejudge import side_by_side
+from bench.report.build import build
+from bench.report.text import opinions as claims
+from bench.results import second_judge
+from bench.results.runs import Run, load
+from bench.results.second_judge import Opinion
+from bench.results.tables import tables
+from bench.run import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct"
@@ -51,7 +54,7 @@ def opinion(run: Run, shift: Mapping[str, float], judge: str = "other", independ
         return {k: v + add if isinstance(v, float) else v for k, v in values.items()}
 
     data = {
-        "version": opinions.VERSION,
+        "version": second_judge.VERSION,
         "run": run.data["id"],
         "id": "x",
         "judge": judge,
@@ -63,9 +66,9 @@ def opinion(run: Run, shift: Mapping[str, float], judge: str = "other", independ
         "samples": [{"id": s["id"], "ratings": moved(s["ratings"]), "reasons": {}} for s in run.data["samples"]],
         "missing": 0,
     }
-    path = opinions.place(run, judge, {})
+    path = second_judge.place(run, judge, {})
     path.write_text(json.dumps(data))
-    return opinions.read(path)
+    return second_judge.read(path)
 
 
 def test_rules_rate_kept_answers_once_and_leave_the_run_alone(results: Path) -> None:
@@ -180,7 +183,7 @@ def test_a_judge_that_favours_prompts_is_flagged(results: Path) -> None:
 
 def test_no_claim_without_a_second_opinion(results: Path) -> None:
     table = tables(load(results))[0]
-    ((heading, lines),) = claims.second(table, opinions.second(table))
+    ((heading, lines),) = claims.second(table, second_judge.second(table))
     assert "no second opinion" in heading
     assert "better" not in "\n".join(lines)
 
@@ -189,7 +192,7 @@ def test_a_judge_that_is_not_independent_gives_no_second_opinion(results: Path) 
     runs = load(results)
     for run in runs:
         opinion(run, {}, independent=False)
-    assert opinions.second(tables(runs)[0]) is None
+    assert second_judge.second(tables(runs)[0]) is None
 
 
 def test_claims_need_agreement_in_sign(results: Path) -> None:
@@ -201,7 +204,7 @@ def test_claims_need_agreement_in_sign(results: Path) -> None:
         if run.method != "prompt+diffmean":
             opinion(run, {"diffmean": -1.5 if against.mean > 0 else 1.5})
     table = tables(runs)[0]
-    found = opinions.second(table)
+    found = second_judge.second(table)
     assert found is not None
     states = {c.name: c.state for c in found.comparisons}
     assert states == {"diffmean": "disputed", "random": "agreed", "prompt+diffmean": "no second opinion"}
@@ -215,10 +218,10 @@ def test_a_judge_asked_again_is_no_second_opinion_and_hides_none(results: Path) 
     for run in load(results):
         opinion(run, {}, judge=run.data["spec"]["judge"])
     (table,) = tables(load(results))
-    assert opinions.second(table) is None
+    assert second_judge.second(table) is None
     for run in load(results):
         opinion(run, {})
-    found = opinions.second(table)
+    found = second_judge.second(table)
     assert found is not None
     assert found.judge == "other"
 
@@ -233,7 +236,7 @@ def test_opinions_are_compared_by_the_units_that_a_run_resamples(results: Path) 
     for run in load(results):
         opinion(run, {"prompt": 0.5})
     (table,) = tables(load(results))
-    found = opinions.second(table)
+    found = second_judge.second(table)
     assert found is not None
     assert {c.state for c in found.comparisons} <= {"agreed", "disputed"}
     assert all(c.second and c.second.n == len(table.concepts) == 72 for c in found.comparisons)
@@ -262,14 +265,14 @@ def test_a_damaged_opinion_is_an_error(results: Path, content: str) -> None:
     run = load(results)[0]
     (run.path.parent / "judged-other-1.json").write_text(content)
     with pytest.raises(BenchError, match=r"judged-other-1\.json is not a judge's opinion"):
-        opinions.of(run)
+        second_judge.of(run)
 
 
 def test_an_opinion_of_another_run_is_an_error(results: Path) -> None:
     one, two = load(results)[:2]
     shutil.copy(opinion(one, {}).path, two.path.parent)
     with pytest.raises(BenchError, match="belongs to run"):
-        opinions.of(two)
+        second_judge.of(two)
 
 
 def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
@@ -277,13 +280,13 @@ def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
     table = {"judge": "likelihood", "axes": {"concept": {"negative": {"auroc": 0.9, "low": 0.8, "high": 1, "n": 7}}}}
     path = tmp_path / "judges" / "likelihood-x.json"
     path.write_text(json.dumps(table | {"data": "x", "judge_params": {"texts": 12}}))
-    assert len(opinions.validity([tmp_path], "likelihood", {"texts": 12})) == 1
-    assert opinions.validity([tmp_path], "likelihood", {"texts": 9}) == []
-    ((_, lines),) = claims.validity(opinions.validity([tmp_path], "likelihood", {"texts": 12}), "likelihood")
+    assert len(second_judge.validity([tmp_path], "likelihood", {"texts": 12})) == 1
+    assert second_judge.validity([tmp_path], "likelihood", {"texts": 9}) == []
+    ((_, lines),) = claims.validity(second_judge.validity([tmp_path], "likelihood", {"texts": 12}), "likelihood")
     assert "0.900 [0.800, 1.000]" in lines[-1]
     path.write_text("{}")
     with pytest.raises(BenchError, match="is not a judge's validation"):
-        opinions.validity([tmp_path], "likelihood", {})
+        second_judge.validity([tmp_path], "likelihood", {})
 
 
 def echo(rated: Callable[[Item], Verdict]) -> None:

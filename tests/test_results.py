@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-from bench import documents, opinions
-from bench.audit import check
-from bench.overhead import show
-from bench.overhead.record import Overhead
-from bench.report import build, costs
-from bench.report.leaderboard import cells, notes
-from bench.results import Run, load, lookup, published
-from bench.schema import digest
-from bench.stats import paired
-from bench.tables import Table, merit, tables
+from bench.cli import documents
+from bench.core.values import digest
+from bench.overhead.summary import RATIOS, Floor, floor, summary
+from bench.report.build import build
+from bench.report.text import costs
+from bench.report.text.leaderboard import cells, notes
+from bench.results import second_judge
+from bench.results.audit import check
+from bench.results.runs import Run, load, lookup, published
+from bench.results.sidecars import Overhead
+from bench.results.tables import Table, merit, tables
+from bench.stats.intervals import paired
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = load(ROOT / "results")
@@ -52,13 +54,13 @@ def test_a_run_answered_every_question_and_edits_touched_it(run: Run) -> None:
 @pytest.mark.parametrize("run", STEERED, ids=lambda run: run.path.parent.name)
 def test_every_answer_has_a_second_opinion(run: Run) -> None:
     """By an independent judge; that it belongs and adds up is for `check`."""
-    assert [o for o in opinions.of(run) if o.independent]
+    assert [o for o in second_judge.of(run) if o.independent]
 
 
 def test_one_judge_rates_all_runs_on_the_same_data_under_one_calibration() -> None:
     found: dict[tuple[str, str], set[str]] = {}
     for run in STEERED:
-        for said in opinions.of(run):
+        for said in second_judge.of(run):
             key = said.judge, run.data["spec"]["data"]
             found.setdefault(key, set()).add(digest(said.data["calibration"], said.data["judge_params"]))
     assert found
@@ -76,7 +78,7 @@ def test_a_table_says_where_its_runs_were_rated_under_several_calibrations(table
 def test_no_measured_cost_is_claimed_that_the_bare_model_has_too(table: Table) -> None:
     """The bare model, measured against itself, lies off 1 by the machine's drift alone."""
     found = costs.records(table)
-    drift = show.floor(found.values())
+    drift = floor(found.values())
     assert drift["time"] > 0
     assert all(not ratio["distinguishable"] for ratio in measured(found["none"], drift))
     assert any(ratio["distinguishable"] for one in found.values() for ratio in measured(one, drift))
@@ -84,9 +86,9 @@ def test_no_measured_cost_is_claimed_that_the_bare_model_has_too(table: Table) -
     assert not any(ratio["distinguishable"] for one in found.values() for ratio in measured(one, wide))
 
 
-def measured(one: Overhead, drift: show.Floor) -> list[dict[str, Any]]:
-    row = show.summary(one, drift=drift)
-    return [row[name] for name in show.RATIOS if row[name]]
+def measured(one: Overhead, drift: Floor) -> list[dict[str, Any]]:
+    row = summary(one, drift=drift)
+    return [row[name] for name in RATIOS if row[name]]
 
 
 def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: Table) -> None:

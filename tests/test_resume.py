@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from bench.store import load_value
+from bench.core.store import load_value
 
 METHODS = ("none", "diffmean", "prompt")
 CONCEPTS = 4
@@ -33,7 +33,7 @@ SERVER = """
 import contextlib, io, json, os, signal, sys, time
 import matplotlib.pyplot, scipy.stats, sklearn.linear_model, sklearn.metrics, torch
 import bench.report, bench.run, bench.terminal
-from bench.backends.fake import FakeBackend
+from bench.backends.fake.backend import FakeBackend
 from bench.cli import main
 
 generate = FakeBackend.generate

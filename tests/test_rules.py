@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bench.core.values import Concept, Item
 from bench.judges.rules import RULES, Rules, parse
-from bench.schema import Concept, Item
 
 CASES = [
     ("contains:rain,snow", "Rain and snow fell.", 2),

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import r2_score, roc_auc_score
 
-from bench import tiny
-from bench.api import Context, Fitted
-from bench.backends.fake import FakeBackend
-from bench.backends.hf import HFBackend
-from bench.contract import BUDGET, Planted, check, example_train
-from bench.plan import method
-from bench.schema import Array, BenchError, Completion, Example, Request, Train, UsageError
-from bench.steering import Add, Clamp, Edit, Span, Steering
-from bench.store import load_value, save_value
+from bench.backends import tiny
+from bench.backends.fake.backend import FakeBackend
+from bench.backends.hf.backend import HFBackend
+from bench.core.interfaces import Context, Fitted
+from bench.core.steering import Add, Clamp, Edit, Span, Steering
+from bench.core.store import load_value, save_value
+from bench.core.values import Array, BenchError, Completion, Example, Request, Train, UsageError
+from bench.run.contract import BUDGET, Planted, check, example_train
+from bench.run.plan import method
 from methods._dictionary import LENGTH, Dictionary, learn, topk
 from methods._directions import DirectionDetector
 from methods.sae import aurocs

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import tiny
-from bench.backends import _fronts, _scoring
-from bench.backends._fronts import LONG, fronts
-from bench.backends._scoring import WIDE, Scored, Tree
-from bench.backends.hf import HFBackend
-from bench.schema import BenchError, Message, Request
-from bench.steering import Add, Edit, Gate, LowRank, LowRankDelta, Span, Steering
+from bench.backends import tiny
+from bench.backends.hf import prefix, scoring
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.prefix import LONG, fronts
+from bench.backends.hf.scoring import WIDE, Scored, Tree
+from bench.core.steering import Add, Edit, Gate, LowRank, LowRankDelta, Span, Steering
+from bench.core.values import BenchError, Message, Request
 
 H = 32
 ASKS = ("What is it?", "Name a colour, any colour that you like, and say why you like it so much.")
@@ -73,7 +73,7 @@ def test_the_likeliest_target_is_known_as_such(lm: HFBackend) -> None:
     prompt = lm.encode(ask(ASKS[0]))
     with torch.no_grad():
         best = int(lm.model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax())
-    found = dict(_scoring.score(lm, [Request(""), Request("")], [prompt, prompt], [[best], [best, 1, 2]]))
+    found = dict(scoring.score(lm, [Request(""), Request("")], [prompt, prompt], [[best], [best, 1, 2]]))
     assert found[0].greedy
     assert found[1].logprobs[0] == found[0].logprobs[0]
 
@@ -106,7 +106,7 @@ def test_a_model_whose_attention_no_mask_describes_reads_one_target_a_row_unless
 
 def test_targets_of_one_token_share_a_plain_row_on_any_model(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm.model, "_is_stateful", True, raising=False)
-    monkeypatch.setattr(_scoring, "_mask", None)
+    monkeypatch.setattr(scoring, "_mask", None)
     seen = widths(lm, monkeypatch)
     requests = [Request(ask(ASKS[0]), target=t) for t in "ABCD"]
     for request, found in zip(requests, scored(lm, requests), strict=True):
@@ -196,7 +196,7 @@ def test_prompts_that_begin_alike_are_read_together_and_score_as_alone(
     ]
     seen = widths(any_lm, monkeypatch)
     found = scored(any_lm, requests)
-    reads = _scoring.reads_trees(any_lm, 600)
+    reads = scoring.reads_trees(any_lm, 600)
     if reads:
         assert sum(map(len, seen)) == 2 + 4  # a row for each front, and for each edited prompt
     for request, one in zip(requests, found, strict=True):
@@ -208,7 +208,7 @@ def test_prompts_that_begin_alike_are_read_together_and_score_as_alone(
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), max_size=9), st.integers(1, 4))
 def test_fronts_are_shared_by_all_and_leave_each_a_token(rows: list[list[int]], least: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_fronts, "LONG", least)
+        patch.setattr(prefix, "LONG", least)
         groups = fronts(rows)
     assert sorted(i for _, own in groups for i in own) == list(range(len(rows)))
     for front, own in groups:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench.api import Backend, Context, Fitted, Method
-from bench.backends.hf import HFBackend
-from bench.contract import BUDGET, example_train
-from bench.schema import Array, Concept, Example, Message, Request, Sample, Sampling, Train
-from bench.steering import Add, Edit, Gate, LowRank, LowRankDelta, RotationDelta, Span, Steering
+from bench.backends.hf.backend import HFBackend
+from bench.core.interfaces import Backend, Context, Fitted, Method
+from bench.core.steering import Add, Edit, Gate, LowRank, LowRankDelta, RotationDelta, Span, Steering
+from bench.core.values import Array, Concept, Example, Message, Request, Sample, Sampling, Train
+from bench.run.contract import BUDGET, example_train
 
 LAYER, H = 1, 32
 GREEDY = Sampling(max_new_tokens=6, temperature=0)
@@ -39,7 +39,7 @@ def probabilities(
 def residuals(lm: HFBackend, steering: Steering, prompt: str, layer: int = LAYER) -> tuple[Array, Array, int]:
     """Outputs of block `layer` `[T, H]` without and with `steering`, over prompt and target, and the
     prompt's length: read by hand, past the code under test."""
-    from bench.backends._hooks import Applied, first
+    from bench.backends.hf.hooks import Applied, first
 
     ids = lm.encode(ask(prompt))
     rows = torch.tensor([ids + lm.encode("A red ball.")])

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import stats
-from bench.stats import auroc, estimate, holm, paired, shared_ranks, sign_flip, simultaneous
+from bench.stats.intervals import auroc, estimate, holm, paired, shared_ranks, sign_flip, simultaneous
 
 NAN = float("nan")
 coverage = benchmark("coverage")

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.interchange import load, save
-from bench.steering import (
+from bench.core.steering import (
     Add,
     Clamp,
     DenseDelta,
@@ -24,6 +23,7 @@ from bench.steering import (
     Span,
     Steering,
 )
+from bench.interchange.files import load, save
 
 H = 8
 RNG = np.random.default_rng(0)

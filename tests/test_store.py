@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from bench.interchange import load, save
-from bench.schema import Array, BenchError, digest, stored
-from bench.steering import Add, Gate, LowRankDelta, Prompt, Span, Steering
-from bench.store import Artefacts, Rows, load_value, save_value, write_json
+from bench.core.steering import Add, Gate, LowRankDelta, Prompt, Span, Steering
+from bench.core.store import Artefacts, Rows, load_value, save_value, write_json
+from bench.core.values import Array, BenchError, digest, stored
+from bench.interchange.files import load, save
 
 
 def written(folder: Path, name: str, *lines: str, torn: bytes = b"") -> Path:
@@ -354,7 +354,9 @@ def holding(path: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["os:system", "pathlib:Path", "bench.store:write_json", "Path", "BenchError", "Ad"])
+@pytest.mark.parametrize(
+    "name", ["os:system", "pathlib:Path", "bench.core.store:write_json", "Path", "BenchError", "Ad"]
+)
 def test_a_type_that_is_not_stored_is_refused(tmp_path: Path, name: str) -> None:
     """A fit from a stranger's cache must not be able to run a function or build any class by name."""
     with pytest.raises(BenchError, match="is no type that is known here"):

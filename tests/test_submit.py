@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from test_audit import MODEL, change, folder, sources
 
-from bench.cli import main
+from bench.cli.main import main
 
 
 @pytest.fixture

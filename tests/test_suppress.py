@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import export, results
-from bench.api import Context
-from bench.backends.fake import FakeBackend
-from bench.compose import Composed
-from bench.cost import cost
-from bench.fitting import Fits, given
-from bench.plan import Options, make, method, protocol
-from bench.registry import build
-from bench.run import execute
-from bench.schema import Completion, Item, UsageError, Verdict
-from bench.steering import Add, Project, Prompt, Steering
-from bench.store import Artefacts
+from bench import results
+from bench.backends.fake.backend import FakeBackend
+from bench.core.compose import Composed
+from bench.core.interfaces import Context
+from bench.core.registry import build
+from bench.core.steering import Add, Project, Prompt, Steering
+from bench.core.store import Artefacts
+from bench.core.values import Completion, Item, UsageError, Verdict
+from bench.run import export
+from bench.run.fits import Fits, given
+from bench.run.plan import Options, make, method, protocol
+from bench.run.session import execute
+from bench.run.spending import cost
 from methods.diffmean import DiffMean
 from methods.prompt import said
 from tasks.axbench_suppress import FORBIDS, AxBenchSuppress

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from bench import registry
-from bench.api import Task
-from bench.plan import Options, Plan, make
-from bench.run import Session, execute, silent
-from bench.schema import BenchError, Concept, Example, Sample, Train, Verdict
-from bench.trials import Trial, best
+from bench.core import registry
+from bench.core.interfaces import Task
+from bench.core.values import BenchError, Concept, Example, Sample, Train, Verdict
+from bench.run.plan import Options, Plan, make
+from bench.run.session import Session, execute, silent
+from bench.run.trials import Trial, best
 
 NAMES = sorted(name for name, cls in registry.table("task").items() if cls.__module__.startswith("tasks."))
 DATA = {

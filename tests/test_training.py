@@ -13,20 +13,20 @@ from click.testing import CliRunner
 from conftest import benchmark
 from training_cases import BUDGET, goal, group, letters, numbers, small
 
-from bench import tiny
-from bench.api import Context, Fitted
-from bench.backends._hooks import blocks
-from bench.backends.hf import HFBackend
-from bench.cli import main
-from bench.plan import method, protocol
-from bench.registry import table
-from bench.schema import BenchError, Budget, UsageError
-from bench.store import Rows as Store
-from bench.strength import Strength
+from bench.backends import tiny
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import blocks
+from bench.cli.main import main
+from bench.core.interfaces import Context, Fitted
+from bench.core.registry import table
+from bench.core.store import Rows as Store
+from bench.core.values import BenchError, Budget, UsageError
+from bench.run.plan import method, protocol
+from bench.run.strength import Strength
 from bench.training import texts, trainer
-from bench.training.changes import RowPlan
-from bench.training.crossing import REFUSED, refusal
-from bench.training.objectives import LM, objectives
+from bench.training.changes.base import RowPlan
+from bench.training.objectives.crossing import REFUSED, refusal
+from bench.training.objectives.preferences import LM, objectives
 from bench.training.parametrisations import forms
 from methods._trained import Trained
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from training_cases import BUDGET, goal, group, letters, margin, small
 
-from bench import tiny
-from bench.api import Context
-from bench.backends.hf import HFBackend
-from bench.plan import method
-from bench.registry import table
-from bench.schema import Budget, Request, TargetScore
-from bench.steering import Add, Span, Steering
-from bench.training.objectives import BiPO
+from bench.backends import tiny
+from bench.backends.hf.backend import HFBackend
+from bench.core.interfaces import Context
+from bench.core.registry import table
+from bench.core.steering import Add, Span, Steering
+from bench.core.values import Budget, Request, TargetScore
+from bench.run.plan import method
+from bench.training.objectives.preferences import BiPO
 from bench.training.trainer import Group
 
 LONG = Budget(sequences=24, tokens=64, epochs=6, trials=1)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from training_cases import goal, group, letters, numbers, small
 
-from bench.backends.hf import HFBackend
-from bench.schema import BenchError, Request
-from bench.steering import DenseDelta, LowRank, LowRankDelta, RotationDelta
-from bench.training.changes import RowPlan
+from bench.backends.hf.backend import HFBackend
+from bench.core.steering import DenseDelta, LowRank, LowRankDelta, RotationDelta
+from bench.core.values import BenchError, Request
+from bench.training.changes.base import RowPlan
 from bench.training.parametrisations import forms
 from bench.training.trainer import Group
 
@@ -257,7 +257,7 @@ def test_an_adapter_folder_loads_into_peft_as_the_same_model(lm: HFBackend, form
     import copy
 
     peft = pytest.importorskip("peft")
-    from bench.peft_folder import encode
+    from bench.interchange.peft import encode
 
     (one,) = group(lm, small(form), rate=0.1).fit()
     steering = one.change.steering(0).scaled(1.7)
@@ -276,7 +276,7 @@ def test_an_adapter_folder_loads_into_peft_as_the_same_model(lm: HFBackend, form
 
 
 def test_what_is_no_low_rank_change_is_refused_by_name(lm: HFBackend) -> None:
-    from bench.peft_folder import encode
+    from bench.interchange.peft import encode
 
     for form, part in (("dora", "DenseDelta"), ("ssvd", "RotationDelta"), ("vector", "Add edit at layer 2")):
         with pytest.raises(BenchError, match=part):

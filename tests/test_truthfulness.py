@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench import results, tiny
-from bench.cli import main
-from bench.plan import Options, from_file, make, protocol
-from bench.registry import build
-from bench.rejudge import task_of
-from bench.report import efficiency
-from bench.schema import Completion, Item, UsageError, Verdict
-from bench.tables import tables
+from bench import results
+from bench.backends import tiny
+from bench.cli.main import main
+from bench.core.registry import build
+from bench.core.values import Completion, Item, UsageError, Verdict
+from bench.measure.rejudge import task_of
+from bench.report.figures import sample_efficiency
+from bench.results.tables import tables
+from bench.run.plan import Options, from_file, make, protocol
 from tasks.truthfulqa import TruthfulQA
 from tasks.truthfulqa_gen import TruthfulQAGen
 
@@ -107,10 +108,10 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
     runs = results.load(tmp_path / "results")
     shown = tables(runs)
     assert len(shown) == 4
-    (curve,) = efficiency.curves(shown)
+    (curve,) = sample_efficiency.curves(shown)
     assert list(curve.tables) == [1, 4, 8]
     assert set(curve.rows) == set(methods.split(","))
-    ((group, found),) = efficiency.sections(shown).items()
+    ((group, found),) = sample_efficiency.sections(shown).items()
     assert group == curve.tables[8].group
     ((heading, lines),) = found
     assert "12 tested units" in heading
@@ -122,9 +123,9 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
     (image,) = (tmp_path / "reports").glob("*-efficiency.png")
     data = image.with_suffix(".csv").read_text("utf-8").splitlines()
     assert len(data) == 1 + 4 * 3 * 3
-    ((below, _),) = efficiency.draw(shown)
+    ((below, _),) = sample_efficiency.draw(shown)
     assert below.group == group
-    assert image.name == f"{efficiency.stem(below)}-efficiency.png"
+    assert image.name == f"{sample_efficiency.stem(below)}-efficiency.png"
     assert "truthfulqa (truthfulqa, examples 4, tested 6)" in page
     assert "AUROC" not in page
     shots = {r.data["spec"]["task_params"].get("examples"): r for r in runs if r.method == "prompt-manyshot"}
@@ -151,7 +152,7 @@ def test_trained_methods_take_one_question_and_no_speed_is_learnt_where_nothing_
         found = CliRunner().invoke(main, [*given, *sized], env=env, catch_exceptions=False)
         assert found.exit_code == 0, found.stderr
     assert not (tmp_path / "cache" / "rates.json").exists()
-    (curve,) = efficiency.curves(tables(results.load(tmp_path / "results")))
+    (curve,) = sample_efficiency.curves(tables(results.load(tmp_path / "results")))
     assert set(curve.rows) == {"prompt-manyshot", "caa", "bipo", "lora"}
     assert all(sorted(rows) == [1, 2] for rows in curve.rows.values())
 

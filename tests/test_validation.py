@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from bench.api import Judge
-from bench.cli import main
-from bench.handratings import Rated, write
-from bench.judges._corruptions import CORRUPTIONS
-from bench.rating import Instrument
-from bench.registry import judge
-from bench.schema import BenchError, Concept, Example, Item, Train, UsageError, Verdict
-from bench.validation import load, questions, separation, validate
+from bench.cli.main import main
+from bench.core.interfaces import Judge
+from bench.core.registry import judge
+from bench.core.values import BenchError, Concept, Example, Item, Train, UsageError, Verdict
+from bench.judges.corruptions import CORRUPTIONS
+from bench.judges.instrument import Instrument
+from bench.measure.human_ratings import Rated, write
+from bench.measure.judge_validity import load, questions, separation, validate
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def part(axbench_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Kept ratings of this test alone, beside the models that are there."""
-    from bench.models import cache_root
+    from bench.backends.models import cache_root
 
     models = cache_root() / "models"
     root = tmp_path / "cache"

@@ -17,16 +17,28 @@ import numpy as np
 import pytest
 import torch
 
-from bench import tiny
-from bench.backends import vllm
-from bench.backends._hooks import Applied
-from bench.backends.hf import HFBackend
-from bench.backends.vllm import VLLMBackend
-from bench.models import Model
-from bench.schema import BenchError, Message, Request, Sampling
-from bench.steering import Add, Clamp, DenseDelta, Edit, Gate, LowRank, LowRankDelta, Project, Prompt, Span, Steering
+from bench.backends import tiny
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.hooks import Applied
+from bench.backends.models import Model
+from bench.backends.vllm import backend
+from bench.backends.vllm.backend import VLLMBackend
+from bench.core.steering import (
+    Add,
+    Clamp,
+    DenseDelta,
+    Edit,
+    Gate,
+    LowRank,
+    LowRankDelta,
+    Project,
+    Prompt,
+    Span,
+    Steering,
+)
+from bench.core.values import BenchError, Message, Request, Sampling
 
-needed = pytest.mark.skipif(bool(vllm.unable()), reason=vllm.unable())
+needed = pytest.mark.skipif(bool(backend.unable()), reason=backend.unable())
 WIDTH = 128
 """Hidden size of the tiny models: the attention kernels of a processor take heads of 32 and more."""
 PUSH = 120.0
@@ -384,10 +396,10 @@ def test_a_version_outside_the_tested_range_says_so(monkeypatch: pytest.MonkeyPa
         ("0.32.4", ""),
         ("", "not installed"),
     ):
-        monkeypatch.setattr(vllm, "version", lambda found=found: found)
-        assert reason in vllm.unable()
-        assert bool(reason) == bool(vllm.unable())
-    monkeypatch.setattr(vllm, "version", lambda: "0.31.2")
+        monkeypatch.setattr(backend, "version", lambda found=found: found)
+        assert reason in backend.unable()
+        assert bool(reason) == bool(backend.unable())
+    monkeypatch.setattr(backend, "version", lambda: "0.31.2")
     with pytest.raises(BenchError, match=r"backend vllm: vLLM 0\.31\.2"):
         VLLMBackend(Model("m", Path(), "", ""))
     assert os.environ.get("VLLM_ALLOW_INSECURE_SERIALIZATION") is None

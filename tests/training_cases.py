@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.api import Context
-from bench.backends.hf import HFBackend
-from bench.schema import Budget, Concept, Example, Pair, Request, Train
-from bench.steering import Steering
-from bench.training.objectives import Objective, objectives
+from bench.backends.hf.backend import HFBackend
+from bench.core.interfaces import Context
+from bench.core.steering import Steering
+from bench.core.values import Budget, Concept, Example, Pair, Request, Train
+from bench.training.objectives.preferences import Objective, objectives
 from bench.training.parametrisations import Parametrisation, forms
 from bench.training.trainer import Group, Recipe
 

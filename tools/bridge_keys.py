@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.code import keys
-from bench.definitions import minor
-from bench.results import KEYS
+from bench.core.definitions import minor
+from bench.results.runs import KEYS
+from bench.run.identity import keys
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -50,7 +50,7 @@ for path in sorted(root.glob("*/*/*/*.json")):
     found[path.relative_to(root).as_posix()] = data["code"], given
 print(json.dumps(found))
 """
-"""The rule of revisions before keys were of definitions: what `bench.code` there said of every file."""
+"""The rule of revisions before keys were of definitions: what `bench.run.identity` there said of every file."""
 
 
 def keys_at(revision: str) -> dict[str, list[str]]:

@@ -1,1 +1,1 @@
-"""Data folders: what is in one, what is wrong with it, and how a new one is made."""
+"""Data sets: what is in a folder, what is wrong with it, and how a new one is made."""

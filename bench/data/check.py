@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core.values import UsageError
 from bench.data import layout
 from bench.data.layout import GENRES, SHARED, Finding, Folder, Text, fold
-from bench.schema import UsageError
 
 QUESTIONS = 4
 """Evaluation instructions a concept needs: two to select on and two to test."""

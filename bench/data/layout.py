@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.store import write_whole
+from bench.core.store import write_whole
 
 TRAIN = "generate/train_data.parquet"
 METADATA = "generate/metadata.jsonl"

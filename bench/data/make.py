@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.api import Backend
+from bench.core.interfaces import Backend
+from bench.core.registry import get
+from bench.core.store import Rows, write_json
+from bench.core.values import BenchError, Completion, Request, Sampling, UsageError, digest
 from bench.data import check, layout, prompts, quality
 from bench.data.layout import EVALUATION, GENRES, SHARED, TRAIN, Text, fold
 from bench.data.quality import Answer
-from bench.registry import get
-from bench.schema import BenchError, Completion, Request, Sampling, UsageError, digest
-from bench.store import Rows, write_json
 
 OTHER_GENRES = 0.15
 """Share of the evaluation negatives that each of the math and code genres has, as in AxBench."""
@@ -147,7 +147,7 @@ def engine(name: str) -> Backend:
     elif kind == "fake":
         made = cls()
     else:
-        from bench.models import resolve
+        from bench.backends.models import resolve
 
         made = cls(resolve(model))
     return made

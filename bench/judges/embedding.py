@@ -16,13 +16,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.api import Backend, Judge
-from bench.judges._corruptions import CORRUPTIONS
+from bench.backends.models import hush, resolve, sha256
+from bench.core.interfaces import Backend, Judge
+from bench.core.registry import judge
+from bench.core.store import Rows
+from bench.core.values import Array, BenchError, Example, Item, Train, Verdict, digest
+from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.likelihood import Scale
-from bench.models import hush, resolve, sha256
-from bench.registry import judge
-from bench.schema import Array, BenchError, Example, Item, Train, Verdict, digest
-from bench.store import Rows
 
 MODEL = "all-MiniLM-L6-v2"
 WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

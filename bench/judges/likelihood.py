@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bench.api import Backend, Judge, Prompted
-from bench.judges._corruptions import CORRUPTIONS
-from bench.registry import judge
-from bench.schema import Array, BenchError, Example, Item, Request, Train, Verdict, digest
-from bench.stats import auroc
-from bench.store import Rows
+from bench.core.interfaces import Backend, Judge, Prompted
+from bench.core.registry import judge
+from bench.core.store import Rows
+from bench.core.values import Array, BenchError, Example, Item, Request, Train, Verdict, digest
+from bench.judges.corruptions import CORRUPTIONS
+from bench.stats.intervals import auroc
 
 NOTE = "{instruction}\n(Work the following subject into the reply: {concept}.)"
 FILLER = "something of your own choice"

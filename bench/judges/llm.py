@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bench.api import Judge
-from bench.backends._asking import Failure
-from bench.backends._batches import BatchBackend
-from bench.backends._prices import Price, Purse, price_of
-from bench.backends.openai import OpenAIBackend, Reply
-from bench.judges._replies import READER, expected, parse
-from bench.judges._rubrics import RUBRICS, filled
-from bench.registry import judge
-from bench.schema import Halted, Item, Request, Sampling, UsageError, Verdict, digest
+from bench.backends.hosted.backend import OpenAIBackend, Reply
+from bench.backends.hosted.batch_api import BatchBackend
+from bench.backends.hosted.pool import Failure
+from bench.core.interfaces import Judge
+from bench.core.money import Price, Purse, price_of
+from bench.core.registry import judge
+from bench.core.values import Halted, Item, Request, Sampling, UsageError, Verdict, digest
+from bench.judges.replies import READER, expected, parse
+from bench.judges.rubrics import RUBRICS, filled
 
 ALTERNATIVES = 20
 """Log-probabilities asked for at each token of a weighted reply: the most that OpenAI and vLLM give."""

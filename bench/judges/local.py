@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from bench.api import Backend, Judge
-from bench.judges._replies import RATINGS, READER, parse, weigh
-from bench.judges._rubrics import RUBRICS, filled
-from bench.models import Model, resolve
-from bench.registry import get, judge, table
-from bench.schema import Item, Request, Sampling, Train, UsageError, Verdict, digest
-from bench.store import Rows
+from bench.backends.models import Model, resolve
+from bench.core.interfaces import Backend, Judge
+from bench.core.registry import get, judge, table
+from bench.core.store import Rows
+from bench.core.values import Item, Request, Sampling, Train, UsageError, Verdict, digest
+from bench.judges.replies import RATINGS, READER, parse, weigh
+from bench.judges.rubrics import RUBRICS, filled
 
 PREFILL = "Rating: [["
 """Where a weighted answer begins: the model rates at once, without words before."""

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bench.core.values import BenchError, UsageError
 from bench.overhead.exact import Architecture, FeedForward
-from bench.schema import BenchError, UsageError
 
 # fmt: off
 UNGATED = frozenset({

@@ -11,9 +11,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from bench.overhead.exact import Extra
-from bench.schema import BenchError
-from bench.steering import (
+from bench.core.steering import (
     Add,
     Clamp,
     Delta,
@@ -26,6 +24,8 @@ from bench.steering import (
     RotationDelta,
     Steering,
 )
+from bench.core.values import BenchError
+from bench.overhead.exact import Extra
 
 
 @dataclass(frozen=True)

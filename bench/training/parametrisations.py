@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bench.api import Depth, check_depth
+from bench.core.interfaces import Depth, check_depth
 
 if TYPE_CHECKING:
-    from bench.training.changes import Change, Scene
+    from bench.training.changes.base import Change, Scene
 
 SPREAD: tuple[Depth, ...] = (0.2, 0.4, 0.6, 0.8)
 """AxBench's four layers of Gemma-2-2B (5, 10, 15, 20 of 26) as relative depths."""
@@ -62,7 +62,7 @@ class Vector(Parametrisation):
     init: float = 0.01
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.vectors import VectorChange
+        from bench.training.changes.vectors import VectorChange
 
         return VectorChange(scene, self)
 
@@ -78,7 +78,7 @@ class Gated(Parametrisation):
     sparsity: float = 0.005
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.vectors import GatedChange
+        from bench.training.changes.vectors import GatedChange
 
         return GatedChange(scene, self)
 
@@ -93,7 +93,7 @@ class HyperNetwork(Parametrisation):
     init: float = 0.01
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.vectors import HyperChange
+        from bench.training.changes.vectors import HyperChange
 
         return HyperChange(scene, self)
 
@@ -113,7 +113,7 @@ class LoReFT(Parametrisation):
         _positive(rank=self.rank, last=self.last)
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.vectors import LoReFTChange
+        from bench.training.changes.vectors import LoReFTChange
 
         return LoReFTChange(scene, self)
 
@@ -138,7 +138,7 @@ class LoRA(Parametrisation):
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.adapters import LoRAChange
+        from bench.training.changes.adapters import LoRAChange
 
         return LoRAChange(scene, self)
 
@@ -152,7 +152,7 @@ class DoRA(LoRA):
     rslora: bool = False
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.adapters import DoRAChange
+        from bench.training.changes.adapters import DoRAChange
 
         return DoRAChange(scene, self)
 
@@ -166,7 +166,7 @@ class PiSSA(LoRA):
     rslora: bool = False
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.adapters import PiSSAChange
+        from bench.training.changes.adapters import PiSSAChange
 
         return PiSSAChange(scene, self)
 
@@ -188,7 +188,7 @@ class SVFT(Parametrisation):
             raise ValueError(f"rank = {self.rank} and band = {self.band} must not be negative")
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.spectral import SVFTChange
+        from bench.training.changes.spectral import SVFTChange
 
         return SVFTChange(scene, self)
 
@@ -209,7 +209,7 @@ class SSVD(Parametrisation):
             raise ValueError(f"share = {self.share}, must lie in (0, 1]")
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.spectral import SSVDChange
+        from bench.training.changes.spectral import SSVDChange
 
         return SSVDChange(scene, self)
 
@@ -232,7 +232,7 @@ class Rotation(Parametrisation):
         _positive(rank=self.rank, angle=self.angle)
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.spectral import BoundedRotationChange
+        from bench.training.changes.spectral import BoundedRotationChange
 
         return BoundedRotationChange(scene, self)
 
@@ -249,7 +249,7 @@ class SFT(Parametrisation):
         _depths(self.layers)
 
     def build(self, scene: Scene) -> Change:
-        from bench.training.adapters import FullChange
+        from bench.training.changes.adapters import FullChange
 
         return FullChange(scene, self)
 

@@ -17,10 +17,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bench.api import Context
-from bench.backends._hooks import _Enough, blocks, first, read_blocks
-from bench.schema import Message
-from bench.training.changes import Change, RowPlan
+from bench.backends.hf.hooks import _Enough, blocks, first, read_blocks
+from bench.core.interfaces import Context
+from bench.core.values import Message
+from bench.training.changes.base import Change, RowPlan
 
 PASS = 4096
 """Tokens that go through the model at once, about: beyond it a step is several passes."""

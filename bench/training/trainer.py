@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.api import Context
-from bench.schema import BenchError, Example, Train
-from bench.training.changes import Change, RowPlan, Scene
-from bench.training.objectives import Batch, Objective
+from bench.core.interfaces import Context
+from bench.core.values import BenchError, Example, Train
+from bench.training.changes.base import Change, RowPlan, Scene
+from bench.training.objectives.preferences import Batch, Objective
 from bench.training.parametrisations import Parametrisation
 from bench.training.texts import PASS, Text, Texts
 

@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench import catalogue, opinions, registry
+from bench.core import registry
+from bench.report import catalogue
 from bench.report.page.encoding import key
-from bench.results import Run
-from bench.tables import Table
+from bench.results import second_judge
+from bench.results.runs import Run
+from bench.results.tables import Table
 
 
 def described(runs: Iterable[Run]) -> list[dict[str, Any]]:
@@ -53,7 +55,7 @@ def details(run: Run, table: Table) -> dict[str, Any]:
     """One run: its settings, and per concept the scores on both splits and what was picked."""
     data = run.data
     axes = ("overall", *table.axes[:-1])
-    others = [o for o in opinions.of(run) if o.data["concepts"]]
+    others = [o for o in second_judge.of(run) if o.data["concepts"]]
     return {
         "id": data["id"],
         "params": {k: v for k, v in data["spec"]["method_params"].items() if k != "type"},

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import opinions
+from bench.core.values import BenchError
 from bench.report.page.encoding import key
-from bench.results import TRIALS, Run
-from bench.schema import BenchError
-from bench.tables import Table
+from bench.results import second_judge
+from bench.results.runs import TRIALS, Run
+from bench.results.tables import Table
 
 ANSWERS = 600
 SPLITS = ("test", "select")
@@ -96,20 +96,20 @@ def _judges(table: Table) -> list[str]:
     """The other judges, `name/identity`, those who rated most methods first."""
     found: dict[str, int] = {}
     for row in table.rows:
-        for o in opinions.of(row.run):
+        for o in second_judge.of(row.run):
             found[_name(o)] = found.get(_name(o), 0) + 1
     return sorted(found, key=lambda name: (-found[name], name))
 
 
-def _name(opinion: opinions.Opinion) -> str:
-    return f"{opinion.judge}/{opinions.identity(opinion.judge, opinion.data['judge_params'])}"
+def _name(opinion: second_judge.Opinion) -> str:
+    return f"{opinion.judge}/{second_judge.identity(opinion.judge, opinion.data['judge_params'])}"
 
 
 def _cases(table: Table, judges: Sequence[str]) -> list[Case]:
     found: dict[tuple[str, str, str], Case] = {}
     axes = ("overall", *table.axes[:-1])
     for i, row in enumerate(table.rows):
-        others = {_name(o): {s["id"]: s for s in o.data["samples"]} for o in opinions.of(row.run)}
+        others = {_name(o): {s["id"]: s for s in o.data["samples"]} for o in second_judge.of(row.run)}
         picks = {name: c["picked"] for name, c in row.run.data["concepts"].items()}
         for split, sample in _samples(row.run):
             concept, own = sample["concept"], sample["id"]

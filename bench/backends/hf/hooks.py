@@ -1,0 +1,353 @@
+"""Apply a different `Steering` to each row of a batch, through forward hooks.
+
+Invariant: a position outside an edit's span, and a row without the edit, keep their bits; every
+hook is gone when the context ends, also after an exception; what was touched is counted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.core.steering import (
+    Add,
+    Clamp,
+    Delta,
+    DenseDelta,
+    Edit,
+    Gate,
+    LowRank,
+    LowRankDelta,
+    Project,
+    RotationDelta,
+    Steering,
+)
+from bench.core.values import BenchError
+
+Stack = tuple[list[int], list[tuple[int, int, Edit]], dict[str, Tensor]]
+"""Rows of the batch, their edits (row, number, edit), and the edits' parameters stacked."""
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks of a transformers causal language model."""
+    decoder = model.get_decoder()  # type: ignore[operator]
+    count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
+    for child in decoder.children():
+        if isinstance(child, nn.ModuleList) and len(child) == count:
+            return child
+    raise BenchError(f"found no list of {count} decoder blocks in {type(decoder).__name__}")
+
+
+def _site(block: nn.Module, site: str) -> nn.Module:
+    names = {"attn": ("self_attn", "attn", "attention"), "mlp": ("mlp", "feed_forward", "block_sparse_moe")}
+    if site == "resid":
+        return block
+    for name in names[site]:
+        if isinstance(found := getattr(block, name, None), nn.Module):
+            return found
+    raise BenchError(f"{type(block).__name__} has no {site!r} module")
+
+
+def attention_output(block: nn.Module) -> nn.Linear:
+    """The linear module that writes the heads' results to the residual stream."""
+    attention = _site(block, "attn")
+    for name in ("o_proj", "out_proj", "dense", "c_proj"):
+        if isinstance(found := getattr(attention, name, None), nn.Linear):
+            return found
+    raise BenchError(f"{type(attention).__name__} has no output projection")
+
+
+def first(output: Any) -> Tensor:
+    """The hidden states of a module that returns a tensor or a tuple (transformers 5 returns both)."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+def with_first(output: Any, tensor: Tensor) -> Any:
+    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
+
+
+class Applied:
+    """Context in which rows of a left-padded batch run under their own steering.
+
+    `prompts` `[B]` are prompt lengths in tokens, `pads` `[B]` the padding on the left, `header` the
+    chat-template tokens that every prompt shares (gates do not pool over them). `index` `[B, T]` is where each
+    token stands in its own text (negative: padding), for one pass whose rows are not simply one text.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        steerings: Sequence[Steering | None],
+        prompts: Sequence[int],
+        pads: Sequence[int],
+        header: int = 1,
+        index: Tensor | None = None,
+    ) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.steerings = [s or Steering() for s in steerings]
+        self.prompts = torch.tensor(prompts, device=self.device)[:, None]
+        self.pads = torch.tensor(pads, device=self.device)[:, None]
+        self.header = header
+        self.given = index
+        self.seen = 0
+        self.index = torch.empty(0)
+        self.fires: dict[Gate, Tensor] = {}
+        self.counts: list[dict[tuple[int, int], int]] = []
+        self.masks: dict[tuple[int, int], Tensor] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Applied:
+        if any(s.scalable for s in self.steerings):
+            try:
+                self._install()
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def touched(self, row: int, forwards: int) -> tuple[int, ...]:
+        """Positions each edit of `row` changed in its first `forwards` passes (prefill is one).
+
+        Raises `BenchError` when an ungated edit touched nothing: a silent no-op is a bug.
+        """
+        steps = self.counts[:forwards]
+        counts = [sum(step.get((row, n), 0) for step in steps) for n in range(len(self.steerings[row].edits))]
+        return self._proven(row, counts, forwards > 1)
+
+    def touched_at(self, row: int, columns: Sequence[int], responded: bool) -> tuple[int, ...]:
+        """As `touched`, of the `columns` of a pass with an `index`; `responded`: whether some lie after the prompt."""
+        masks = [self.masks[row, n] for n in range(len(self.steerings[row].edits))]
+        counts = torch.stack(masks)[:, list(columns)].sum(1).tolist() if masks else []
+        return self._proven(row, counts, responded)
+
+    def _proven(self, row: int, counts: Sequence[int], responded: bool) -> tuple[int, ...]:
+        for edit, count in zip(self.steerings[row].edits, counts, strict=True):
+            waits = edit.gate is not None or (edit.span.part == "response" and not responded)
+            if count == 0 and not waits:
+                raise BenchError(
+                    f"{type(edit).__name__} at layer {edit.layer} touched no position of a request "
+                    f"with {int(self.prompts[row])} prompt tokens"
+                )
+        return tuple(counts)
+
+    def _install(self) -> None:
+        layers = blocks(self.model)
+        plan: dict[tuple[int, str], dict[Any, list[tuple[int, int, Edit]]]] = defaultdict(lambda: defaultdict(list))
+        gates: dict[int, dict[Gate, list[int]]] = defaultdict(lambda: defaultdict(list))
+        deltas: dict[str, list[tuple[int, Delta]]] = defaultdict(list)
+        for row, steering in enumerate(self.steerings):
+            order: dict[tuple[int, str], int] = defaultdict(int)
+            for number, edit in enumerate(steering.edits):
+                if not 0 <= edit.layer < len(layers):
+                    raise BenchError(f"{type(edit).__name__} at layer {edit.layer}: the model has {len(layers)} layers")
+                place = (edit.layer, edit.site)
+                plan[place][order[place], _shape(edit)].append((row, number, edit))
+                order[place] += 1
+                if edit.gate is not None:
+                    gates[edit.gate.layer][edit.gate].append(row)
+            for delta in steering.deltas:
+                deltas[delta.module].append((row, delta))
+        decoder = self.model.get_decoder()  # type: ignore[operator]
+        self._handles.append(decoder.register_forward_pre_hook(self._advance, with_kwargs=True))
+        for layer, found in gates.items():
+            self._hook(layers[layer], partial(self._gate, found))
+        for (layer, site), groups in plan.items():
+            ready = [self._stack(rows) for _, rows in sorted(groups.items(), key=lambda item: item[0][0])]
+            self._hook(_site(layers[layer], site), partial(self._edit, ready))
+        modules = dict(self.model.named_modules())
+        for name, entries in deltas.items():
+            if not isinstance(module := modules.get(name), nn.Linear):
+                raise BenchError(f"delta on {name!r}: the model has no such linear module")
+            self._handles.append(module.register_forward_hook(self._delta(entries)))
+
+    def _hook(self, module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+            return with_first(output, change(first(output)))
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    def _advance(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before each forward: the index of every token in its own row."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        length = (ids if ids is not None else kwargs["inputs_embeds"]).shape[1]
+        plain = torch.arange(self.seen, self.seen + length, device=self.device)[None] - self.pads
+        self.index = plain if self.given is None else self.given
+        self.seen += length
+        self.counts.append({})
+
+    def _gate(self, found: dict[Gate, list[int]], hidden: Tensor) -> Tensor:
+        for gate, rows in found.items():
+            if gate in self.fires:
+                continue
+            index, prompt = self.index[rows], self.prompts[rows]
+            inside = (index >= self.header) & (index < prompt)
+            if gate.pooling == "last":
+                inside = index == prompt - 1
+            h, weight = hidden[rows].float(), inside.float()[..., None]
+            mean = (h * weight).sum(1) / weight.sum(1).clamp(min=1)
+            d = self._tensor(gate.direction)
+            if gate.similarity == "cast":
+                other = torch.tanh((mean @ d / (d @ d))[:, None] * d)
+            else:
+                mean = mean - self._tensor(gate.center) if gate.center is not None else mean
+                other = d.expand_as(mean)
+            score = torch.cosine_similarity(mean, other, dim=-1)
+            fires = torch.zeros(len(hidden), dtype=torch.bool, device=self.device)
+            fires[rows] = score > gate.threshold if gate.above else score < gate.threshold
+            self.fires[gate] = fires
+        return hidden
+
+    def _tensor(self, value: Any) -> Tensor:
+        return torch.as_tensor(np.asarray(value, dtype=np.float32), device=self.device)
+
+    def _stack(self, entries: list[tuple[int, int, Edit]]) -> Stack:
+        """The parameters of same-shaped edits as one tensor per field, first dimension the rows."""
+        names = [n for n, v in vars(entries[0][2]).items() if isinstance(v, np.ndarray | float | int) and n != "layer"]
+        fields = {n: self._tensor(np.stack([np.asarray(getattr(e, n)) for _, _, e in entries])) for n in names}
+        return [row for row, _, _ in entries], entries, fields
+
+    def _edit(self, groups: list[Stack], hidden: Tensor) -> Tensor:
+        hidden = hidden.clone()
+        for rows, entries, fields in groups:
+            span = entries[0][2].span
+            index = self.index[rows]
+            mask = span.mask(index, self.prompts[rows])
+            mask = mask.expand(len(rows), hidden.shape[1]).clone()
+            for i, (row, _, edit) in enumerate(entries):
+                if edit.gate is not None:
+                    mask[i] &= self.fires[edit.gate][row]
+            for (row, number, _), count in zip(entries, mask.sum(1).tolist(), strict=True):
+                self.counts[-1][row, number] = count
+            if self.given is not None:  # not at each token of an answer
+                self.masks |= {(row, number): own for (row, number, _), own in zip(entries, mask, strict=True)}
+            old = hidden[rows]
+            # The row of an [n, H] value counts from where its span begins.
+            begin = self.prompts[rows] - span.last if span.last and not span.first else span.start()
+            new = _KERNELS[type(entries[0][2])](old.float(), fields, entries[0][2], index - begin)
+            hidden[rows] = torch.where(mask[..., None], new.to(old.dtype), old)
+        return hidden
+
+    def _delta(self, entries: list[tuple[int, Delta]]) -> Callable[..., Tensor]:
+        """Rows that share factors run as one product; their strengths are per row."""
+        groups: dict[Any, list[tuple[int, Delta]]] = defaultdict(list)
+        for row, delta in entries:
+            if isinstance(delta, LowRankDelta):
+                groups[id(delta.down), id(delta.up)].append((row, delta))
+            else:
+                groups[id(delta.change) if isinstance(delta, DenseDelta) else id(delta)].append((row, delta))
+        ready = []
+        for rows in groups.values():
+            factors = _factors(rows[0][1])
+            left, right = self._tensor(factors[0]), None if factors[1] is None else self._tensor(factors[1])
+            strength = self._tensor([getattr(delta, "strength", 1.0) for _, delta in rows])
+            ready.append(([row for row, _ in rows], right, left, strength[:, None, None]))
+
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            output = output.clone()
+            for rows, right, left, strength in ready:
+                change = args[0][rows].float()
+                change = (change if right is None else change @ right.T) @ left.T
+                output[rows] = (output[rows].float() + strength * change).to(output.dtype)
+            return output
+
+        return hook
+
+
+def _factors(delta: Delta) -> tuple[Any, Any]:
+    """(left `[out, r]`, right `[r, in]`, or None for the identity) with ΔW = left · right."""
+    if isinstance(delta, LowRankDelta):
+        return delta.up, delta.down
+    if isinstance(delta, RotationDelta):
+        return delta.u, delta.core() @ delta.v.T
+    if isinstance(delta, DenseDelta):
+        return delta.change, None
+    raise BenchError(f"no rule to apply a {type(delta).__name__}")
+
+
+def _shape(edit: Edit) -> tuple[Any, ...]:
+    """Edits with equal keys run as one product: same type, span, flags and tensor shapes."""
+    flags = tuple(v for v in vars(edit).values() if isinstance(v, bool))
+    return type(edit).__name__, edit.span, flags, tuple(v.shape for v in edit.tensors().values())
+
+
+def _add(h: Tensor, p: dict[str, Tensor], edit: Edit, rank: Tensor) -> Tensor:
+    assert isinstance(edit, Add)
+    if edit.value.ndim == 2:
+        place = rank.clamp(0, edit.value.shape[0] - 1)[..., None].expand(-1, -1, h.shape[-1])
+        value = torch.gather(p["value"], 1, place)
+    else:
+        value = p["value"][:, None]
+    if edit.signed:
+        value = torch.sign((h * value).sum(-1, keepdim=True)) * value
+    new = h + value
+    return new * (h.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)) if edit.keep_norm else new
+
+
+def _project(h: Tensor, p: dict[str, Tensor], edit: Edit, rank: Tensor) -> Tensor:
+    inside = torch.einsum("bth,bkh->btk", h, p["basis"])
+    return h - p["strength"][:, None, None] * torch.einsum("btk,bkh->bth", inside, p["basis"])
+
+
+def _clamp(h: Tensor, p: dict[str, Tensor], edit: Edit, rank: Tensor) -> Tensor:
+    assert isinstance(edit, Clamp)
+    z = (h * p["read"][:, None]).sum(-1, keepdim=True) + p["bias"][:, None, None]
+    a = torch.where(z > p["threshold"][:, None, None], z, 0.0)
+    target = p["target"][:, None, None].expand_as(a)
+    return h + ((torch.maximum(a, target) if edit.at_least else target) - a) * p["write"][:, None]
+
+
+def _lowrank(h: Tensor, p: dict[str, Tensor], edit: Edit, rank: Tensor) -> Tensor:
+    inner = torch.einsum("bth,brh->btr", h, p["weight"] - p["rotation"]) + p["bias"][:, None]
+    return h + p["strength"][:, None, None] * torch.einsum("btr,brh->bth", inner, p["rotation"])
+
+
+_KERNELS = {Add: _add, Project: _project, Clamp: _clamp, LowRank: _lowrank}
+
+
+class _Enough(Exception):
+    """Ends a forward pass once the deepest wanted block has run."""
+
+
+def read_blocks(model: nn.Module, layers: Sequence[int], site: str = "resid", **inputs: Tensor) -> dict[int, Tensor]:
+    """Outputs of the blocks `layers` `[B, T, H]`, or what their heads give to the output projection
+    (`heads`, `[B, T, heads * head_dim]`); nothing above the deepest is computed."""
+    found: dict[int, Tensor] = {}
+    modules, deepest = blocks(model), max(layers)
+    handles = []
+
+    def keep(layer: int, state: Any) -> None:
+        found[layer] = first(state).detach()
+        if layer == deepest:
+            raise _Enough
+
+    def watch(layer: int) -> Any:
+        if site == "heads":
+            return attention_output(modules[layer]).register_forward_pre_hook(lambda _, args: keep(layer, args))
+        return modules[layer].register_forward_hook(lambda _, __, output: keep(layer, output))
+
+    try:
+        for layer in sorted(set(layers)):
+            handles.append(watch(layer))
+        model(**inputs, use_cache=False)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,217 @@
+"""Log-probabilities of texts that follow prompts: what may follow a prompt stands in one row with it, as a tree.
+
+A token of the tree sees the prompt and its own ancestors alone, at the position it would have in its own text; so the
+prompt, and every beginning that several targets share, is read once. So is what prompts without an edit begin with
+alike (many examples, say), where that is most of them.
+
+Invariant: a target's score depends on its own request alone; the order and company of a pass only change speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.backends.hf.hooks import Applied
+from bench.backends.hf.prefix import common, fronts
+from bench.core.values import Array, Request, TargetScore
+
+if TYPE_CHECKING:
+    from bench.backends.hf.backend import HFBackend
+
+PIECE = 16
+"""Positions whose `[V]` distributions are in memory in fp32 at once."""
+WIDE = 512
+"""Tokens in one row after what all its texts begin with, or as many as that has: attention costs a token as much as its
+row is long."""
+
+
+@dataclass(frozen=True)
+class Scored(TargetScore):
+    """A score that knows whether each target token was the likeliest."""
+
+    greedy: bool = False
+
+
+class Tree:
+    """What texts begin with, and how each goes on, as one row: `ids`, their `places` in their own texts, and for each
+    text the indices in the row of its tokens but the last (`paths`). The last of a text is asked for, not read."""
+
+    def __init__(self, front: Sequence[int], texts: Sequence[Sequence[int]]) -> None:
+        self.front = len(front)
+        self.ids, self.parents = list(front), list(range(-1, len(front) - 1))
+        self.places = list(range(len(front)))
+        self.paths: list[list[int]] = []
+        known: dict[tuple[int, int], int] = {}
+        for text in texts:
+            at, path = len(front) - 1, []
+            for token in text[:-1]:
+                if (at, token) not in known:
+                    known[at, token] = len(self.ids)
+                    self.ids.append(token)
+                    self.parents.append(at)
+                    self.places.append(self.places[at] + 1)
+                at = known[at, token]
+                path.append(at)
+            self.paths.append(path)
+
+    def before(self, text: int, count: int) -> list[int]:
+        """Indices in the row of what the last `count` tokens of a text follow."""
+        return [self.front - 1, *self.paths[text]][-count:]
+
+    @property
+    def branches(self) -> bool:
+        """Whether some token is not seen by all that stand behind it."""
+        return len(self.ids) > self.front + max(map(len, self.paths))
+
+    @property
+    def sees(self) -> Array:
+        """`[T, T]`: whether the token of a row may look at that of a column: itself and its ancestors."""
+        found = np.zeros((len(self.ids), len(self.ids)), dtype=bool)
+        for i, parent in enumerate(self.parents):
+            if parent >= 0:
+                found[i] = found[parent]
+            found[i, i] = True
+        return found
+
+
+Row = tuple[list[int], Tree]
+"""Requests, and the tree of their targets."""
+
+
+def score(
+    lm: HFBackend, requests: Sequence[Request], prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, Scored]]:
+    """The score of each request's target, prompts and targets given as ids; in no particular order.
+
+    Requests with one prompt and steering stand together, so that they share its pass, and those without an edit whose
+    prompts begin alike.
+    """
+    shared: dict[Any, list[int]] = {}
+    for i, request in enumerate(requests):
+        shared.setdefault((tuple(prompts[i]), edited(request)), []).append(i)
+    alike = [prompt for prompt, edits in shared if not edits and reads_trees(lm, len(prompt))]
+    groups: list[tuple[int, list[int]]] = []
+    for front, own in fronts(alike):
+        if front:
+            groups.append((front, [i for k in own for i in shared.pop((alike[k], ""))]))
+    groups += [(len(prompt), own) for (prompt, _), own in shared.items()]
+    trees: list[Row] = []
+    for front, group in groups:
+        texts = {i: [*prompts[i][front:], *targets[i]] for i in group}
+        for part in _parts(lm, front, texts):
+            trees.append((part, Tree(prompts[part[0]][:front], [texts[i] for i in part])))
+    # Rows that only the model's own mask describes stand apart from those that need ours.
+    for readable in (False, True):
+        some = [one for one in trees if reads_trees(lm, len(one[1].ids)) == readable]
+        lengths, targeted = [len(tree.ids) for _, tree in some], [len(own) for own, _ in some]
+        for batch in lm._batches(lengths, lm.batch, targeted):
+            yield from _score(lm, [some[i] for i in batch], requests, targets)
+
+
+def edited(request: Request) -> str:
+    """What a request changes inside the model; empty where that is nothing."""
+    steering = request.steering
+    return steering.internal_digest if steering is not None and steering.scalable else ""
+
+
+def _parts(lm: HFBackend, front: int, texts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
+    """Requests that share a front, in rows of about `WIDE` tokens more; where the model cannot read a tree, one in
+    each."""
+    part: list[int] = []
+    wide = 0
+    # In the order of their tokens those that begin alike are neighbours.
+    for i in sorted(texts, key=lambda i: list(texts[i])):
+        more = len(texts[i]) - 1
+        new = more - common(texts[i][:-1], texts[part[-1]][:-1]) if part else more
+        # Nothing new: it is asked for where the one before is.
+        full = new > 0 and (wide + new > max(WIDE, front) or not reads_trees(lm, front + wide + new))
+        if part and (full or len(part) >= lm.batch):
+            yield part
+            part, wide, new = [], 0, more
+        part.append(i)
+        wide += new
+    if part:
+        yield part
+
+
+def reads_trees(lm: HFBackend, length: int) -> bool:
+    """Whether every layer sees a row of `length` tokens as a mask says, at the positions it is told: no state is
+    carried, no window ends before, and no layer counts columns by itself (older ones of transformers do)."""
+    config = lm.model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) or length
+    told = lm.model._supports_attention_backend and not lm.model._is_stateful
+    return told and kinds <= {"full_attention", "sliding_attention"} and length <= window
+
+
+def _score(
+    lm: HFBackend,
+    batch: Sequence[Row],
+    requests: Sequence[Request],
+    targets: Sequence[Sequence[int]],
+) -> Iterator[tuple[int, Scored]]:
+    trees = [tree for _, tree in batch]
+    inputs, pads = lm._pad([tree.ids for tree in trees])
+    index = torch.full(inputs["input_ids"].shape, -1, device=lm.model.device)
+    for own_index, tree, pad in zip(index, trees, pads, strict=True):
+        own_index[pad:] = torch.tensor(tree.places, device=index.device)
+    if any(tree.branches for tree in trees):
+        inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(lm.model, trees, pads)}
+    steerings = [requests[own[0]].steering for own, _ in batch]
+    applied = Applied(lm.model, steerings, [tree.front for tree in trees], pads, lm.header, index)
+    asked = [
+        ((r, pads[r] + k), token)
+        for r, (own, tree) in enumerate(batch)
+        for n, i in enumerate(own)
+        for k, token in zip(tree.before(n, len(targets[i])), targets[i], strict=True)
+    ]
+    at = {place: n for n, place in enumerate(sorted({place for place, _ in asked}))}
+    row, column = torch.tensor(list(at), device=index.device).T
+    head = lm.model.get_output_embeddings()
+    changed = {delta.module for steering in steerings if steering for delta in steering.deltas}
+    with ExitStack() as stack:
+        whole = any(module is head and name in changed for name, module in lm.model.named_modules())
+        if not whole:  # only where something is asked: the matrix is a fifth of a small model
+            handle = head.register_forward_pre_hook(lambda _, args: (args[0][row, column][None],))
+            stack.callback(handle.remove)
+        stack.enter_context(applied)
+        logits = lm.model(**inputs, use_cache=False).logits
+    logits = logits[row, column] if whole else logits[0]
+    scores, greedy = _picked(logits, [at[place] for place, _ in asked], [token for _, token in asked])
+    done = 0
+    for r, (own, tree) in enumerate(batch):
+        for i, path in zip(own, tree.paths, strict=True):
+            part = slice(done, done + len(targets[i]))
+            done = part.stop
+            touched = applied.touched_at(r, [pads[r] + k for k in (*range(tree.front), *path)], bool(path))
+            yield i, Scored(tuple(scores[part]), touched, all(greedy[part]))
+
+
+def _mask(model: Any, trees: Sequence[Tree], pads: Sequence[int]) -> Tensor:
+    """`[B, 1, T, T]`, added to what attention weighs: 0 where a token may look, else the least there is.
+
+    Padding sees itself, so that no row of weights is empty.
+    """
+    width = pads[0] + len(trees[0].ids)
+    sees = np.zeros((len(trees), width, width), dtype=bool)
+    sees[:, range(width), range(width)] = True
+    for own, tree, pad in zip(sees, trees, pads, strict=True):
+        own[pad:, pad:] = tree.sees
+    mask = torch.zeros(sees.shape, dtype=model.dtype).masked_fill(torch.from_numpy(~sees), torch.finfo(model.dtype).min)
+    return mask[:, None].to(model.device)
+
+
+def _picked(logits: Tensor, places: Sequence[int], tokens: Sequence[int]) -> tuple[list[float], list[bool]]:
+    """Log-probability of each of `tokens` under the `logits` `[N, V]` at its place, and whether it is the likeliest."""
+    # In pieces: one fp32 copy of [N, V] would cost more than the model's own pass.
+    pieces = [(piece.logsumexp(1), piece.argmax(1)) for part in torch.split(logits, PIECE) for piece in (part.float(),)]
+    total, likeliest = (torch.cat(column) for column in zip(*pieces, strict=True))
+    at, wanted = (torch.tensor(column, device=logits.device) for column in (places, tokens))
+    return (logits[at, wanted].float() - total[at]).tolist(), (likeliest[at] == wanted).tolist()

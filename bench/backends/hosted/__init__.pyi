@@ -1,0 +1,3 @@
+from .backend import (
+    OpenAIBackend as OpenAIBackend,
+)

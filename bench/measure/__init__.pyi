@@ -1,0 +1,3 @@
+from .capability import (
+    Capability as Capability,
+)

@@ -1,0 +1,327 @@
+"""Side effects of a run's steering: lm-eval's tasks, and what needs no download.
+
+Invariant: `run.json` stays as it is; what is measured stands beside it in `capability.json`, each entry
+under what decides it, and an entry that is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import results, stats
+from bench.backends.hf.backend import HFBackend
+from bench.backends.models import cache_root
+from bench.core.steering import Steering
+from bench.core.store import Rows, write_json
+from bench.core.values import BenchError, Completion, Example, Request, Sampling, UsageError, digest, suggest
+from bench.results import provenance
+from bench.run.export import steerings
+
+FILE = "capability.json"
+ORDERS = (1, 2, 3)
+"""Lengths of the n-grams whose share of distinct ones is reported."""
+
+
+def neutral() -> list[Example]:
+    """The shipped plain questions with plain answers, which no method is fitted on."""
+    path = Path(importlib.import_module("tasks").__path__[0]) / "data" / "neutral.json"
+    return [Example(row["instruction"], row["response"]) for row in json.loads(path.read_text("utf-8"))]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How lm-eval is asked."""
+
+    tasks: tuple[str, ...]
+    include: Path | None = None
+    limit: int | None = None
+    shots: int | None = None
+    chat: bool = False
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers besides the model: names, settings, version, the local tasks' files."""
+        files = sorted(p for p in self.include.rglob("*") if p.is_file()) if self.include else []
+        return {
+            "tasks": list(self.tasks),
+            "limit": self.limit,
+            "shots": self.shots,
+            "chat": self.chat,
+            "lm_eval": importlib.metadata.version("lm-eval"),
+            "include": digest({p.name: p.read_bytes().hex() for p in files}) if files else "",
+        }
+
+
+class Capability:
+    """The steerings behind a run's number, as picked or at another coefficient, on the run's model."""
+
+    def __init__(
+        self, run: results.Run, concept: str = "", coefficient: float | None = None, tell: Callable[[str], None] = print
+    ) -> None:
+        known = list(run.data["concepts"])
+        if concept and concept not in known:
+            raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
+        if run.data["spec"]["backend"] == "fake":
+            raise UsageError(f"{run.path.parent.name} was made by the fake backend: it has no model")
+        self.run, self.tell = run, tell
+        found, model = steerings(run, [concept] if concept else known)
+        self.lm = HFBackend(model, run.data["spec"]["dtype"])
+        self.coefficients = {}
+        self.steerings = {}
+        for name, steering in found.items():
+            picked = float(run.data["concepts"][name]["picked"]["coefficient"])
+            c = picked if coefficient is None or not steering.scalable else coefficient
+            self.coefficients[name] = c
+            self.steerings[name] = steering if c == picked else steering.scaled(c / picked if c else 0)
+
+    def side_effects(self) -> list[dict[str, Any]]:
+        """Per concept: divergence and perplexity on neutral text, length and repetition of answers."""
+        rules = self.run.data["spec"]["protocol"]["sampling"]
+        sampling = Sampling(**{k: v for k, v in rules.items() if k != "type"})
+        texts = neutral()
+        what = {"kind": "side-effects", "texts": digest(texts), "sampling": dataclasses.asdict(sampling)}
+        rows = Rows(cache_root() / "rows" / "capability" / self.lm.fingerprint())
+        try:
+            return [
+                self._entry(name, what, lambda steering: measure(self.lm, steering, texts, sampling, rows))
+                for name in self.steerings
+            ]
+        finally:
+            rows.close()
+
+    def lm_eval(self, settings: Settings) -> list[dict[str, Any]]:
+        """Per concept: lm-eval's metrics of the bare model and the steered one, and their paired difference."""
+        what = {"kind": "lm-eval", "settings": settings.identity}
+        return [
+            self._entry(
+                name,
+                what,
+                lambda steering: contrast(self._evaluated(Steering(), settings), self._evaluated(steering, settings)),
+            )
+            for name in self.steerings
+        ]
+
+    def _entry(
+        self, name: str, what: Mapping[str, Any], make: Callable[[Steering], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The entry of a concept in the sidecar; made and written where it is not there."""
+        steering, path = self.steerings[name], self.run.path.parent / FILE
+        key = digest(what, name, steering.digest, self.lm.fingerprint())[:16]
+        if key not in (kept := read(path)):
+            self.tell(f"{what['kind']}: {name} at c = {self.coefficients[name]:g}")
+            head = {**what, "concept": name, "coefficient": self.coefficients[name], "steering": steering.digest}
+            entry = head | {"numbers": dict(make(steering)), "provenance": provenance.provenance()}
+            kept = read(path) | {key: entry}  # another process may have written meanwhile
+            write_json(path, {"version": 1, "run": self.run.data["id"], "entries": kept})
+        entry = kept[key]
+        return dict(entry)
+
+    def _evaluated(self, steering: Steering, settings: Settings) -> dict[str, Any]:
+        """lm-eval's results with one value a document, kept in the cache."""
+        key = digest(settings.identity, steering.digest, self.lm.fingerprint())
+        path = cache_root() / "capability" / f"{key}.json"
+        if not path.is_file():
+            write_json(path, evaluate(self.lm, steering, settings))
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return found
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a `capability.json`; none where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["entries"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{path.parent.name}/{path.name} is damaged ({error}): delete it") from error
+    return found
+
+
+# Without a download
+
+
+def measure(
+    lm: HFBackend, steering: Steering, texts: Sequence[Example], sampling: Sampling, rows: Rows
+) -> dict[str, float | None]:
+    """Side effects of one steering on plain questions: `[n]` texts read, `[n]` answers written.
+
+    `kl` and the perplexities are per token of the plain answers; `length` is tokens an answer,
+    `distinct_n` the share of n-grams of words in an answer that are not repeats. `_bare` is the same of
+    the model without steering, its answers drawn with the same noise.
+    """
+    found = _kept(
+        rows,
+        [Request((("user", e.instruction),), steering, target=e.response) for e in texts],
+        lambda todo: tokens.diverge(lm, todo),
+    )
+    tokens = sum(row["tokens"] for row in found)
+    numbers: dict[str, float | None] = {"kl": sum(row["kl"] for row in found) / tokens}
+    for name, column in (("perplexity", "steered"), ("perplexity_bare", "bare")):
+        numbers[name] = math.exp(min(700.0, -sum(row[column] for row in found) / tokens))
+    for name, applied in (("", steering), ("_bare", Steering())):
+        asked = [
+            Request((("user", e.instruction),), applied, sampling, int(digest("neutral", e.instruction), 16) % 2**63)
+            for e in texts
+        ]
+        answers = [Completion(**row) for row in _kept(rows, asked, lm.generate)]
+        numbers[f"length{name}"] = float(np.mean([answer.tokens for answer in answers]))
+        numbers[f"ended{name}"] = float(np.mean([answer.finish == "stop" for answer in answers]))
+        for n in ORDERS:
+            numbers[f"distinct_{n}{name}"] = distinct([answer.text for answer in answers], n)
+    return {name: None if value is None else float(f"{value:.6g}") for name, value in numbers.items()}
+
+
+def _kept(
+    rows: Rows, requests: Sequence[Request], answer: Callable[[list[Request]], Iterator[tuple[int, Any]]]
+) -> list[dict[str, Any]]:
+    """What `answer` gives for each request, from `rows` where it is there."""
+    keys = [digest(dataclasses.replace(r, steering=None), (r.steering or Steering()).digest) for r in requests]
+    todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in rows}
+    names = list(todo)
+    for i, value in answer(list(todo.values())):
+        rows.put(names[i], dataclasses.asdict(value))
+    return [rows.get(key) for key in keys]
+
+
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """Mean over texts of distinct n-grams of words over all of them; None where no text has n words."""
+    shares = []
+    for words in (text.casefold().split() for text in texts):
+        grams = list(zip(*(words[k:] for k in range(n)), strict=False))
+        if grams:
+            shares.append(len(set(grams)) / len(grams))
+    return float(np.mean(shares)) if shares else None
+
+
+# lm-eval
+
+
+def evaluate(lm: HFBackend, steering: Steering, settings: Settings) -> dict[str, Any]:
+    """task -> metric -> value, stderr, and one value a document where lm-eval has them."""
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+
+        from bench.measure.lm_eval import BenchLM
+    except ImportError as error:
+        raise UsageError(f"--tasks needs lm-eval: pip install 'steerbench[eval]' ({error})") from error
+    include = str(settings.include) if settings.include else None
+    # Its own index of some ten thousand tasks takes ten seconds: only where a name is not in the user's folder.
+    manager = TaskManager(include_path=include, include_defaults=False)
+    own = manager.all_tasks
+    if not all(manager.match_tasks([name]) for name in settings.tasks):
+        manager = TaskManager(include_path=include)
+    for name in settings.tasks:
+        if not manager.match_tasks([name]):
+            raise UsageError(f"lm-eval has no task {name!r}: {suggest(name, own or manager.all_tasks)}")
+    try:
+        found = simple_evaluate(
+            BenchLM(lm, steering),
+            tasks=list(settings.tasks),
+            limit=settings.limit,
+            num_fewshot=settings.shots,
+            apply_chat_template=settings.chat,
+            task_manager=manager,
+            bootstrap_iters=1000,
+        )
+    except BenchError:
+        raise
+    except Exception as error:  # a task's own code, its data's hub
+        reason = str(error).strip().split("\n")[0][:200]
+        raise BenchError(f"lm-eval on {', '.join(settings.tasks)}: {type(error).__name__}: {reason}") from error
+    return {task: _metrics(row, found["samples"].get(task, [])) for task, row in found["results"].items()}
+
+
+def _metrics(row: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    metrics = {}
+    for name, value in row.items():
+        metric, comma, filtered = name.partition(",")
+        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+            continue
+        error = row.get(f"{metric}_stderr,{filtered}")
+        values = {str(s["doc_id"]): s.get(metric) for s in samples if s.get("filter", filtered) == filtered}
+        numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
+        metrics[metric if filtered == "none" else name] = {
+            "value": float(value),
+            "stderr": float(error) if isinstance(error, int | float) else None,
+            "documents": numbers if len(numbers) == len(values) else {},
+        }
+    return metrics
+
+
+def contrast(bare: Mapping[str, Any], steered: Mapping[str, Any]) -> dict[str, Any]:
+    """task -> metric -> bare, steered, and their difference, paired by document where that is possible."""
+    found: dict[str, Any] = {}
+    for task, metrics in steered.items():
+        found[task] = {}
+        for name, after in metrics.items():
+            before = bare[task][name]
+            row = {"bare": before["value"], "bare_stderr": before["stderr"]}
+            row |= {"steered": after["value"], "steered_stderr": after["stderr"]}
+            own, other = after["documents"], before["documents"]
+            row |= {"difference": after["value"] - before["value"], "difference_stderr": None, "n": len(own)}
+            if len(own) > 1 and own.keys() == other.keys():
+                pairs = np.array([own[k] - other[k] for k in own])
+                if math.isclose(pairs.mean(), row["difference"], abs_tol=1e-6):  # the metric is a mean over documents
+                    row["difference_stderr"] = float(pairs.std(ddof=1) / math.sqrt(len(pairs)))
+            found[task][name] = row
+    return found
+
+
+# What a person sees
+
+
+def lines(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The entries of one kind for a person."""
+    yield from _task_lines(entries) if entries[0]["kind"] == "lm-eval" else _effect_lines(entries)
+
+
+def _task_lines(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    def shown(value: float, error: float | None) -> str:
+        return f"{value:8.4f}" + (f" ± {error:.4f}" if error is not None else " " * 9)
+
+    yield f"{'concept':16} {'c':>6}  {'task and metric':32} {'bare':>17} {'steered':>17} {'difference, paired':>20}"
+    for entry in entries:
+        for task, metrics in entry["numbers"].items():
+            for metric, row in metrics.items():
+                head = f"{entry['concept']:16} {entry['coefficient']:6g}  {f'{task} {metric}':32}"
+                parts = [(row[k], row[f"{k}_stderr"]) for k in ("bare", "steered", "difference")]
+                yield " ".join([head, *(shown(*part) for part in parts)])
+
+
+def _effect_lines(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    columns = {"kl": "KL/token", "perplexity": "perplexity", "length": "length", "distinct_2": "distinct-2"}
+    yield f"{'concept':16} {'c':>6}  " + " ".join(f"{title:>19}" for title in columns.values())
+    yield f"{'':16} {'':6}  " + " ".join(f"{'' if k == 'kl' else 'bare -> steered':>19}" for k in columns)
+    for entry in entries:
+        cells = []
+        for name in columns:
+            value, bare = entry["numbers"][name], entry["numbers"].get(f"{name}_bare")
+            known = [f"{v:.4g}" if v is not None else "-" for v in ((bare, value) if name != "kl" else (value,))]
+            cells.append(f"{' -> '.join(known):>19}")
+        yield f"{entry['concept']:16} {entry['coefficient']:6g}  " + " ".join(cells)
+    if len(entries) < 2:
+        return
+    for name, title in columns.items():
+        pairs = [(e["numbers"][name], e["numbers"].get(f"{name}_bare", 0.0)) for e in entries]
+        known_pairs = [(one, two) for one, two in pairs if one is not None and two is not None]
+        if name == "perplexity":  # a ratio, so that one concept's collapse does not drown the others
+            estimate = stats.estimate([math.log(one / two) for one, two in known_pairs])
+            mean, low, high = (math.exp(v) for v in (estimate.mean, estimate.low, estimate.high))
+            yield f"perplexity, steered over bare: {mean:.4g} ({low:.4g} to {high:.4g})"
+        else:
+            estimate = stats.estimate([one - two for one, two in known_pairs])
+            what = title if name == "kl" else f"{title}, steered minus bare"
+            yield f"{what}: {estimate.mean:.4g} ({estimate.low:.4g} to {estimate.high:.4g})"
+    yield f"95 % intervals over {len(entries)} concepts"

@@ -1,0 +1,118 @@
+"""One way to draw and to keep a figure: as PNG, as SVG, and its numbers as CSV.
+
+Invariant: the same data gives the same bytes; what colour tells apart, a marker, a dash or a number does too.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.escape import csv_text
+from bench.core.store import write_whole
+
+FAMILIES = {
+    "prompting": ("#D55E00", "s"),
+    "direction": ("#0072B2", "o"),
+    "trained": ("#009E73", "v"),
+    "combination": ("#B0528A", "D"),
+    "control": ("#5A5A5A", "^"),
+    "detector": ("#C58400", "P"),
+}
+"""Colour (Okabe and Ito's, some darkened for thin lines) and marker of each family of methods."""
+OTHER = ("#56B4E9", "X")
+LINES = (
+    ("#111111", "-", "o"),
+    ("#0072B2", (0, (4, 1.5)), "s"),
+    ("#D55E00", (0, (1, 1)), "^"),
+    ("#009E73", (0, (5, 1.5, 1, 1.5)), "D"),
+    ("#B0528A", (0, (2, 1)), "v"),
+    ("#C58400", (0, (7, 2)), "P"),
+)
+"""Colour, dashes and marker of lines that share a panel, in order."""
+DPI = 130
+GRID = "#dedede"
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "steerbench",
+    "svg.fonttype": "path",
+    "text.parse_math": False,  # names come from plugins and data: a dollar sign is a dollar sign
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture to be drawn, and the rows it shows."""
+
+    kind: str
+    caption: str
+    rows: Sequence[Mapping[str, Any]]
+    draw: Callable[[], Any]
+    """Makes the matplotlib figure."""
+
+
+def family(name: str) -> tuple[str, str]:
+    """Colour and marker of a family of methods."""
+    return FAMILIES.get(name, OTHER)
+
+
+def canvas(width: float, height: float) -> Any:
+    """An empty matplotlib figure of so many inches, outside of pyplot's global state."""
+    from matplotlib.figure import Figure as Picture
+
+    return Picture(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def handle(**style: Any) -> Any:
+    """An entry of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **{"ls": "", "color": "#333333"} | style)
+
+
+def families(names: Sequence[str]) -> list[Any]:
+    """Legend entries of the families among `names`."""
+    known = [name for name in FAMILIES if name in names] + sorted(set(names) - set(FAMILIES))
+    return [handle(color=family(name)[0], marker=family(name)[1], ms=5, label=name) for name in known]
+
+
+def emit(figure: Figure, path: Path) -> list[Path]:
+    """Write `path` with .png, .svg and .csv; returns the files."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        picture = figure.draw()
+        picture.draw_without_rendering()
+        picture.set_layout_engine("none")  # laid out once: it takes longer than drawing
+        images = {".png": _png(picture), ".svg": _svg(picture)}
+    found = images | {".csv": csv_text(figure.rows).encode("utf-8", "replace")}
+    files = {path.with_name(path.name + suffix): content for suffix, content in found.items()}
+    for file, content in files.items():
+        write_whole(file, content)
+    return list(files)
+
+
+def _png(picture: Any) -> bytes:
+    """With a palette of 256 colours, which pictures of this kind need no more than: half the size."""
+    from PIL import Image
+
+    drawn, kept = io.BytesIO(), io.BytesIO()
+    picture.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            kept, "PNG", optimize=True
+        )
+    return kept.getvalue()
+
+
+def _svg(picture: Any) -> bytes:
+    drawn = io.BytesIO()
+    picture.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    return drawn.getvalue()

@@ -1,0 +1,164 @@
+"""Figures of cost: score against overhead, and overhead against context length, each with its data as CSV.
+
+Invariant: the same records give the same bytes; what colour shows, shape or dashes show too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.overhead import summary
+from bench.overhead.config import known
+from bench.overhead.exact import Architecture, Extra, kinds
+from bench.report.figures import drawing
+from bench.report.figures.drawing import Figure
+from bench.report.text.costs import records
+from bench.report.text.leaderboard import title
+from bench.results.sidecars import Overhead
+from bench.results.tables import Row, Table
+
+SIZES, RANK = (50, 100, 400), 8
+NAMED = 24
+"""So many points are named; of more, only the best at their cost, the controls and the reference."""
+
+
+def pareto(table: Table) -> Figure | None:
+    """Score against exact overhead, where at least two methods of a table have a record of their cost."""
+    found = records(table)
+    if table.uses == "detector" or len(found) < 2:
+        return None
+    points = _points(table, found)
+    return Figure("pareto", "Score against exact overhead", points, partial(_pareto, table, points))
+
+
+def architecture(table: Table) -> Architecture | None:
+    """The dimensions of a table's model, from a record beside its runs or from those that ship."""
+    return next((one.arch for one in records(table).values()), None) or known(str(table.spec["model"]))
+
+
+def _points(table: Table, found: Mapping[str, Overhead]) -> list[dict[str, Any]]:
+    """One row per method: its score, its exact costs, and whether none is both cheaper and better."""
+
+    def values(row: Row) -> dict[str, Any]:
+        one, e = found[row.name], row.estimates["overall"]
+        own, reply = round(one.data["exact"]["own_tokens"]), table.spec["protocol"]["sampling"]["max_new_tokens"]
+        low, high = (v if math.isfinite(v) else e.mean for v in (e.low, e.high))
+        return {
+            "method": row.name, "family": row.run.family, "overall": e.mean, "low": low, "high": high,
+            "prompt_tokens": one.extra.prompt_tokens, "context": summary.CONTEXT,
+            "token_flops_percent": one.flops(summary.CONTEXT), "token_bytes_percent": one.bytes(summary.CONTEXT),
+            "own_tokens": own, "reply_tokens": reply, "request_flops_percent": one.request(own, reply),
+        }  # fmt: skip
+
+    points = [values(row) for row in table.rows if row.name in found]
+    for axis in ("token", "request"):
+        for point in points:
+            cost, score = point[f"{axis}_flops_percent"], point["overall"]
+            beaten = any(
+                other["overall"] >= score
+                and other[f"{axis}_flops_percent"] <= cost
+                and (other["overall"], -other[f"{axis}_flops_percent"]) != (score, -cost)
+                for other in points
+            )
+            point[f"best_by_{axis}"] = "no" if beaten else "yes"
+    return points
+
+
+def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> Any:
+    """Score with its interval against exact overhead; full marks are beaten by no cheaper method."""
+    own, reply = points[0]["own_tokens"], points[0]["reply_tokens"]
+    panels = {
+        "token": f"a decoded token at {summary.CONTEXT:,} tokens of context, prompt cached",
+        "request": f"a request of {own} tokens answered with {reply}, nothing cached",
+    }
+    figure = drawing.canvas(10.5, 8.2)
+    for panel, (axis, what) in zip(figure.subplots(2, 1), panels.items(), strict=True):
+        ordered = sorted(points, key=lambda p: (p[f"{axis}_flops_percent"], -p["overall"]))
+        costs = [p[f"{axis}_flops_percent"] for p in ordered]
+        paid = [math.log10(cost) for cost in costs if cost > 0] or [-6.0]
+        zero = math.floor(min(paid)) - 1
+        gap = (0.0115 if len(points) <= NAMED else 0.007) * (max(paid) - zero + 1)
+        at = _apart([math.log10(cost) if cost > 0 else zero for cost in costs], gap)
+        end = math.ceil(max(at) + 0.3)
+        best = [(x, p["overall"]) for x, p in zip(at, ordered, strict=True) if p[f"best_by_{axis}"] == "yes"]
+        panel.step(*zip(*[*best, (end, best[-1][1])], strict=True), where="post", color="#999999", lw=1, ls="--")
+        for x, p in zip(at, ordered, strict=True):
+            colour, shape = drawing.family(p["family"])
+            full = p[f"best_by_{axis}"] == "yes"
+            panel.plot([x, x], [p["low"], p["high"]], color=colour, lw=1)
+            panel.plot([x], [p["overall"]], shape, color=colour, ms=5.5, mfc=colour if full else "white", mew=1.3)
+            if len(points) <= NAMED or full or p["family"] == "control" or p["method"] == table.reference:
+                place = (x, p["high"]), (0, 3)
+                panel.annotate(p["method"], *place, textcoords="offset points", rotation=90, fontsize=6.5, ha="center")
+        panel.set_xlim(zero - 0.4, end)
+        panel.set_xticks(range(zero, end + 1), ["0", *(f"{10.0**k:g}" for k in range(zero + 1, end + 1))])
+        panel.set_ylim(-0.03 * table.scale, min(table.scale, max(p["high"] for p in points)) + 0.24 * table.scale)
+        panel.set_xlabel(f"FLOPs above the bare model, %: {what}")
+        panel.set_ylabel("overall, 95 % interval")
+        panel.grid(color=drawing.GRID, lw=0.6)
+    marks = drawing.families([p["family"] for p in points])
+    marks.append(drawing.handle(marker="o", ls="--", color="#555555", label="full: none is cheaper and better"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    shown = len({point["method"] for point in points})
+    of = f" (of {len(table.rows)} methods the {shown} with a cost record)" if shown < len(table.rows) else ""
+    figure.suptitle(f"{title(table)}: score against exact overhead{of}; equal costs stand side by side", fontsize=9)
+    return figure
+
+
+def _apart(values: Sequence[float], gap: float) -> list[float]:
+    """Sorted `values`, moved as little as keeps them `gap` apart (least squares)."""
+    from scipy.optimize import isotonic_regression
+
+    steps = [gap * i for i in range(len(values))]
+    free = isotonic_regression([v - s for v, s in zip(values, steps, strict=True)]).x
+    return [float(v + s) for v, s in zip(free, steps, strict=True)]
+
+
+def context(arch: Architecture, sizes: Sequence[int] = SIZES, rank: int = RANK) -> Figure:
+    """Overhead against context length for each kind of steering: cache, FLOPs, bytes moved."""
+    longest = arch.longest or 131_072
+    lengths = [2**k for k in range(9, 21) if max(sizes) < 2**k <= longest] or [2 * max(sizes), 4 * max(sizes)]
+    rows = summary.costs(arch, sizes, lengths, rank)
+    shown = {name: e for name, e in kinds(arch, tuple(sizes), rank).items() if "merged" not in name}
+    short = arch.name.rstrip("/").split("/")[-1]
+    caption = f"Overhead of each kind of steering on {short}"
+    return Figure("overhead", caption, rows, partial(_context, short, rows, lengths, shown))
+
+
+def _context(short: str, rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], shown: Mapping[str, Extra]) -> Any:
+    from matplotlib.ticker import FuncFormatter
+
+    panels = {
+        "kv_percent": "memory, % of the KV cache",
+        "flops_percent": "FLOPs of a decoded token, % above",
+        "bytes_percent": "bytes moved a decoding step, % above",
+    }
+    figure = drawing.canvas(10.5, 3.8)
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for panel, (key, what) in zip(axes, panels.items(), strict=True):
+        for i, name in enumerate(shown):
+            colour, dashes, marker = drawing.LINES[i % len(drawing.LINES)]
+            values = [row[key] for row in rows if row["method"] == name]
+            panel.plot(lengths, values, color=colour, ls=dashes, marker=marker, ms=4, lw=1.4, label=name)
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(lengths, [f"{n // 1024}k" if n >= 1024 else str(n) for n in lengths])
+        panel.minorticks_off()
+        panel.set_title(what, fontsize=9)
+        panel.set_xlabel("context, tokens, prompt included")
+        panel.grid(color=drawing.GRID, lw=0.6)
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=8)
+    figure.suptitle(f"{short}: exact overhead for batch 1 in bf16, prompt cached; a merged adapter adds nothing")
+    return figure
+
+
+def write_context(arch: Architecture, sizes: Sequence[int], rank: int, path: Path) -> list[Path]:
+    """The figure of one model as `path` with .png, .svg and .csv."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return drawing.emit(context(arch, sizes, rank), path.with_name(path.name.removesuffix(".png")))

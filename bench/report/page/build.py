@@ -1,0 +1,95 @@
+"""The report as one page: `index.html`, and below `page/` its scripts and its data.
+
+Invariant: the page needs no server and asks for nothing but files beside it; data reaches it as JSON inside
+scripts, in which no text of a model or a data set can end the script or become markup. Same results, same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Container, Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bench.core.store import write_whole
+from bench.report.page import methods, samples, summary
+from bench.report.page.encoding import key, script
+from bench.report.text.verdict import answers
+from bench.results.tables import Table
+
+INDEX = "index.html"
+FOLDER = "page"
+"""Beside the index: scripts, style and data."""
+STATIC = ("style.css", "core.js", "parts.js", "leaderboard.js", "methods.js", "cases.js", "answers.js", "samples.js",
+          "app.js")  # fmt: skip
+
+
+def write(
+    tables: Sequence[Table],
+    out: Path,
+    figures: Mapping[str, Sequence[str]],
+    below: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+) -> list[Path]:
+    """Write the page into `out`, and take away data files of an earlier one; returns `index.html` alone.
+
+    `figures` and `below` are what the leaderboard shows of each group: files in `out`, and headed Markdown rows.
+    """
+    kept = set()
+    for name, content in _files(tables, figures, below):
+        path = out / name
+        kept.add(path)
+        if not (path.is_file() and path.read_bytes() == content):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+    _clear(out, kept)
+    return [out / INDEX]
+
+
+def copy(out: Path, site: Path) -> None:
+    """Bring the scripts and the data of the page in `out` to `site`, and take away those of an earlier copy."""
+    files = sorted(path for path in (out / FOLDER).rglob("*") if path.is_file())
+    for path in files:
+        target = site / path.relative_to(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    _clear(site, {site / path.relative_to(out) for path in files})
+
+
+def _clear(root: Path, kept: Container[Path]) -> None:
+    """Remove the data files below `root` that are not `kept`, and folders left empty."""
+    for path in sorted((root / FOLDER / "data").glob("*/*.js")):
+        if path not in kept:
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+
+def _files(
+    tables: Sequence[Table],
+    figures: Mapping[str, Sequence[str]],
+    below: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+) -> Iterator[tuple[str, bytes]]:
+    """Every file of the page by its place, the data of one table after the other and the first file last."""
+    for table in tables:
+        for name, value in _data(table):
+            whole = f"{key(table.group)}/{name}"
+            yield f"{FOLDER}/data/{whole}.js", script(whole, value)
+    answered = {one.table.group: one for one in answers(tables)}
+    first = {
+        "tables": [
+            summary.table(t, answered.get(t.group), figures.get(t.group, ()), below.get(t.group, ())) for t in tables
+        ],
+        "methods": methods.described(row.run for table in tables for row in table.rows),
+    }
+    yield f"{FOLDER}/data/overview.js", script("overview", first)
+    static = files("bench.report.page") / "static"
+    for name in STATIC:
+        yield f"{FOLDER}/{name}", (static / name).read_bytes()
+    yield INDEX, (static / INDEX).read_bytes()
+
+
+def _data(table: Table) -> Iterator[tuple[str, Any]]:
+    for row in table.rows:
+        yield methods.file_of(row.run), methods.details(row.run, table)
+    yield from samples.shards(table)

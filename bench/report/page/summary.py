@@ -1,0 +1,224 @@
+"""What the page shows of a table at once: what may be claimed, the leaderboard, what stands below it.
+
+Invariant: a claim here rests on the same comparisons as the one in `leaderboard.md`; every number comes with
+its interval, and what is not claimed is listed as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.backends.models import DEFAULT
+from bench.core.escape import uncelled
+from bench.overhead.summary import HEADINGS, Floor, floor, summary
+from bench.overhead.summary import cells as costs_of
+from bench.report.page import methods
+from bench.report.page.encoding import key
+from bench.report.text import costs, leaderboard
+from bench.report.text.opinions import LEVEL, asking
+from bench.report.text.verdict import Answer
+from bench.results import sidecars
+from bench.results.runs import finite
+from bench.results.second_judge import second
+from bench.results.tables import Row, Table
+from bench.stats.intervals import Difference, Estimate
+
+MEASURES = (
+    None, "prompt_tokens", "flops_percent", "bytes_percent", "kv_percent", "request_flops_percent", "artefact_bytes",
+    "time", "first_token_cold", "first_token_warm", "memory", "fit_in_requests", "judge_tokens",
+)  # fmt: skip
+"""What each column of `overhead.summary.HEADINGS` is sorted by."""
+
+
+def table(
+    one: Table, answered: Answer | None, figures: Sequence[str], below: Sequence[tuple[str, Sequence[str]]]
+) -> dict[str, Any]:
+    """One table, without its generations."""
+    spec = one.spec
+    described = one.rows[0].run.data["concepts"]
+    recorded = costs.records(one)
+    drift = floor(recorded.values())
+    return {
+        "key": key(one.group),
+        "title": leaderboard.title(one),
+        "task": spec["task"],
+        "data": leaderboard.data_of(spec) or "its own",
+        "model": spec["model"],
+        "preset": spec["protocol"]["preset"],
+        "engine": f"{spec['backend']}, {spec['dtype']}",
+        "judge": spec["judge"],
+        "axes": ["overall", *one.axes[:-1]],
+        "scale": one.scale,
+        "reference": one.reference,
+        "units": len(one.concepts),
+        "concepts": [[name, str(c["text"])] for name, c in described.items()],
+        "answers": any("text" in s for row in one.rows for s in row.run.data["samples"][:1]),
+        "verdict": verdict(one, answered),
+        "notes": [*leaderboard.notes(one), *leaderboard.depths(one)],
+        "sections": [[heading, blocks(lines)] for heading, lines in _sections(one, below)],
+        "figures": [name for name in figures if re.fullmatch(r"[^/\\:]+\.(png|svg)", name)],
+        "costs": list(HEADINGS[1:]) if recorded else [],
+        "rows": [_row(one, row, recorded.get(row.name), drift) for row in one.rows],
+    }
+
+
+def _sections(one: Table, below: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, Sequence[str]]]:
+    against = leaderboard.contrasts(one)
+    controls = [("Against the controls, paired (p uncorrected):", against)] if against else []
+    return [*below, *controls]
+
+
+def _row(one: Table, row: Row, cost: sidecars.Overhead | None, drift: Floor) -> dict[str, Any]:
+    counts = row.run.data["counts"]
+    return {
+        "name": row.name,
+        "method": row.run.method,
+        "family": row.run.family,
+        "remarks": leaderboard.remarks(row.run),
+        "rank": row.rank,
+        "file": methods.file_of(row.run),
+        "scores": [span(row.estimates[axis]) for axis in ("overall", *one.axes[:-1])],
+        "delta": span(row.against) if row.against else None,
+        "p": None if row.p is None else finite(row.p),
+        "coefficient": row.coefficient,
+        "missing": row.missing,
+        "generations": counts["generations"],
+        "tokens": counts["tokens"],
+        "cost": _cost(cost, drift) if cost else None,
+    }
+
+
+def span(e: Estimate | Difference) -> list[float | None]:
+    """Mean, low and high; None where one is not known."""
+    return [finite(e.mean), finite(e.low), finite(e.high)]
+
+
+def _cost(found: sidecars.Overhead, drift: Floor) -> list[Any]:
+    """Text and sort value of each cost column."""
+    numbers = summary(found, drift=drift)
+    values = [numbers[name] if name else None for name in MEASURES]
+    values = [v["median"] if isinstance(v, Mapping) else v for v in values]
+    return [list(pair) for pair in zip(costs_of(found, drift=drift)[1:], values[1:], strict=True)]
+
+
+def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
+    """The answer in a word and a sentence; then, method by method, what is claimed and what is not."""
+    caveats = []
+    if one.spec["model"] == DEFAULT:
+        caveats.append("This model has 135 M parameters: a demonstration, no evidence about larger models.")
+    if one.detectable is not None and one.detectable >= one.scale:
+        caveats.append(f"{len(one.concepts)} concepts are too few to tell any method from {one.reference}.")
+    elif one.detectable:
+        caveats.append(
+            f"Differences to {one.reference} below {one.detectable:.2f} may go unseen: the widest row would find that "
+            "much in 4 of 5 repetitions."
+        )
+    if unvalidated := [row.name for row in one.rows if row.rank is None]:
+        caveats.append(f"Without a positive control yet, and not ranked: {', '.join(unvalidated)}.")
+    lists: Lists = ([], [])
+    if one.reference is not None:
+        lists = _judged(one) if one.spec["judge"] else _labelled(one)
+    word, text = _headline(one, answered)
+    return {"word": word, "text": text, "claimed": lists[0], "open": lists[1], "caveats": caveats}
+
+
+def _headline(one: Table, answered: Answer | None) -> tuple[str, str]:
+    if one.reference is None:
+        return "No claim", "There is no prompt in this table to compare with."
+    if one.uses == "detector":
+        above, beaten, rest = _against(one)
+        word = "It depends" if above and beaten else "Not the prompt" if above else "Prompt" if beaten else "Undecided"
+        count = len(above) + len(beaten) + len(rest)
+        return word, f"{len(above)} of {count} methods score above {one.reference}, {len(beaten)} below; labels decide."
+    if answered is None:
+        return (
+            "No claim",
+            "Steering and prompts are not compared here: too little ran, or a larger table has the answer.",
+        )
+    pair = [f"{row.name} {row.estimates['overall'].mean:.2f}" for row in (answered.steering, answered.prompt)]
+    gap = f"{leaderboard.interval(answered.difference)}, p {leaderboard.pvalue(answered.p)} after Holm over the tasks"
+    text = f"The steering and the prompt that did best on the select split: {pair[0]} against {pair[1]}, {gap}."
+    return answered.said[0].upper() + answered.said[1:], text
+
+
+Lists = tuple[list[str], list[str]]
+"""What is claimed, and what is not."""
+
+
+def _judged(one: Table) -> Lists:
+    """Every steering method against the tuned prompt, where an independent judge has a say."""
+    opinion = second(one)
+    if opinion is None:
+        why = f"Only {one.spec['judge']} has rated these answers"
+        return [], [f"Any difference between prompting and steering. {why}: `{asking(one)}` asks another judge."]
+    family = {row.name: row.run.family for row in one.rows}
+    steering = [c for c in opinion.comparisons if family[c.name] != "control"]
+    clear = [c for c in steering if c.state == "agreed" and c.p < LEVEL]
+    above = [c.name for c in clear if c.first.mean > 0]
+    beaten = [c.name for c in clear if c.first.mean < 0]
+    reference = one.reference
+    controls = [c for c in opinion.comparisons if family[c.name] == "control"]
+    lost = [c.name for c in controls if c.state == "agreed" and c.p < LEVEL and c.first.mean < 0]
+    agreed = f"{one.spec['judge']} and {opinion.judge} agree in sign, p < .05 after Holm over the table"
+    claimed = [
+        *([f"Better than {reference}: {', '.join(above)} ({agreed})."] if above else []),
+        *([f"{reference} is better than {', '.join(beaten)} ({agreed})."] if beaten else []),
+        *([f"{reference} is better than the controls {', '.join(lost)}."] if lost else []),
+    ]
+    unclear = [c.name for c in steering if c.state == "agreed" and c.p >= LEVEL]
+    disputed = [c.name for c in steering if c.state == "disputed"]
+    alone = [c.name for c in steering if c.state == "no second opinion"]
+    left = [
+        *([f"Not told apart from {reference}: {', '.join(unclear)}."] if unclear else []),
+        *([f"The judges differ in sign: {', '.join(disputed)}."] if disputed else []),
+        *([f"No second opinion: {', '.join(alone)}."] if alone else []),
+    ]
+    return claimed, left
+
+
+def _labelled(one: Table) -> Lists:
+    """Every method against the prompt, where labels decide and no judge."""
+    above, beaten, rest = _against(one)
+    chance = "p < .05 after Holm over the table"
+    claimed = [
+        *([f"Better than {one.reference}: {', '.join(above)} ({chance})."] if above else []),
+        *([f"{one.reference} is better than {', '.join(beaten)} ({chance})."] if beaten else []),
+    ]
+    return claimed, [f"Not told apart from {one.reference}: {', '.join(rest)}."] if rest else []
+
+
+def _against(one: Table) -> tuple[list[str], list[str], list[str]]:
+    """Methods above the reference, below it and not told apart; other prompts and controls are no answer to it."""
+    above: list[str] = []
+    beaten: list[str] = []
+    rest: list[str] = []
+    for row in one.rows:
+        if row.against is None or row.p is None or row.run.family in ("control", "prompting"):
+            continue
+        side = rest if row.p >= LEVEL else above if row.against.mean > 0 else beaten
+        side.append(row.name)
+    return above, beaten, rest
+
+
+def blocks(lines: Sequence[str]) -> list[list[Any]]:
+    """A section's Markdown as tables, lists and paragraphs of plain text."""
+    found: list[list[Any]] = []
+    for line in lines:
+        if not line.strip() or re.fullmatch(r"[|\-: ]+", line):
+            continue
+        kind = "table" if line.startswith("|") else "list" if line.startswith("- ") else "text"
+        content: Any = cells(line) if kind == "table" else uncelled(line.removeprefix("- "))
+        if kind == "text":
+            found.append([kind, content])
+        elif found and found[-1][0] == kind:
+            found[-1][1].append(content)
+        else:
+            found.append([kind, [content]])
+    return found
+
+
+def cells(line: str) -> list[str]:
+    """The cells of one row; a bar behind a backslash is no border."""
+    return [uncelled(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]

@@ -1,0 +1,1 @@
+"""What a report says: leaderboards, the verdict, and the sections below them."""

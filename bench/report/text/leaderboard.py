@@ -1,0 +1,338 @@
+"""Leaderboards as text: Markdown for readers, CSV for programs, rows for a terminal.
+
+Invariant: no number without its interval; what one judge alone cannot settle is said beside the table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core import registry
+from bench.core.escape import cell, csv_text
+from bench.core.escape import head as head_of
+from bench.core.escape import row as line_of
+from bench.results.runs import Run
+from bench.results.second_judge import second
+from bench.results.tables import Row, Table
+from bench.stats.intervals import Difference, Estimate, paired
+
+
+def headings(table: Table) -> list[str]:
+    return [
+        "rank",
+        "method",
+        "family",
+        "overall",
+        *table.axes[:-1],
+        f"Δ to {table.reference or 'prompt'}",
+        "p (Holm)",
+        *(["c"] if table.uses == "steering" else []),
+        "missing",
+    ]
+
+
+def cells(table: Table, row: Row) -> list[str]:
+    """One row of a leaderboard as text, in the order of `headings`."""
+    digits = 2 if table.scale > 1 else 3
+    return [
+        str(row.rank) if row.rank else "unvalidated",
+        row.name,
+        ", ".join([row.run.family, *remarks(row.run)]),
+        *(interval(row.estimates[axis], digits) for axis in ("overall", *table.axes[:-1])),
+        interval(row.against, digits) if row.against else "reference" if row.name == table.reference else "–",
+        pvalue(row.p),
+        *([f"{row.coefficient:g}" if row.coefficient is not None else "–"] if table.uses == "steering" else []),
+        str(row.missing),
+    ]
+
+
+def remarks(run: Run) -> list[str]:
+    """What a reader must know of a method to read its row."""
+    found = ["suppresses only"] if run.data.get("suppresses") else []
+    found += [f"best of {run.draws}"] if run.draws > 1 else []
+    return [*found, f"{extent(run.settings)} settings"] if run.excess else found
+
+
+def interval(e: Estimate | Difference, digits: int = 2, signed: bool = False) -> str:
+    form = f"{'+' if signed or isinstance(e, Difference) else ''}.{digits}f"
+    if not math.isfinite(e.low):
+        return f"{e.mean:{form}}"
+    return f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]"
+
+
+def percent(e: Estimate) -> str:
+    """A share with its interval, in percent."""
+    return f"{e.mean:.0%}" + (f" [{100 * e.low:.0f}, {100 * e.high:.0f}]" if math.isfinite(e.low) else "")
+
+
+def pvalue(p: float | None) -> str:
+    if p is None or math.isnan(p):
+        return "–"
+    return "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+
+
+def title(table: Table) -> str:
+    spec = table.spec
+    extra = (f"{k} {v}" for k, v in sorted(spec["task_params"].items()) if k != "data")
+    data = ", ".join(part for part in (data_of(spec), *extra) if part)
+    return f"{spec['task']}{f' ({data})' if data else ''} · {spec['model']} · preset {spec['protocol']['preset']}"
+
+
+def data_of(spec: Mapping[str, Any]) -> str:
+    """The name of a task's data, where it has a name: what was asked for, else what the task takes by itself."""
+    usual = getattr(registry.table("task").get(spec["task"]), "data", "")
+    return str(spec["task_params"].get("data", usual))
+
+
+def notes(table: Table) -> list[str]:
+    """What a reader must know to read the table."""
+    spec, rules = table.spec, table.spec["protocol"]
+    if table.uses == "detector":
+        return _detection(table)
+    unit = {"norm": "median residual norms", "max-act": "largest detection scores"}[rules["strength"]]
+    judge = (
+        f"judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the harmonic mean, 0 where an axis is 0"
+        if spec["judge"]
+        else f"no judge, scores 0 to {table.scale:g} from the answers' probabilities"
+    )
+    if "plain" in table.axes:
+        judge = f"a rule and judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the mean over the attacks"
+    asked = table.rows[0].run.data["concepts"].values()
+    tested, of = f"each with {extent(c['test']['n'] for c in asked)} test prompts", ""
+    if table.unit != "concept":
+        tested, of = "asked once each", f" for each of {len(asked)} fits"
+    picked = extent(c["select"][0]["n"] for c in asked)
+    lines = [
+        f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {picked} select prompts{of}; {judge}.",
+        f"Intervals: 95 % bootstrap-t over {table.unit}s. Methods that simultaneous sign-flip tests of all pairs "
+        "cannot tell apart (max-t, family-wise 5 %) share a rank.",
+        f"c: median picked coefficient, in {unit}. Engine {spec['backend']}, {spec['dtype']}.",
+    ]
+    if table.detectable is not None:
+        lines.append(
+            f"Smallest difference to {table.reference} that this table would find in 4 of 5 repetitions "
+            f"(widest row, uncorrected 5 % level): {table.detectable:.2f}."
+        )
+    made = Counter(json.dumps(row.run.data.get("calibration", {}), sort_keys=True) for row in table.rows)
+    if spec["judge"] and len(made) > 1:
+        counts = ", ".join(str(n) for n in sorted(made.values(), reverse=True))
+        lines.append(
+            f"{spec['judge']} was calibrated {len(made)} times on the same texts, as the runs were made on different "
+            f"machines or days ({counts} methods); what rounding moved between them is in docs/judge.md."
+        )
+    if spec["judge"] and (other := second(table)):
+        lines.append(f"Rated again by {other.judge}, an independent judge: what both allow to be claimed stands below.")
+    elif spec["judge"]:
+        lines.append(
+            "One judge rated this table. Whether prompting beats steering is not claimed until an independent "
+            "judge agrees in sign."
+        )
+    return lines
+
+
+def extent(counts: Iterable[int]) -> str:
+    """`6`, or `5 to 6`."""
+    found = sorted(counts)
+    return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
+
+
+RARE = (
+    "f1: the best over thresholds; f1_rare: the same where the concept shows in 1 % of texts, those of other concepts "
+    "among them; hard_accuracy: mean accuracy on positives and on hard negatives, at the threshold that best parts "
+    "positives from negatives."
+)
+
+
+def _detection(table: Table) -> list[str]:
+    runs = [row.run.data for row in table.rows]
+    texts = sum(c["test"]["n"] for c in runs[0]["concepts"].values())
+    spec = table.spec
+    return [
+        f"{len(table.concepts)} concepts, {texts} labelled texts; AUROC of positives against negatives, and "
+        "(auroc_hard) against negatives and hard negatives together. 0.5 is chance.",
+        *([RARE] if "f1_rare" in table.axes else []),
+        "Intervals: 95 % bootstrap-t over concepts. Detectors that simultaneous sign-flip tests of all pairs "
+        "cannot tell apart (max-t, family-wise 5 %) share a rank.",
+        f"Each detector was fitted on at most {spec['protocol']['budget']['sequences']} training texts per concept, "
+        f"none of them evaluated. Engine {spec['backend']}, {spec['dtype']}.",
+    ]
+
+
+def contrasts(table: Table) -> list[str]:
+    """Differences to the controls on the first axis, as Markdown rows."""
+    if table.uses == "detector" or not table.contrasts or not any(table.contrasts.values()):
+        return []
+    controls = list(next(iter(table.contrasts.values())))
+    lines = head_of("method", *(f"{table.axes[0]}: Δ to {c}" for c in controls))
+    for row in table.rows:
+        if found := table.contrasts.get(row.name):
+            texts = [f"{interval(found[c])}, p {pvalue(found[c].p)}" for c in controls]
+            lines.append(line_of((cell(row.name), *texts)))
+    return lines
+
+
+@dataclass(frozen=True)
+class Depth:
+    """A method read and steered at a late block against the middle, paired, on the select split."""
+
+    name: str
+    late: int
+    """Three blocks before the end, or the nearest tried: what the last blocks suppress should still be there."""
+    middle: int
+    """What most papers take."""
+    gain: Difference
+    """Overall, late minus middle."""
+    best: int
+
+
+def depth(table: Table, row: Row) -> Depth | None:
+    """Where a method is best read, if it was run at several blocks."""
+    curve = row.run.depths("overall")
+    if len(curve) < 2:
+        return None
+    count = max(curve) + min(curve)  # of the blocks, to within one: candidates lie evenly over them
+    late, middle = (sorted(curve, key=lambda k: abs(k - at))[0] for at in (count - 3, count / 2))
+    names = [n for n in table.concepts if n in curve[late] and n in curve[middle]]
+    if late == middle or not names:
+        return None
+    found = paired([curve[late][n] for n in names], [curve[middle][n] for n in names])
+    best = max(curve, key=lambda k: sum(curve[k].values()) / len(curve[k]))
+    return Depth(row.name, late, middle, found, best)
+
+
+def depths(table: Table) -> list[str]:
+    """What a table's notes say of blocks."""
+    return [
+        f"{one.name} read and steered at block {one.late} instead of {one.middle}: overall "
+        f"{interval(one.gain)}, p {pvalue(one.gain.p)}; best block {one.best}."
+        for row in table.rows
+        if (one := depth(table, row))
+    ]
+
+
+def grid(table: Table, rows: Sequence[Row]) -> list[str]:
+    """Rows of a leaderboard as a Markdown table."""
+    lines = head_of(*headings(table))
+    for row in rows:
+        rank, name, family, *numbers = cells(table, row)
+        lines.append(line_of((rank, cell(name), cell(family), *numbers)))
+    return lines
+
+
+TOP = 10
+
+
+def best(table: Table) -> list[Row]:
+    """The rows to show where there is no room for all: the best, then the reference and the controls."""
+    kept = [row for row in table.rows[TOP:] if row.name == table.reference or row.run.family == "control"]
+    return [*table.rows[:TOP], *kept]
+
+
+def markdown(
+    tables: Sequence[Table],
+    images: Mapping[str, Sequence[tuple[str, str]]],
+    below: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+    top: Sequence[str] = (),
+) -> str:
+    """The whole page, `top` first. `images` has (file, caption) by group, "" for those of all tables; `below` has
+    further sections of a group, each a heading and its rows."""
+    lines = ["# Leaderboard", "", "Generated by `bench report` from `results/`; do not edit.", "", *top]
+    for table in tables:
+        lines += [f"## {cell(title(table))}", "", *grid(table, table.rows)]
+        lines += ["", *(f"- {cell(note)}" for note in (*notes(table), *depths(table))), ""]
+        for image, caption in images.get(table.group, ()):
+            lines += [f"![{cell(caption)}]({image})", ""]
+        if rows := contrasts(table):
+            lines += ["Against the controls, paired (p uncorrected):", "", *rows, ""]
+        for heading, below_rows in below.get(table.group, ()):
+            lines += [heading, "", *below_rows, ""]
+    if images.get(""):
+        lines += ["## All tasks", ""]
+        for image, caption in images[""]:
+            lines += [f"![{cell(caption)}]({image})", ""]
+    return "\n".join(lines)
+
+
+def records(table: Table) -> list[dict[str, Any]]:
+    """A table as data: one row a method and axis, under the columns of `leaderboard.csv`."""
+    spec = table.spec
+    shared = {
+        "task": spec["task"],
+        "data": data_of(spec),
+        "model": spec["model"],
+        "preset": spec["protocol"]["preset"],
+        "judge": spec["judge"],
+        "backend": spec["backend"],
+        "dtype": spec["dtype"],
+        "group": table.group,
+    }
+    found = []
+    for row in table.rows:
+        for axis in ("overall", *table.axes[:-1]):
+            e, d = row.estimates[axis], row.against if axis == "overall" else None
+            found.append(
+                shared
+                | {
+                    "method": row.name,
+                    "family": row.run.family,
+                    "id": row.run.data["id"],
+                    "rank": row.rank,
+                    "axis": axis,
+                }
+                | {"mean": _number(e.mean), "low": _number(e.low), "high": _number(e.high), "concepts": e.n}
+                | {
+                    "delta": _number(d.mean if d else None),
+                    "delta_low": _number(d.low if d else None),
+                    "delta_high": _number(d.high if d else None),
+                    "p": _number(d.p if d else None),
+                    "p_holm": _number(row.p if d else None),
+                    "reference": table.reference,
+                    "coefficient": row.coefficient,
+                    "generations": row.run.data["counts"]["generations"],
+                    "tokens": row.run.data["counts"]["tokens"],
+                    "missing": row.missing,
+                }
+            )
+    return found
+
+
+def csv_of(tables: Sequence[Table]) -> str:
+    return csv_text([row for table in tables for row in records(table)])
+
+
+def json_of(
+    tables: Sequence[Table], below: Mapping[str, Sequence[tuple[str, Sequence[str]]]], figures: Sequence[str]
+) -> str:
+    """The leaderboards for programs: each table with its spec, rows, notes and what stands below; files of figures."""
+    made = [
+        {
+            "title": title(table),
+            "group": table.group,
+            "spec": table.spec,
+            "axes": table.axes,
+            "scale": table.scale,
+            "units": list(table.concepts),
+            "unit": table.unit,
+            "reference": table.reference,
+            "detectable": _number(table.detectable),
+            "rows": records(table),
+            "notes": notes(table),
+            "sections": [{"heading": heading, "lines": list(lines)} for heading, lines in below.get(table.group, ())],
+        }
+        for table in tables
+    ]
+    return (
+        json.dumps(
+            {"version": 1, "tables": made, "figures": list(figures)}, indent=1, ensure_ascii=False, allow_nan=False
+        )
+        + "\n"
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)

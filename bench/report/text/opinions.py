@@ -1,0 +1,123 @@
+"""What a leaderboard may claim of prompting against steering, and how far its judge can be trusted.
+
+Invariant: no claim is printed that an independent judge does not share in sign; what the judges dispute
+is listed by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.core.escape import cell, head, row
+from bench.report.text.leaderboard import interval, pvalue
+from bench.results.second_judge import Comparison, Second
+from bench.results.second_judge import second as find
+from bench.results.tables import Table
+
+LEVEL = 0.05
+
+
+Section = tuple[str, list[str]]
+"""A heading and the lines below it."""
+
+
+def sections(table: Table, tables: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """What stands below a leaderboard about its judge; `tables` are the judge's validations."""
+    if not table.spec["judge"]:
+        return []
+    return [*validity(tables, table.spec["judge"]), *second(table, find(table))]
+
+
+def second(table: Table, opinion: Second | None) -> list[Section]:
+    """The section on prompting against steering."""
+    if table.reference is None:
+        return []
+    if opinion is None:
+        line = (
+            f"Nothing is claimed on the word of {cell(table.spec['judge'])} alone: no independent judge has "
+            f"rated these answers (`{asking(table)}`)."
+        )
+        return [("Prompting against steering: no second opinion.", [line])]
+    lines = head("method", table.spec["judge"], "p (Holm)", opinion.judge, "sign")
+    for c in opinion.comparisons:
+        lines.append(row((cell(c.name), interval(c.first), pvalue(c.p), _other(c), c.state)))
+    heading = f"Prompting against steering, method minus {cell(table.reference)} (overall), by two judges:"
+    return [(heading, [*lines, "", *(f"- {line}" for line in claims(table, opinion))])]
+
+
+def asking(table: Table) -> str:
+    """The command that asks another judge about every answer of a table."""
+    other = "openai:MODEL" if table.spec["judge"] == "embedding" else "embedding"
+    return f"bench judge {table.group} --judge {other}"
+
+
+def _other(c: Comparison) -> str:
+    return interval(c.second) if c.second else "–"
+
+
+def claims(table: Table, opinion: Second) -> list[str]:
+    """What may be said: differences beyond chance on which both judges agree in sign; then the rest."""
+    assert table.reference is not None
+    found: dict[str, list[str]] = {"above": [], "below": [], "disputed": [], "no second opinion": []}
+    for c in opinion.comparisons:
+        if c.state != "agreed":
+            found[c.state].append(c.name)
+        elif c.p < LEVEL:
+            found["above" if c.first.mean > 0 else "below"].append(c.name)
+    lines = []
+    if found["below"]:
+        lines.append(f"{cell(table.reference)} is better than {_names(found['below'])}: both judges agree.")
+    if found["above"]:
+        lines.append(f"{_names(found['above'])}: better than {cell(table.reference)}, both judges agree.")
+    if not found["above"] and not found["below"]:
+        lines.append(f"No difference to {cell(table.reference)} is both beyond chance and shared by both judges.")
+    if found["disputed"]:
+        lines.append(f"Disputed, the judges differ in sign, nothing is claimed: {_names(found['disputed'])}.")
+    if found["no second opinion"]:
+        lines.append(f"No second opinion, nothing is claimed: {_names(found['no second opinion'])}.")
+    return lines
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(map(cell, names))
+
+
+def validity(tables: Sequence[Mapping[str, Any]], judge: str) -> list[Section]:
+    """How well the judge tells labelled texts apart; says so where nobody measured it."""
+    if not tables:
+        line = f"`bench judge validate --judge {judge} --data FOLDER --save` measures it."
+        return [(f"Validity of judge {cell(judge)}: not measured with these settings.", [line])]
+    pairs = list(dict.fromkeys((axis, other) for t in tables for axis, found in t["axes"].items() for other in found))
+    lines = head("data", *(f"{axis}: {other.replace('_', ' ')}" for axis, other in pairs), "missing")
+    for t in tables:
+        cells = [_auroc(t["axes"].get(axis, {}).get(other)) for axis, other in pairs]
+        gone = sum(axis["missing"] for axis in t.get("missing", {}).values())
+        lines.append(row((cell(t["data"]), *cells, str(gone))))
+    for t in tables:
+        if human := t.get("human"):
+            each = ", ".join(f"{cell(axis)} {_spearman(e)}" for axis, e in human.items())
+            texts = max(e["n"] for e in human.values())
+            lines += ["", f"Against {texts} texts rated by hand, Spearman's ρ, interval over concepts: {each}."]
+    return [
+        (
+            f"Validity of judge {cell(judge)}: AUROC on labelled texts it was not calibrated on, mean over concepts:",
+            lines,
+        )
+    ]
+
+
+def _auroc(e: Mapping[str, Any] | None) -> str:
+    if e is None or e["auroc"] is None:
+        return "–"
+    if e["low"] is None or e["high"] is None:
+        return f"{e['auroc']:.3f}"
+    return f"{e['auroc']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+
+
+def _spearman(e: Mapping[str, Any]) -> str:
+    if e["spearman"] is None:
+        return "not defined"
+    if e["low"] is None:
+        return f"{e['spearman']:.2f}"
+    return f"{e['spearman']:.2f} [{e['low']:.2f}, {e['high']:.2f}]"

@@ -1,0 +1,143 @@
+"""What stands below a leaderboard: methods head to head, and how far selection flattered them.
+
+Invariant: a table says in its heading what is compared with what; nothing here changes a rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bench.core.escape import cell, head
+from bench.core.escape import row as line_of
+from bench.report.text import leaderboard
+from bench.results.runs import Run, matched
+from bench.results.tables import Table
+from bench.run.plan import names_in
+from bench.stats.intervals import Difference, paired
+from bench.stats.pairwise import PER, bradley_terry, length_controlled, win_rate
+
+
+def sections(table: Table) -> list[tuple[str, list[str]]]:
+    """Headings and Markdown rows; none for a table without generations."""
+    if table.uses == "detector" or not table.concepts:
+        return []
+    return [*twins(table), *(head_to_head(table) if table.spec["judge"] else []), *optimism(table)]
+
+
+def twins(table: Table) -> list[tuple[str, list[str]]]:
+    """What labels taught: each method with a shuffled twin in the table against it, and against the bare model."""
+    bare = next((row.run for row in table.rows if row.run.method == "none"), None)
+    lines = head("method", "Δ to its shuffled twin", "p", "Δ to none", "p")
+    for row in table.rows:
+        twin = next((other.run for other in table.rows if is_twin(other.run, row.run)), None)
+        if twin is None:
+            continue
+        cells = [cell(row.name)]
+        for other in (twin, bare):
+            found = gap(row.run, other, table.concepts) if other else None
+            cells += [leaderboard.interval(found), leaderboard.pvalue(found.p)] if found else ["–", "–"]
+        lines.append(line_of(cells))
+    heading = (
+        "Against the same method fitted on data whose sides were exchanged for half of the examples, and against the "
+        "bare model (overall, paired, p uncorrected):"
+    )
+    return [(heading, lines)] if len(lines) > 2 else []
+
+
+def is_twin(one: Run, other: Run) -> bool:
+    """Whether run `one` is of the shuffled twin of what `other` ran, settings included."""
+    name, given = other.method, dict(other.data["spec"]["method_params"])
+    if one.method == "shuffled":
+        return name == "diffmean" and one.data["spec"]["method_params"] == given
+    if one.method != f"shuffled({name})":
+        return False
+    whole = given if len(names_in(name)) > 1 else {name: given}
+    return bool(one.data["spec"]["method_params"] == {"shuffled": {}} | whole)
+
+
+def gap(one: Run, other: Run, names: Sequence[str]) -> Difference:
+    """Run `one` minus `other`, overall, paired over those of the units `names` that both have."""
+    scores, others = one.scores("overall"), other.scores("overall")
+    known = [(a, b) for name in names if (a := scores[name]) is not None and (b := others[name]) is not None]
+    return paired([a for a, _ in known], [b for _, b in known])
+
+
+def head_to_head(table: Table) -> list[tuple[str, list[str]]]:
+    """Win rates and length-controlled differences against the reference; Bradley–Terry abilities over all pairs."""
+    if table.reference is None or len(table.rows) < 2:
+        return []
+    runs = [row.run for row in table.rows]
+    names = [row.name for row in table.rows]
+    scores = dict(zip(names, matched(runs, "overall", table.concepts), strict=True))
+    lengths = dict(zip(names, matched(runs, "tokens", table.concepts), strict=True))
+    abilities = bradley_terry(scores).abilities
+    other, length = scores[table.reference], lengths[table.reference]
+    lines = head("method", "generations won", "concepts won", "Δ at equal length", "tokens more", "Bradley–Terry")
+    for name in names:
+        ability = leaderboard.interval(abilities[name], signed=True)
+        if name == table.reference:
+            lines.append(line_of((cell(name), "reference", "–", "–", "–", ability)))
+            continue
+        won = [leaderboard.percent(win_rate(scores[name], other, per)) for per in PER]
+        equal = length_controlled(scores[name], other, lengths[name], length)
+        change = leaderboard.interval(equal.equal, signed=True)
+        lines.append(line_of((cell(name), won[0], won[1], change, f"{equal.longer:+.1f}", ability)))
+    heading = (
+        f"Head to head with {cell(table.reference)} by overall score (a tie is half a win), and Bradley–Terry "
+        "abilities over all pairs of the table (log odds around 0; without interval where a method won or lost "
+        "everything):"
+    )
+    return [(heading, lines)]
+
+
+def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
+    """(name, family, settings tried, select minus test at the picked setting) of each row; settings are picked
+    per concept, whatever is resampled. None for detectors: nothing of theirs is picked."""
+    found: list[tuple[str, str, str, Difference | None]] = []
+    if table.uses == "detector":
+        return found
+    for row in table.rows:
+        gaps = row.run.optimism("overall", row.run.data["concepts"])
+        tried = leaderboard.extent(row.run.settings)
+        found.append((row.name, row.run.family, tried, _against_zero(list(gaps.values()))))
+    return found
+
+
+def optimism(table: Table) -> list[tuple[str, list[str]]]:
+    """Select minus test score at the picked setting; selection can only flatter where settings were tried."""
+    lines = head("method", "settings tried", "select minus test")
+    found = optimisms(table)
+    lines += [line_of((cell(name), settings, _shown(gap))) for name, _, settings, gap in found]
+    concepts = tuple(table.rows[0].run.data["concepts"])
+    chosen = [
+        [own.get(name, np.nan) for name in concepts]
+        for row, (_, _, settings, _) in zip(table.rows, found, strict=True)
+        if settings != "1"
+        for own in [row.run.optimism("overall", concepts)]
+    ]
+    complete = np.array(chosen).reshape(len(chosen), len(concepts))
+    complete = complete[:, ~np.isnan(complete).any(0)]
+    if complete.size:
+        mean = _shown(_against_zero(list(complete.mean(0))))
+        lines.append(line_of((f"mean of the {len(chosen)} with a choice", "", mean)))
+    heading = (
+        "Optimism of selection: overall score at the picked setting on the select prompts minus that on the test "
+        "prompts, paired. The leaderboard uses test scores alone; a method with one setting shows how far "
+        "the two sets of prompts differ by themselves."
+    )
+    return [(heading, lines)]
+
+
+def _against_zero(values: Sequence[float]) -> Difference | None:
+    if not values:
+        return None
+    found = paired(values, np.zeros(len(values)))
+    # Two folds, say, have a mean and no interval worth the name.
+    return found if len(values) > 2 else replace(found, low=np.nan, high=np.nan, p=np.nan)
+
+
+def _shown(d: Difference | None) -> str:
+    return leaderboard.interval(d) if d else "–"

@@ -1,0 +1,8 @@
+"""Run files as a data set: loaded, compared, audited.
+
+Invariant: no model, no network.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

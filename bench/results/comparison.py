@@ -1,0 +1,70 @@
+"""Two runs against each other, axis by axis: what `bench compare` shows on a terminal, as JSON and as a page.
+
+Invariant: everything is paired over the units and generations that both runs have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from bench import results, stats
+from bench.results.runs import Run
+from bench.stats import pairwise
+from bench.stats.intervals import Difference, Estimate
+from bench.stats.pairwise import LengthControlled
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a comparison."""
+
+    difference: Difference
+    wins: Mapping[str, Estimate]
+    """By generations, and by units."""
+    length: LengthControlled | None
+    """The difference at equal length, where answers have one."""
+
+
+def compare(one: Run, two: Run) -> dict[str, Axis]:
+    """axis -> `one` minus `two`; refused where they were not made alike."""
+    results.same_group(one, two)
+    found = {}
+    for axis in one.data["axes"]:
+        a, b = one.scores(axis), two.scores(axis)
+        both = [name for name in a if a[name] is not None and b.get(name) is not None]
+        scores = results.matched([one, two], axis)
+        lengths = results.matched([one, two], "tokens") if one.data["spec"]["judge"] else None
+        found[axis] = Axis(
+            stats.paired([float(a[n] or 0) for n in both], [float(b[n] or 0) for n in both]),
+            {per: pairwise.win_rate(scores[0], scores[1], per) for per in pairwise.PER},
+            pairwise.length_controlled(*scores, *lengths) if lengths is not None else None,
+        )
+    return found
+
+
+def bare(value: Any) -> Any:
+    """Frozen statistics as JSON has them: null for what is not known."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if is_dataclass(value):
+        value = vars(value)
+    return {k: bare(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def as_json(axes: Mapping[str, Axis]) -> dict[str, Any]:
+    return {axis: bare(vars(a.difference) | {"wins": a.wins, "length": a.length}) for axis, a in axes.items()}
+
+
+def disagreements(one: Run, two: Run) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The samples that both runs answered, largest difference of `overall` first."""
+    other = {s["id"]: s for s in two.data["samples"]}
+    pairs = [(s, other[s["id"]]) for s in one.data["samples"] if s["id"] in other]
+
+    def gap(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> float:
+        values = [s["ratings"].get("overall") for s in pair]
+        return -1.0 if None in values else abs(values[0] - values[1])
+
+    return sorted(pairs, key=lambda pair: (-gap(pair), pair[0]["id"]))

@@ -1,0 +1,370 @@
+"""The results folder as a dataset: find, admit, write and load runs.
+
+Invariant: everything a report says is computed from `run.json` files alone; no model, no network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import stats
+from bench.core.store import write_json, write_whole
+from bench.core.values import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain, suggest
+from bench.results import provenance
+from bench.run.plan import Options, default_results, method, scratch
+
+VERSION = 1
+KEYS = "keys.toml"
+"""In a results folder: files whose code key is called otherwise now, for code that changed while no number did."""
+
+
+@lru_cache(maxsize=16)
+def _aliases(path: Path, _changed: int) -> dict[str, tuple[str, str]]:
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+        return {file: (str(was), str(now)) for file, (was, now) in found.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise BenchError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def aliases(root: Path) -> dict[str, tuple[str, str]]:
+    """file below a results folder -> (the code key it was written with, what that is called now)."""
+    path = root / KEYS
+    return _aliases(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+def code_key(path: Path, data: Mapping[str, Any]) -> str:
+    """The key of the code that made a run or an opinion (a file in `ROOT/TASK/MODEL/RUN/`), as it is called now."""
+    root = path.parents[3]
+    was, now = aliases(root).get(path.relative_to(root).as_posix(), ("", ""))
+    return now if was == data["code"] else str(data["code"])
+
+
+def means(rows: Sequence[Mapping[str, Verdict]], axes: Iterable[str]) -> dict[str, Any]:
+    """Mean of each axis over the rows that were rated; `n` rows, `missing` of them unrated."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        values = [row[axis].value for row in rows if axis in row]
+        known = [v for v in values if v is not None]
+        found[axis] = round(math.fsum(known) / len(known), 6) if known else None
+    return found | {"n": len(rows), "missing": sum("overall" in row and row["overall"].value is None for row in rows)}
+
+
+def place(spec: RunSpec, root: Path) -> Path:
+    return root / spec.task / spec.model / f"{spec.method}-{spec.id}" / "run.json"
+
+
+def find(spec: RunSpec, code: str, folder: Path | None) -> Path | None:
+    """A finished run of this spec made by this code, if there is one."""
+    for root in [folder] if folder else [default_results(), scratch()]:
+        path = place(spec, root)
+        try:
+            if path.is_file() and (run := read(path)).code == code and not run.data["counts"].get("unanswered"):
+                return path
+        except BenchError:
+            continue  # a damaged run is made again
+    return None
+
+
+def refusals(spec: RunSpec) -> list[str]:
+    """Why the checked results do not take a run; empty when they do."""
+    reasons = []
+    if spec.protocol.preset not in ("standard", "paper"):
+        reasons.append(f"preset {spec.protocol.preset} is for looking around")
+    if spec.protocol.concepts:
+        reasons.append("the run is limited")
+    if spec.backend == "fake":
+        reasons.append("the fake backend has no model")
+    if provenance.commit() is None:
+        reasons.append("not in a git checkout")
+    elif changed := provenance.dirty():
+        reasons.append(f"the tree has uncommitted changes ({changed[0]}{' …' if len(changed) > 1 else ''})")
+    return reasons
+
+
+TRIALS = "trials.jsonl"
+"""Beside `run.json`: the answers on the select split, one a line, for readers; no number rests on them."""
+
+
+def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Sequence[Mapping[str, Any]] = ()) -> Path:
+    """Write `run.json`, atomically and last. Without `folder`, results/ or the scratch folder."""
+    reasons = refusals(spec)
+    if lost := record["counts"]["unanswered"]:
+        reasons.append(f"{lost} ratings went unanswered; the same command asks again")
+    root = folder or (scratch() if reasons else default_results())
+    head = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "status": "complete"}
+    data = head | record | {"refused": reasons, "provenance": provenance.provenance()}
+    data["metrics"] = metrics(data)
+    if not (reasons or folder):
+        data = published(data)
+    path = place(spec, root)
+    try:
+        if trials:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in trials)
+            write_whole(path.with_name(TRIALS), lines.encode())
+        write_json(path, data)
+    except OSError as error:
+        path.with_name(TRIALS).unlink(missing_ok=True)
+        raise BenchError(
+            f"cannot write {path.name} of {spec.method}: {error.strerror}; rerun the same command"
+        ) from error
+    return path
+
+
+def published(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with what its user named, but not where that lies on the machine: checked results are read by others."""
+
+    def short(value: Any) -> Any:
+        named = isinstance(value, str) and (Path(value).is_absolute() or Path(value).expanduser().is_dir())
+        return Path(value).name if named else value
+
+    if not (asked := data.get("asked")):
+        return dict(data)
+    parameters = {name: short(value) for name, value in asked["task_params"].items()}
+    return {**data, "asked": {"model": short(asked["model"]), "task_params": parameters}}
+
+
+def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:
+    """Mean over concepts of each axis on the test split, with its 95 % interval."""
+    found: dict[str, float | int | None] = {}
+    for axis in data["axes"]:
+        e = stats.estimate([v for v in units(data, axis).values() if v is not None])
+        found[axis] = finite(e.mean)
+        found |= {f"{axis}_low": finite(e.low), f"{axis}_high": finite(e.high)}
+    return found | {"concepts": len(data["concepts"]), "missing": data["counts"]["missing"]}
+
+
+def units(data: Mapping[str, Any], axis: str) -> dict[str, float | None]:
+    """Test score of each unit that intervals resample: the concept, or what the samples name instead."""
+    named = pooled((row["unit"], row["ratings"].get(axis)) for row in data["samples"] if "unit" in row)
+    return named or {name: c["test"][axis] for name, c in data["concepts"].items()}
+
+
+def pooled(ratings: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """unit -> mean of its ratings from pairs of both; None where all of them are missing."""
+    found: dict[str, list[float]] = {}
+    for unit, value in ratings:
+        found.setdefault(unit, []).extend([] if value is None else [value])
+    return {unit: math.fsum(values) / len(values) if values else None for unit, values in found.items()}
+
+
+def finite(value: float) -> float | None:
+    """`value` to four digits; None where it is not known: JSON has no NaN."""
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def _departures(given: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """`key=value` of what differs, with the part's name before it where there are several."""
+    found = []
+    for key, value in given.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
+            found += [f"{key}.{each}" for each in _departures(value, usual[key])]
+        elif value != usual.get(key):
+            found.append(f"{key}={value}")
+    return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """One loaded `run.json`."""
+
+    path: Path
+    data: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        return str(self.data["spec"]["method"])
+
+    @property
+    def family(self) -> str:
+        return str(self.data["family"])
+
+    @property
+    def code(self) -> str:
+        """The key of the code that made it."""
+        return code_key(self.path, self.data)
+
+    @property
+    def uses(self) -> str:
+        """What the method is used as: `steering`, or `detector`."""
+        return str(self.data.get("uses", "steering" if self.data["spec"]["judge"] else "detector"))
+
+    @property
+    def draws(self) -> int:
+        """Answers that are written to a question for the one that is kept."""
+        return int(self.data.get("draws", 1))
+
+    @property
+    def settings(self) -> list[int]:
+        """Settings rated on the select split, concept by concept; 0 where nothing is picked."""
+        return [len(c.get("select") or ()) for c in self.data["concepts"].values()]
+
+    @property
+    def excess(self) -> bool:
+        """Whether a pick was among more settings than the budget has trials."""
+        return max(self.settings, default=0) > int(self.data["spec"]["protocol"]["budget"]["trials"])
+
+    @cached_property
+    def variant(self) -> str:
+        """The method's name with the settings in which it departs from those registered: `diffmean layer=select`.
+
+        A method of a plugin that is not installed is told apart by its id.
+        """
+        try:
+            usual = plain(method(self.method, {}).params())
+        except UsageError:
+            return f"{self.method}-{self.data['id'][:4]}"
+        return " ".join([self.method, *_departures(self.data["spec"]["method_params"], usual)])
+
+    def scores(self, axis: str, split: str = "test") -> dict[str, float | None]:
+        if split == "test":
+            return units(self.data, axis)
+        found: dict[str, float | None] = {}
+        for name, c in self.data["concepts"].items():
+            row = next(t for t in c["select"] if {k: t[k] for k in c["picked"]} == c["picked"])
+            found[name] = row[axis]
+        return found
+
+    def optimism(self, axis: str, concepts: Iterable[str]) -> dict[str, float]:
+        """concept -> how much higher the picked setting scored on the select split than on the test split."""
+        chosen = self.scores(axis, "select")
+        pairs = {name: (chosen[name], self.data["concepts"][name]["test"][axis]) for name in concepts}
+        return {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
+
+    def curve(self, axis: str) -> dict[float, dict[str, float]]:
+        """coefficient -> concept -> score on the select split of the candidate that does best there (by overall)."""
+        found: dict[float, dict[str, float]] = {}
+        for name, c in self.data["concepts"].items():
+            for coefficient in dict.fromkeys(row["coefficient"] for row in c["select"]):
+                value = _at_best([row for row in c["select"] if row["coefficient"] == coefficient], axis)
+                if value is not None:
+                    found.setdefault(coefficient, {})[name] = value
+        return found
+
+    def depths(self, axis: str) -> dict[int, dict[str, float]]:
+        """layer -> concept -> score on the select split at the layer's best coefficient (by overall).
+
+        Empty unless several candidates edit one layer each.
+        """
+        found: dict[int, dict[str, float]] = {}
+        for name, c in self.data["concepts"].items():
+            layers = c.get("layers", [])
+            if len(layers) < 2 or any(len(edited) != 1 for edited in layers):
+                return {}
+            for i, (layer,) in enumerate(layers):
+                value = _at_best([row for row in c["select"] if row["candidate"] == i], axis)
+                if value is not None:
+                    found.setdefault(layer, {})[name] = value
+        return found
+
+
+def _at_best(settings: Sequence[Mapping[str, Any]], axis: str) -> float | None:
+    """`axis` under the setting with the highest overall score: parts of one setting, not the best of each part."""
+    rated = [row for row in settings if row["overall"] is not None]
+    return max(rated, key=lambda row: row["overall"])[axis] if rated else None
+
+
+NEEDED = ("id", "group", "spec", "axes", "concepts", "samples", "counts", "metrics", "code", "family", "validated")
+
+
+def read(path: Path) -> Run:
+    """One `run.json`; a damaged one is an error, not a gap."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if data["version"] != VERSION:
+            raise ValueError(f"version {data['version']}, this program reads {VERSION}")
+        if missing := [name for name in NEEDED if name not in data]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise BenchError(f"{path.parent.name}/{path.name} is not a run of this program: {reason}") from error
+    return Run(path, data)
+
+
+def load(root: Path) -> list[Run]:
+    """Every run below `root`, in a fixed order."""
+    return [read(path) for path in sorted(root.glob("*/*/*/run.json"))]
+
+
+def trials(run: Run) -> list[dict[str, Any]]:
+    """The answers on the select split that were kept beside a run; none where they were not."""
+    path = run.path.with_name(TRIALS)
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path.parent.name}/{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def lookup(name: str, roots: Sequence[Path]) -> Run:
+    """A run by path, folder, method name, or id (or its beginning); the first root that has it."""
+    given = Path(name) / "run.json" if Path(name).is_dir() else Path(name)
+    if given.is_file():
+        return read(given)
+    known: list[str] = []
+    for root in roots:
+        runs = load(root)
+        known += [run.path.parent.name for run in runs]
+        found = _meant(name, runs)
+        if len(found) > 1:
+            raise UsageError(f"{name!r} is several runs, name one: {', '.join(map(_told, found))}")
+        if found:
+            return found[0]
+    where = " or ".join(f"{root.name}/" for root in dict.fromkeys(roots))
+    raise UsageError(f"no run {name!r} in {where}: {suggest(name, known) if known else 'it is empty'}")
+
+
+def _meant(name: str, runs: Sequence[Run]) -> list[Run]:
+    """The runs a name may mean: of a method that ran on several tasks, the one on the task `bench run` takes.
+
+    Of several there, the one under the registered settings.
+    """
+    if named := [run for run in runs if name in (run.method, run.path.parent.name)]:
+        usual = [run for run in named if run.data["spec"]["task"] == Options.task]
+        plain = [run for run in usual if run.variant == run.method]
+        return next((found for found in (usual, plain) if len(found) == 1), named)
+    return [run for run in runs if run.data["id"].startswith(name)]
+
+
+def _told(run: Run) -> str:
+    spec = run.data["spec"]
+    return f"{run.path.parent.name} ({spec['task']}, {spec['model']}, {spec['protocol']['preset']})"
+
+
+def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = None) -> Array:
+    """Ratings of the same generations `[runs, units, samples]`, or their `tokens`; NaN where there is none."""
+    tables = []
+    for run in runs:
+        rows: dict[str, dict[str, float]] = {name: {} for name in concepts or runs[0].scores("overall")}
+        for s in run.data["samples"]:
+            value = s.get("tokens") if axis == "tokens" else s["ratings"].get(axis)
+            unit = s.get("unit", s["concept"])
+            if unit in rows and value is not None:
+                rows[unit][s["id"]] = value
+        tables.append(rows)
+    ids = {name: sorted({i for rows in tables for i in rows[name]}) for name in tables[0]}
+    found = np.full((len(runs), len(ids), max(map(len, ids.values()), default=0)), np.nan)
+    for table, rows in zip(found, tables, strict=True):
+        for line, name in zip(table, ids, strict=True):
+            line[: len(ids[name])] = [rows[name].get(i, np.nan) for i in ids[name]]
+    return found
+
+
+def same_group(one: Run, two: Run) -> None:
+    """Refuse to compare runs whose protocol, data, model, engine or judge differ."""
+    if one.data["group"] == two.data["group"]:
+        return
+    a, b = one.data["spec"], two.data["spec"]
+    names = [k for k in a if k not in ("method", "method_params", "prompter") and digest(a[k]) != digest(b.get(k))]
+    raise UsageError(f"{one.method} and {two.method} cannot be compared: they differ in {', '.join(names)}")

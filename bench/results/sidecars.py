@@ -1,0 +1,123 @@
+"""What was found of one run's cost: `overhead.json` beside its `run.json`.
+
+Invariant: a record belongs to one run (by id) and holds every measured second, so that its medians can be
+taken again; a ratio is always to the unsteered run of the same requests, interleaved with the steered one.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.store import write_json
+from bench.core.values import BenchError, UsageError
+from bench.overhead.config import architecture
+from bench.overhead.exact import Architecture, Extra, bytes_percent, flops_percent, kv_percent, request_percent
+from bench.results.runs import Run
+
+VERSION = 1
+NAME = "overhead.json"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median of repeats, and the distance between their quartiles."""
+
+    median: float
+    spread: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        if len(values) < 2:
+            raise BenchError("a spread needs at least two repeats")
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(round(statistics.median(values), 5), round(high - low, 5), len(values))
+
+    def distinguishable(self, floor: float = 0.0) -> bool:
+        """Whether a ratio lies further from 1 than its repeats lie apart, and than `floor`."""
+        return abs(self.median - 1) > max(self.spread, floor)
+
+    def text(self, floor: float = 0.0) -> str:
+        """As a change in percent, or that it cannot be told from none."""
+        percent = f"{100 * (self.median - 1):+.1f} ± {100 * self.spread / 2:.1f} %"
+        return percent if self.distinguishable(floor) else f"not distinguishable ({percent})"
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """One loaded record."""
+
+    data: Mapping[str, Any]
+
+    @property
+    def arch(self) -> Architecture:
+        return architecture(self.data["config"], self.data["model"])
+
+    @property
+    def extra(self) -> Extra:
+        return Extra(**self.data["exact"]["extra"])
+
+    @property
+    def draws(self) -> int:
+        """Answers written for each question."""
+        return int(self.data["exact"]["draws"])
+
+    def _drawn(self, percent: float) -> float:
+        return self.draws * (100 + percent) - 100
+
+    def flops(self, context: int) -> float:
+        """FLOPs per decoded token above the bare model's at `context`, in percent."""
+        return self._drawn(flops_percent(self.arch, self.extra, context))
+
+    def bytes(self, context: int) -> float:
+        return self._drawn(bytes_percent(self.arch, self.extra, context))
+
+    def kv(self, context: int) -> float:
+        return kv_percent(self.arch, self.extra, context)
+
+    def request(self, own: int, reply: int, cached: bool = False) -> float:
+        """FLOPs of a whole request above the bare model's, in percent."""
+        return self._drawn(request_percent(self.arch, self.extra, own, reply, cached))
+
+    def ratio(self, name: str) -> Spread | None:
+        """A measured ratio to the unsteered run: `time`, `first_token_cold`, `first_token_warm`, `memory`."""
+        found = self.data["measured"].get(name)
+        return Spread(**found) if found else None
+
+
+def load(run: Run) -> Overhead | None:
+    """The record beside a run, if there is one; a damaged or foreign one is an error."""
+    path = run.path.parent / NAME
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if data["version"] != VERSION or data["run"] != run.data["id"]:
+            raise ValueError(f"version {data['version']} of run {data['run']}")
+        found = Overhead(data)
+        _ = found.arch, found.extra, found.ratio("time"), found.draws
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise BenchError(
+            f"{path.parent.name}/{NAME} is not a record of this run: {reason}; make it again: "
+            f"bench overhead {path.parent.name} --measure"
+        ) from error
+    return found
+
+
+def required(run: Run) -> Overhead:
+    """The record beside a run; raises UsageError where there is none."""
+    if (found := load(run)) is None:
+        raise UsageError(f"no cost of {run.path.parent.name} is measured yet: add --measure")
+    return found
+
+
+def store(run: Run, record: Mapping[str, Any]) -> Path:
+    path = run.path.parent / NAME
+    write_json(path, {"version": VERSION, "run": run.data["id"], "method": run.method, **record})
+    return path

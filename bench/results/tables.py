@@ -1,0 +1,168 @@
+"""Runs side by side: one ranked table a group, with paired differences to the best prompt.
+
+Invariant: only runs of equal task, data, model, engine, judge and protocol stand in one table.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bench import stats
+from bench.results.runs import Run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a leaderboard."""
+
+    run: Run
+    name: str
+    rank: int | None
+    estimates: Mapping[str, stats.Estimate]
+    against: stats.Difference | None
+    p: float | None
+    """Holm-corrected over the table."""
+    coefficient: float | None
+    missing: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs of one group (same task, data, model, engine, judge, protocol), ranked."""
+
+    group: str
+    spec: Mapping[str, Any]
+    axes: tuple[str, ...]
+    concepts: tuple[str, ...]
+    reference: str | None
+    rows: tuple[Row, ...]
+    detectable: float | None = None
+    scale: float = 2.0
+    """The largest value of an axis."""
+    contrasts: Mapping[str, Mapping[str, stats.Difference]] = field(default_factory=dict)
+    """method -> control -> paired difference on the first axis."""
+
+    @property
+    def uses(self) -> str:
+        return self.rows[0].run.uses
+
+    @property
+    def unit(self) -> str:
+        """What intervals resample."""
+        return "concept" if set(self.concepts) <= set(self.rows[0].run.data["concepts"]) else "question"
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """One table per group."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.data["group"], []).append(run)
+    order = {"paper": 0, "standard": 1, "quick": 2}
+    made = [_table(group, found) for group, found in groups.items()]
+    return sorted(made, key=lambda t: (t.spec["task"], t.spec["model"], order[t.spec["protocol"]["preset"]], t.group))
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A name of each run of a group: its method's, with the settings that were changed where the method ran twice."""
+    methods = [run.method for run in runs]
+    found = [run.method if methods.count(run.method) == 1 else run.variant for run in runs]
+    ids = [str(run.data["id"])[:4] for run in runs]
+    # The same settings under another prompter, say.
+    return [name if found.count(name) == 1 else f"{name}-{mark}" for name, mark in zip(found, ids, strict=True)]
+
+
+def _table(group: str, runs: list[Run]) -> Table:
+    named = dict(zip(labels(runs), runs, strict=True))
+    axes = tuple(axis for axis in runs[0].data["axes"] if all(axis in run.data["axes"] for run in runs))
+    known = {axis: [run.scores(axis) for run in runs] for axis in axes}
+
+    def whole(name: str, axis: str) -> bool:
+        """Whether all runs have a score; what the data has for none (no hard negatives, say) is no gap."""
+        found = [scores.get(name) is not None for scores in known[axis]]
+        return all(found) or (axis != "overall" and not any(found))
+
+    concepts = tuple(name for name in runs[0].scores("overall") if all(whole(name, axis) for axis in axes))
+
+    def values(run: Run, axis: str) -> list[float]:
+        scores = run.scores(axis)
+        return [v for name in concepts if (v := scores[name]) is not None]
+
+    scale = float(runs[0].data.get("scale", 2.0))
+    reference = _reference(named)
+    overall = {name: values(run, "overall") for name, run in named.items()}
+    ranked = {n: v for n, v in overall.items() if named[n].data["validated"]}
+    ranks = stats.shared_ranks(ranked) if len(concepts) > 1 else dict.fromkeys(ranked, 1)
+    others = [name for name in named if name != reference]
+    against = {n: stats.paired(overall[n], overall[reference]) for n in others} if reference and concepts else {}
+    corrected = dict(zip(against, stats.holm([d.p for d in against.values()]), strict=True))
+    rows = [
+        Row(
+            run=run,
+            name=name,
+            rank=ranks.get(name),
+            estimates={axis: _within(stats.estimate(values(run, axis)), scale) for axis in axes},
+            against=against.get(name),
+            p=corrected.get(name),
+            coefficient=_coefficient(run),
+            missing=run.data["counts"]["missing"],
+        )
+        for name, run in named.items()
+    ]
+    rows.sort(key=lambda row: (-row.estimates["overall"].mean, row.name))
+    controls = [n for n, run in named.items() if run.method in ("none", "shuffled", "random")]
+    contrasts = {
+        name: {c: stats.paired(values(run, axes[0]), values(named[c], axes[0])) for c in controls}
+        for name, run in named.items()
+        if name not in controls and concepts
+    }
+    spread = [d.detectable for d in against.values() if math.isfinite(d.detectable)]
+    return Table(
+        group,
+        runs[0].data["spec"],
+        axes,
+        concepts,
+        reference,
+        tuple(rows),
+        max(spread) if spread else None,
+        scale,
+        contrasts,
+    )
+
+
+def _within(e: stats.Estimate, scale: float) -> stats.Estimate:
+    """An interval cut to what a score can be: the bootstrap-t knows no bounds."""
+    return replace(e, low=max(e.low, 0.0), high=min(e.high, scale))
+
+
+def _reference(named: Mapping[str, Run]) -> str | None:
+    """The prompt baseline that did best on the select split; for detectors the model that is asked.
+
+    One that writes several answers and keeps one is no baseline while another ran: steering writes one.
+    """
+    if "prompt-detect" in named:
+        return "prompt-detect"
+    prompts = baselines(named)
+    return max(prompts, key=lambda name: merit(named[name])) if prompts else None
+
+
+def baselines(named: Mapping[str, Run]) -> list[str]:
+    """The prompts that may be the reference, in order of name."""
+    prompts = sorted(name for name, run in named.items() if run.family == "prompting")
+    return [name for name in prompts if named[name].draws == 1] or prompts
+
+
+def merit(run: Run) -> float:
+    """Mean overall score of the picked settings on the select split: what a method may be chosen by."""
+    known = [v for v in run.scores("overall", "select").values() if v is not None]
+    return math.fsum(known) / len(known) if known else -1.0
+
+
+def _coefficient(run: Run) -> float | None:
+    """Median picked coefficient; None for a method without one."""
+    if run.family == "prompting" or run.method == "none" or run.uses == "detector":
+        return None
+    return float(statistics.median(c["picked"]["coefficient"] for c in run.data["concepts"].values()))

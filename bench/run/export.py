@@ -1,0 +1,138 @@
+"""The steerings behind a run's number, as files: each concept's picked candidate at its picked coefficient.
+
+Invariant: a file holds what the test answers were made with, or there is none; nothing is fitted, measured
+or generated here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import interchange, results
+from bench.backends.models import Model, cache_root
+from bench.core.interfaces import Context
+from bench.core.steering import Steering
+from bench.core.store import write_whole
+from bench.core.values import BenchError, UsageError, suggest
+from bench.interchange.peft import encode
+from bench.run.engines import make_backend
+from bench.run.identity import code_of, judged_by
+from bench.run.plan import Options, from_file, make
+from bench.run.steerings import Steerings
+from bench.run.strength import Unmeasured
+from bench.run.trials import Trial
+
+
+def export(run: results.Run, form: str, concept: str = "", out: Path | None = None) -> list[dict[str, Any]]:
+    """Write the steering of each concept of `run` (or of `concept`) as a file (`peft`: as a folder); what was
+    written, by concept.
+
+    `out` is the folder of the files, or the file where `concept` is given; default: named after the run,
+    in the working folder. Nothing is written where one of them cannot be.
+    """
+    known = list(run.data["concepts"])
+    if concept and concept not in known:
+        raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
+    found, model = steerings(run, [concept] if concept else known)
+    suffix = "" if form == "peft" else interchange.SUFFIX[form]  # peft's is a folder
+    names = {name: re.sub(r"[^\w.-]", "_", name) + suffix for name in found}
+    if len(set(names.values())) < len(names):
+        raise BenchError("two concepts have names that give the same file; write one with --concept NAME --out FILE")
+    base = run.path.parent.name
+    paths = {name: (out or Path(base)) / file for name, file in names.items()}
+    if concept:
+        paths = {concept: out or Path(f"{base}-{names[concept]}")}
+    hint = _model_type(model)
+    blocks = _blocks(model) if form == "lm-eval" else ""
+    files: dict[Path, bytes] = {}
+    for name, steering in found.items():
+        if form == "peft":
+            files |= {paths[name] / file: content for file, content in encode(steering, model.name).items()}
+        else:
+            files[paths[name]] = interchange.encode(steering, form, hint, blocks)
+    for path, content in files.items():
+        write_whole(path, content)
+    rows = []
+    for name in found:
+        picked = run.data["concepts"][name]["picked"]
+        rows.append({"concept": name, **picked, "digest": found[name].digest, "path": str(paths[name])})
+    return rows
+
+
+def caveat(run: results.Run, form: str) -> str:
+    """What a user of the files must know: the formats hold no positions, and the run left the first token out."""
+    if form in ("safetensors", "peft") or run.data["spec"]["protocol"]["compat"]:
+        return ""
+    program = {"gguf": "llama.cpp", "lm-eval": "lm-eval (take 0.4.9.2 or later)"}[form]
+    return f"{program} also steers the first token of a text, which this run left out"
+
+
+def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Steering], Model]:
+    """concept -> the steering of its test answers, from what the cache keeps; and the run's model.
+
+    Raises BenchError with the command to run where the fits or the measurements are not there.
+    """
+    plan = make(Options(**from_file(run.path)))
+    if plan.task.uses != "steering":
+        raise BenchError(f"task {plan.options.task} tests detectors: its runs have no steering")
+    if plan.specs[0].id != run.data["id"]:
+        raise BenchError(f"{run.path.parent.name} cannot be replayed: its model, data or protocol has changed since")
+    method, prompter, engine = plan.methods[0], plan.specs[0].prompter, make_backend(plan)
+    judged = judged_by(plan.specs[0].judge, plan.judge, engine.fingerprint())
+    context = Context(engine, plan.protocol.budget, plan.protocol.seed, compat=plan.protocol.compat)
+    made = Steerings(context, plan.protocol, plan.task, cache_root(), judged, measures=False)
+    code = code_of(method, type(plan.task), type(plan.judge), type(engine))
+    if missing := made.fits.missing(method, prompter):
+        raise _absent(f"the fit of {method.name} for {next(iter(missing))}", run, code)
+    fits = made.fits.load(method, prompter)
+    found = {}
+    for one in (one for one in made.concepts if one.id in concepts):
+        kept: Mapping[str, Any] = run.data["concepts"][one.id]
+        trial = Trial(**kept["picked"])
+        candidate = fits[one.id].candidates[trial.candidate]
+        if not isinstance(candidate.steering, Steering):
+            raise BenchError(f"the steering of {method.name} depends on each prompt: there is no one file of it")
+        try:
+            found[one.id] = made.at(method, candidate.steering, one, candidate, trial.coefficient)
+            same = made.strength.ratio(found[one.id], one) == kept["strength"]
+        except Unmeasured as error:
+            raise _absent(f"the unit of a coefficient for {one.id}", run, code) from error
+        if not same:
+            raise BenchError(f"{one.id}: c = {trial.coefficient:g} is another length now: run {_again(run, code)}")
+    return found, plan.model
+
+
+def _absent(what: str, run: results.Run, code: str) -> BenchError:
+    return BenchError(f"{what} is not in the cache: run {_again(run, code)} first, then export the run it makes")
+
+
+def _again(run: results.Run, code: str) -> str:
+    """The command that makes the run anew; where nothing changed it would find this run done already."""
+    words = ["bench", "run", "--config", str(run.path)]
+    return shlex.join(words + (["--results", str(cache_root() / "again")] if code == run.code else []))
+
+
+def _model_type(model: Model) -> str:
+    """The model type as transformers names it, which repeng writes as a file's hint."""
+    path = model.path / "config.json"
+    return str(json.loads(path.read_text("utf-8"))["model_type"]) if path.is_file() else model.name
+
+
+def _blocks(model: Model) -> str:
+    """Name of the list of blocks inside the base model; the weights stay where they are."""
+    if not (model.path / "config.json").is_file():
+        return "layers"
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from bench.backends.hf.hooks import blocks
+
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model.path))  # type: ignore[no-untyped-call]
+    wanted = blocks(made)
+    return str(next(name for name, module in made.base_model.named_modules() if module is wanted))

@@ -1,0 +1,114 @@
+"""The fit stage: each method on each concept, kept as content-addressed artefacts.
+
+Invariant: a fit's key names all that decides it; a fit that cannot be stored or used fails its own method
+and no other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.core.definitions import code_digest
+from bench.core.interfaces import Context, Fitted, Method
+from bench.core.steering import Steering
+from bench.core.store import Artefacts, load_value, pack
+from bench.core.values import BenchError, Train, digest, stored
+
+
+@stored
+@dataclass(frozen=True)
+class Kept:
+    """A stored fit: the candidates and what they cost."""
+
+    candidates: tuple[Fitted, ...]
+    seconds: float
+
+
+@dataclass
+class Fits:
+    """Fits methods on `trains`, or takes what is stored in `artefacts`."""
+
+    context: Context
+    artefacts: Artefacts
+    trains: Mapping[str, Train]
+    uses: str
+    judge: str
+    away: bool = False
+
+    def __post_init__(self) -> None:
+        self.context.trains = tuple(self.trains.values())
+        self.context.keep = self._keep
+
+    def missing(self, method: Method, prompter: str) -> dict[str, str]:
+        """concept -> key of the fits that are still to be made."""
+        keys = self.keys(method, prompter)
+        return {name: key for name, key in keys.items() if not self.artefacts.has(key)}
+
+    def keys(self, method: Method, prompter: str) -> dict[str, str]:
+        code = code_digest(*(cls for part in method.family_tree for cls in part.definitions))
+        parts: list[Any] = [{"name": method.name, "params": method.params(), "prompter": prompter}, code]
+        parts += [self.context.budget, self.context.seed, self.judge if method.judged else ""]
+        parts += [[digest(t) for t in self.context.trains] if method.pooled else ""]
+        parts += [self.context.compat] if self.context.compat else []
+        model = self.context.lm.fingerprint()
+        return {name: digest(model, *parts, self._given(method, name)) for name in self.trains}
+
+    def _given(self, method: Method, name: str) -> Train:
+        return given(method, self.trains[name], self.away)
+
+    def fit(self, method: Method, todo: Iterable[str]) -> Iterator[bytes]:
+        """The packed fit of each concept of `todo`, in order; nothing is written yet."""
+        fitted = iter(method.fit_all(self.context, [self._given(method, name) for name in todo]))
+        while True:
+            begun = time.monotonic()
+            if (found := next(fitted, None)) is None:
+                return
+            candidates = tuple(found)
+            self._accept(candidates)
+            yield pack(Kept(candidates, round(time.monotonic() - begun, 3)))
+
+    def store(self, method: Method, name: str, key: str, packed: bytes) -> None:
+        why = {"method": method.name, "params": method.params(), "concept": name}
+        self.artefacts.make(key, why, partial(_write, packed))
+
+    def load(self, method: Method, prompter: str) -> dict[str, Kept]:
+        keys = self.keys(method, prompter)
+        return {name: load_value(self.artefacts.path(key) / FILE) for name, key in keys.items()}
+
+    def _accept(self, candidates: Sequence[Fitted]) -> None:
+        if not candidates:
+            raise BenchError("the fit gave no candidate")
+        for candidate in candidates:
+            if getattr(candidate, self.uses) is None:
+                raise BenchError(f"its fit has no {self.uses}, which this task needs")
+            if self.uses == "steering" and isinstance(candidate.steering, Steering):
+                can = self.context.lm.can
+                if lack := candidate.steering.needs - can:
+                    raise BenchError(f"backend {self.context.lm.name} cannot {', '.join(sorted(lack))}")
+
+    def _keep(self, key: Any, make: Callable[[], Any]) -> Any:
+        """An artefact that several fits share (a dictionary, say), under the model and `key`."""
+        name = digest("shared", self.context.lm.fingerprint(), self.context.budget, self.context.seed, key)
+        if not self.artefacts.has(name):
+            packed = pack(make())
+            self.artefacts.make(name, {"shared": True}, partial(_write, packed))
+        return load_value(self.artefacts.path(name) / FILE)
+
+
+def given(method: Method, train: Train, away: bool) -> Train:
+    """A concept's training data as a method gets it: what a task has to say is for prompts alone."""
+    if not any(part.family == "prompting" for part in method.family_tree):
+        return replace(train, prompts=())
+    return train.reversed() if away and method.family == "prompting" else train
+
+
+FILE = "fit.safetensors"
+
+
+def _write(packed: bytes, folder: Path) -> None:
+    (folder / FILE).write_bytes(packed)

@@ -1,0 +1,166 @@
+"""What a run keeps of one method: its trials, its answers, and the record they become.
+
+Invariant: a record is computed from a finished job alone; nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from bench.core.interfaces import Method
+from bench.core.steering import Steering
+from bench.core.values import Completion, Concept, Request, RunSpec, Sample, Verdict
+from bench.run.fits import Kept
+from bench.run.plan import Plan
+from bench.run.strength import Strength
+from bench.run.trials import Trial
+
+
+@dataclass
+class Job:
+    """One method's way through the stages."""
+
+    spec: RunSpec
+    method: Method
+    code: str
+    status: str = "todo"
+    reason: str = ""
+    path: Path | None = None
+    fits: dict[str, Kept] = field(default_factory=dict)
+    select: dict[str, dict[Trial, list[dict[str, Verdict]]]] = field(default_factory=dict)
+    picked: dict[str, Trial] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    """Answers on the select split under every setting, for readers: they decide nothing after the pick."""
+    tested: dict[str, list[dict[str, Verdict]]] = field(default_factory=dict)
+    monitors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What each concept's vector foretold (`bench.run.monitor`)."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds of detection, by concept."""
+    verdicts: int = 0
+    """Ratings asked for, on both splits."""
+    unscored: int = 0
+    """Those of them that are missing, and those that a later run may still get."""
+    unanswered: int = 0
+    answers: int = 0
+    fresh: int = 0
+    tokens: int = 0
+
+    def count(self, rated: Iterable[Verdict]) -> None:
+        """Take the judge's verdicts on one answer into the counts."""
+        for verdict in rated:
+            self.verdicts += 1
+            self.unscored += verdict.value is None
+            self.unanswered += verdict.passing
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question to the model: a sample under one setting of a job's method."""
+
+    job: Job
+    trial: Trial
+    sample: Sample
+    request: Request
+
+
+def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float]) -> dict[str, Any]:
+    """Everything a reader needs: settings tried and picked, per-sample scores, test texts, costs."""
+    axes = (*plan.task.axes, "overall")
+    concepts = {}
+    for concept in plan.task.concepts():
+        name = concept.id
+        pick = job.picked.get(name, Trial(0, 1.0))
+        tried = [
+            {"candidate": t.candidate, "coefficient": t.coefficient} | results.means(rows, axes)
+            for t, rows in job.select.get(name, {}).items()
+        ]
+        fitted = job.fits[name]
+        concepts[name] = {
+            "text": concept.text,
+            "genre": concept.genre,
+            "picked": {"candidate": pick.candidate, "coefficient": pick.coefficient},
+            "strength": _ratio(job, concept, pick, strength),
+            "note": dict(fitted.candidates[pick.candidate].note),
+            "fit_seconds": fitted.seconds,
+            "detect_seconds": job.seconds.get(name),
+            "layers": [_layers(candidate.steering) for candidate in fitted.candidates],
+            "select": tried,
+            "test": results.means(job.tested[name], axes),
+            **({"monitor": dict(job.monitors[name])} if name in job.monitors else {}),
+        }
+    drawn = job.method.draws(plan.protocol.budget)
+    counts = {
+        "generations": job.answers,
+        "generated_now": job.fresh,
+        "tokens": job.tokens,
+        "missing": sum(row["ratings"].get("overall", 0) is None for row in job.rows),
+        "verdicts": job.verdicts,
+        "unscored": job.unscored,
+        "unanswered": job.unanswered,
+    }
+    return {
+        "code": job.code,
+        "family": job.method.family,
+        "validated": job.method.validated,
+        **({"suppresses": True} if job.method.suppresses else {}),
+        **({"draws": drawn} if drawn > 1 else {}),
+        "concepts": concepts,
+        "samples": job.rows,
+        "counts": counts,
+        "timings": dict(timings),
+        "axes": list(axes),
+        "scale": plan.task.scale,
+        "source": plan.model.source,
+        "asked": dict(plan.asked),
+        "calibration": dict(plan.judge.report()) if plan.task.rated else {},
+        "uses": plan.task.uses,
+    }
+
+
+def _layers(steering: Any) -> list[int]:
+    """Blocks a candidate's edits act on; none for a prompt."""
+    return sorted({edit.layer for edit in steering.edits}) if isinstance(steering, Steering) else []
+
+
+def _ratio(job: Job, concept: Concept, pick: Trial, strength: Strength) -> float | None:
+    candidate = job.fits[concept.id].candidates[pick.candidate]
+    if not isinstance(candidate.steering, Steering):
+        return None
+    return strength.ratio(strength.at(candidate.steering, candidate, concept, pick.coefficient), concept)
+
+
+def tried(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, Any]:
+    """An answer on the select split with the setting it was made under."""
+    setting = {"candidate": ask.trial.candidate, "coefficient": ask.trial.coefficient}
+    return setting | row(ask, output, found)
+
+
+def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, Any]:
+    return {
+        "id": ask.sample.id,
+        "concept": ask.sample.concept.id,
+        "instruction": ask.sample.instruction,
+        "text": output.text,
+        "tokens": output.tokens,
+        "touched": list(output.touched),
+        **({"unit": ask.sample.unit} if ask.sample.unit else {}),
+    } | ratings(found)
+
+
+REPLY = 400
+"""Characters kept of a judge's reply: enough for a reason, not for an essay."""
+
+
+def ratings(found: dict[str, Verdict]) -> dict[str, Any]:
+    """Ratings by axis, why one is missing, and what the judge said or measured."""
+    said = {axis: v.raw[:REPLY] for axis, v in found.items() if v.raw}
+    return {
+        "ratings": {axis: None if v.value is None else round(v.value, 4) for axis, v in found.items()},
+        "reasons": {axis: v.reason for axis, v in found.items() if v.value is None},
+        **({"said": said} if said else {}),
+    }

@@ -1,0 +1,347 @@
+"""From flags and configuration to `RunSpec`s, with their cost, before any model is loaded.
+
+Invariant: the rows and tokens a plan prints are the ones a run may spend; a name, field or value that
+does not exist is refused here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import importlib
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.backends.models import DEFAULT, Model, cache_root, resolve
+from bench.core import registry
+from bench.core.compose import Composed
+from bench.core.interfaces import Judge, Method, Task
+from bench.core.money import Purse
+from bench.core.values import Budget, Protocol, RunSpec, Sampling, UsageError, suggest
+from bench.run.spending import spend, trials
+
+STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
+    "norm": {
+        "quick": (0.2, 0.35, 0.5),
+        "standard": (0.1, 0.2, 0.3, 0.4, 0.55),
+        "paper": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8),
+    },
+    "max-act": {
+        "quick": (0.4, 1.0, 2.0),
+        "standard": (0.2, 0.6, 1.0, 1.6, 2.5),
+        "paper": (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0),
+    },
+}
+"""Coefficients by strength mode: multiples of median ‖h_l‖ / ‖v‖, or of the largest detection score."""
+
+PRESETS = {
+    "quick": Protocol("quick", (), 2, 3, Sampling(32), Budget(24, 64, 2, 3)),
+    "standard": Protocol("standard", (), 4, 6, Sampling(48), Budget(72, 64, 3, 5)),
+    "paper": Protocol("paper", (), 5, 5, Sampling(128), Budget(144, 512, 24, 14)),
+}
+
+
+def protocol(preset: str, strength: str = "norm", compat: str = "", seed: int = 0, limit: int = 0) -> Protocol:
+    """A preset's protocol; `compat="axbench"` also switches to the reference's strength mode."""
+    if preset not in PRESETS:
+        raise UsageError(f"unknown preset {preset!r}: {suggest(preset, PRESETS)}")
+    if compat not in ("", "axbench"):
+        raise UsageError(f"unknown compatibility mode {compat!r}: known: axbench")
+    if strength not in STRENGTHS:
+        raise UsageError(f"unknown strength {strength!r}: {suggest(strength, STRENGTHS)}")
+    if limit < 0:
+        raise UsageError(f"limit = {limit}: a number of concepts, or 0 for all")
+    mode = "max-act" if compat else strength
+    return replace(
+        PRESETS[preset],
+        coefficients=STRENGTHS[mode][preset],
+        strength=mode,  # type: ignore[arg-type]
+        compat=compat,
+        seed=seed,
+        concepts=limit,
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for; the command line and a TOML or run.json file both fill it."""
+
+    methods: tuple[str, ...] = ("all",)
+    task: str = "axbench"
+    model: str = DEFAULT
+    judge: str = "likelihood"
+    backend: str = "hf"
+    dtype: str = "auto"
+    preset: str = "quick"
+    strength: str = "norm"
+    compat: str = ""
+    seed: int = 0
+    limit: int = 0
+    prompter: str = ""
+    data: str = ""
+    max_cost: float = 0.0
+    """Dollars that hosted models may cost; 0: no limit."""
+    max_unscored: float = 0.02
+    """Share of ratings that may be missing. On a scale of 2, so many can move a mean by 0.04 at most."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """`name.field` to value, for methods, tasks and judges alike."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Specs with the live objects they name; nothing has touched a model yet."""
+
+    options: Options
+    model: Model
+    task: Task
+    judge: Judge
+    methods: tuple[Method, ...]
+    specs: tuple[RunSpec, ...]
+    asked: Mapping[str, Any]
+    """Model, judge and task parameters as the user named them: folders, which identities leave out."""
+    purse: Purse = field(default_factory=Purse)
+    """What the judge and the prompter may spend together."""
+    engine: str = ""
+    """What the reader of a plan should know of its engine: why it was chosen, what it will hold."""
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.specs[0].protocol
+
+
+def make(options: Options) -> Plan:
+    """Check everything that can be checked without loading weights, and build the specs."""
+    rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit)
+    uses = registry.get("task", options.task).uses
+    names = select(options.methods, uses)
+    given = _by_owner(options.params)
+    task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
+    asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
+    if options.max_cost < 0 or not 0 <= options.max_unscored <= 1:
+        raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
+    if options.backend != "auto":
+        registry.get("backend", options.backend)
+    number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
+    if options.prompter and not (options.prompter.startswith("openai:") and options.prompter != "openai:"):
+        raise UsageError(f"unknown prompter {options.prompter!r}: give openai:MODEL")
+    judge_name, _, argument = options.judge.partition(":")
+    judge_params = given.pop(judge_name, {})
+    methods = tuple(method(name, given) for name in names)
+    if unknown := sorted(set(given) - {part for name in names for part in names_in(name)}):
+        known = {part for name in names for part in names_in(name)} | {options.task, judge_name}
+        raise UsageError(f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {suggest(unknown[0], known)}")
+    judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
+    purse = Purse(options.max_cost)
+    judge.fund(purse)
+    task = registry.build("task", options.task, task_params, protocol=rules)
+    task.concepts()
+    usual = {
+        f.name for f in dataclasses.fields(task) if getattr(task, f.name) == f.default
+    }  # said or not, the same run
+    rules = getattr(task, "protocol", rules)  # a task may be asked for another amount of training data
+    options, engine = _engine(options, methods, rules, task)
+    model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
+    specs = tuple(
+        RunSpec(
+            method=made.name,
+            task=options.task,
+            model=model.slug,
+            judge=f"{judge_name}:{_nameless(argument)}".rstrip(":") if task.rated else "",
+            protocol=rules,
+            method_params=made.params(),
+            task_params={k: _nameless(v) for k, v in task_params.items() if k not in usual},
+            judge_params=dict(judge.fingerprint()) if task.rated else {},
+            prompter=options.prompter if any(part.prompted for part in made.family_tree) else "",
+            backend=options.backend,
+            dtype=number,
+            weights=model.weights,
+            data=task.digest,
+        )
+        for made in methods
+    )
+    return Plan(options, model, task, judge, methods, specs, asked, purse, engine)
+
+
+WORTH_AN_ENGINE = 20_000
+"""New tokens from which starting vLLM (most of a minute) pays on two cores."""
+
+
+def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: Task) -> tuple[Options, str]:
+    """The options with the engine `auto` stands for, and a line on it."""
+    if options.backend not in ("auto", "vllm"):
+        return options, ""
+    from bench.backends.vllm.backend import VLLMBackend, unable
+
+    needs = frozenset[str]().union(*(made.needs for made in methods))
+    tokens = sum(spend(made, rules, task).tokens for made in methods)
+    if options.backend == "vllm":
+        adapted = [made for made in methods if "delta" in made.needs]
+        adapters = sum(trials(made, rules) for made in adapted) * len(task.concepts())
+        held = f", an adapter for each coefficient of a weight delta: up to {adapters:,}" if adapted else ""
+        return options, f"engine: vllm{held}"
+    if task.uses == "detector":
+        reason = "detection reads activations"
+    elif lacking := sorted(needs - (VLLMBackend.can - {"delta"})):
+        reason = f"{', '.join(lacking)} may ask for more than vLLM applies"
+    elif tokens < WORTH_AN_ENGINE:
+        reason = f"{tokens:,} new tokens do not pay for starting vLLM"
+    else:
+        reason = unable()
+    name = "hf" if reason else "vllm"
+    return replace(options, backend=name), f"engine: {name} ({reason or 'able, and the run is long enough'})"
+
+
+def _nameless(value: Any) -> Any:
+    """A folder by its own name: where it lies on one machine is no part of an identity."""
+    return Path(value).name if isinstance(value, str) and Path(value).expanduser().is_dir() else value
+
+
+def dtype(wish: str) -> str:
+    """The number type a run will use, as part of its identity."""
+    if wish not in ("auto", "float32", "bfloat16", "float16"):
+        raise UsageError(f"unknown dtype {wish!r}: auto, float32, bfloat16 or float16")
+    if wish != "auto":
+        return wish
+    from bench.backends.hf.backend import pick_dtype
+
+    return str(pick_dtype(wish)).removeprefix("torch.")
+
+
+def method(name: str, params: Mapping[str, Mapping[str, Any]]) -> Method:
+    """A registered method, one around another `a(b)`, or a combination `a+b`, with its parameters."""
+    parts = [_wrapped(part, params) for part in _terms(name)]
+    made: Method = parts[0] if len(parts) == 1 else Composed(tuple(parts))
+    return made
+
+
+def _wrapped(name: str, params: Mapping[str, Mapping[str, Any]]) -> Method:
+    outer, _, rest = name.partition("(")
+    extra = {}
+    if rest:
+        if "inner" not in {f.name for f in dataclasses.fields(registry.get("method", outer))}:
+            raise UsageError(f"{name}: {outer} is no method around another")
+        extra["inner"] = method(rest.removesuffix(")"), params)
+    made: Method = registry.build("method", outer, dict(params.get(outer, {})), **extra)
+    return made
+
+
+def _terms(name: str) -> list[str]:
+    """`a+b(c+d)` -> `a`, `b(c+d)`."""
+    if name.count("(") != name.count(")") or ("(" in name and not re.fullmatch(r"[^()]*(\(.*\)[^()]*)+", name)):
+        raise UsageError(f"{name}: its brackets do not match")
+    return re.findall(r"(?:[^+()]|\([^()]*(?:\([^()]*\))?[^()]*\))+", name)
+
+
+def names_in(name: str) -> list[str]:
+    """The registered names that a method's name is made of."""
+    return name.replace(")", "").replace("(", "+").split("+")
+
+
+def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
+    """Method names from `all`, families, globs, exclusions (`-name` or `!name`), and combinations.
+
+    `all` and globs are over the methods that give what the task uses (`steering` or `detector`).
+    """
+    known = registry.table("method")
+    everything = [name for name, cls in known.items() if uses in cls.gives and not cls.named]
+    everything += importlib.import_module("methods").COMBINATIONS if uses == "steering" else []
+    families = dict.fromkeys(everything, "combination") | {name: cls.family for name, cls in known.items()}
+    chosen: list[str] = []
+    words = [word.strip() for entry in wanted for word in entry.split(",") if word.strip()]
+    if words and all(word[0] in "-!" for word in words):
+        words = ["all", *words]
+    for word in words:
+        name = word.lstrip("-!")
+        if name == "all":
+            found = everything
+        elif name in families.values():
+            found = [one for one in everything if families[one] == name]
+            if not found:
+                raise UsageError(f"no method of family {name} gives a {uses}, which this task needs")
+        elif any(c in name for c in "*?["):
+            found = fnmatch.filter(everything, name)
+        else:
+            for part in names_in(name):
+                if not part:
+                    raise UsageError(f"{name}: one of its parts has no name")
+                registry.get("method", part)
+            found = [name]
+        if not found:
+            raise UsageError(f"no method matches {name!r}: {suggest(name, everything)}")
+        if word[0] in "-!":
+            chosen = [c for c in chosen if c not in found]
+        else:
+            chosen += [f for f in found if f not in chosen]
+    if not chosen:
+        raise UsageError("no method is left to run")
+    return chosen
+
+
+def _by_owner(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    owners: dict[str, dict[str, Any]] = {}
+    for key, value in params.items():
+        owner, dot, name = key.rpartition(".")
+        if not dot or not owner or not name:
+            raise UsageError(f"-p {key}: write name.field=value, as in diffmean.layer=12")
+        owners.setdefault(owner, {})[name] = value
+    return owners
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """Options from a TOML file or a past `run.json`, by field name."""
+    try:
+        if path.suffix == ".json":
+            return _from_run(json.loads(path.read_text("utf-8")))
+        found = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"cannot read configuration {path}: {type(error).__name__}: {error}") from error
+    hints = typing.get_type_hints(Options)
+    if unknown := sorted(set(found) - set(hints)):
+        raise UsageError(f"{path.name}: unknown setting {unknown[0]!r}: {suggest(unknown[0], hints)}")
+    tables = found.pop("params", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise UsageError(f"{path.name}: params holds one table per name, as in [params.diffmean]")
+    for name, value in found.items():
+        if isinstance(value, str) and hints[name] is int:  # text is for the command line
+            raise UsageError(f"{path.name}: {name} = {value!r} is not a number")
+    options = {name: registry.cast(value, hints[name], f"{path.name}: {name}") for name, value in found.items()}
+    return options | {"params": {f"{owner}.{k}": v for owner, table in tables.items() for k, v in table.items()}}
+
+
+def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that made a run; folders are those its user named."""
+    spec = data["spec"]
+    asked = data.get("asked") or {"model": spec["model"], "task_params": {}}
+    rules, judge = spec["protocol"], spec["judge"].partition(":")[0]
+    fields = {f.name for f in dataclasses.fields(registry.get("judge", judge)) if f.init} if judge else set()
+    owned = {f"{spec['task']}.{k}": v for k, v in (spec["task_params"] | asked["task_params"]).items()}
+    owned |= {f"{judge}.{k}": v for k, v in spec["judge_params"].items() if k in fields}
+    several = len(names_in(spec["method"])) > 1
+    parts = spec["method_params"] if several else {spec["method"]: spec["method_params"]}
+    owned |= {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()}
+    return {
+        "methods": (spec["method"],),
+        "model": asked["model"],
+        **{k: spec[k] for k in ("task", "judge", "backend", "dtype", "prompter") if spec[k] or k != "judge"},
+        **({"judge": asked["judge"]} if spec["judge"] and "judge" in asked else {}),
+        **{k: rules[k] for k in ("preset", "strength", "compat", "seed")},
+        "limit": rules["concepts"],
+        "params": owned,
+    }
+
+
+def default_results() -> Path:
+    """`results/` of the checkout bench runs from, else of the working folder."""
+    root = Path(__file__).resolve().parents[2]
+    return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / "results"
+
+
+def scratch() -> Path:
+    """Where runs go that the checked results do not accept."""
+    return cache_root() / "scratch" / "results"

@@ -1,0 +1,392 @@
+"""Fit, generate, judge, pick, test, score: what turns a plan into results.
+
+Invariant: the same command again is the resume. Every finished fit, completion and rating is kept under
+a key of what decides it, and settings are picked on the select split before a test answer is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from bench.backends.models import cache_root
+from bench.core.definitions import code_digest
+from bench.core.interfaces import Context, Fitted
+from bench.core.money import total
+from bench.core.registry import get
+from bench.core.steering import Steering
+from bench.core.store import Rows
+from bench.core.values import BenchError, Completion, Concept, Example, Halted, Item, Request, Sample, Verdict, digest
+from bench.judges.judging import rate
+from bench.run.engines import make_backend, make_prompter
+from bench.run.identity import code_of, judged_by
+from bench.run.jobs import Ask, Job, ratings, record, row, tried
+from bench.run.monitor import Monitored, reading
+from bench.run.plan import Plan
+from bench.run.steerings import Steerings
+from bench.run.trials import best, drawn, options, request, ruled, seed_of, trials
+
+Advance = Callable[[int], None]
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
+"""(stage, total) -> a context whose value is called with the steps done."""
+
+
+@contextmanager
+def silent(stage: str, total: int) -> Iterator[Advance]:
+    yield lambda steps: None
+
+
+def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent) -> list[Job]:
+    """Run what is not done yet; `folder` takes every result instead of results/ or the scratch folder.
+
+    Returns a job per method: `cached`, `complete`, `unsupported` (with the reason), or `failed`.
+    """
+    engine = get("backend", plan.options.backend)
+    jobs = [
+        Job(spec, made, code_of(made, type(plan.task), type(plan.judge), engine))
+        for spec, made in zip(plan.specs, plan.methods, strict=True)
+    ]
+    for job in jobs:
+        if found := results.find(job.spec, job.code, folder):
+            job.status, job.path = "cached", found
+    todo = [job for job in jobs if job.status == "todo"]
+    if todo:
+        Session(plan, folder, progress).run(todo)
+    return jobs
+
+
+class Session:
+    """One run over the jobs that are not done."""
+
+    def __init__(self, plan: Plan, folder: Path | None, progress: Progress) -> None:
+        self.plan, self.folder, self.progress = plan, folder, progress
+        self.task, self.judge, self.rules = plan.task, plan.judge, plan.protocol
+        self.backend = make_backend(plan)
+        shard, root = self.backend.fingerprint(), cache_root()
+        self.generations = Rows(root / "rows" / "generations" / shard)
+        self.evidence = Rows(root / "rows" / "evidence" / digest(shard, code_digest(type(self.judge))))
+        judged = judged_by(plan.specs[0].judge, self.judge, shard)
+        self.judgements = Rows(root / "rows" / "judgements" / judged)
+        self.spending = Rows(root / "rows" / "spending" / judged)
+        self.timings: dict[str, float] = {}
+        self.prompter = make_prompter(plan)
+        self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
+        self.context.rate = self._rate_all
+        self.context.compat = self.rules.compat
+        self.context.tell = partial(print, file=sys.stderr)
+        self.steerings = Steerings(self.context, self.rules, self.task, root, judged)
+        self.fits, self.concepts, self.trains = (getattr(self.steerings, n) for n in ("fits", "concepts", "trains"))
+        self._check_splits()
+
+    def run(self, jobs: list[Job]) -> None:
+        try:
+            for job in jobs:
+                self._support(job)
+            live = [job for job in jobs if job.status == "todo"]
+            if live and self.task.uses == "steering" and (self.task.rated or any(job.method.judged for job in live)):
+                with self._stage("calibrate the judge", 1) as advance:
+                    self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
+                    advance(1)
+            with self._stage("fit", sum(len(self.concepts) for job in jobs if job.status == "todo")) as advance:
+                for job in jobs:
+                    if job.status == "todo":
+                        self._fit(job, advance)
+            self.judge.release()
+            live = [job for job in jobs if job.status == "todo"]
+            if self.task.uses == "detector":
+                self._detect(live)
+            else:
+                self._answer(live, "select")
+                live = [job for job in live if job.status == "todo"]
+                for job in live:
+                    job.picked = {concept: best(trials) for concept, trials in job.select.items()}
+                self._answer(live, "test")
+                self._watch([job for job in live if job.status == "todo"])
+            for job in (job for job in live if job.status == "todo"):
+                made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
+                job.path = results.write(made, job.spec, self.folder, job.tried)
+                job.status = "complete"
+        finally:
+            self.judge.release()
+            if spent := self.judge.usage():
+                self.spending.put(str(time.time_ns()), spent)
+            for rows in (self.generations, self.evidence, self.steerings.units, self.judgements, self.spending):
+                rows.close()
+
+    def _judging(self) -> dict[str, Any]:
+        """What asking the judge took, now and in earlier commands, and the prompter now; for all methods."""
+        now, earlier = self.judge.usage(), self.spending.values()
+        found = {"judging": {"now": now, "ever": total([*earlier, now])}} if now or earlier else {}
+        if self.prompter and (written := self.prompter.usage.plain(self.prompter.price)):
+            found["prompting"] = {"now": written}
+        return found
+
+    @contextmanager
+    def _stage(self, name: str, total: int) -> Iterator[Advance]:
+        begun = time.monotonic()
+        with self.progress(name, total) as advance:
+            yield advance
+        self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - begun, 2)
+
+    def _check_splits(self) -> None:
+        """Train, select and test may not share an instruction within a concept, and what is asked is not empty.
+
+        A task that works a question into a longer one keeps the plain question as the sample's label.
+        """
+        for concept in self.concepts:
+            train = self.trains[concept.id]
+            seen = {e.instruction for e in (*train.positives, *train.negatives)}
+            asked = {"select": self.task.select(concept), "test": self.task.test(concept)}
+            for split, samples in asked.items():
+                if not samples and (split == "test" or self.task.uses == "steering"):
+                    raise BenchError(
+                        f"concept {concept.id}: task {self.plan.options.task} has no {split} sample for it"
+                    )
+                plain = {text for s in samples for text in (s.instruction, s.label, s.label.split("\n", 1)[-1])}
+                if seen & plain:
+                    raise _leak(concept, f"train and {split}", seen & plain)
+            select, test = ({s.instruction for s in samples} for samples in asked.values())
+            if select & test:
+                raise _leak(concept, "select and test", select & test)
+
+    def _support(self, job: Job) -> None:
+        """Decide before a model is loaded whether a method can run here, and say why not."""
+        lacking = sorted(job.method.needs - self.backend.can)
+        views = frozenset.intersection(*(train.views for train in self.trains.values()))
+        if self.task.uses not in job.method.gives:
+            job.status, job.reason = "unsupported", f"it gives no {self.task.uses}, which task {job.spec.task} needs"
+        elif lacking and self.task.uses == "steering":
+            job.status, job.reason = "unsupported", f"backend {self.backend.name} cannot {', '.join(lacking)}"
+        elif missing := sorted(job.method.views - views):
+            job.status, job.reason = "unsupported", f"the data has no {', '.join(missing)}"
+        elif job.method.draws(self.rules.budget) > 1 and any(train.prompts for train in self.trains.values()):
+            reason = f"it keeps the answer most about a concept, which task {job.spec.task} does not ask for"
+            job.status, job.reason = "unsupported", reason
+
+    def _fit(self, job: Job, advance: Advance) -> None:
+        todo = self.fits.missing(job.method, job.spec.prompter)
+        advance(len(self.concepts) - len(todo))
+        fitted = self.fits.fit(job.method, todo)
+        for name, key in todo.items():
+            packed = b""
+            with self._guard(job, "fit"):
+                packed = next(fitted, packed)
+                if not packed:
+                    raise BenchError(f"the method gave no fit for {name}: one is due for each concept, in order")
+            if job.status == "failed":
+                return
+            self.fits.store(job.method, name, key, packed)
+            advance(1)
+        with self._guard(job, "fit"):
+            job.fits = self.fits.load(job.method, job.spec.prompter)
+
+    @contextmanager
+    def _guard(self, job: Job, stage: str) -> Iterator[None]:
+        """A method is third-party code: its failure is its own and must not end the others.
+
+        Nothing is written inside this context.
+        """
+        try:
+            yield
+        except Halted:
+            raise
+        except Exception as error:
+            reason = str(error).split("\n")[0]
+            job.status, job.reason = "failed", f"{stage}: {type(error).__name__}: {reason}".rstrip()
+
+    def _answer(self, jobs: list[Job], split: str) -> None:
+        """Generate and rate all samples of one split under every job's settings, as one flat call."""
+        asks: list[Ask] = []
+        for job in jobs:
+            own: list[Ask] = []
+            with self._guard(job, "steering"):
+                own = [ask for concept in self.concepts for ask in self._asks(job, concept, split)]
+            asks += own if job.status == "todo" else []
+        with self._stage(f"generate ({split})", len(asks)) as advance:
+            outputs = self._outputs(asks, advance)
+
+        def rated(items: Sequence[Item]) -> list[Verdict]:
+            with self._stage(f"judge ({split})", len(items)) as advance:
+                return rate(self.judge, items, self.judgements, advance)
+
+        verdicts = self.task.score([ask.sample for ask in asks], outputs, rated)
+        self.judge.release()
+        for ask, output, found in zip(asks, outputs, verdicts, strict=True):
+            job, name = ask.job, ask.sample.concept.id
+            job.count(verdict for axis, verdict in found.items() if axis != "overall")
+            if split == "select":
+                job.select.setdefault(name, {}).setdefault(ask.trial, []).append(ruled(found, self.rules))
+                if ask.sample.kind == "generate":
+                    job.tried.append(tried(ask, output, ruled(found, self.rules)))
+            else:
+                job.tested.setdefault(name, []).append(ruled(found, self.rules))
+                job.rows.append(row(ask, output, ruled(found, self.rules)))
+
+    def _detect(self, jobs: list[Job]) -> None:
+        """Score every text of the test split with each job's detector, in place of a judge."""
+        samples = {c.id: list(self.task.test(c)) for c in self.concepts}
+        with self._stage("detect", len(jobs) * sum(map(len, samples.values()))) as advance:
+            for job in jobs:
+                with self._guard(job, "detect"):
+                    if any(len(fit.candidates) > 1 for fit in job.fits.values()):
+                        raise BenchError("several candidates, and no select split to pick from: name one layer")
+                    for name, own in samples.items():
+                        begun = time.monotonic()
+                        verdicts, scores = self._scores(job.fits[name].candidates[0], own)
+                        job.tested[name] = verdicts
+                        job.rows += [
+                            {"id": s.id, "concept": name, "label": s.label, "score": round(score, 6)} | ratings(found)
+                            for s, score, found in zip(own, scores, verdicts, strict=True)
+                        ]
+                        job.seconds[name] = round(time.monotonic() - begun, 3)
+                        advance(len(own))
+
+    def _watch(self, jobs: list[Job]) -> None:
+        """Set each vector's reading of the task's watched chats against what the bare model answers to them."""
+        if not isinstance(self.task, Monitored) or not jobs:
+            return
+        samples = [sample for concept in self.concepts for sample in self.task.watched(concept)]
+        requests = [Request(s.messages, None, self.rules.sampling, seed_of(s, self.rules)) for s in samples]
+        with self._stage("watch", len(samples)) as advance:
+            answers = self._complete(requests, advance, lambda i: None)
+            items = [
+                Item("concept", s.concept, s.instruction, a["text"]) for s, a in zip(samples, answers, strict=True)
+            ]
+            ratings = [verdict.value for verdict in rate(self.judge, items, self.judgements, lambda steps: None)]
+        self.judge.release()
+        for job in jobs:
+            with self._guard(job, "watch"):
+                for concept in self.concepts:
+                    own = [i for i, sample in enumerate(samples) if sample.concept == concept]
+                    steering = job.fits[concept.id].candidates[job.picked[concept.id].candidate].steering
+                    found = reading(self.context, steering, [samples[i] for i in own], [ratings[i] for i in own])
+                    if found:
+                        job.monitors[concept.id] = found
+
+    def _scores(self, candidate: Fitted, samples: Sequence[Sample]) -> tuple[list[dict[str, Verdict]], list[float]]:
+        texts = [Completion(sample.messages[-1][1], 0, 0) for sample in samples]
+        kept: list[float] = []
+
+        def rate(items: Sequence[Item]) -> list[Verdict]:
+            assert candidate.detector is not None
+            found = candidate.detector.score(self.context, [Example(i.instruction, i.text) for i in items])
+            kept.extend(float(value) for value in found)
+            return [Verdict(value) for value in kept]
+
+        return list(self.task.score(samples, texts, rate)), kept
+
+    def _asks(self, job: Job, concept: Concept, split: str) -> list[Ask]:
+        """Every sample of a split under every setting tried, or the picked one."""
+        candidates = job.fits[concept.id].candidates
+        test = split == "test"
+        found = []
+        for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules.coefficients):
+            for sample in self.task.test(concept) if test else self.task.select(concept):
+                candidate = candidates[trial.candidate]
+                steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, sample.messages)
+                found.append(Ask(job, trial, sample, request(sample, steering, self.rules)))
+        return found
+
+    def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+        """One output per ask: an answer, or the likelihoods of its options."""
+        chosen = [ask.sample.kind == "choices" for ask in asks]
+        written = iter(self._answers([ask for ask, choice in zip(asks, chosen, strict=True) if not choice], advance))
+        scored = iter(self._options([ask for ask, choice in zip(asks, chosen, strict=True) if choice], advance))
+        return [next(scored if choice else written) for choice in chosen]
+
+    def _options(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+        """The log-probability of every option of every ask; each is kept on its own."""
+        requests = [(option, ask.job) for ask in asks for option in options(ask.sample, ask.request)]
+        keys = [digest("option", self._key(request), request.target) for request, _ in requests]
+        todo = {key: pair for key, pair in zip(keys, requests, strict=True) if key not in self.generations}
+        names = list(todo)
+        left = [len(asks) * n // max(1, len(keys)) for n in range(len(names), -1, -1)]  # asks not done, by options done
+        advance(len(asks) - left[0])
+        for done, (i, score) in enumerate(self.backend.logprobs([todo[name][0] for name in names])):
+            self.generations.put(names[i], {"total": round(score.total, 5), "touched": list(score.touched)})
+            todo[names[i]][1].fresh += 1
+            advance(left[done] - left[done + 1])
+        found = iter(self.generations.get(key) for key in keys)
+        outputs = []
+        for ask in asks:
+            rows = [next(found) for _ in ask.sample.options]
+            totals = tuple(row["total"] for row in rows)
+            ask.job.answers += len(rows)
+            best = max(range(len(rows)), key=totals.__getitem__)
+            touched = tuple(rows[best]["touched"])
+            outputs.append(Completion(ask.sample.options[best], 0, 0, touched, options=totals))
+        return outputs
+
+    def _answers(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+        """One answer per ask; where a chooser draws several, the one it keeps, with the tokens of all."""
+        choosers = [ask.job.fits[ask.sample.concept.id].candidates[ask.trial.candidate].chooser for ask in asks]
+        several = [
+            replace(ask, request=one)
+            for ask, chooser in zip(asks, choosers, strict=True)
+            for one in drawn(ask.request, chooser.n if chooser else 1)
+        ]
+        advance(len(asks) - len(several))
+        answers = iter(self._generate(several, advance))
+        kept = []
+        for ask, chooser in zip(asks, choosers, strict=True):
+            own = [next(answers) for _ in range(chooser.n if chooser else 1)]
+            pick = 0
+            if chooser and ask.job.status == "todo":
+                with self._guard(ask.job, "choose"):
+                    texts = [answer.text for answer in own]
+                    pick = range(len(own))[chooser.pick(self.context, ask.sample, texts)]
+            kept.append(replace(own[pick], tokens=sum(answer.tokens for answer in own)))
+        return kept
+
+    def _generate(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+        def fresh(i: int) -> None:
+            asks[i].job.fresh += 1
+
+        found = self._complete([ask.request for ask in asks], advance, fresh)
+        for ask, kept in zip(asks, found, strict=True):
+            ask.job.tokens += kept["tokens"]
+            ask.job.answers += 1
+        return [
+            Completion(**kept | {"touched": tuple(kept["touched"]), "options": tuple(kept.get("options", ()))})
+            for kept in found
+        ]
+
+    def _complete(self, requests: Sequence[Request], advance: Advance, fresh: Advance) -> list[dict[str, Any]]:
+        """The kept answer of each request; those not kept yet are made, and `fresh` told their places."""
+        keys = [self._key(request) for request in requests]
+        todo: dict[str, int] = {}
+        for place, key in enumerate(keys):
+            if key not in self.generations:
+                todo.setdefault(key, place)
+        advance(len(requests) - len(todo))
+        names = list(todo)
+        for i, completion in self.backend.generate([requests[todo[name]] for name in names]):
+            self.generations.put(names[i], dataclasses.asdict(completion))
+            fresh(todo[names[i]])
+            advance(1)
+        return [self.generations.get(key) for key in keys]
+
+    def _key(self, request: Request) -> str:
+        steering = request.steering or Steering()
+        prompt = request.prompt if isinstance(request.prompt, str) else steering.prompt.apply(request.prompt)
+        parts = (steering.internal_digest, prompt, request.prefill, request.sampling, request.seed)
+        return digest(self.backend.fingerprint(), *parts)
+
+    def _rate_all(self, items: Sequence[Item]) -> list[Verdict]:
+        """For fits, which are kept: none may be made with ratings missing that a later run would get."""
+        found = rate(self.judge, items, self.judgements, lambda steps: None)
+        if lost := [verdict for verdict in found if verdict.passing]:
+            raise BenchError(f"{len(lost)} of {len(found)} ratings went unanswered: {lost[0].reason}")
+        return found
+
+
+def _leak(concept: Concept, splits: str, shared: set[str]) -> BenchError:
+    return BenchError(f"concept {concept.id}: {splits} share an instruction, take it out of one: {min(shared)[:100]!r}")

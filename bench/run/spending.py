@@ -1,0 +1,62 @@
+"""What a method spends in a run, before there is one: answers, tokens, ratings, and what it trains on.
+
+Invariant: an upper bound under the preset's budgets; stored rows are not paid again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.core.interfaces import Method, Task
+from bench.core.values import Protocol
+from bench.run.monitor import Monitored
+
+if TYPE_CHECKING:
+    from bench.run.plan import Plan
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An upper bound of what one method spends over all concepts; stored rows are not paid again.
+
+    `generations` counts answers written and options scored.
+    """
+
+    fits: int
+    generations: int
+    tokens: int
+    ratings: int
+    train_rows: int = 0
+    train_tokens: int = 0
+
+
+def cost(made: Method, plan: Plan) -> Cost:
+    """Trials × select + test, and the ratings of each, over the plan's concepts."""
+    return spend(made, plan.protocol, plan.task)
+
+
+def spend(made: Method, rules: Protocol, task: Task) -> Cost:
+    """As `cost`, before there is a plan."""
+    concepts = task.concepts()
+    trained = [len(concepts) * part for part in made.training(rules.budget)]
+    drafts, written = (len(concepts) * part for part in made.drafts(rules.budget))
+    if task.uses == "detector":
+        return Cost(len(concepts), drafts, written, 0, *trained)
+    tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
+    asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]
+    open_ended = sum(sample.kind == "generate" for sample in asked)
+    watched = sum(len(task.watched(c)) for c in concepts) if isinstance(task, Monitored) else 0
+    drawn = open_ended * made.draws(rules.budget) + watched
+    options = sum(len(sample.options) for sample in asked)
+    tokens = drawn * rules.sampling.max_new_tokens + written
+    ratings = open_ended * (task.ratings or len(task.axes)) + watched if task.rated else 0
+    return Cost(len(concepts), drawn + options + drafts, tokens, ratings, *trained)
+
+
+def trials(made: Method, rules: Protocol) -> int:
+    """Settings tried on the select split: wordings of a prompt, or coefficients of an edit."""
+    if made.name == "none":
+        return 1
+    each = 1 if made.family == "prompting" else len(rules.coefficients)
+    return made.candidates(rules.budget) * each

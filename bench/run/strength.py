@@ -1,0 +1,115 @@
+"""What a coefficient means: the length of a push at c = 1, so that methods compare.
+
+Invariant: only what pushes (added vectors, clamps) has a unit. Low-rank edits and weight deltas have the
+strength they were trained at, which stands at c = `TRAINED` in mode `norm`, amid the coefficients, and at
+c = 1 otherwise; projections and prompts are at their own strength at c = 1. c = 0 is the bare model for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bench.core.interfaces import Context, Fitted
+from bench.core.steering import Add, Clamp, Edit, LowRank, Steering
+from bench.core.store import Rows
+from bench.core.values import BenchError, Concept, Protocol, Train, digest
+
+TRAINED = 0.3
+"""The coefficient, in median norms, that stands for a trained change's own strength: c = 0.3 is factor 1."""
+
+
+class Unmeasured(BenchError):
+    """A unit is not kept, and nothing may be measured."""
+
+
+class Strength:
+    """Scales steerings in a protocol's unit; measurements are kept in `keep`, made there unless `measures` is false."""
+
+    def __init__(
+        self, context: Context, rules: Protocol, trains: Mapping[str, Train], keep: Rows, measures: bool = True
+    ) -> None:
+        self.context, self.rules, self.trains, self.keep, self.measures = context, rules, trains, keep, measures
+
+    def at(self, steering: Steering, candidate: Fitted, concept: Concept, c: float) -> Steering:
+        """`steering` (a candidate's, after binding) at coefficient `c`."""
+        if not steering.scalable:
+            return steering
+        added = [edit for edit in steering.edits if _length(edit)]
+        self._prepare(self.trains[concept.id], [edit.layer for edit in added])
+        # Vectors at several layers add up along the residual stream: together they make one push.
+        total = sum(_length(edit) / self._unit(candidate, concept, edit.layer) for edit in added)
+        natural = 1 / TRAINED if self.rules.strength == "norm" else 1.0
+        edits = tuple(
+            self._sized(edit, 1 / total)
+            if _length(edit)
+            else edit.scaled(natural)
+            if isinstance(edit, LowRank)
+            else edit
+            for edit in steering.edits
+        )
+        deltas = tuple(delta.scaled(natural * c) for delta in steering.deltas) if c else ()
+        return dataclasses.replace(dataclasses.replace(steering, edits=edits, deltas=()).scaled(c), deltas=deltas)
+
+    def _sized(self, edit: Edit, factor: float) -> Edit:
+        edit = edit.scaled(factor)
+        if self.rules.compat:  # the reference steers every position, the first token too
+            edit = dataclasses.replace(edit, span=dataclasses.replace(edit.span, sink=True))
+        return edit
+
+    def ratio(self, steering: Steering, concept: Concept) -> float | None:
+        """Σ ‖v‖ / median ‖h‖ over the pushes of a scaled steering; None without one."""
+        added = [edit for edit in steering.edits if _length(edit)]
+        found = [_length(e) / self.median_norm(self.trains[concept.id], e.layer) for e in added]
+        return round(sum(found), 4) if found else None
+
+    def median_norm(self, train: Train, layer: int) -> float:
+        """Median ‖h‖ over the tokens of the negative training texts after block `layer`."""
+
+        def measure() -> float:
+            return float(np.median(np.linalg.norm(self.context.tokens(train.negatives, layer), axis=1)))
+
+        return self._kept(self._key("norm", train.negatives, layer), measure)
+
+    def _prepare(self, train: Train, layers: list[int]) -> None:
+        """Read the layers whose norm is not kept yet in one pass."""
+        todo = [layer for layer in layers if self._key("norm", train.negatives, layer) not in self.keep]
+        if len(todo) > 1 and self.measures:
+            self.context.read([example.messages for example in train.negatives], todo)
+
+    def _unit(self, candidate: Fitted, concept: Concept, layer: int) -> float:
+        """Length of a vector at c = 1: the median residual norm, or the largest detection score."""
+        train, detector = self.trains[concept.id], candidate.detector
+        if self.rules.strength == "norm":
+            return self.median_norm(train, layer)
+        if detector is None:
+            return 1.0
+
+        def measure() -> float:
+            largest = float(detector.score(self.context, [*train.positives, *train.negatives]).max())
+            return largest if largest > 0 else 50.0  # AxBench's fallback
+
+        return self._kept(self._key("max-act", train.positives, train.negatives, detector), measure)
+
+    def _key(self, *what: Any) -> str:
+        return digest(what, self.rules.budget.tokens)
+
+    def _kept(self, key: str, measure: Callable[[], float]) -> float:
+        if key not in self.keep:
+            if not self.measures:
+                raise Unmeasured("a unit of strength is not kept")
+            self.keep.put(key, measure())
+        return float(self.keep.get(key))
+
+
+def _length(edit: Edit) -> float:
+    """How far an edit pushes a state: ‖v‖ of an added vector (the mean over its rows), the length a clamp
+    writes at its target; 0 for what pushes towards nothing."""
+    if isinstance(edit, Add):
+        if not np.any(edit.value):
+            raise BenchError(f"the vector added at layer {edit.layer} has length 0: it has no strength to scale")
+        return float(np.linalg.norm(edit.value, axis=-1).mean())
+    return abs(edit.target) * float(np.linalg.norm(edit.write)) if isinstance(edit, Clamp) else 0.0

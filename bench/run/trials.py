@@ -1,0 +1,86 @@
+"""What a model is asked under each setting of a method, and which setting is picked.
+
+Invariant: pure functions of protocol, sample and ratings. They decide numbers, so every result's key covers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench.core.interfaces import Fitted
+from bench.core.steering import Prompt, Steering
+from bench.core.values import Protocol, Request, Sample, Sampling, Verdict, digest
+from bench.results.runs import means
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of a method on one concept: which candidate, at which coefficient."""
+
+    candidate: int
+    coefficient: float
+
+
+def trials(candidates: Sequence[Fitted], coefficients: Sequence[float]) -> list[Trial]:
+    """Every candidate at every coefficient; one that has nothing to scale (a prompt) is tried once."""
+    found = []
+    for i, candidate in enumerate(candidates):
+        fixed = isinstance(candidate.steering, Steering) and not candidate.steering.scalable
+        found += [Trial(i, c) for c in ((1.0,) if fixed else coefficients)]
+    return found
+
+
+def best(tried: dict[Trial, list[dict[str, Verdict]]]) -> Trial:
+    """The setting with the highest mean overall score; ties go to the concept score, then the first."""
+
+    def merit(rows: list[dict[str, Verdict]]) -> tuple[float, ...]:
+        axes = ("overall", next(iter(rows[0])))
+        found = means(rows, axes)
+        return tuple(-1.0 if found[axis] is None else found[axis] for axis in axes)
+
+    return max(tried, key=lambda trial: merit(tried[trial]))
+
+
+def request(sample: Sample, steering: Steering, rules: Protocol) -> Request:
+    """One question under one steering, which a plain-text prompt takes in as text."""
+    seed = seed_of(sample, rules)
+    if sample.raw:
+        return Request(plain_text(sample, steering.prompt), replace(steering, prompt=Prompt()), rules.sampling, seed)
+    return Request(sample.messages, steering, rules.sampling, seed)
+
+
+def drawn(asked: Request, samples: int) -> list[Request]:
+    """The same question so many times, each with noise of its own."""
+    return [replace(asked, seed=(asked.seed + k) % 2**63) for k in range(samples)]
+
+
+def options(sample: Sample, asked: Request) -> list[Request]:
+    """A multiple choice as one request for each option, whose log-probability is wanted."""
+    lead = " " if sample.raw else ""  # after plain text an answer begins with a space
+    return [replace(asked, target=lead + option, sampling=Sampling(), seed=0) for option in sample.options]
+
+
+def seed_of(sample: Sample, rules: Protocol) -> int:
+    """The same noise for every method: differences between methods are differences of steering."""
+    return int(digest(rules.seed, sample.id, sample.instruction), 16) % 2**63
+
+
+def ruled(found: dict[str, Verdict], rules: Protocol) -> dict[str, Verdict]:
+    """AxBench's reference scores an unreadable rating 0; outside its mode it stays missing."""
+    if rules.compat != "axbench" or found["overall"].value is not None:
+        return found
+    if any(verdict.passing for verdict in found.values()):
+        return found  # there was no reply to read
+    return {axis: v if v.value is not None else Verdict(0.0, v.raw, v.reason) for axis, v in found.items()}
+
+
+def plain_text(sample: Sample, prompt: Prompt) -> str:
+    """A sample's plain-text prompt under a prompt edit: system text and examples stand before it."""
+    from jinja2 import Template
+
+    *before, (_, asked) = prompt.apply(sample.messages)
+    turns = {"system": "{}\n\n", "user": "Q: {}\n", "assistant": "A: {}\n\n"}
+    lead = "".join(turns[role].format(content) for role, content in before)
+    asked_in: str = Template(sample.raw, keep_trailing_newline=True).render(question=asked)
+    return lead + asked_in

@@ -1,0 +1,6 @@
+from .base import (
+    Change as Change,
+)
+from .base import (
+    Scene as Scene,
+)

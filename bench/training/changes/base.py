@@ -1,0 +1,162 @@
+"""What training learns, as modules that hold the parameters of many concepts and act on each row by its own.
+
+Invariant: at initialisation a change leaves the model as it is (a vector is as short as its `init`), and what
+it exports acts as it did in training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.backends.hf.hooks import blocks, first, with_first
+from bench.core.interfaces import Context, Depth
+from bench.core.steering import Span, Steering
+from bench.core.values import Array, BenchError, Train
+
+Hook = Callable[[nn.Module, Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """How each row of a pass is changed: its concept's number, factor (0: not at all), and whether the change
+    is to be taken out instead (RePS's null), all `[B]`; `index` `[B, T]` counts its tokens (negative on padding)
+    and `prompt` `[B, 1]` is its prompt's length."""
+
+    concept: Tensor
+    factor: Tensor
+    null: Tensor
+    index: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+    prompt: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+
+    def placed(self, index: Tensor, prompt: Tensor) -> RowPlan:
+        return dataclasses.replace(self, index=index, prompt=prompt)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A model and the concepts trained together on it."""
+
+    ctx: Context
+    trains: Sequence[Train]
+
+    @property
+    def model(self) -> Any:
+        return self.ctx.lm.module
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    @property
+    def reference(self) -> bool:
+        """Whether the reference code's units and quirks are wanted."""
+        return self.ctx.compat == "axbench"
+
+    @property
+    def hidden(self) -> int:
+        return int(self.model.config.get_text_config().hidden_size)
+
+    def rng(self, concept: int, *salt: object) -> np.random.Generator:
+        return self.ctx.rng("train", self.trains[concept].concept.id, *salt)
+
+    def normal(self, *shape: int, salt: str) -> Tensor:
+        """Standard normal `[C, *shape]`, each concept from its own generator."""
+        drawn = [self.rng(c, salt).standard_normal(shape) for c in range(len(self.trains))]
+        return torch.tensor(np.stack(drawn), dtype=torch.float32, device=self.device)
+
+    def norms(self, layer: int) -> Tensor:
+        """Median ‖h‖ after block `layer` over each concept's training tokens, `[C]`."""
+        found = []
+        for train in self.trains:
+            states = self.ctx.tokens([*train.positives, *train.negatives], layer)
+            found.append(float(np.median(np.linalg.norm(states, axis=1))))
+        return torch.tensor(found, dtype=torch.float32, device=self.device)
+
+    def layers(self, depths: Sequence[Depth]) -> list[int]:
+        """The blocks that layer settings name together, in order."""
+        return sorted({layer for depth in depths for together in self.ctx.depths(depth) for layer in together})
+
+    def linears(self, names: Sequence[str], layers: Sequence[int]) -> list[tuple[str, nn.Linear, int]]:
+        """(full name, module, block) of the linear modules called `names` in the blocks `layers`."""
+        stack = blocks(self.model)
+        inside = {id(module): k for k, block in enumerate(stack) for module in block.modules()}
+        found = [
+            (name, module, inside[id(module)])
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and inside.get(id(module)) in layers
+        ]
+        chosen = [entry for entry in found if not names or entry[0].rpartition(".")[2] in names]
+        known = sorted({name.rpartition(".")[2] for name, _, _ in found})
+        if missing := [name for name in names if name not in known]:
+            raise BenchError(f"the blocks have no linear module {missing[0]!r}: {', '.join(known)}")
+        return chosen
+
+
+class Change(nn.Module):
+    """The parameters of `C` concepts, each tensor `[C, ...]`, and the hooks that apply them to rows."""
+
+    floor: int
+    """The last block whose output no parameter touches; -1: there is none."""
+    first: int
+    """The first block whose output a parameter changes."""
+    nulls = False
+    """Whether it can be taken out of a state (RePS's null); others are subtracted in its place."""
+    shared = False
+    """Whether concepts share parameters, so that their updates cannot be told apart."""
+    now: RowPlan
+
+    @abstractmethod
+    def hooks(self) -> list[tuple[nn.Module, Hook]]:
+        """Forward hooks that apply the change of the present rows (`now`)."""
+
+    @abstractmethod
+    def steering(self, concept: int) -> Steering:
+        """What concept number `concept` learnt, as data: c = 1 is the change at factor 1."""
+
+    def direction(self, concept: int) -> tuple[int, Array] | None:
+        """(layer, vector `[H]`) that detects the concept, where there is one."""
+        return None
+
+    def note(self, concept: int) -> Mapping[str, Any]:
+        """What a reader should know of this fit."""
+        return {}
+
+    def penalty(self) -> Tensor | None:
+        """A loss of the change itself for each row of the last pass, `[B]`; it is ramped up over training."""
+        return None
+
+    def prepare(self) -> None:
+        """Before a step: what is to be taken out of the gradients."""
+
+    def settle(self) -> None:
+        """After a step: what the parameters are held to."""
+
+
+def on_states(edit: Callable[[Tensor], Tensor]) -> Hook:
+    """A hook that changes a block's states in fp32 and gives them back in the block's own type."""
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        return with_first(output, edit(first(output)))
+
+    return hook
+
+
+def inside(rows: RowPlan, span: Span) -> Tensor:
+    """`[B, T, 1]`: the positions of `span` that a row's factor lets change."""
+    active = (rows.factor != 0) | rows.null
+    found: Tensor = span.mask(rows.index, rows.prompt) & (rows.index >= 0) & active[:, None]
+    return found[..., None]
+
+
+def array(tensor: Tensor) -> Array:
+    found: Array = tensor.detach().float().cpu().numpy().copy()
+    return found
