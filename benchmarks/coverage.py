@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats as distributions
 
 from bench import stats
-from bench.core.values import Array
+from bench.core.content import Array
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "statistics.md"
 MARK = "<!-- coverage: written by benchmarks/coverage.py -->"

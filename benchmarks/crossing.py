@@ -23,16 +23,17 @@ import numpy as np
 from bench import stats
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
+from bench.core.content import BenchError
 from bench.core.interfaces import Context, Fitted
+from bench.core.naming import build_method
+from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build
 from bench.core.steering import Steering
 from bench.core.store import Rows, write_json
-from bench.core.values import BenchError, Pair, Request, Train
+from bench.core.values import Pair, Request, Train
 from bench.results import provenance
-from bench.run.plan import PRESETS, method, protocol
 from bench.run.strength import Strength
-from bench.training.objectives.crossing import refusal
-from bench.training.objectives.preferences import objectives
+from bench.training.objectives.all import objectives, refusal
 from bench.training.parametrisations import forms
 
 NAMED = {"vector": "ssv", "gated": "reft-r1", "hyper": "hypersteer", "rotation": "antipasto", "full": "sft"}
@@ -118,7 +119,7 @@ def main() -> None:
                     row["refused"] = why
                 else:
                     name, begun = NAMED.get(form, form), time.monotonic()
-                    made = method(name, {name: {"parametrisation": form, "objective": goal}})
+                    made = build_method(name, {name: {"parametrisation": form, "objective": goal}})
                     try:
                         fits = [found[0] for found in made.fit_all(ctx, list(trains.values()))]
                         row |= {"settings_of": name, "seconds": round(time.monotonic() - begun, 1)}

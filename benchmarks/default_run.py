@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bench.backends.models import cache_root
+from bench.core.paths import cache_root
 from bench.core.store import write_json
 from bench.results.runs import load
 

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import blocks, first, with_first
+from bench.backends.hf.modules import blocks, first, with_first
 from bench.backends.models import DEFAULT, resolve
 from bench.backends.vllm.backend import VLLMBackend
+from bench.core.content import Array
 from bench.core.steering import Add, Steering
 from bench.core.store import write_json
-from bench.core.values import Array, Request, Sampling
+from bench.core.values import Request, Sampling
 from bench.results import provenance
 
 SUBJECTS = ("rivers", "bread", "the moon", "chess", "bicycles", "winter", "maps", "bees", "tea", "bridges")
@@ -105,7 +106,7 @@ def cold(engine: EndlessVLLM, run: Callable[[], int]) -> Callable[[], int]:
 
 def loop(lm: HFBackend, asks: Sequence[str], pushes: Sequence[Array | None], layer: int, new: int) -> int:
     """What a script does: one hook, one vector at a time, the instructions as one padded batch."""
-    inputs, _ = lm._pad([lm.encode((("user", text),)) for text in asks])
+    inputs, _ = lm.batches.pad([lm.encode((("user", text),)) for text in asks])
     inputs.pop("position_ids")
     tokens = 0
     for push in pushes:

@@ -16,10 +16,11 @@ from typing import Any
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
 from bench.core.interfaces import Context
+from bench.core.naming import build_method
+from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build
 from bench.core.store import write_json
 from bench.results import provenance
-from bench.run.plan import PRESETS, method, protocol
 
 METHODS = ("diffmean", "mean", "pca", "lat", "probe", "ablate", "random", "shuffled", "sae")
 CONCEPTS = 3
@@ -30,7 +31,7 @@ def main() -> None:
     task = build("task", "axbench", {}, protocol=protocol("standard"))
     budget = PRESETS["standard"].budget
     trains = [task.train(concept).limited(budget.sequences) for concept in list(task.concepts())[:CONCEPTS]]
-    made = {name: method(name, {}) for name in METHODS}
+    made = {name: build_method(name, {}) for name in METHODS}
     dictionaries: dict[str, Any] = {}
 
     def keep(key: Any, make: Callable[[], Any]) -> Any:

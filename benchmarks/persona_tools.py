@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.backends.hf.hooks import Applied, blocks, read_blocks
+from bench.backends.hf.hooks import Applied
+from bench.backends.hf.modules import blocks, read_blocks
+from bench.core.content import Array, BenchError, Message
 from bench.core.interfaces import Backend, Context, Fitted, Method
 from bench.core.steering import Steering
-from bench.core.values import Array, BenchError, Example, Message, Request, Sampling, Train
+from bench.core.values import Example, Request, Sampling, Train
 
 if TYPE_CHECKING:
     from bench.backends.hf.backend import HFBackend
@@ -81,7 +83,7 @@ def _last(lm: HFBackend, steering: Steering, chats: Sequence[tuple[Message, ...]
     found = []
     for begin in range(0, len(rows), lm.batch):
         part = rows[begin : begin + lm.batch]
-        inputs, pads = lm._pad(part)
+        inputs, pads = lm.batches.pad(part)
         with Applied(lm.model, [steering] * len(part), list(map(len, part)), pads, lm.header):
             found.append(read_blocks(lm.model, [layer], "resid", **inputs)[layer][:, -1].float().cpu().numpy())
     return np.concatenate(found)

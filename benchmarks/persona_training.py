@@ -18,14 +18,16 @@ import numpy as np
 
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
+from bench.core.content import Array
 from bench.core.interfaces import Context, Method
+from bench.core.naming import build_method
+from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build
 from bench.core.steering import Steering
 from bench.core.store import write_json
-from bench.core.values import Array, Train
+from bench.core.values import Train
 from bench.results import provenance
 from bench.run.monitor import correlation
-from bench.run.plan import PRESETS, method, protocol
 from benchmarks.persona_tools import prevented, projection_difference, shift
 
 SHARES = (0.0, 0.5, 1.0)
@@ -68,12 +70,12 @@ def main() -> None:
     concept = next(c for c in task.concepts() if c.id == args.concept)
     ctx = Context(HFBackend(resolve(args.model), "float32"), PRESETS["standard"].budget)
     train = task.train(concept)
-    (fitted,) = method("diffmean", {"diffmean": {"layer": args.layer}}).fit(ctx, train)
+    (fitted,) = build_method("diffmean", {"diffmean": {"layer": args.layer}}).fit(ctx, train)
     assert isinstance(fitted.steering, Steering)
     norm = np.median(np.linalg.norm(ctx.tokens(train.negatives, args.layer), axis=1))
     vector = fitted.steering.edits[0].tensors()["value"] * norm * args.push
     chats = [sample.messages for sample in task.test(concept)]
-    rows = measure(ctx, method("lora", {}), train, chats, args.layer, vector, SHARES)
+    rows = measure(ctx, build_method("lora", {}), train, chats, args.layer, vector, SHARES)
     print(f"{'trait':>6}  {'foretold':>9}  {'shift':>9}  {'prevented':>9}")
     for row in rows:
         print(f"{row['share']:>6.0%}  {row['foretold']:>9.3f}  {row['shift']:>9.3f}  {row['prevented']:>9.3f}")

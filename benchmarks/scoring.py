@@ -23,9 +23,10 @@ import numpy as np
 
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
+from bench.core.content import Message
 from bench.core.steering import Add, Steering
 from bench.core.store import write_json
-from bench.core.values import Message, Request, Sampling
+from bench.core.values import Request, Sampling
 from bench.results import provenance
 
 Run = Callable[[], int]

@@ -22,12 +22,13 @@ from bench import stats
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
 from bench.core.interfaces import Context
+from bench.core.naming import build_method
+from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build
 from bench.core.steering import Add, Steering
 from bench.core.store import write_json
 from bench.core.values import Pair, Train
 from bench.results import provenance
-from bench.run.plan import PRESETS, method, protocol
 
 EFFECTS = {
     "a vector alone": ("own", "bare"),
@@ -42,7 +43,7 @@ EFFECTS = {
 def vectors(ctx: Context, name: str, trains: Sequence[Train], strength: float) -> list[Steering]:
     """Each concept's vector at `strength` median norms."""
     found = []
-    for train, (fitted,) in zip(trains, method(name, {}).fit_all(ctx, trains), strict=True):
+    for train, (fitted,) in zip(trains, build_method(name, {}).fit_all(ctx, trains), strict=True):
         assert isinstance(fitted.steering, Steering)
         (edit,) = fitted.steering.edits
         assert isinstance(edit, Add)
@@ -72,7 +73,7 @@ def main() -> None:
     held = [train.pairs[budget.sequences // 2 :][: asked.held] for train in whole]
     ctx = Context(lm, budget, trains=tuple(trains))
     own = vectors(ctx, asked.method, trains, asked.strength)
-    tuned = [f[0].steering for f in method("lora", {}).fit_all(ctx, trains)]
+    tuned = [f[0].steering for f in build_method("lora", {}).fit_all(ctx, trains)]
     rows: list[dict[str, Any]] = []
     for a in range(len(trains)):
         b = (a + 1) % len(trains)

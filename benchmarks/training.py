@@ -22,16 +22,16 @@ import numpy as np
 import torch
 
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import blocks, first, with_first
+from bench.backends.hf.modules import blocks, first, with_first
 from bench.backends.models import DEFAULT, resolve
 from bench.core.interfaces import Context
+from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build
 from bench.core.store import write_json
 from bench.core.values import Train
 from bench.results import provenance
-from bench.run.plan import PRESETS, protocol
 from bench.training.changes.base import Scene
-from bench.training.objectives.preferences import LM
+from bench.training.objectives.log_probabilities import LM
 from bench.training.parametrisations import Vector
 from bench.training.trainer import Recipe, Trained, train
 

@@ -21,12 +21,12 @@ import numpy as np
 
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
+from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.steering import Prompt
 from bench.core.store import write_json
 from bench.core.values import Completion, Request, Sample
 from bench.results import provenance
-from bench.run.plan import protocol
 from bench.run.trials import plain_text
 
 AXES = ("mc1", "mc2")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from bench import BenchError, Budget, Context, Detector, Fitted, Method, Train
-from bench.training.objectives.crossing import refusal
-from bench.training.objectives.preferences import Objective, objectives, settings
+from bench.training.objectives.all import objectives, refusal
+from bench.training.objectives.base import Objective, settings
 from bench.training.parametrisations import Parametrisation, forms
 from methods._directions import DirectionDetector
 
@@ -59,8 +59,10 @@ class Trained(Method):
 
     @property
     def definitions(self) -> tuple[type[Any], ...]:
-        """Its parametrisation and objective too, which its fields name."""
-        return (type(self), type(self.form), type(self.goal))
+        """Its parametrisation, what does its work, and its objective too, which its fields name."""
+        from bench.training.changes.build import change_of  # loads torch
+
+        return (type(self), type(self.form), change_of(self.form), type(self.goal))
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         return next(self.fit_all(ctx, [train]))

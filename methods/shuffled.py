@@ -90,7 +90,7 @@ def _unlabelled(inner: Method) -> str:
         return f"{inner.name} is of the family {inner.family}"
     if getattr(
         inner, "both", False
-    ):  # the language-model loss of both sides (`bench.training.objectives.preferences.LM`)
+    ):  # the language-model loss of both sides (`bench.training.objectives.log_probabilities.LM`)
         return f"{inner.name} with both = true trains on both sides alike"
     return "" if inner.views else f"{inner.name} reads no training data"
 

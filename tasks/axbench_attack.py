@@ -26,9 +26,9 @@ from bench import (
     Task,
     Train,
     Verdict,
+    digest as digest_of,
     task,
 )
-from bench import digest as digest_of
 from bench.judges.rules import keeps
 from tasks._axbench_data import MINI
 from tasks.axbench import overall

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
+from bench.core.content import plain
+from bench.core.protocol import Budget, Protocol, RunSpec
 from bench.core.store import write_json
-from bench.core.values import Budget, Protocol, RunSpec, Sampling, plain
+from bench.core.values import Sampling
 from bench.results import second_judge, sidecars
 
 AXES = ("concept", "instruction", "fluency", "overall")

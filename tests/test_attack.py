@@ -6,10 +6,11 @@ import pytest
 
 from bench.backends.fake.backend import FakeBackend
 from bench.core.interfaces import Context
+from bench.core.naming import build_method, select
+from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.values import Completion, Item, Verdict
 from bench.judges.rules import keeps
-from bench.run.plan import method, protocol, select
 from tasks.axbench_attack import RULES, AxBenchAttack
 
 
@@ -66,7 +67,7 @@ def test_a_score_belongs_to_its_attack_and_reads_the_rule_itself(attack: AxBench
 @pytest.mark.parametrize(("name", "field"), [("prompt-append", "suffix"), ("prompt-prepend", "prefix")])
 def test_a_defence_can_stand_in_one_place_alone(attack: AxBenchAttack, name: str, field: str) -> None:
     train = attack.train(attack.concepts()[0])
-    found = method(name, {}).fit(Context(FakeBackend(), attack.protocol.budget), train)
+    found = build_method(name, {}).fit(Context(FakeBackend(), attack.protocol.budget), train)
     assert len(found) > 1
     assert all(getattr(fit.steering.prompt, field) for fit in found)  # type: ignore[union-attr]
     assert name not in select(["all"])

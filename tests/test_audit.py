@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from conftest import committed
 
 from bench.cli.main import main
-from bench.core.values import digest
+from bench.core.content import digest
 from bench.results import audit
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,15 +16,15 @@ from lm_eval.tasks import TaskManager
 
 from bench import results
 from bench.backends import tiny
-from bench.backends.hf import tokens
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import blocks
+from bench.backends.hf.modules import blocks
 from bench.cli.main import main
 from bench.core.steering import Add, Prompt, Steering
 from bench.core.values import Request
 from bench.data import layout
 from bench.data.check import place
 from bench.measure import capability
+from bench.results import sidecars
 from bench.run import plan
 from bench.run.session import execute
 
@@ -95,7 +95,7 @@ def test_side_effects_stand_beside_an_unchanged_run_and_are_measured_once(
         assert numbers["perplexity"] != numbers["perplexity_bare"]
         assert 0 < numbers["length"] <= run.data["spec"]["protocol"]["sampling"]["max_new_tokens"]
     assert len({entry["numbers"]["perplexity_bare"] for entry in first}) == 1
-    kept = json.loads((path.parent / capability.FILE).read_text("utf-8"))
+    kept = json.loads((path.parent / sidecars.CAPABILITY).read_text("utf-8"))
     assert kept["run"] == run.data["id"]
     assert [e for e in kept["entries"].values() if e["kind"] == "side-effects"] == first
 
@@ -134,8 +134,8 @@ def test_divergence_is_what_two_plain_passes_give(lm: HFBackend) -> None:
     texts = [(e.instruction, e.response) for e in ALL[:3]]
     steering = Steering(Prompt(prefix="Say: "), (Add(layer=2, value=4 * vector),))
     requests = [Request((("user", q),), steering, target=a) for q, a in texts]
-    found = dict(tokens.diverge(lm, requests))
-    alone = dict(tokens.diverge(lm, requests[1:2]))
+    found = dict(lm.diverge(requests))
+    alone = dict(lm.diverge(requests[1:2]))
     assert found[1].kl == pytest.approx(alone[0].kl, rel=1e-4)
     for i, (question, answer) in enumerate(texts):
         target = lm.tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -264,7 +264,7 @@ def test_a_task_whose_data_cannot_be_had_is_one_line(home: Path, monkeypatch: py
 
 
 def test_a_damaged_sidecar_is_said_to_be_one(home: Path) -> None:
-    path = path_of(home, "none").parent / capability.FILE
+    path = path_of(home, "none").parent / sidecars.CAPABILITY
     kept = path.read_bytes() if path.is_file() else None
     path.write_text("{")
     try:

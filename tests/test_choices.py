@@ -16,12 +16,13 @@ from bench import results
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
 from bench.cli.main import main
+from bench.core.content import BenchError, UsageError, digest
+from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.steering import Prompt
-from bench.core.values import BenchError, Completion, Concept, Sample, Train, UsageError, digest
+from bench.core.values import Completion, Concept, Sample, Train
 from bench.report.text.leaderboard import extent, notes
 from bench.results.tables import tables
-from bench.run.plan import protocol
 from bench.run.trials import plain_text
 from tasks._choices import ORDERS, shares
 from tasks.truthfulqa import template

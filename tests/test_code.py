@@ -14,12 +14,12 @@ from copied_tree import ENGINE, KEYS, ROOT, Tree, asked
 
 from bench.backends import tiny
 from bench.core import definitions
+from bench.core.content import UsageError
 from bench.core.definitions import CARRIERS, closure, code_digest
+from bench.core.naming import build_method
 from bench.core.registry import get, load_plugin
 from bench.core.steering import Span
-from bench.core.values import UsageError
 from bench.run.identity import keys
-from bench.run.plan import method
 
 pytestmark = pytest.mark.usefixtures("own_names")
 COUNTS = ("generations", "generated_now")
@@ -184,8 +184,8 @@ def sources(package: str) -> list[str]:
 
 
 def test_a_trained_method_is_keyed_by_its_own_parametrisation_and_objective_alone() -> None:
-    lora, reps = (method(name, {}).definitions for name in ("lora", "reps"))
-    crossed = method("lora", {"lora": {"objective": "reps"}}).definitions
+    lora, reps = (build_method(name, {}).definitions for name in ("lora", "reps"))
+    crossed = build_method("lora", {"lora": {"objective": "reps"}}).definitions
     assert len({code_digest(*one) for one in (lora, reps, crossed)}) == 3
     names = {name for _, name in closure(lora)}
     assert {"LoRAChange", "LM", "train", "Texts"} <= names

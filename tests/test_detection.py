@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -22,11 +21,13 @@ from bench import results
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
 from bench.cli.main import main
+from bench.core.content import Array, UsageError
 from bench.core.interfaces import Context
+from bench.core.naming import build_method
+from bench.core.protocol import Budget, protocol
 from bench.core.registry import build
-from bench.core.values import Array, Budget, Example, Train, UsageError
+from bench.core.values import Example, Train
 from bench.results.tables import tables
-from bench.run.plan import method, protocol
 from bench.stats.detection import placements, separation, thresholds
 from tasks.axbench_detect import AxBenchDetect
 
@@ -54,7 +55,7 @@ def aurocs(default_model: Model, axbench_folder: Path) -> dict[str, list[float]]
             assert [kind for _, kind in labelled].count("other") == 36
         train = task.train(concept)
         for name in DETECTORS:
-            made = method(name, {name: {} if name == "bow" else {"layer": LAYER}})
+            made = build_method(name, {name: {} if name == "bow" else {"layer": LAYER}})
             detector = made.fit(ctx, train)[0].detector
             assert detector is not None
             measured = separation(ctx, detector, labelled)

@@ -16,12 +16,14 @@ from sklearn.pipeline import make_pipeline
 from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import blocks, first, with_first
+from bench.backends.hf.modules import blocks, first, with_first
+from bench.core.content import Array, BenchError, UsageError
 from bench.core.interfaces import Backend, Context, Prompted
+from bench.core.naming import build_method
+from bench.core.protocol import Budget
 from bench.core.store import load_value, save_value
-from bench.core.values import Array, BenchError, Budget, Concept, Example, TargetScore, Train, UsageError
+from bench.core.values import Concept, Example, TargetScore, Train
 from bench.run.contract import check, example_train
-from bench.run.plan import method
 from bench.stats.detection import separation
 from methods._attribution import AttributionDetector, classifier
 from methods.bow import WordDetector
@@ -43,7 +45,7 @@ def budget(tokens: int = 0) -> Budget:
 
 
 def fitted(name: str, ctx: Context, train: Train = TRAIN, **params: Any) -> Any:
-    (found,) = method(name, {name: params}).fit(ctx, train)
+    (found,) = build_method(name, {name: params}).fit(ctx, train)
     assert found.steering is None
     return found.detector
 
@@ -82,7 +84,7 @@ def value(
     lm: HFBackend, text: Prompted, layer: int, readout: Array, rows: Array | None = None, tokens: int = 0
 ) -> tuple[float, Array]:
     """readout · h by a pass of its own, with `rows` `[T, H]` put in place of the block's; and the rows read."""
-    (ids,), _, (skip,) = lm._readable([text], tokens)
+    (ids,), _, (skip,) = lm.chat.readable([text], tokens)
     found: dict[str, Any] = {}
 
     def put(_: Any, __: Any, output: Any) -> Any:
@@ -260,7 +262,7 @@ def test_attribution_has_nothing_to_say_of_equal_classes(lm: HFBackend) -> None:
 
 def test_ig_takes_at_least_one_step() -> None:
     with pytest.raises(UsageError, match="steps = 0"):
-        method("ig", {"ig": {"steps": 0}})
+        build_method("ig", {"ig": {"steps": 0}})
 
 
 # Words

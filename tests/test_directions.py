@@ -21,31 +21,19 @@ import methods.cast
 from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import Applied, attention_output, blocks, first
+from bench.backends.hf.hooks import Applied
+from bench.backends.hf.modules import attention_output, blocks, first
 from bench.backends.models import resolve
 from bench.cli.main import main
+from bench.core.content import Array, BenchError, Message, UsageError
 from bench.core.interfaces import Context, Fitted, Method
+from bench.core.naming import build_method
+from bench.core.protocol import Budget, protocol
 from bench.core.steering import Add, Gate, Project, Span, Steering
 from bench.core.store import Artefacts, Rows
-from bench.core.values import (
-    Activations,
-    Array,
-    BenchError,
-    Budget,
-    Completion,
-    Example,
-    Item,
-    Message,
-    Request,
-    Sampling,
-    TargetScore,
-    Train,
-    UsageError,
-    Verdict,
-)
+from bench.core.values import Activations, Completion, Example, Item, Request, Sampling, TargetScore, Train, Verdict
 from bench.run.contract import BUDGET, Planted, example_train, shows
 from bench.run.fits import Fits
-from bench.run.plan import method, protocol
 from bench.run.strength import Strength
 from methods._directions import DirectionMethod
 from methods._personas import chat, stimuli
@@ -67,7 +55,7 @@ def ask(text: str) -> tuple[Message, ...]:
 
 
 def fit(name: str, ctx: Context, train: Train = TRAIN, **params: Any) -> Sequence[Fitted]:
-    return method(name, {name: params}).fit(ctx, train)
+    return build_method(name, {name: params}).fit(ctx, train)
 
 
 def steering(name: str, ctx: Context, train: Train = TRAIN, **params: Any) -> Steering:
@@ -101,7 +89,7 @@ def batch(
 ) -> tuple[list[Array], list[Array]]:
     """Per row of a left-padded batch, the outputs of block `layer` and the logits, padding cut off."""
     rows = [lm.encode(chat) for chat in chats]
-    inputs, pads = lm._pad(rows)
+    inputs, pads = lm.batches.pad(rows)
     seen: list[Array] = []
     with torch.no_grad(), Applied(lm.model, steerings, list(map(len, rows)), pads, lm.header):
         # Registered after the edits' own hooks, so it sees what the next block sees.
@@ -185,7 +173,7 @@ def test_repe_s_operators() -> None:
         np.testing.assert_array_equal(one.value, two.value)
         np.testing.assert_array_equal(one.value, three.basis[0])
     with pytest.raises(UsageError, match="operator"):
-        method("repe", {"repe": {"operator": "cubic"}})
+        build_method("repe", {"repe": {"operator": "cubic"}})
 
 
 def test_repe_projects_once_and_for_all(lm: HFBackend) -> None:
@@ -229,7 +217,7 @@ def test_select_tries_distinct_layers_one_for_each_judged_trial(name: str) -> No
     for trials in (1, 2, 3, 4):
         ctx = Planted(FakeBackend(), replace(BUDGET, trials=trials))
         found = fit(name, ctx, layer="select")
-        assert len(found) == trials == method(name, {name: {"layer": "select"}}).candidates(ctx.budget)
+        assert len(found) == trials == build_method(name, {name: {"layer": "select"}}).candidates(ctx.budget)
         if name != "ablate":  # which reads one layer and edits all
             made = [f.steering for f in found]
             layers = [m.layers if isinstance(m, Contrast) else tuple(e.layer for e in m.edits) for m in made]  # type: ignore[union-attr]
@@ -254,7 +242,7 @@ def test_a_layer_that_means_nothing_is_refused() -> None:
         with pytest.raises(BenchError, match=match):
             ctx.depths(spec)
     with pytest.raises(UsageError, match="is not an index"):
-        method("repe", {"repe": {"layer": "deep"}})
+        build_method("repe", {"repe": {"layer": "deep"}})
 
 
 # RepE's contrast vector
@@ -584,22 +572,22 @@ def test_the_condition_s_own_f1_is_what_its_gate_does(lm: HFBackend) -> None:
 
 
 def test_cast_is_named_after_what_it_wraps() -> None:
-    made = method("cast(caa)", {})
+    made = build_method("cast(caa)", {})
     assert made.name == "cast(caa)"
     assert made.views == {"texts", "conditions", "choices"}
     assert made.needs == {"add", "gate"}
     assert made.params() == {"cast": {"similarity": "cast"}, "caa": {"layer": 0.5}}
-    assert method("cast", {}).name == "cast(diffmean)"
-    assert method("cast(repe)", {}).needs == {"add", "project", "gate"}
-    assert method("cast(iti)", {}).needs == {"add", "site:attn", "gate"}
-    both = method("cast(prompt+diffmean)", {})
+    assert build_method("cast", {}).name == "cast(diffmean)"
+    assert build_method("cast(repe)", {}).needs == {"add", "project", "gate"}
+    assert build_method("cast(iti)", {}).needs == {"add", "site:attn", "gate"}
+    both = build_method("cast(prompt+diffmean)", {})
     assert both.params() == {"cast": {"similarity": "cast"}, "prompt": {}, "diffmean": {"layer": 0.5}}
 
 
 def test_a_judged_method_stays_judged_under_a_gate(tmp_path: Path) -> None:
-    made = method("cast(persona)", {})
+    made = build_method("cast(persona)", {})
     assert made.judged
-    assert not method("cast", {}).judged
+    assert not build_method("cast", {}).judged
     ctx = Context(FakeBackend(), BUDGET)
     keys = [Fits(ctx, Artefacts(tmp_path), {"ships": TRAIN}, "steering", judge).keys(made, "") for judge in "ab"]
     assert keys[0] != keys[1]
@@ -607,7 +595,7 @@ def test_a_judged_method_stays_judged_under_a_gate(tmp_path: Path) -> None:
 
 def test_a_prompt_and_a_gated_vector_merge(lm: HFBackend) -> None:
     ctx = Context(lm, BUDGET)
-    both = method("prompt+cast(diffmean)", {})
+    both = build_method("prompt+cast(diffmean)", {})
     assert both.needs == {"prompt", "add", "gate"}
     (fitted,) = both.fit(ctx, TRAIN)
     made = fitted.steering
@@ -620,9 +608,9 @@ def test_a_prompt_and_a_gated_vector_merge(lm: HFBackend) -> None:
 
 def test_cast_needs_edits_to_put_under_its_gate() -> None:
     with pytest.raises(BenchError, match=r"^prompt has no activation edits alone: nothing to put under a gate$"):
-        method("cast(prompt)", {}).fit(Context(FakeBackend(), BUDGET), TRAIN)
+        build_method("cast(prompt)", {}).fit(Context(FakeBackend(), BUDGET), TRAIN)
     with pytest.raises(BenchError, match=r"^repe-contrast has no activation edits alone"):
-        method("cast(repe-contrast)", {}).fit(Context(FakeBackend(), BUDGET), TRAIN)
+        build_method("cast(repe-contrast)", {}).fit(Context(FakeBackend(), BUDGET), TRAIN)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.core.content import BenchError
+from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.store import Rows
-from bench.core.values import BenchError, Item, Train
+from bench.core.values import Item, Train
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.embedding import Embedding, Surface
 from bench.judges.instrument import NoModel
-from bench.run.plan import protocol
 
 CONCEPTS = ("medieval", "music")
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 from conftest import committed
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from bench.core.content import digest
 from bench.core.escape import NUMBER, cell, csv_text, guarded, name, uncelled, unguarded
-from bench.core.values import digest
 from bench.measure import human_ratings
 from bench.report.build import build
 from bench.report.page import versus

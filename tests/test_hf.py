@@ -15,11 +15,13 @@ from transformers import AttentionInterface
 from bench.backends import tiny
 from bench.backends.hf import attention, cache, linear
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import Applied, _Enough, first
+from bench.backends.hf.hooks import Applied
+from bench.backends.hf.modules import Enough, first
 from bench.backends.hf.scoring import reads_trees
+from bench.core.content import Array, BenchError, Message
 from bench.core.interfaces import Backend
 from bench.core.steering import Add, Clamp, DenseDelta, LowRankDelta, Project, Prompt, Span, Steering
-from bench.core.values import Array, BenchError, Message, Request, Sampling
+from bench.core.values import Request, Sampling
 
 RNG = np.random.default_rng(1)
 H = 32
@@ -133,7 +135,7 @@ def test_reading_stops_after_the_deepest_wanted_block(lm: HFBackend) -> None:
 
 def test_padding_and_the_sink_are_neither_read_nor_steered(lm: HFBackend) -> None:
     rows = [lm.encode(ask(a)) for a in ASKS]
-    inputs, pads = lm._pad(rows)
+    inputs, pads = lm.batches.pad(rows)
     seen: list[Array] = []
     for steering in (Steering(edits=(Add(layer=1, value=np.zeros(H, np.float32)),)), add()):
         with torch.no_grad(), Applied(lm.model, [steering] * 3, list(map(len, rows)), pads, lm.header):
@@ -178,7 +180,7 @@ def test_the_kv_cache_and_a_full_pass_agree(any_lm: HFBackend) -> None:
     for steering in every_kind()[:5]:
         request = Request(ask(ASKS[1]), steering, GREEDY)
         text = texts(any_lm, [request])[0]
-        ids = any_lm._plain(text)
+        ids = any_lm.chat.continued(text)
         if not ids or len(ids) > 8:
             continue
         steered = scores(any_lm, [Request(ask(ASKS[1]), steering, target=text)])[0]
@@ -204,7 +206,7 @@ def test_hooks_are_gone_afterwards_and_after_an_exception(lm: HFBackend) -> None
         with pytest.raises(BenchError):
             texts(lm, [Request(ask(ASKS[0]), steering, GREEDY)])
         assert hooks(lm) == before
-    assert not isinstance(_Enough(), BenchError)
+    assert not isinstance(Enough(), BenchError)
 
 
 def test_an_edit_that_touches_nothing_is_an_error(lm: HFBackend) -> None:
@@ -224,7 +226,7 @@ def test_sampling_noise_belongs_to_the_request(lm: HFBackend) -> None:
 def test_sampling_follows_the_distribution(lm: HFBackend) -> None:
     sampling = Sampling(max_new_tokens=1, temperature=1.0, top_k=3)
     drawn = texts(lm, [Request(ask("Why?"), None, sampling, seed=i) for i in range(600)])
-    inputs, _ = lm._pad([lm.encode(ask("Why?"))])
+    inputs, _ = lm.batches.pad([lm.encode(ask("Why?"))])
     with torch.no_grad():
         top = lm.model(**inputs).logits[0, -1].topk(3)
     shares = torch.softmax(top.values, -1).numpy()
@@ -348,7 +350,7 @@ def test_a_front_that_prompts_share_is_read_once_and_changes_no_answer(
     monkeypatch.setattr(cache, "read", watched)
     found = texts(any_lm, requests)
     begin = len(any_lm.encode(ask("")))  # one byte is one token
-    assert len(fronts) == (2 if reads_trees(any_lm, 400) else 0)
+    assert len(fronts) == (2 if reads_trees(any_lm.model, 400) else 0)
     assert all(abs(front - begin - len(shot)) <= begin for front, shot in zip(sorted(fronts), shots, strict=False))
     assert found == [texts(any_lm, [request])[0] for request in requests]
     assert found[: len(plain)] != found[-len(plain) :]
@@ -389,7 +391,7 @@ def test_a_template_that_refuses_system_turns_gets_them_in_the_first_user_turn(l
     refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     try:
         lm.tokenizer.chat_template = refuse + kept
-        text = lm.render((("system", "Be brief."), ("user", "Why?")))
+        text = lm.chat.render((("system", "Be brief."), ("user", "Why?")))
     finally:
         lm.tokenizer.chat_template = kept
     assert "Be brief.\n\nWhy?" in text
@@ -398,4 +400,4 @@ def test_a_template_that_refuses_system_turns_gets_them_in_the_first_user_turn(l
 def test_a_raw_text_needs_no_template(lm: HFBackend) -> None:
     found = scores(lm, [Request("Once upon a", target=" time")])
     assert len(found[0]) == len(" time")
-    assert lm.encode("ab") == lm._plain("ab")
+    assert lm.encode("ab") == lm.chat.continued("ab")

@@ -22,13 +22,14 @@ from safetensors.torch import save_file
 from bench import interchange, results
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import first, with_first
+from bench.backends.hf.modules import first, with_first
 from bench.backends.models import Model
 from bench.cli.main import main
 from bench.core import registry
+from bench.core.content import BenchError, UsageError, digest
 from bench.core.interfaces import Context
 from bench.core.steering import Add, Clamp, Gate, LowRankDelta, Project, Prompt, Span, Steering
-from bench.core.values import BenchError, Request, UsageError, digest
+from bench.core.values import Request
 from bench.run import export, plan
 from bench.run.contract import BUDGET, QUESTION, check, example_train
 from bench.run.session import execute

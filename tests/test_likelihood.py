@@ -10,12 +10,13 @@ import pytest
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
+from bench.core.content import BenchError
+from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.store import Rows
-from bench.core.values import BenchError, Item, Train
+from bench.core.values import Item, Train
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.likelihood import NOTE, OPENING, TRACE, Likelihood, Scale
-from bench.run.plan import protocol
 from methods.prompt import LINES
 from methods.prompt_engineered import TASK
 

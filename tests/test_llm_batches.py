@@ -9,8 +9,9 @@ import pytest
 from stub_server import Reply, Stub, answer, error, judgements, one_line, rated, records, refusal, run, well
 
 from bench.backends.hosted import batch_api
+from bench.core.content import Halted
 from bench.core.money import Purse
-from bench.core.values import Concept, Halted, Item, Verdict
+from bench.core.values import Concept, Item, Verdict
 from bench.judges.llm import LLMJudge
 
 BATCH = ("-p", "openai.batch=true", "-p", "openai.poll=0.01")

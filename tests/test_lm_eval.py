@@ -17,9 +17,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.batches import Batches
 from bench.backends.models import Model
+from bench.core.content import BenchError, UsageError
 from bench.core.steering import Add, Prompt, Span, Steering
-from bench.core.values import BenchError, Request, Sampling, UsageError
+from bench.core.values import Request, Sampling
 from bench.interchange.files import save
 from bench.measure.lm_eval import BenchLM
 
@@ -109,13 +111,13 @@ def test_a_steered_row_is_the_row_alone_and_the_backend_s_own(lm: HFBackend, par
 
 def test_the_options_of_a_question_share_its_pass(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[Any] = []
-    pad = HFBackend._pad
+    pad = Batches.pad
 
-    def counted(self: HFBackend, given: Any) -> Any:
+    def counted(self: Batches, given: Any) -> Any:
         rows.extend(given)
         return pad(self, given)
 
-    monkeypatch.setattr(HFBackend, "_pad", counted)
+    monkeypatch.setattr(Batches, "pad", counted)
     options = [" first", " second one", " third", " 4"]
     BenchLM(lm, push(lm)).loglikelihood(instances("loglikelihood", [("Q: which?\nA:", option) for option in options]))
     prompt = lm.tokenizer.encode("Q: which?\nA:")
@@ -159,7 +161,7 @@ def test_a_prompt_edit_is_in_the_chat(lm: HFBackend) -> None:
     made = BenchLM(lm, Steering(edit).merged(push(lm)))
     turns = [{"role": "user", "content": "What floats?"}]
     text = made.apply_chat_template(turns)
-    assert text == lm.render(edit.apply((("user", "What floats?"),)))
+    assert text == lm.chat.render(edit.apply((("user", "What floats?"),)))
     assert made.apply_chat_template([*turns, {"role": "assistant", "content": "Well"}], False) == text + "Well"
     (ours,) = made.generate_until(instances("generate_until", [(text, {"max_gen_toks": 6})]))
     request = Request((("user", "What floats?"),), made.steering, Sampling(6, 0.0))

@@ -26,8 +26,9 @@ from stub_server import bench, judgements
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
+from bench.core.content import UsageError
 from bench.core.store import Rows
-from bench.core.values import Concept, Item, Request, Sampling, UsageError
+from bench.core.values import Concept, Item, Request, Sampling
 from bench.judges.llm import LLMJudge
 from bench.judges.local import HFJudge
 from bench.judges.rubrics import filled

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import methods
 from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.cli.main import main
 from bench.core import registry
+from bench.core.content import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted, Method
+from bench.core.naming import build_method, names_in
 from bench.core.steering import Add, Steering
-from bench.core.values import BenchError, Concept, Example, Train, UsageError
+from bench.core.values import Concept, Example, Train
 from bench.run.contract import BUDGET, Planted, check, example_train
-from bench.run.plan import method, names_in
 from methods.shuffled import Shuffled, mixed
 
 SHIPPED = [name for name, cls in registry.table("method").items() if not cls.named]
 WRAPPED = ["cast(caa)", "prompt+cast(diffmean)", "shuffled(cast)", "prompt+shuffled(reps)"]
 TWINS = ["caa", "hypersteer", "lora", "loreft", "lorra", "probe", "reft-r1", "repe", "reps", "sae"]
-NAMES = [*SHIPPED, *methods.COMBINATIONS, *WRAPPED, *(f"shuffled({name})" for name in TWINS)]
+NAMES = [*SHIPPED, *registry.combinations(), *WRAPPED, *(f"shuffled({name})" for name in TWINS)]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -50,7 +50,7 @@ def test_a_method_says_what_it_is(name: str) -> None:
 
 
 def vector(name: str, ctx: Context) -> np.ndarray:  # type: ignore[type-arg]
-    steering = method(name, {}).fit(ctx, example_train())[0].steering
+    steering = build_method(name, {}).fit(ctx, example_train())[0].steering
     assert isinstance(steering, Steering)
     edit = steering.edits[0]
     assert isinstance(edit, Add)
@@ -81,7 +81,7 @@ def test_shuffled_mixes_the_classes_evenly() -> None:
             seen.append([e.response for e in examples])
             return super().tokens(examples, layer)
 
-    method("shuffled", {}).fit(Spy(FakeBackend(), BUDGET), example_train())
+    build_method("shuffled", {}).fit(Spy(FakeBackend(), BUDGET), example_train())
     for side in seen:
         assert sum("ship" in text for text in side) == len(side) // 2
 
@@ -110,7 +110,7 @@ def test_a_shuffled_twin_gets_every_view_mixed_evenly_and_keeps_its_rows() -> No
 def test_plain_shuffled_is_diffmean_on_mixed_texts() -> None:
     """To the bit what it was before it could wrap others, and under the same name and parameters."""
     ctx, train = Planted(FakeBackend(), BUDGET), example_train()
-    plain = method("shuffled", {})
+    plain = build_method("shuffled", {})
     assert (plain.name, plain.family, plain.params(), plain.views) == (
         "shuffled",
         "control",
@@ -122,20 +122,20 @@ def test_plain_shuffled_is_diffmean_on_mixed_texts() -> None:
     apart = ctx.tokens(p[:4] + n[:4], 2).mean(0) - ctx.tokens(p[4:] + n[4:], 2).mean(0)
     assert np.array_equal(vector("shuffled", ctx), (apart / np.linalg.norm(apart)).astype(np.float32))
     assert np.array_equal(vector("shuffled(diffmean)", ctx), vector("shuffled", ctx))
-    layers = method("shuffled", {"shuffled": {"layer": "select"}})
+    layers = build_method("shuffled", {"shuffled": {"layer": "select"}})
     assert layers.candidates(BUDGET) == len(layers.fit(ctx, train)) == BUDGET.trials
 
 
 def test_a_shuffled_twin_is_what_its_method_is_but_a_control() -> None:
-    twin, own = method("shuffled(lora)", {"lora": {"rank": 2}}), method("lora", {"lora": {"rank": 2}})
+    twin, own = build_method("shuffled(lora)", {"lora": {"rank": 2}}), build_method("lora", {"lora": {"rank": 2}})
     assert (twin.name, twin.family) == ("shuffled(lora)", "control")
     assert twin.params() == {"shuffled": {}, "lora": own.params()}
     assert (twin.views, twin.needs, twin.training(BUDGET)) == (own.views, own.needs, own.training(BUDGET))
-    assert not method("shuffled(diffmean)", {}).antisymmetric
-    assert method("shuffled(hypersteer)", {}).pooled
-    assert method("shuffled(persona)", {}).judged
-    assert method("shuffled(circuit-breaker)", {}).suppresses
-    assert method("shuffled(caa)", {}).views == {"choices"}
+    assert not build_method("shuffled(diffmean)", {}).antisymmetric
+    assert build_method("shuffled(hypersteer)", {}).pooled
+    assert build_method("shuffled(persona)", {}).judged
+    assert build_method("shuffled(circuit-breaker)", {}).suppresses
+    assert build_method("shuffled(caa)", {}).views == {"choices"}
 
 
 @pytest.mark.parametrize(
@@ -151,17 +151,17 @@ def test_a_shuffled_twin_is_what_its_method_is_but_a_control() -> None:
 )
 def test_what_labels_do_not_teach_has_no_shuffled_twin(name: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        method(name, {})
+        build_method(name, {})
 
 
 def test_a_loss_over_both_sides_alike_has_no_shuffled_twin() -> None:
     with pytest.raises(UsageError, match="reft-r1 with both = true trains on both sides alike"):
-        method("shuffled(reft-r1)", {"reft-r1": {"both": True}})
+        build_method("shuffled(reft-r1)", {"reft-r1": {"both": True}})
 
 
 def test_a_twin_s_layer_is_its_method_s() -> None:
     with pytest.raises(UsageError, match="layer = 3 is plain shuffled's: give diffmean its own"):
-        method("shuffled(diffmean)", {"shuffled": {"layer": 3}})
+        build_method("shuffled(diffmean)", {"shuffled": {"layer": 3}})
 
 
 def test_a_twin_is_trained_as_its_method_is_on_mixed_data_all_concepts_at_once() -> None:
@@ -192,13 +192,13 @@ def test_indistinguishable_texts_are_an_error_not_a_vector() -> None:
     train = example_train()
     same = type(train)(train.concept, train.positives, train.positives)
     with pytest.raises(BenchError, match="nothing separates"):
-        method("diffmean", {}).fit(Context(FakeBackend(), BUDGET), same)
+        build_method("diffmean", {}).fit(Context(FakeBackend(), BUDGET), same)
 
 
 def test_prompts_carry_the_concept_and_get_the_trials_of_a_vector() -> None:
     train = example_train()
     for name in ("prompt", "prompt-engineered"):
-        found = method(name, {}).fit(Context(FakeBackend(), BUDGET), train)
+        found = build_method(name, {}).fit(Context(FakeBackend(), BUDGET), train)
         assert len(found) == BUDGET.trials
         for fitted in found:
             assert isinstance(fitted.steering, Steering)
@@ -223,7 +223,7 @@ def test_methods_on_the_same_texts_share_one_pass() -> None:
 
     ctx = Context(Counting(), BUDGET)
     for name in ("diffmean", "pca", "lat", "probe", "random"):
-        method(name, {}).fit(ctx, example_train())
+        build_method(name, {}).fit(ctx, example_train())
     assert sum(passes) == 2 * len(example_train().positives)
 
 

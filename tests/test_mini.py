@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import tasks
+from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build
 from bench.core.values import Train, Verdict
-from bench.run.plan import PRESETS, protocol
 from tasks.axbench import AxBench, overall
 
 DATA = Path(tasks.__path__[0]) / "data" / "mini"

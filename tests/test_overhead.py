@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
+from bench.core.content import Array, BenchError, UsageError
 from bench.core.steering import (
     Add,
     Clamp,
@@ -29,7 +30,6 @@ from bench.core.steering import (
     Span,
     Steering,
 )
-from bench.core.values import Array, BenchError, UsageError
 from bench.overhead import breakeven, exact, published
 from bench.overhead.config import base_name, complete, known, of_file, of_model
 from bench.overhead.edits import extra, work

@@ -16,20 +16,22 @@ from click.testing import CliRunner, Result
 
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
+from bench.backends.models import dtype
 from bench.cli.main import main
+from bench.core.content import BenchError
 from bench.core.interfaces import Context, Fitted
 from bench.core.steering import Steering
-from bench.core.values import BenchError, Request, Sample, Sampling, Train
+from bench.core.values import Request, Sample, Sampling, Train
 from bench.measure.meters import peak, tokens_through
 from bench.measure.overhead import Settings, measure
 from bench.overhead import exact
+from bench.overhead.record import Spread
 from bench.report.build import build
 from bench.report.text.costs import repaid
 from bench.results import sidecars
 from bench.results.runs import Run, load
-from bench.results.sidecars import Spread
 from bench.results.tables import tables
-from bench.run.plan import Options, dtype, make
+from bench.run.plan import Options, make
 from bench.run.session import execute
 
 METHODS = ("none", "caa", "prompt")

@@ -12,8 +12,8 @@ from safetensors.torch import load
 from bench.backends.vllm.lora import adapter, check, prune
 from bench.backends.vllm.packed import Packed
 from bench.backends.vllm.wire import Wire
+from bench.core.content import Array, BenchError
 from bench.core.steering import Add, Clamp, DenseDelta, Edit, Gate, LowRank, LowRankDelta, Project, Span, Steering
-from bench.core.values import Array, BenchError
 
 H = 16
 LAYER = 2

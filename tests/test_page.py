@@ -14,7 +14,7 @@ import pytest
 from page_cases import Recipe, price, write
 
 from bench import results
-from bench.core.values import BenchError
+from bench.core.content import BenchError
 from bench.report import page
 from bench.report.build import build
 from bench.report.page import encoding, samples, summary

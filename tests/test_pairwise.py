@@ -12,7 +12,7 @@ import pytest
 from scipy import optimize
 
 from bench import stats
-from bench.core.values import Array
+from bench.core.content import Array
 from bench.stats import pairwise
 from bench.stats.pairwise import bradley_terry, length_controlled, win_rate
 

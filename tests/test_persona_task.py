@@ -13,12 +13,14 @@ from click.testing import CliRunner, Result
 from bench import results
 from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
-from bench.core.interfaces import Context
+from bench.core.content import BenchError, UsageError
+from bench.core.interfaces import Context, Monitored
+from bench.core.protocol import Budget, protocol
 from bench.core.registry import build
 from bench.core.steering import Add, Prompt, Steering
-from bench.core.values import BenchError, Budget, Completion, Concept, Item, Sample, UsageError, Verdict
-from bench.run.monitor import Monitored, correlation, reading
-from bench.run.plan import Options, make, protocol
+from bench.core.values import Completion, Concept, Item, Sample, Verdict
+from bench.run.monitor import correlation, reading
+from bench.run.plan import Options, make
 from bench.run.spending import cost
 from tasks.persona import WORDINGS, Persona
 

@@ -10,12 +10,14 @@ import torch
 from conftest import benchmark
 
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import blocks, read_blocks
+from bench.backends.hf.modules import blocks, read_blocks
+from bench.core.content import Array, BenchError, Message
 from bench.core.interfaces import Context
+from bench.core.naming import build_method
+from bench.core.protocol import Budget
 from bench.core.steering import Steering
-from bench.core.values import Array, BenchError, Budget, Example, Message, Request, Sampling
+from bench.core.values import Example, Request, Sampling
 from bench.run.contract import example_train
-from bench.run.plan import method
 from benchmarks.persona_tools import prevented, projection_difference, pushed, shift
 
 LAYER = 1
@@ -69,7 +71,7 @@ def test_the_push_is_gone_after_a_failure_and_cannot_be_after_the_last_block(lm:
 @pytest.mark.parametrize("layers", ["1", "2", "3"])
 def test_a_fit_under_no_push_is_the_plain_fit_wherever_it_starts_from(lm: HFBackend, layers: str) -> None:
     """Blocks below the first changed one are frozen: the push lies below, at and above that place."""
-    made = method("lora", {"lora": {"layers": layers}})
+    made = build_method("lora", {"lora": {"layers": layers}})
     ((plain,),) = made.fit_all(context(lm), [TRAIN])
     none = prevented(context(lm), made, TRAIN, LAYER, np.zeros(32))
     some = prevented(context(lm), made, TRAIN, LAYER, 3 * direction())
@@ -87,7 +89,7 @@ def test_a_loss_under_a_push_is_the_one_a_plain_pass_gives(lm: HFBackend) -> Non
     v = 3 * direction()
     one = replace(TRAIN, positives=TRAIN.positives[:1])
     for layers in ("1", "2", "3"):
-        made = method("lora", {"lora": {"layers": layers}})
+        made = build_method("lora", {"lora": {"layers": layers}})
         found = prevented(replace(context(lm, 1), budget=Budget(2, 0, 1, 1)), made, one, LAYER, v)
         example = one.positives[0]
         request = Request((("user", example.instruction),), target=example.response)
@@ -98,7 +100,7 @@ def test_a_loss_under_a_push_is_the_one_a_plain_pass_gives(lm: HFBackend) -> Non
 
 def test_a_push_along_what_training_does_leaves_less_of_it_to_do(lm: HFBackend) -> None:
     ctx = context(lm, 12)
-    made = method("lora", {"lora": {"layers": "1", "rate": 0.01}})
+    made = build_method("lora", {"lora": {"layers": "1", "rate": 0.01}})
     ((plain,),) = made.fit_all(ctx, [TRAIN])
     assert isinstance(plain.steering, Steering)
     basis = np.eye(32, dtype=np.float32)
@@ -142,6 +144,6 @@ def test_the_benchmark_measures_each_data_set(lm: HFBackend) -> None:
     train = replace(TRAIN, pairs=TRAIN.pairs[:4])
     mixed = made.mixed(train, 0.5)
     assert mixed.positives == (*TRAIN.positives[:2], *TRAIN.negatives[2:4])
-    rows = made.measure(context(lm), method("lora", {}), train, CHATS, LAYER, direction(), (0.0, 1.0))
+    rows = made.measure(context(lm), build_method("lora", {}), train, CHATS, LAYER, direction(), (0.0, 1.0))
     assert [row["share"] for row in rows] == [0.0, 1.0]
     assert all(set(row) == {"share", "foretold", "shift", "prevented"} for row in rows)

@@ -19,10 +19,13 @@ from click.testing import CliRunner, Result
 from bench.backends.fake.backend import FakeBackend
 from bench.cli.main import main
 from bench.core import registry
+from bench.core.content import UsageError
 from bench.core.interfaces import Judge
-from bench.core.values import Budget, Item, Protocol, Request, RunSpec, Sampling, UsageError, Verdict
+from bench.core.naming import select
+from bench.core.protocol import Budget, Protocol, RunSpec, protocol
+from bench.core.values import Item, Request, Sampling, Verdict
 from bench.run import plan
-from bench.run.plan import Options, from_file, make, protocol, select
+from bench.run.plan import Options, from_file, make
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
+from bench.core.content import UsageError
 from bench.core.interfaces import Context, Fitted
+from bench.core.naming import build_method
 from bench.core.steering import Prompt, Steering
-from bench.core.values import Completion, Concept, Example, Request, Sample, Sampling, TargetScore, Train, UsageError
+from bench.core.values import Completion, Concept, Example, Request, Sample, Sampling, TargetScore, Train
 from bench.run.contract import BUDGET, example_train
-from bench.run.plan import Options, make, method
-from bench.run.spending import cost
+from bench.run.plan import Options, make
+from bench.run.spending import spend
 from methods.prompt import LINES
 from methods.prompt_best_of_n import SelfRated
 from methods.prompt_search import Search, _cut
@@ -43,7 +45,7 @@ def ask(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def fit(name: str, ctx: Context, train: Train = TRAIN, **params: Any) -> Sequence[Fitted]:
-    return method(name, {name: params}).fit(ctx, train)
+    return build_method(name, {name: params}).fit(ctx, train)
 
 
 def prompts(found: Sequence[Fitted]) -> list[Prompt]:
@@ -54,7 +56,7 @@ def prompts(found: Sequence[Fitted]) -> list[Prompt]:
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_prompting_method_spends_no_more_trials_than_a_vector(name: str) -> None:
-    made = method(name, {})
+    made = build_method(name, {})
     assert made.family == "prompting"
     for trials in (1, 2, 3, 5, 14):
         budget = replace(BUDGET, trials=trials)
@@ -95,7 +97,7 @@ def test_shots_are_training_positives() -> None:
     few = replace(TRAIN, positives=TRAIN.positives[:2])
     assert {len(prompt.shots) for prompt in prompts(fit("prompt-fewshot", ctx, few))} == {2}
     with pytest.raises(UsageError, match="at least one example"):
-        method("prompt-fewshot", {"prompt-fewshot": {"k": 0}})
+        build_method("prompt-fewshot", {"prompt-fewshot": {"k": 0}})
 
 
 def test_shots_stand_before_the_question_as_turns() -> None:
@@ -260,7 +262,7 @@ def test_best_of_n_draws_as_many_answers_as_the_budget_has_trials_unless_told() 
         (fitted,) = fit("prompt-best-of-n", Context(FakeBackend(), BUDGET), **params)
         assert fitted.chooser == SelfRated(TRAIN.concept.text, n)
         assert fitted.note == {"n": n}
-        assert method("prompt-best-of-n", {"prompt-best-of-n": params}).draws(BUDGET) == n
+        assert build_method("prompt-best-of-n", {"prompt-best-of-n": params}).draws(BUDGET) == n
 
 
 def test_best_of_n_pays_for_every_answer_it_draws(tmp_path: Path) -> None:
@@ -293,19 +295,19 @@ def test_best_of_n_pays_for_every_answer_it_draws(tmp_path: Path) -> None:
 
 def test_a_choice_among_answers_is_counted_in_the_cost_and_cannot_be_merged() -> None:
     plan = make(Options(methods=("prompt-best-of-n", "none"), backend="fake", limit=1))
-    best, none = (cost(made, plan) for made in plan.methods)
+    best, none = (spend(made, plan.protocol, plan.task) for made in plan.methods)
     n, rules = plan.protocol.budget.trials, plan.protocol
     assert (best.generations, best.ratings) == (n * none.generations, none.ratings)
     assert best.tokens == best.generations * rules.sampling.max_new_tokens
     with pytest.raises(UsageError, match="cannot be merged"):
-        method("prompt-best-of-n+diffmean", {})
+        build_method("prompt-best-of-n+diffmean", {})
     for n in (1, -1):
         with pytest.raises(UsageError, match="at least 2 answers"):
-            method("prompt-best-of-n", {"prompt-best-of-n": {"n": n}})
+            build_method("prompt-best-of-n", {"prompt-best-of-n": {"n": n}})
 
 
 def test_a_combination_asks_for_what_its_parts_ask_for() -> None:
-    merged = method("prompt-search+persona", {})
+    merged = build_method("prompt-search+persona", {})
     assert (merged.judged, merged.prompted, merged.pooled) == (True, True, False)
-    assert not method("prompt+diffmean", {}).judged
-    assert method("prompt+sae", {}).pooled
+    assert not build_method("prompt+diffmean", {}).judged
+    assert build_method("prompt+sae", {}).pooled

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bench.cli import documents
-from bench.core.values import digest
+from bench.core.content import digest
+from bench.overhead.record import Overhead
 from bench.overhead.summary import RATIOS, Floor, floor, summary
 from bench.report.build import build
 from bench.report.text import costs
@@ -17,7 +18,6 @@ from bench.report.text.leaderboard import cells, notes
 from bench.results import second_judge
 from bench.results.audit import check
 from bench.results.runs import Run, load, lookup, published
-from bench.results.sidecars import Overhead
 from bench.results.tables import Table, merit, tables
 from bench.stats.intervals import paired
 

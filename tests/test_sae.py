@@ -17,12 +17,13 @@ from sklearn.metrics import r2_score, roc_auc_score
 from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
+from bench.core.content import Array, BenchError, UsageError
 from bench.core.interfaces import Context, Fitted
+from bench.core.naming import build_method
 from bench.core.steering import Add, Clamp, Edit, Span, Steering
 from bench.core.store import load_value, save_value
-from bench.core.values import Array, BenchError, Completion, Example, Request, Train, UsageError
+from bench.core.values import Completion, Example, Request, Train
 from bench.run.contract import BUDGET, Planted, check, example_train
-from bench.run.plan import method
 from methods._dictionary import LENGTH, Dictionary, learn, topk
 from methods._directions import DirectionDetector
 from methods.sae import aurocs
@@ -146,7 +147,7 @@ def test_aurocs_are_those_of_scikit_learn_with_ties() -> None:
 @pytest.mark.parametrize("pick", ["auroc", "difference"])
 def test_the_latent_of_a_planted_concept_is_picked(pick: str) -> None:
     ctx, train = Planted(FakeBackend(), BUDGET), example_train()
-    found = method("sae", {"sae": {"pick": pick}}).fit(ctx, train)[0]
+    found = build_method("sae", {"sae": {"pick": pick}}).fit(ctx, train)[0]
     added = edit(found)
     assert isinstance(added, Add)
     assert float(added.value @ Planted.axis) > 0.9
@@ -163,7 +164,7 @@ def test_texts_that_do_not_differ_have_no_latent() -> None:
     train = example_train()
     same = Train(train.concept, train.positives, train.positives)
     with pytest.raises(BenchError, match="separates the texts of ships"):
-        method("sae", {}).fit(Context(FakeBackend(), BUDGET), same)
+        build_method("sae", {}).fit(Context(FakeBackend(), BUDGET), same)
 
 
 def clamp(read: Array, target: float, span: Span | None = None, **more: Any) -> Steering:
@@ -185,7 +186,7 @@ def test_clamping_a_latent_to_its_own_value_changes_nothing(lm: HFBackend) -> No
 
 
 def test_each_row_of_a_batch_clamps_to_its_own_value(lm: HFBackend) -> None:
-    made = method("sae", {"sae": {"operator": "clamp", "tokens": 64}})
+    made = build_method("sae", {"sae": {"operator": "clamp", "tokens": 64}})
     fitted = made.fit(Context(lm, BUDGET, trains=(example_train(),)), example_train())[0]
     part = edit(fitted)
     assert isinstance(part, Clamp)
@@ -204,7 +205,7 @@ def test_a_release_in_gemmascopes_naming_is_used_as_it_is(tmp_path: Path) -> Non
     ctx, train = Planted(FakeBackend(), BUDGET), example_train()
     for file in ("params.npz", "params.safetensors"):
         params = {"release": str(tmp_path / file), "operator": "min-clamp"}
-        found = method("sae", {"sae": params}).fit(ctx, train)[0]
+        found = build_method("sae", {"sae": params}).fit(ctx, train)[0]
         part = edit(found)
         assert isinstance(part, Clamp)
         assert found.note["latent"] == 6  # coordinate 3, where the concept is planted
@@ -214,7 +215,7 @@ def test_a_release_in_gemmascopes_naming_is_used_as_it_is(tmp_path: Path) -> Non
         states = np.concatenate([read.values[2] for read in ctx.read([e.messages for e in train.positives], 2)])
         assert part.target == pytest.approx(float(states[:, 3].max()) - 1, rel=1e-5)
         assert "undertrained" not in found.note
-        assert method("sae", {"sae": params}).drafts(BUDGET) == (0, 0)
+        assert build_method("sae", {"sae": params}).drafts(BUDGET) == (0, 0)
 
 
 def test_the_detector_gives_the_activation_where_it_fires_and_keeps_the_order_below() -> None:
@@ -230,7 +231,7 @@ def test_a_release_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
 
     def fails(match: str, file: str = "params.npz") -> None:
         with pytest.raises(BenchError, match=match) as caught:
-            method("sae", {"sae": {"release": str(tmp_path / file)}}).fit(ctx, train)
+            build_method("sae", {"sae": {"release": str(tmp_path / file)}}).fit(ctx, train)
         assert "\n" not in str(caught.value)
 
     arrays = release(tmp_path, width=16, latents=32)
@@ -257,7 +258,7 @@ def test_a_release_that_cannot_be_fetched_is_one_line(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     ctx, train = Planted(FakeBackend(), BUDGET), example_train()
-    made = method("sae", {"sae": {"release": "owner/repo/layer_20/params.npz@abc"}})
+    made = build_method("sae", {"sae": {"release": "owner/repo/layer_20/params.npz@abc"}})
     with pytest.raises(BenchError, match=r"OSError: no route to host$"):
         made.fit(ctx, train)
     release(tmp_path)
@@ -265,7 +266,7 @@ def test_a_release_that_cannot_be_fetched_is_one_line(monkeypatch: pytest.Monkey
     assert made.fit(ctx, train)[0].note["latent"] == 6
     assert asked == [("owner/repo", "layer_20/params.npz", "abc")] * 2
     with pytest.raises(BenchError, match=r"give a \.npz"):
-        method("sae", {"sae": {"release": "/no/such.npz"}}).fit(ctx, train)
+        build_method("sae", {"sae": {"release": "/no/such.npz"}}).fit(ctx, train)
     assert len(asked) == 2
 
 
@@ -292,7 +293,7 @@ def test_a_run_trains_one_dictionary_and_writes_no_more_than_it_declares(tmp_pat
             kept[str(key)] = load_value(tmp_path / "kept.safetensors")
         return kept[str(key)]
 
-    lm, made = Asked(), method("sae", {"sae": {"shortlist": 3}})
+    lm, made = Asked(), build_method("sae", {"sae": {"shortlist": 3}})
     ctx = Context(lm, BUDGET, trains=(one, two), keep=keep)
     found = [made.fit(ctx, train) for train in (one, two)]
     drafts, tokens = made.drafts(BUDGET)
@@ -309,11 +310,11 @@ def test_a_run_trains_one_dictionary_and_writes_no_more_than_it_declares(tmp_pat
 def test_settings_out_of_range_are_refused() -> None:
     for params in ({"tokens": 200_001}, {"tokens": -1}, {"k": 0}, {"shortlist": 0}, {"operator": "replace"}):
         with pytest.raises((UsageError, ValueError), match=r"tokens from 0|is not a"):
-            method("sae", {"sae": params})
+            build_method("sae", {"sae": params})
 
 
 def test_it_also_fits_without_texts_of_the_models_own(tmp_path: Path) -> None:
     lm = tiny.backend(tmp_path)
-    made = method("sae", {"sae": {"tokens": 0}})
+    made = build_method("sae", {"sae": {"tokens": 0}})
     assert made.drafts(BUDGET) == (0, 0)
     assert made.fit(Context(lm, BUDGET), example_train())[0].note["width"] == 64

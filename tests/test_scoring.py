@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bench.backends import tiny
 from bench.backends.hf import prefix, scoring
 from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.batches import Batches
 from bench.backends.hf.prefix import LONG, fronts
 from bench.backends.hf.scoring import WIDE, Scored, Tree
+from bench.core.content import BenchError, Message
 from bench.core.steering import Add, Edit, Gate, LowRank, LowRankDelta, Span, Steering
-from bench.core.values import BenchError, Message, Request
+from bench.core.values import Request
 
 H = 32
 ASKS = ("What is it?", "Name a colour, any colour that you like, and say why you like it so much.")
@@ -35,7 +36,7 @@ def drawn(*shape: int) -> Any:
 def plain(lm: HFBackend, request: Request) -> tuple[list[float], bool]:
     """The target's log-probabilities by one pass of the bare model over prompt and target."""
     prompt = lm.encode(request.prompt, request.prefill)
-    target = lm._plain(request.target)
+    target = lm.chat.continued(request.target)
     with torch.no_grad():
         logits = lm.model(input_ids=torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1].float()
     found = logits.log_softmax(-1)[range(len(target)), target].tolist()
@@ -51,13 +52,13 @@ def scored(lm: HFBackend, requests: list[Request]) -> list[Scored]:
 def widths(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The lengths of the rows of each pass that follows."""
     seen: list[list[int]] = []
-    pad = HFBackend._pad
+    pad = Batches.pad
 
-    def watched(self: HFBackend, rows: Any, front: int = 0) -> Any:
+    def watched(self: Batches, rows: Any, front: int = 0) -> Any:
         seen.append([len(row) for row in rows])
         return pad(self, rows, front)
 
-    monkeypatch.setattr(HFBackend, "_pad", watched)
+    monkeypatch.setattr(Batches, "pad", watched)
     return seen
 
 
@@ -73,7 +74,7 @@ def test_the_likeliest_target_is_known_as_such(lm: HFBackend) -> None:
     prompt = lm.encode(ask(ASKS[0]))
     with torch.no_grad():
         best = int(lm.model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax())
-    found = dict(scoring.score(lm, [Request(""), Request("")], [prompt, prompt], [[best], [best, 1, 2]]))
+    found = dict(lm.score([prompt, prompt], [[best], [best, 1, 2]], [Request(""), Request("")]))
     assert found[0].greedy
     assert found[1].logprobs[0] == found[0].logprobs[0]
 
@@ -196,7 +197,7 @@ def test_prompts_that_begin_alike_are_read_together_and_score_as_alone(
     ]
     seen = widths(any_lm, monkeypatch)
     found = scored(any_lm, requests)
-    reads = scoring.reads_trees(any_lm, 600)
+    reads = scoring.reads_trees(any_lm.model, 600)
     if reads:
         assert sum(map(len, seen)) == 2 + 4  # a row for each front, and for each edited prompt
     for request, one in zip(requests, found, strict=True):

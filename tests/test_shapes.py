@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from bench.backends.hf.backend import HFBackend
+from bench.core.content import Array, Message
 from bench.core.interfaces import Backend, Context, Fitted, Method
 from bench.core.steering import Add, Edit, Gate, LowRank, LowRankDelta, RotationDelta, Span, Steering
-from bench.core.values import Array, Concept, Example, Message, Request, Sample, Sampling, Train
+from bench.core.values import Concept, Example, Request, Sample, Sampling, Train
 from bench.run.contract import BUDGET, example_train
 
 LAYER, H = 1, 32
@@ -39,7 +40,8 @@ def probabilities(
 def residuals(lm: HFBackend, steering: Steering, prompt: str, layer: int = LAYER) -> tuple[Array, Array, int]:
     """Outputs of block `layer` `[T, H]` without and with `steering`, over prompt and target, and the
     prompt's length: read by hand, past the code under test."""
-    from bench.backends.hf.hooks import Applied, first
+    from bench.backends.hf.hooks import Applied
+    from bench.backends.hf.modules import first
 
     ids = lm.encode(ask(prompt))
     rows = torch.tensor([ids + lm.encode("A red ball.")])

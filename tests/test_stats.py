@@ -11,8 +11,7 @@ import math
 import numpy as np
 import pytest
 from conftest import benchmark
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from bench import stats
 from bench.stats.intervals import auroc, estimate, holm, paired, shared_ranks, sign_flip, simultaneous

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from safetensors.numpy import save_file
 
+from bench.core.content import Array, BenchError, digest, stored
 from bench.core.steering import Add, Gate, LowRankDelta, Prompt, Span, Steering
 from bench.core.store import Artefacts, Rows, load_value, save_value, write_json
-from bench.core.values import Array, BenchError, digest, stored
 from bench.interchange.files import load, save
 
 

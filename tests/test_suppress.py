@@ -10,15 +10,17 @@ import pytest
 
 from bench import results
 from bench.backends.fake.backend import FakeBackend
-from bench.core.compose import Composed
+from bench.core.content import UsageError
 from bench.core.interfaces import Context
+from bench.core.naming import Composed, build_method
+from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.steering import Add, Project, Prompt, Steering
 from bench.core.store import Artefacts
-from bench.core.values import Completion, Item, UsageError, Verdict
+from bench.core.values import Completion, Item, Verdict
 from bench.run import export
 from bench.run.fits import Fits, given
-from bench.run.plan import Options, make, method, protocol
+from bench.run.plan import Options, make
 from bench.run.session import execute
 from bench.run.spending import cost
 from methods.diffmean import DiffMean
@@ -76,14 +78,14 @@ def test_what_a_task_says_is_for_prompts_and_examples_show_the_absence(suppress:
     ctx = Context(FakeBackend(), protocol("quick").budget)
     fits = Fits(ctx, Artefacts(tmp_path), trains, "steering", "", suppress.away)
     name, train = next(iter(trains.items()))
-    assert given(method("diffmean", {}), train, suppress.away).prompts == ()
-    assert given(method("diffmean", {}), train, suppress.away).positives == train.positives
-    assert given(method("prompt-fewshot", {}), train, suppress.away).positives == train.negatives
-    assert given(method("prompt+diffmean", {}), train, suppress.away) == train
+    assert given(build_method("diffmean", {}), train, suppress.away).prompts == ()
+    assert given(build_method("diffmean", {}), train, suppress.away).positives == train.positives
+    assert given(build_method("prompt-fewshot", {}), train, suppress.away).positives == train.negatives
+    assert given(build_method("prompt+diffmean", {}), train, suppress.away) == train
     plain = build("task", "axbench", {}, protocol=protocol("quick"))
     same = Fits(ctx, Artefacts(tmp_path), {name: plain.train(train.concept)}, "steering", "")
-    assert same.keys(method("diffmean", {}), "")[name] == fits.keys(method("diffmean", {}), "")[name]
-    wordings = [fit.steering for fit in method("prompt", {}).fit(ctx, train)]
+    assert same.keys(build_method("diffmean", {}), "")[name] == fits.keys(build_method("diffmean", {}), "")[name]
+    wordings = [fit.steering for fit in build_method("prompt", {}).fit(ctx, train)]
     assert [w.prompt for w in wordings] == [said(text) for text in train.prompts[: len(wordings)]]  # type: ignore[union-attr]
 
 
@@ -118,8 +120,8 @@ def test_a_multiple_choice_costs_options_and_no_tokens() -> None:
 
 
 def test_a_combination_keeps_what_its_parts_say_of_their_direction() -> None:
-    assert method("circuit-breaker+prompt", {}).suppresses
-    assert not method("diffmean+prompt", {}).suppresses
+    assert build_method("circuit-breaker+prompt", {}).suppresses
+    assert not build_method("diffmean+prompt", {}).suppresses
 
 
 @dataclass(frozen=True)

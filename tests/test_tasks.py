@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from bench.core import registry
+from bench.core.content import BenchError
 from bench.core.interfaces import Task
-from bench.core.values import BenchError, Concept, Example, Sample, Train, Verdict
+from bench.core.values import Concept, Example, Sample, Train, Verdict
 from bench.run.plan import Options, Plan, make
 from bench.run.session import Session, execute, silent
 from bench.run.trials import Trial, best

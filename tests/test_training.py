@@ -15,18 +15,19 @@ from training_cases import BUDGET, goal, group, letters, numbers, small
 
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.hooks import blocks
+from bench.backends.hf.modules import blocks
 from bench.cli.main import main
+from bench.core.content import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted
+from bench.core.naming import build_method
+from bench.core.protocol import Budget, protocol
 from bench.core.registry import table
 from bench.core.store import Rows as Store
-from bench.core.values import BenchError, Budget, UsageError
-from bench.run.plan import method, protocol
 from bench.run.strength import Strength
 from bench.training import texts, trainer
 from bench.training.changes.base import RowPlan
-from bench.training.objectives.crossing import REFUSED, refusal
-from bench.training.objectives.preferences import LM, objectives
+from bench.training.objectives.all import REFUSED, objectives, refusal
+from bench.training.objectives.log_probabilities import LM
 from bench.training.parametrisations import forms
 from methods._trained import Trained
 
@@ -142,7 +143,7 @@ def test_a_plateau_ends_training_of_that_concept_alone(lm: HFBackend) -> None:
 
 def test_long_work_says_how_far_it_is_and_starts_again_cleanly(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "EVERY", 0.0)
-    made, train = method("ssv", {}), letters()
+    made, train = build_method("ssv", {}), letters()
     said: list[str] = []
 
     def tell(line: str) -> None:
@@ -163,7 +164,7 @@ def test_a_finished_group_is_handed_over_before_the_next_is_trained(
     lm: HFBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a killed fit keeps it, and what is left trains to the same bytes."""
-    made, said = method("ssv", {}), list[str]()
+    made, said = build_method("ssv", {}), list[str]()
     monkeypatch.setattr(trainer, "TOGETHER", 1)
     monkeypatch.setattr(trainer, "EVERY", 0.0)
     found = made.fit_all(Context(lm, BUDGET, tell=said.append), THREE)
@@ -185,7 +186,7 @@ def test_texts_without_a_response_token_are_left_out_and_none_is_an_error(lm: HF
 def test_every_pair_runs_or_says_why(lm: HFBackend, form: str, objective: str) -> None:
     if why := refusal(form, objective):
         with pytest.raises(UsageError, match=why[:40]):
-            method("ssv", {"ssv": {"parametrisation": form, "objective": objective}})
+            build_method("ssv", {"ssv": {"parametrisation": form, "objective": objective}})
         return
     # From the identity AntiPaSTO's first step has no gradient: its terms are products of two zeros.
     epochs = 2 if objective == "antipasto" else 1
@@ -200,19 +201,19 @@ def test_refusals_name_what_exists() -> None:
     assert {name for _, name in REFUSED} <= set(objectives())
     assert "not undone" in refusal("ssvd", "antipasto", strict=False)
     with pytest.raises(UsageError, match="not undone"):
-        method("ssvd", {"ssvd": {"objective": "antipasto", "strict": False}})
+        build_method("ssvd", {"ssvd": {"objective": "antipasto", "strict": False}})
 
 
 def test_a_crossed_method_asks_for_what_its_pair_needs() -> None:
-    crossed = method("lora", {"lora": {"objective": "reps"}})
+    crossed = build_method("lora", {"lora": {"objective": "reps"}})
     assert crossed.views == {"pairs"}
     assert crossed.needs == {"delta", "train"}
-    vector = method("lora", {"lora": {"parametrisation": "vector"}})
+    vector = build_method("lora", {"lora": {"parametrisation": "vector"}})
     assert vector.needs == {"add", "train"}
     assert "detector" in vector.gives
     for params in ({"objective": "rep"}, {"rate": 0.0}, {"factors": (0.0,)}, {"rank": -1}):
         with pytest.raises(UsageError):
-            method("lora", {"lora": params})
+            build_method("lora", {"lora": params})
 
 
 def test_an_objective_that_reads_no_changed_state_is_an_error(lm: HFBackend) -> None:
@@ -245,7 +246,7 @@ def test_a_dry_run_prints_rows_and_tokens_of_training(tmp_path: Path, monkeypatc
     assert set(found) == {n for n, cls in table("method").items() if cls.family == "trained" and not cls.named} | {
         "diffmean"
     }
-    both = method("reft-r1", {"reft-r1": {"both": True}}).training(protocol("quick").budget)
+    both = build_method("reft-r1", {"reft-r1": {"both": True}}).training(protocol("quick").budget)
     assert both == (48, 48 * 64)
 
 
@@ -264,7 +265,7 @@ def test_the_coefficients_of_a_trained_change_lie_around_its_own_strength(lm: HF
 
 
 def test_the_references_mode_takes_its_settings_where_none_was_named(lm: HFBackend) -> None:
-    made = method("reps", {"reps": {"batch": 3}})
+    made = build_method("reps", {"reps": {"batch": 3}})
     assert isinstance(made, Trained)
     reference = made.adapted(Context(lm, BUDGET, compat="axbench"))
     assert (reference.rate, reference.batch, reference.factors[0]) == (0.04, 3, 2.0)

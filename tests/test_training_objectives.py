@@ -12,11 +12,12 @@ from training_cases import BUDGET, goal, group, letters, margin, small
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.core.interfaces import Context
+from bench.core.naming import build_method
+from bench.core.protocol import Budget
 from bench.core.registry import table
 from bench.core.steering import Add, Span, Steering
-from bench.core.values import Budget, Request, TargetScore
-from bench.run.plan import method
-from bench.training.objectives.preferences import BiPO
+from bench.core.values import Request, TargetScore
+from bench.training.objectives.log_probabilities import BiPO
 from bench.training.trainer import Group
 
 LONG = Budget(sequences=24, tokens=64, epochs=6, trials=1)
@@ -170,7 +171,7 @@ def test_a_planted_concept_is_learnt_and_holds_on_new_texts(
     cls = table("method")[name]
     params = SETTINGS.get(name, SMALL if "layers" in cls.__dataclass_fields__ else {})
     train, held = letters(count=12), letters(count=6, seed=9)
-    found = method(name, {name: params}).fit(Context(lm, LONG), train)[0].steering
+    found = build_method(name, {name: params}).fit(Context(lm, LONG), train)[0].steering
     assert isinstance(found, Steering)
     strength = 1.0
     if found.edits and isinstance(found.edits[0], Add):  # a vector's length is chosen at use
@@ -188,10 +189,10 @@ def test_a_planted_concept_is_learnt_and_holds_on_new_texts(
 
 def test_a_hypernetwork_writes_vectors_for_what_it_saw_and_marks_what_it_did_not(lm: HFBackend) -> None:
     trains = [letters(), letters("high", "mnop", "efgh", seed=1), letters("odd", "qrst", "ijkl", seed=2)]
-    alone = method("hypersteer", {}).fit(Context(lm, LONG, trains=(trains[0],)), trains[0])[0]
+    alone = build_method("hypersteer", {}).fit(Context(lm, LONG, trains=(trains[0],)), trains[0])[0]
     assert alone.note["held_out"] is False
     assert isinstance(alone.steering, Steering)
-    found = [f[0] for f in method("hypersteer", {}).fit_all(Context(lm, LONG, trains=tuple(trains)), trains)]
+    found = [f[0] for f in build_method("hypersteer", {}).fit_all(Context(lm, LONG, trains=tuple(trains)), trains)]
     assert all(fitted.note["held_out"] and fitted.note["trained_on"] == 2 for fitted in found)
     digests = {fitted.steering.digest for fitted in found if isinstance(fitted.steering, Steering)}
     assert len(digests) == 3
@@ -199,9 +200,9 @@ def test_a_hypernetwork_writes_vectors_for_what_it_saw_and_marks_what_it_did_not
 
 def test_a_circuit_breaker_breaks_what_it_was_shown_and_reports_refusals(lm: HFBackend) -> None:
     train = letters(count=12)
-    fitted = method("circuit-breaker", {"circuit-breaker": SETTINGS["circuit-breaker"]}).fit(Context(lm, LONG), train)[
-        0
-    ]
+    fitted = build_method("circuit-breaker", {"circuit-breaker": SETTINGS["circuit-breaker"]}).fit(
+        Context(lm, LONG), train
+    )[0]
     assert fitted.note["suppress_only"] is True
     assert fitted.note["loss_last"] < fitted.note["loss_first"]
     assert 0 <= fitted.note["over_refusal"] <= 1
@@ -214,11 +215,11 @@ def test_a_circuit_breaker_breaks_what_it_was_shown_and_reports_refusals(lm: HFB
 
 
 def test_lorra_brings_states_nearer_to_its_target(lm: HFBackend) -> None:
-    fitted = method("lorra", {"lorra": SETTINGS["lorra"]}).fit(Context(lm, LONG), letters(count=8))[0]
+    fitted = build_method("lorra", {"lorra": SETTINGS["lorra"]}).fit(Context(lm, LONG), letters(count=8))[0]
     assert fitted.note["loss_last"] < 0.98 * fitted.note["loss_first"]
 
 
 def test_antipasto_fits_from_personas_alone(lm: HFBackend) -> None:
-    fitted = method("antipasto", {"antipasto": SETTINGS["antipasto"]}).fit(Context(lm, LONG), letters(count=8))[0]
+    fitted = build_method("antipasto", {"antipasto": SETTINGS["antipasto"]}).fit(Context(lm, LONG), letters(count=8))[0]
     assert isinstance(fitted.steering, Steering)
     assert all(delta.strict for delta in fitted.steering.deltas)  # type: ignore[attr-defined]

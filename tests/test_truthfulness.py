@@ -12,12 +12,14 @@ from click.testing import CliRunner
 from bench import results
 from bench.backends import tiny
 from bench.cli.main import main
+from bench.core.content import UsageError
+from bench.core.protocol import protocol
 from bench.core.registry import build
-from bench.core.values import Completion, Item, UsageError, Verdict
+from bench.core.values import Completion, Item, Verdict
 from bench.measure.rejudge import task_of
 from bench.report.figures import sample_efficiency
 from bench.results.tables import tables
-from bench.run.plan import Options, from_file, make, protocol
+from bench.run.plan import Options, from_file, make
 from tasks.truthfulqa import TruthfulQA
 from tasks.truthfulqa_gen import TruthfulQAGen
 

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
+from bench.core.content import BenchError, UsageError
 from bench.core.interfaces import Judge
 from bench.core.registry import judge
-from bench.core.values import BenchError, Concept, Example, Item, Train, UsageError, Verdict
+from bench.core.values import Concept, Example, Item, Train, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.instrument import Instrument
 from bench.measure.human_ratings import Rated, write
@@ -45,7 +46,7 @@ def part(axbench_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Kept ratings of this test alone, beside the models that are there."""
-    from bench.backends.models import cache_root
+    from bench.core.paths import cache_root
 
     models = cache_root() / "models"
     root = tmp_path / "cache"

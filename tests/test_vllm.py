@@ -23,6 +23,7 @@ from bench.backends.hf.hooks import Applied
 from bench.backends.models import Model
 from bench.backends.vllm import backend
 from bench.backends.vllm.backend import VLLMBackend
+from bench.core.content import BenchError, Message
 from bench.core.steering import (
     Add,
     Clamp,
@@ -36,7 +37,7 @@ from bench.core.steering import (
     Span,
     Steering,
 )
-from bench.core.values import BenchError, Message, Request, Sampling
+from bench.core.values import Request, Sampling
 
 needed = pytest.mark.skipif(bool(backend.unable()), reason=backend.unable())
 WIDTH = 128
@@ -112,7 +113,7 @@ def more_kinds(width: int, layers: int, size: float) -> dict[str, Steering | Non
 
 def first_logprobs(lm: HFBackend, request: Request, ids: list[int]) -> torch.Tensor:
     """Log-probabilities of the token after `ids`, the request's prompt and more, by transformers."""
-    with torch.no_grad(), Applied(lm.model, [request.steering], [len(lm._steered(request))], [0], lm.header):
+    with torch.no_grad(), Applied(lm.model, [request.steering], [len(lm.chat.steered(request))], [0], lm.header):
         logits = lm.model(torch.tensor([ids])).logits[0, -1]
     return torch.log_softmax(logits.float(), -1)
 

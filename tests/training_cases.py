@@ -9,9 +9,11 @@ import numpy as np
 
 from bench.backends.hf.backend import HFBackend
 from bench.core.interfaces import Context
+from bench.core.protocol import Budget
 from bench.core.steering import Steering
-from bench.core.values import Budget, Concept, Example, Pair, Request, Train
-from bench.training.objectives.preferences import Objective, objectives
+from bench.core.values import Concept, Example, Pair, Request, Train
+from bench.training.objectives.all import objectives
+from bench.training.objectives.base import Objective
 from bench.training.parametrisations import Parametrisation, forms
 from bench.training.trainer import Group, Recipe
 

@@ -3,10 +3,6 @@ from .hf.backend import (
 )
 from .models import (
     DEFAULT as DEFAULT,
-)
-from .models import (
     Model as Model,
-)
-from .models import (
     resolve as resolve,
 )

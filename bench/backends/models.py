@@ -18,7 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.core.values import BenchError, UsageError, digest
+import torch
+
+from bench.backends.hf import linear
+from bench.core.content import BenchError, UsageError, digest
+from bench.core.paths import cache_root
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,6 @@ class Model:
     def slug(self) -> str:
         """The name as a folder."""
         return self.name.rstrip("/").split("/")[-1]
-
-
-def cache_root() -> Path:
-    """`$BENCH_CACHE`, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steerbench"
-    return Path(os.environ.get("BENCH_CACHE", default)).expanduser()
 
 
 def sha256(path: Path) -> str:
@@ -270,3 +268,21 @@ def convert_gguf(gguf: Path, out: Path) -> None:
     path.write_text(
         json.dumps({k: v for k, v in settings.items() if k not in ("local_files_only", "is_local")}, indent=1)
     )
+
+
+def dtype(wish: str) -> str:
+    """The number type a run will use, as part of its identity."""
+    if wish not in ("auto", "float32", "bfloat16", "float16"):
+        raise UsageError(f"unknown dtype {wish!r}: auto, float32, bfloat16 or float16")
+    if wish != "auto":
+        return wish
+
+    return str(pick_dtype(wish)).removeprefix("torch.")
+
+
+def pick_dtype(wish: str) -> torch.dtype:
+    """`auto`: bf16 on a GPU or a processor with bf16 instructions, else fp32."""
+    named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if wish in named:
+        return named[wish]
+    return torch.bfloat16 if torch.cuda.is_available() or linear.fast() else torch.float32

@@ -13,13 +13,12 @@ from typing import Any
 
 import click
 
-from bench import report as reports
-from bench import results
+from bench import report as reports, results
 from bench.backends.models import DEFAULT
 from bench.core import registry
+from bench.core.content import BenchError
 from bench.core.escape import cell, head, row
 from bench.core.store import write_whole
-from bench.core.values import BenchError
 from bench.measure import rejudge
 from bench.report import catalogue
 from bench.report.figures import forest
@@ -42,8 +41,8 @@ AWAY = {"axbench-suppress": "suppression", "axbench-attack": "attack, mean of fi
 """Tasks that want a concept gone, with what docs/reproduction.md calls them."""
 
 
-def renew(root: Path) -> list[Path]:
-    """Write every generated document of the checkout at `root`; returns the files."""
+def renew(root: Path, program: click.Group) -> list[Path]:
+    """Write every generated document of the checkout at `root`, the help of `program` among them; returns the files."""
     docs = root / "docs"
     shown = tables(results.load(root / "results"))
     found = {
@@ -52,7 +51,7 @@ def renew(root: Path) -> list[Path]:
         docs / "reproduction.md": {"depths": depths(shown), "suppression": suppression(shown)},
         docs / "judge.md": {"calibration": calibration(shown), "agreement": agreement(shown)},
     }
-    texts = {docs / "methods.md": catalogue.document(), docs / "cli.md": commands()}
+    texts = {docs / "methods.md": catalogue.document(), docs / "cli.md": commands(program)}
     texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
     for path, text in texts.items():
         write_whole(path, text.encode())
@@ -97,14 +96,13 @@ def _leaderboard(known: Sequence[Table]) -> str:
 
 def _methods() -> str:
     """Shipped methods by family, each with a link to its section."""
-    import methods
 
     shipped = [cls for cls in registry.table("method").values() if cls.__module__.startswith("methods.")]
     lines = head("family", "what it is", "methods")
     for family, what in FAMILIES.items():
         names = [f"[{cls.name}](docs/methods.md#{cls.name})" for cls in shipped if cls.family == family]
         if family == "combination":
-            names = [f"`{name}`" for name in methods.COMBINATIONS] + ["any `a+b`"]
+            names = [f"`{name}`" for name in registry.combinations()] + ["any `a+b`"]
         lines.append(row((family, what, ", ".join(sorted(names)))))
     if strange := {cls.family for cls in shipped} - set(FAMILIES):
         raise BenchError(f"bench/documents.py does not say what the family {sorted(strange)[0]!r} is")
@@ -205,12 +203,10 @@ def _learnt(one: Mapping[str, Any] | None, c: str) -> str:
     return f"{gain:+.2f}, " + (f"**{margin:+.2f}**" if low > 0 else f"{margin:+.2f}")
 
 
-def commands() -> str:
+def commands(program: click.Group) -> str:
     """docs/cli.md: the help text of every command, as `--help` prints it at 100 columns."""
-    from bench.cli.main import main
-
     lines = ["# Commands", "", f"What `--help` prints, of every command. Generated: `{COMMAND}`.", ""]
-    for context in _walk(click.Context(main, info_name="bench", terminal_width=100, **main.context_settings)):
+    for context in _walk(click.Context(program, info_name="bench", terminal_width=100, **program.context_settings)):
         lines += [f"## {context.command_path}", "", "```text", context.get_help().rstrip(), "```", ""]
     return "\n".join(lines)
 

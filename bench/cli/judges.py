@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option
-from bench.core.values import UsageError
+from bench.core.content import UsageError
 
 
 @click.group(cls=WithDefault)

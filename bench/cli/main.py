@@ -18,7 +18,7 @@ from bench.cli.judges import judge
 from bench.cli.measure import capability, overhead, power
 from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option
 from bench.cli.results import check, compare, docs, report, show, submit
-from bench.core.values import BenchError, UsageError
+from bench.core.content import BenchError, UsageError
 
 
 class Group(click.Group):
@@ -167,10 +167,9 @@ def export(
 ) -> None:
     """Write the steering behind RUN's number as files: llama.cpp, lm-eval, peft, or all of it as safetensors."""
     plugins(late)
+    from bench.core.paths import default_results, scratch
     from bench.results.runs import lookup
-    from bench.run.export import caveat
-    from bench.run.export import export as write
-    from bench.run.plan import default_results, scratch
+    from bench.run.export import caveat, export as write
 
     found = lookup(run, [results] if results else [default_results(), scratch()])
     rows = write(found, form, concept, out)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option
-from bench.core.values import UsageError
+from bench.core.content import UsageError
 
 
 @click.command()
@@ -70,9 +70,9 @@ def overhead(
     if formulas:
         summary.formulas(as_json)
     elif runs:
+        from bench.core.paths import default_results, scratch
         from bench.results import sidecars
         from bench.results.runs import lookup
-        from bench.run.plan import default_results, scratch
 
         found = [lookup(name, [results] if results else [default_results(), scratch()]) for name in runs]
         failed = []
@@ -124,9 +124,9 @@ def capability(
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     if not names and (include_path or limit or chat or num_fewshot is not None):
         raise UsageError("--include-path, --limit, --num-fewshot and --chat belong to --tasks")
+    from bench.core.paths import default_results, scratch
     from bench.measure import capability as measuring
     from bench.results.runs import lookup
-    from bench.run.plan import default_results, scratch
 
     found = lookup(run, [results] if results else [default_results(), scratch()])
     with quiet():

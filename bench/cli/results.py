@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 import click
 
 from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option
-from bench.core.values import UsageError
+from bench.core.content import UsageError
 
 
 @click.command()
@@ -56,7 +57,7 @@ def compare(one: str, two: str, html: Path | None, results: Path | None, as_json
 def report(out: Path | None, use_scratch: bool, publish: Path | None, results: Path | None, as_json: bool) -> None:
     """Write leaderboards (Markdown, CSV, JSON) and figures (PNG, SVG, CSV) from results alone."""
     from bench import report as reports
-    from bench.run.plan import default_results, scratch
+    from bench.core.paths import default_results, scratch
 
     root = results or (scratch() if use_scratch else default_results())
     folder = out or root.resolve().parent / "reports"
@@ -123,11 +124,13 @@ def submit(runs: tuple[str, ...], out: Path, results: Path | None, late: tuple[P
 def docs(reports: bool) -> None:
     """Renew what is generated in a checkout: reports/, the blocks of README.md, docs/methods.md, docs/cli.md."""
     from bench.cli import documents
+
+    program = cast(click.Group, click.get_current_context().find_root().command)
     from bench.report.build import build
     from bench.results.provenance import ROOT
 
     if not (ROOT / "pyproject.toml").is_file():
         raise UsageError(f"{ROOT} is no checkout: there are no documents to renew")
     written = build(ROOT / "results", ROOT / "reports") if reports else []
-    for path in [*written, *documents.renew(ROOT)]:
+    for path in [*written, *documents.renew(ROOT, program)]:
         click.echo(str(path.relative_to(ROOT)))

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from bench import results
-from bench.core.values import UsageError
+from bench.core.content import UsageError
+from bench.core.paths import default_results, scratch
 from bench.results.comparison import bare
-from bench.run.plan import default_results, scratch
 from bench.stats import power
 
 

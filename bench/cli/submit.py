@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bench import results
 from bench.core import registry
+from bench.core.content import BenchError, UsageError
 from bench.core.escape import cell, head, row
 from bench.core.store import write_json
-from bench.core.values import BenchError, UsageError
 from bench.results import audit, second_judge
 from bench.results.audit import Finding
 from bench.results.runs import Run

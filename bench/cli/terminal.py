@@ -18,20 +18,19 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
-from rich.table import Table as Grid
+from rich.table import Column, Table as Grid
 
 from bench import results
-from bench.backends.models import cache_root
 from bench.core import registry
+from bench.core.content import BenchError
+from bench.core.paths import cache_root, default_results, scratch
 from bench.core.store import write_json
-from bench.core.values import BenchError
 from bench.report.build import build
 from bench.report.text import leaderboard
 from bench.results.tables import Table, tables
 from bench.run.identity import code_of
-from bench.run.plan import Plan, default_results, scratch
-from bench.run.spending import cost
+from bench.run.plan import Plan
+from bench.run.spending import spend
 
 if TYPE_CHECKING:
     from bench.run.jobs import Job
@@ -62,7 +61,7 @@ def plan(made: Plan, folder: Path | None) -> dict[str, Any]:
     """Print what a run will cost at most; returns the same as JSON."""
     rows: list[dict[str, Any]] = []
     for method, spec in zip(made.methods, made.specs, strict=True):
-        bound = cost(method, made)
+        bound = spend(method, made.protocol, made.task)
         code = code_of(method, type(made.task), type(made.judge), registry.get("backend", made.options.backend))
         done = results.find(spec, code, folder) is not None
         rows.append({"method": spec.method, "id": spec.id, "cached": done} | vars(bound))
@@ -257,9 +256,7 @@ def listing(what: str, folder: Path | None, as_json: bool) -> None:
         kind = what.removesuffix("s")
         rows = [_entry(kind, name, cls) for name, cls in registry.table(kind).items()]
         if kind == "method":
-            import methods
-
-            rows += [_combination(name) for name in methods.COMBINATIONS]
+            rows += [_combination(name) for name in registry.combinations()]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

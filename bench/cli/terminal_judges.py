@@ -19,14 +19,14 @@ from rich.table import Table as Grid
 from bench import results
 from bench.backends.models import DEFAULT
 from bench.cli.terminal import progress, say
+from bench.core.content import UsageError, suggest
+from bench.core.paths import default_results, scratch
 from bench.core.store import write_json
-from bench.core.values import UsageError, suggest
 from bench.judges.instrument import Instrument, make
 from bench.measure import human_ratings, judge_validity, rejudge
 from bench.results import second_judge
 from bench.results.provenance import provenance
 from bench.results.runs import Run
-from bench.run.plan import default_results, scratch
 
 
 def find(names: Sequence[str], folder: Path | None) -> list[Run]:

@@ -19,13 +19,13 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from bench import results
+from bench.core.content import UsageError, suggest
+from bench.core.paths import default_results, scratch
 from bench.core.store import write_whole
-from bench.core.values import UsageError, suggest
 from bench.overhead import summary as show_costs
 from bench.report.text import leaderboard, monitors
 from bench.results import second_judge, sidecars
 from bench.results.runs import Run
-from bench.run.plan import default_results, scratch
 
 
 def roots(folder: Path | None) -> list[Path]:

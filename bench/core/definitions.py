@@ -20,14 +20,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bench.core.values import UsageError, digest
+from bench.core.content import UsageError, digest
 
 OWN = ("bench", "methods", "tasks")
 """Packages whose definitions can decide a number, beside the one that a class comes from; of others versions count."""
 CARRIERS = frozenset(
     {
-        *("method", "task", "judge", "backend", "forms", "objectives", "refusal", "stored", "suggest"),
-        *("Artefacts", "Rows", "Backend", "cache_root", "code_digest", "resolve"),
+        *("method", "task", "judge", "backend", "forms", "objectives", "registered", "refusal", "change_of"),
+        *("stored", "suggest", "Artefacts", "Rows", "Backend", "cache_root", "code_digest", "resolve"),
         *("Asking", "BatchBackend", "Purse", "Usage", "price_of"),
     }
 )

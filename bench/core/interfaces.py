@@ -15,26 +15,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 
 import numpy as np
 
+from bench.core.content import Array, BenchError, Message, digest, stored
 from bench.core.definitions import code_digest, minor
+from bench.core.protocol import Budget
 from bench.core.steering import Steering
 from bench.core.store import Rows
 from bench.core.values import (
     Activations,
-    Array,
-    BenchError,
-    Budget,
     Completion,
     Concept,
     Example,
     Item,
-    Message,
     Request,
     Sample,
     TargetScore,
     Train,
     Verdict,
-    digest,
-    stored,
 )
 
 if TYPE_CHECKING:
@@ -463,3 +459,10 @@ class Task(ABC):
         self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
     ) -> Sequence[dict[str, Verdict]]:
         """Per sample the verdict of each axis, and `overall`."""
+
+
+@runtime_checkable
+class Monitored(Protocol):
+    """A task that names chats of which some lead to the concept; `label` says which kind a chat is."""
+
+    def watched(self, concept: Concept) -> Sequence[Sample]: ...

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.core.values import UsageError, suggest
+from bench.core.content import UsageError, suggest
 
 KINDS = ("method", "task", "judge", "backend")
 _tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}
+_combinations: dict[str, None] = {}
 _discovered: set[str] = set()
 _packages = {"method": "methods", "task": "tasks", "judge": "bench.judges", "backend": "bench.backends"}
 
@@ -64,6 +65,17 @@ def method(
         gives=frozenset(gives),
         **invariants,
     )
+
+
+def combine(*names: str) -> None:
+    """Let `--methods all` include the combination `a+b` of registered methods; any other runs when it is named."""
+    _combinations["+".join(names)] = None
+
+
+def combinations() -> list[str]:
+    """The combinations that `--methods all` includes."""
+    discover("method")
+    return list(_combinations)
 
 
 def task(name: str) -> Callable[[type[T]], type[T]]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from bench.core.values import Array, Message, digest, stored
+from bench.core.content import Array, Message, digest, stored
 
 Site = Literal["resid", "attn", "mlp"]
 """Where an edit acts: the output of a block, of its attention, or of its feed-forward part."""

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from bench.core.values import Array, BenchError, plain, stored_types, suggest
+from bench.core.content import Array, BenchError, plain, stored_types, suggest
 
 
 def write_json(path: Path, value: Any) -> None:

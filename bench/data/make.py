@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.content import BenchError, UsageError, digest
 from bench.core.interfaces import Backend
 from bench.core.registry import get
 from bench.core.store import Rows, write_json
-from bench.core.values import BenchError, Completion, Request, Sampling, UsageError, digest
+from bench.core.values import Completion, Request, Sampling
 from bench.data import check, layout, prompts, quality
 from bench.data.layout import EVALUATION, GENRES, SHARED, TRAIN, Text, fold
 from bench.data.quality import Answer

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from bench.core.content import Array, BenchError, UsageError, suggest
 from bench.core.steering import Add, Clamp, Edit, Prompt, Span, Steering
 from bench.core.store import load_value, pack, write_whole
-from bench.core.values import Array, BenchError, UsageError, suggest
 
 SUFFIX = {"safetensors": ".safetensors", "gguf": ".gguf", "lm-eval": ".pt"}
 """Formats that are written, and the suffix of their files."""

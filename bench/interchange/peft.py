@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.core.content import Array, BenchError
 from bench.core.steering import LowRankDelta, Prompt, Steering
-from bench.core.values import Array, BenchError
 
 
 def encode(steering: Steering, base: str) -> dict[str, bytes]:

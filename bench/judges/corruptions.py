@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.core.values import digest
+from bench.core.content import digest
 
 
 def words_shuffled(text: str) -> str:

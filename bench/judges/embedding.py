@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.backends.models import hush, resolve, sha256
+from bench.core.content import Array, BenchError, digest
 from bench.core.interfaces import Backend, Judge
 from bench.core.registry import judge
 from bench.core.store import Rows
-from bench.core.values import Array, BenchError, Example, Item, Train, Verdict, digest
+from bench.core.values import Example, Item, Train, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.likelihood import Scale
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from bench.backends.models import DEFAULT, cache_root, resolve
+from bench.backends.models import DEFAULT, dtype, resolve
+from bench.core.content import BenchError, digest
 from bench.core.definitions import code_digest
 from bench.core.interfaces import Backend, Judge
+from bench.core.paths import cache_root
 from bench.core.registry import build, get
 from bench.core.store import Rows
-from bench.core.values import BenchError, Completion, Item, Request, Train, Verdict, digest
-from bench.judges.judging import rate
-from bench.run.identity import judged_by
-from bench.run.plan import dtype
+from bench.core.values import Completion, Item, Request, Train, Verdict
+from bench.judges.judging import judged_by, rate
 
 
 class NoModel(Backend):

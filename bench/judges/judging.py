@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from bench.core.content import digest
+from bench.core.definitions import code_digest
 from bench.core.interfaces import Judge
 from bench.core.store import Rows
-from bench.core.values import Item, Verdict, digest
+from bench.core.values import Item, Verdict
 
 
 def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int], None]) -> list[Verdict]:
@@ -32,3 +34,8 @@ def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int
             kept.put(names[i], dataclasses.asdict(verdict))
         advance(1)
     return [passing[key] if key in passing else Verdict(**kept.get(key)) for key in keys]
+
+
+def judged_by(name: str, judge: Judge, shard: str) -> str:
+    """Digest of what decides a judge's rating of a text: its name, parameters, code, and the engine of `shard`."""
+    return digest(name, judge.fingerprint(), code_digest(type(judge)), shard)

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from bench.core.content import Array, BenchError, digest
 from bench.core.interfaces import Backend, Judge, Prompted
 from bench.core.registry import judge
 from bench.core.store import Rows
-from bench.core.values import Array, BenchError, Example, Item, Request, Train, Verdict, digest
+from bench.core.values import Example, Item, Request, Train, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.stats.intervals import auroc
 

@@ -13,10 +13,11 @@ from typing import Any
 from bench.backends.hosted.backend import OpenAIBackend, Reply
 from bench.backends.hosted.batch_api import BatchBackend
 from bench.backends.hosted.pool import Failure
+from bench.core.content import Halted, UsageError, digest
 from bench.core.interfaces import Judge
 from bench.core.money import Price, Purse, price_of
 from bench.core.registry import judge
-from bench.core.values import Halted, Item, Request, Sampling, UsageError, Verdict, digest
+from bench.core.values import Item, Request, Sampling, Verdict
 from bench.judges.replies import READER, expected, parse
 from bench.judges.rubrics import RUBRICS, filled
 

@@ -15,10 +15,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from bench.backends.models import Model, resolve
+from bench.core.content import UsageError, digest
 from bench.core.interfaces import Backend, Judge
 from bench.core.registry import get, judge, table
 from bench.core.store import Rows
-from bench.core.values import Item, Request, Sampling, Train, UsageError, Verdict, digest
+from bench.core.values import Item, Request, Sampling, Train, Verdict
 from bench.judges.replies import RATINGS, READER, parse, weigh
 from bench.judges.rubrics import RUBRICS, filled
 

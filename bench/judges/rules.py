@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bench.core.content import suggest
 from bench.core.interfaces import Judge
 from bench.core.registry import judge
-from bench.core.values import Item, Verdict, suggest
+from bench.core.values import Item, Verdict
 
 Rule = Callable[[str, str], float]
 """(text, parameter) -> how far the text keeps the rule, 0 to 1."""

@@ -21,14 +21,14 @@ import numpy as np
 
 from bench import results, stats
 from bench.backends.hf.backend import HFBackend
-from bench.backends.models import cache_root
+from bench.core.content import BenchError, UsageError, digest, suggest
+from bench.core.paths import cache_root
 from bench.core.steering import Steering
 from bench.core.store import Rows, write_json
-from bench.core.values import BenchError, Completion, Example, Request, Sampling, UsageError, digest, suggest
-from bench.results import provenance
+from bench.core.values import Completion, Example, Request, Sampling
+from bench.results import provenance, sidecars
 from bench.run.export import steerings
 
-FILE = "capability.json"
 ORDERS = (1, 2, 3)
 """Lengths of the n-grams whose share of distinct ones is reported."""
 
@@ -116,13 +116,13 @@ class Capability:
         self, name: str, what: Mapping[str, Any], make: Callable[[Steering], Mapping[str, Any]]
     ) -> dict[str, Any]:
         """The entry of a concept in the sidecar; made and written where it is not there."""
-        steering, path = self.steerings[name], self.run.path.parent / FILE
+        steering, path = self.steerings[name], self.run.path.parent / sidecars.CAPABILITY
         key = digest(what, name, steering.digest, self.lm.fingerprint())[:16]
-        if key not in (kept := read(path)):
+        if key not in (kept := sidecars.capability(path)):
             self.tell(f"{what['kind']}: {name} at c = {self.coefficients[name]:g}")
             head = {**what, "concept": name, "coefficient": self.coefficients[name], "steering": steering.digest}
             entry = head | {"numbers": dict(make(steering)), "provenance": provenance.provenance()}
-            kept = read(path) | {key: entry}  # another process may have written meanwhile
+            kept = sidecars.capability(path) | {key: entry}  # another process may have written meanwhile
             write_json(path, {"version": 1, "run": self.run.data["id"], "entries": kept})
         entry = kept[key]
         return dict(entry)
@@ -135,17 +135,6 @@ class Capability:
             write_json(path, evaluate(self.lm, steering, settings))
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return found
-
-
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a `capability.json`; none where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        found: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["entries"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{path.parent.name}/{path.name} is damaged ({error}): delete it") from error
-    return found
 
 
 # Without a download
@@ -163,7 +152,7 @@ def measure(
     found = _kept(
         rows,
         [Request((("user", e.instruction),), steering, target=e.response) for e in texts],
-        lambda todo: tokens.diverge(lm, todo),
+        lm.diverge,
     )
     tokens = sum(row["tokens"] for row in found)
     numbers: dict[str, float | None] = {"kl": sum(row["kl"] for row in found) / tokens}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.core.content import BenchError, UsageError, digest
 from bench.core.escape import guarded, unguarded
 from bench.core.store import write_whole
-from bench.core.values import BenchError, UsageError, digest
 from bench.results.runs import Run
 
 AXES = ("concept", "instruction", "fluency")

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.content import BenchError, UsageError, digest
 from bench.core.interfaces import Task
+from bench.core.protocol import protocol
 from bench.core.registry import build
-from bench.core.values import BenchError, Concept, Example, Item, UsageError, Verdict, digest
+from bench.core.values import Concept, Example, Item, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.instrument import Instrument
 from bench.measure import human_ratings
 from bench.results.runs import Run
-from bench.run.plan import protocol
 from bench.stats.agreement import clustered, spearman
 from bench.stats.intervals import Estimate, auroc, estimate
 

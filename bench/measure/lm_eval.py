@@ -25,11 +25,11 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from bench import interchange
-from bench.backends.hf import tokens
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
+from bench.core.content import BenchError, Message, UsageError, digest
 from bench.core.steering import Prompt, Steering
-from bench.core.values import BenchError, Message, Request, Sampling, UsageError, digest
+from bench.core.values import Request, Sampling
 
 IGNORED = {"do_sample", "use_cache", "num_beams"}
 """Generation arguments that say nothing a `Sampling` does not (beams are checked to be one)."""
@@ -105,7 +105,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
         answer: tuple[Message, ...] = ()
         if not add_generation_prompt:  # the last turn is the beginning of the answer
             messages, answer = messages[:-1], messages[-1:]
-        return self.lm.render(self.steering.prompt.apply(messages)) + "".join(content for _, content in answer)
+        return self.lm.chat.render(self.steering.prompt.apply(messages)) + "".join(content for _, content in answer)
 
     def _before(self) -> str:
         """What a prompt edit puts before a context that is plain text."""
@@ -141,7 +141,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
                 raise BenchError(f"request {i}: a continuation of {len(target)} tokens cannot be scored")
             prompts.append(prompt[-room:])
             targets.append(target)
-        found = dict(tokens.score(self.lm, prompts, targets, self.inside))
+        found = dict(self.lm.score(prompts, targets, [Request("", self.inside)] * len(prompts)))
         return [(found[i].total, found[i].greedy) for i in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -180,7 +180,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
             groups.setdefault(stop, []).append((i, self.tok_encode(text)[-room:], request))
         found: dict[int, str] = {}
         for stop, own in groups.items():
-            answers = tokens.write(self.lm, [ids for _, ids, _ in own], [request for *_, request in own], stop)
+            answers = self.lm.write([ids for _, ids, _ in own], [request for *_, request in own], stop)
             for k, answer in answers:
                 found[own[k][0]] = postprocess_generated_text(answer.text, list(stop), None)
         return [found[i] for i in range(len(requests))]

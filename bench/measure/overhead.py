@@ -16,18 +16,20 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.content import BenchError
 from bench.core.interfaces import Backend, Bound, Context, Fitted
 from bench.core.registry import get
 from bench.core.steering import Steering
 from bench.core.store import Artefacts, Rows, load_value, pack
-from bench.core.values import BenchError, Completion, Concept, Item, Request, Sample, Sampling, Verdict
+from bench.core.values import Completion, Concept, Item, Request, Sample, Sampling, Verdict
 from bench.measure.meters import peak, tokens_through
 from bench.overhead.config import KEYS, architecture, complete, known
 from bench.overhead.edits import extra
 from bench.overhead.exact import Architecture, Extra, prefill_flops, request_flops
+from bench.overhead.record import Spread
 from bench.results import provenance
 from bench.results.runs import Run
-from bench.results.sidecars import Spread, store
+from bench.results.sidecars import store
 from bench.run.fits import FILE, Kept
 from bench.run.plan import Options, from_file, make
 from bench.run.session import Session, silent

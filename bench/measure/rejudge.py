@@ -12,11 +12,13 @@ from typing import Any
 
 from bench import results
 from bench.backends.models import DEFAULT
+from bench.core.content import BenchError, UsageError
 from bench.core.definitions import code_digest
 from bench.core.interfaces import Task
+from bench.core.protocol import Budget, Protocol
 from bench.core.registry import build
 from bench.core.store import write_json
-from bench.core.values import BenchError, Budget, Completion, Protocol, Sampling, UsageError
+from bench.core.values import Completion, Sampling
 from bench.judges.instrument import Instrument
 from bench.results import provenance, second_judge
 from bench.results.runs import Run

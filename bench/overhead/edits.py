@@ -11,6 +11,7 @@ from functools import singledispatch
 
 import numpy as np
 
+from bench.core.content import BenchError
 from bench.core.steering import (
     Add,
     Clamp,
@@ -24,7 +25,6 @@ from bench.core.steering import (
     RotationDelta,
     Steering,
 )
-from bench.core.values import BenchError
 from bench.overhead.exact import Extra
 
 

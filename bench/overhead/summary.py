@@ -16,10 +16,10 @@ import click
 from rich.console import Console
 from rich.table import Table as Grid
 
-from bench.core.values import UsageError
+from bench.core.content import UsageError
 from bench.overhead import breakeven, exact, published
 from bench.overhead.config import known, of_file, of_model
-from bench.results import sidecars
+from bench.overhead.record import Overhead, Spread
 
 CONTEXT = 4096
 """The context that costs are stated at where only one is shown."""
@@ -166,14 +166,14 @@ Floor = Mapping[str, float]
 """Name of a ratio -> what it may lie from 1 by nothing but the machine's drift."""
 
 
-def floor(found: Iterable[sidecars.Overhead]) -> Floor:
+def floor(found: Iterable[Overhead]) -> Floor:
     """How far the bare model, measured against itself, lies from 1; empty where that was not measured."""
     bare = next((one for one in found if one.data["method"] == "none"), None)
     ratios = {name: bare.ratio(name) for name in RATIOS} if bare else {}
     return {name: abs(ratio.median - 1) for name, ratio in ratios.items() if ratio}
 
 
-def summary(found: sidecars.Overhead, context: int = CONTEXT, drift: Floor = MappingProxyType({})) -> dict[str, Any]:
+def summary(found: Overhead, context: int = CONTEXT, drift: Floor = MappingProxyType({})) -> dict[str, Any]:
     """A record in the numbers that tables show; `drift` is the `floor` of the records it stands beside."""
     exactly, fit, judge = (found.data[k] for k in ("exact", "fit", "judge"))
     ratios = {name: found.ratio(name) for name in RATIOS}
@@ -206,7 +206,7 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def cells(found: sidecars.Overhead, context: int = CONTEXT, drift: Floor = MappingProxyType({})) -> list[str]:
+def cells(found: Overhead, context: int = CONTEXT, drift: Floor = MappingProxyType({})) -> list[str]:
     """One row of a cost table as text, in the order of `HEADINGS`."""
     row = summary(found, context, drift)
     ratios = {name: found.ratio(name) for name in RATIOS}
@@ -235,7 +235,7 @@ def size(count: int) -> str:
     return f"{count / 1024:,.1f} KiB" if count < 2**20 else f"{count / 2**20:,.1f} MiB"
 
 
-def notes(found: Sequence[sidecars.Overhead], context: int = CONTEXT) -> list[str]:
+def notes(found: Sequence[Overhead], context: int = CONTEXT) -> list[str]:
     """What a reader must know to read a cost table."""
     engines = sorted({_where(one) for one in found})
     settings = found[0].data["settings"]
@@ -254,7 +254,7 @@ def notes(found: Sequence[sidecars.Overhead], context: int = CONTEXT) -> list[st
     return lines
 
 
-def _where(one: sidecars.Overhead) -> str:
+def _where(one: Overhead) -> str:
     engine = one.data["engine"]
     versions = engine["provenance"]["versions"]
     return (
@@ -263,18 +263,18 @@ def _where(one: sidecars.Overhead) -> str:
     )
 
 
-def rates(found: sidecars.Overhead) -> list[str]:
+def rates(found: Overhead) -> list[str]:
     """Tokens a second and seconds to the first token, on an accelerator only."""
     if not found.data["engine"]["accelerator"]:
         return []
     settings, seconds = found.data["settings"], found.data["measured"]["seconds"]
     total = settings["batch"] * settings["tokens"]
-    shown = [f"{side} {sidecars.Spread.of([total / s for s in seconds[side]]).median:,.0f}" for side in
+    shown = [f"{side} {Spread.of([total / s for s in seconds[side]]).median:,.0f}" for side in
              ("unsteered", "steered")]  # fmt: skip
     return [f"{found.data['method']}: tokens a second: {', '.join(shown)}"]
 
 
-def runs(found: Sequence[sidecars.Overhead], as_json: bool) -> None:
+def runs(found: Sequence[Overhead], as_json: bool) -> None:
     """Cost tables of measured runs."""
     drift = floor(found)
     if as_json:

@@ -11,18 +11,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench.core.content import UsageError
 from bench.core.escape import name
+from bench.core.paths import default_results
 from bench.core.store import write_whole
-from bench.core.values import UsageError
 from bench.report import page
 from bench.report.figures import across_tasks, attacks, detection, forest, overhead, sample_efficiency, sweeps
 from bench.report.figures.drawing import Figure, emit
-from bench.report.text import costs, leaderboard, monitors, opinions, verdict
-from bench.report.text import sections as head_to_head
+from bench.report.text import costs, leaderboard, monitors, opinions, sections as head_to_head, verdict
 from bench.results.runs import load
 from bench.results.second_judge import validations, validity
 from bench.results.tables import Table, tables
-from bench.run.plan import default_results
 
 FIGURES = (
     forest.best,

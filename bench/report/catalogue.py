@@ -12,8 +12,8 @@ import re
 from typing import Any
 
 from bench.core import registry
+from bench.core.content import plain
 from bench.core.interfaces import Method
-from bench.core.values import plain
 
 COMMAND = "bench list methods --markdown > docs/methods.md"
 LABELS = ("Equation", "Deviation", "Reproduction")

@@ -19,11 +19,10 @@ import numpy as np
 
 from bench import results
 from bench.core import registry
-from bench.core.values import BenchError, digest
-from bench.measure import capability
+from bench.core.content import BenchError, digest
+from bench.core.naming import names_in
 from bench.results import second_judge, sidecars
 from bench.results.runs import Run
-from bench.run.plan import names_in
 from bench.stats import detection
 
 RETIRED = "retired.toml"
@@ -121,7 +120,7 @@ def _strays(root: Path) -> list[Path]:
     own = {path.parent for path in root.glob("*/*/*/run.json")}
     found = []
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        beside = ("run.json", results.TRIALS, sidecars.NAME, capability.FILE)
+        beside = ("run.json", results.TRIALS, sidecars.NAME, sidecars.CAPABILITY)
         known = path.parent in own and (path.name in beside or re.fullmatch(r"judged-.+\.json", path.name))
         known = known or (path.parent == root / "judges" and path.suffix in (".json", ".csv"))
         if not known and path not in (root / RETIRED, root / results.KEYS, root / "README.md"):
@@ -311,9 +310,9 @@ def _beside(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> P
         yield from _placed(sidecars.NAME, cost.data if cost else {})
     except BenchError as error:
         yield sidecars.NAME, str(error)
-    path = run.path.with_name(capability.FILE)
+    path = run.path.with_name(sidecars.CAPABILITY)
     try:
-        found = json.loads(path.read_text("utf-8")) if capability.read(path) else {}
+        found = json.loads(path.read_text("utf-8")) if sidecars.capability(path) else {}
         if found and found["run"] != run.data["id"]:
             yield path.name, f"belongs to run {found['run']}"
         yield from _placed(path.name, found)

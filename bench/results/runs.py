@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 
 from bench import stats
+from bench.core.content import Array, BenchError, UsageError, digest, plain, suggest
+from bench.core.naming import build_method
+from bench.core.paths import default_results, scratch
+from bench.core.protocol import USUAL_TASK, RunSpec
 from bench.core.store import write_json, write_whole
-from bench.core.values import Array, BenchError, RunSpec, UsageError, Verdict, digest, plain, suggest
+from bench.core.values import Verdict
 from bench.results import provenance
-from bench.run.plan import Options, default_results, method, scratch
 
 VERSION = 1
 KEYS = "keys.toml"
@@ -221,7 +224,7 @@ class Run:
         A method of a plugin that is not installed is told apart by its id.
         """
         try:
-            usual = plain(method(self.method, {}).params())
+            usual = plain(build_method(self.method, {}).params())
         except UsageError:
             return f"{self.method}-{self.data['id'][:4]}"
         return " ".join([self.method, *_departures(self.data["spec"]["method_params"], usual)])
@@ -331,7 +334,7 @@ def _meant(name: str, runs: Sequence[Run]) -> list[Run]:
     Of several there, the one under the registered settings.
     """
     if named := [run for run in runs if name in (run.method, run.path.parent.name)]:
-        usual = [run for run in named if run.data["spec"]["task"] == Options.task]
+        usual = [run for run in named if run.data["spec"]["task"] == USUAL_TASK]
         plain = [run for run in usual if run.variant == run.method]
         return next((found for found in (usual, plain) if len(found) == 1), named)
     return [run for run in runs if run.data["id"].startswith(name)]

@@ -3,11 +3,7 @@ from .export import (
 )
 from .plan import (
     Options as Options,
-)
-from .plan import (
     Plan as Plan,
-)
-from .plan import (
     make as make,
 )
 from .session import (

@@ -15,24 +15,13 @@ from typing import Any
 import numpy as np
 
 from bench.backends import tiny
+from bench.core.content import Array
 from bench.core.interfaces import Backend, Bound, Context, Detector, Fitted, Method, Prompted, ReadSite
+from bench.core.naming import build_method
+from bench.core.protocol import Budget
 from bench.core.steering import Steering
 from bench.core.store import load_value, save_value
-from bench.core.values import (
-    Activations,
-    Array,
-    Budget,
-    Choice,
-    Concept,
-    Example,
-    Item,
-    Pair,
-    Request,
-    Sampling,
-    Train,
-    Verdict,
-)
-from bench.run.plan import method
+from bench.core.values import Activations, Choice, Concept, Example, Item, Pair, Request, Sampling, Train, Verdict
 
 BUDGET = Budget(sequences=16, tokens=96, epochs=1, trials=2)
 SUBJECTS = ("sea", "sun", "road", "tree", "clock", "shoe", "lamp", "bird")
@@ -91,7 +80,7 @@ def shows(text: Prompted) -> bool:
 def check(name: str, kind: str = "llama", params: Mapping[str, Any] | None = None) -> dict[str, str]:
     """label -> what is wrong ("" when nothing is), for the registered method or combination `name` on a
     tiny random model of `kind`."""
-    made = method(name, {name: params or {}})
+    made = build_method(name, {name: params or {}})
     with tempfile.TemporaryDirectory() as folder:
         lm = tiny.backend(Path(folder) / "model", kind)
         fitted: list[Fitted] = []  # one fit serves every check but those of the fit itself

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import interchange, results
-from bench.backends.models import Model, cache_root
+from bench.backends.models import Model
+from bench.core.content import BenchError, UsageError, suggest
 from bench.core.interfaces import Context
+from bench.core.paths import cache_root
 from bench.core.steering import Steering
 from bench.core.store import write_whole
-from bench.core.values import BenchError, UsageError, suggest
 from bench.interchange.peft import encode
+from bench.judges.judging import judged_by
 from bench.run.engines import make_backend
-from bench.run.identity import code_of, judged_by
+from bench.run.identity import code_of
 from bench.run.plan import Options, from_file, make
 from bench.run.steerings import Steerings
 from bench.run.strength import Unmeasured
@@ -130,7 +132,7 @@ def _blocks(model: Model) -> str:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from bench.backends.hf.hooks import blocks
+    from bench.backends.hf.modules import blocks
 
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model.path))  # type: ignore[no-untyped-call]

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.interfaces import Backend, Judge, Method, Task
+from bench.core.naming import build_method, names_in
 from bench.core.registry import get
-from bench.core.values import digest
 from bench.results.runs import load
 from bench.results.second_judge import of
 from bench.run.fits import given
-from bench.run.plan import method, names_in
 from bench.run.steerings import applied, turned
 from bench.run.strength import Strength
 from bench.run.trials import best, drawn, options, request, ruled, trials
@@ -42,7 +42,7 @@ def keys(root: Path) -> dict[str, tuple[str, str]]:
         spec = run.data["spec"]
         name, judge = spec["method"], spec["judge"].partition(":")[0]
         several = len(names_in(name)) > 1
-        made = method(name, spec["method_params"] if several else {name: spec["method_params"]})
+        made = build_method(name, spec["method_params"] if several else {name: spec["method_params"]})
         rater = get("judge", judge) if judge else None
         given = code_of(made, get("task", spec["task"]), rater, get("backend", spec["backend"]))
         found[run.path.relative_to(root).as_posix()] = run.code, given
@@ -50,8 +50,3 @@ def keys(root: Path) -> dict[str, tuple[str, str]]:
             rated_by = code_digest(get("judge", opinion.judge.partition(":")[0]))
             found[opinion.path.relative_to(root).as_posix()] = opinion.code, rated_by
     return found
-
-
-def judged_by(name: str, judge: Judge, shard: str) -> str:
-    """Digest of what decides a judge's rating of a text: its name, parameters, code, and the engine of `shard`."""
-    return digest(name, judge.fingerprint(), code_digest(type(judge)), shard)

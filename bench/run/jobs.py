@@ -12,8 +12,9 @@ from typing import Any
 
 from bench import results
 from bench.core.interfaces import Method
+from bench.core.protocol import RunSpec
 from bench.core.steering import Steering
-from bench.core.values import Completion, Concept, Request, RunSpec, Sample, Verdict
+from bench.core.values import Completion, Concept, Request, Sample, Verdict
 from bench.run.fits import Kept
 from bench.run.plan import Plan
 from bench.run.strength import Strength

@@ -7,20 +7,14 @@ token of them is written. Nothing here decides a setting.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
+from bench.core.content import Array
 from bench.core.interfaces import Context
 from bench.core.steering import Add, Steering
-from bench.core.values import Array, Concept, Sample
-
-
-@runtime_checkable
-class Monitored(Protocol):
-    """A task that names chats of which some lead to the concept; `label` says which kind a chat is."""
-
-    def watched(self, concept: Concept) -> Sequence[Sample]: ...
+from bench.core.values import Sample
 
 
 def reading(

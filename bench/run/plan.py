@@ -7,10 +7,7 @@ does not exist is refused here.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-import importlib
 import json
-import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,54 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.backends.models import DEFAULT, Model, cache_root, resolve
+from bench.backends.models import DEFAULT, Model, dtype, resolve
 from bench.core import registry
-from bench.core.compose import Composed
+from bench.core.content import UsageError, suggest
 from bench.core.interfaces import Judge, Method, Task
 from bench.core.money import Purse
-from bench.core.values import Budget, Protocol, RunSpec, Sampling, UsageError, suggest
+from bench.core.naming import build_method, names_in, select
+from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol
 from bench.run.spending import spend, trials
-
-STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
-    "norm": {
-        "quick": (0.2, 0.35, 0.5),
-        "standard": (0.1, 0.2, 0.3, 0.4, 0.55),
-        "paper": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8),
-    },
-    "max-act": {
-        "quick": (0.4, 1.0, 2.0),
-        "standard": (0.2, 0.6, 1.0, 1.6, 2.5),
-        "paper": (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0),
-    },
-}
-"""Coefficients by strength mode: multiples of median ‖h_l‖ / ‖v‖, or of the largest detection score."""
-
-PRESETS = {
-    "quick": Protocol("quick", (), 2, 3, Sampling(32), Budget(24, 64, 2, 3)),
-    "standard": Protocol("standard", (), 4, 6, Sampling(48), Budget(72, 64, 3, 5)),
-    "paper": Protocol("paper", (), 5, 5, Sampling(128), Budget(144, 512, 24, 14)),
-}
-
-
-def protocol(preset: str, strength: str = "norm", compat: str = "", seed: int = 0, limit: int = 0) -> Protocol:
-    """A preset's protocol; `compat="axbench"` also switches to the reference's strength mode."""
-    if preset not in PRESETS:
-        raise UsageError(f"unknown preset {preset!r}: {suggest(preset, PRESETS)}")
-    if compat not in ("", "axbench"):
-        raise UsageError(f"unknown compatibility mode {compat!r}: known: axbench")
-    if strength not in STRENGTHS:
-        raise UsageError(f"unknown strength {strength!r}: {suggest(strength, STRENGTHS)}")
-    if limit < 0:
-        raise UsageError(f"limit = {limit}: a number of concepts, or 0 for all")
-    mode = "max-act" if compat else strength
-    return replace(
-        PRESETS[preset],
-        coefficients=STRENGTHS[mode][preset],
-        strength=mode,  # type: ignore[arg-type]
-        compat=compat,
-        seed=seed,
-        concepts=limit,
-    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +30,7 @@ class Options:
     """What a user asks for; the command line and a TOML or run.json file both fill it."""
 
     methods: tuple[str, ...] = ("all",)
-    task: str = "axbench"
+    task: str = USUAL_TASK
     model: str = DEFAULT
     judge: str = "likelihood"
     backend: str = "hf"
@@ -132,7 +89,7 @@ def make(options: Options) -> Plan:
         raise UsageError(f"unknown prompter {options.prompter!r}: give openai:MODEL")
     judge_name, _, argument = options.judge.partition(":")
     judge_params = given.pop(judge_name, {})
-    methods = tuple(method(name, given) for name in names)
+    methods = tuple(build_method(name, given) for name in names)
     if unknown := sorted(set(given) - {part for name in names for part in names_in(name)}):
         known = {part for name in names for part in names_in(name)} | {options.task, judge_name}
         raise UsageError(f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {suggest(unknown[0], known)}")
@@ -202,87 +159,6 @@ def _nameless(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).expanduser().is_dir() else value
 
 
-def dtype(wish: str) -> str:
-    """The number type a run will use, as part of its identity."""
-    if wish not in ("auto", "float32", "bfloat16", "float16"):
-        raise UsageError(f"unknown dtype {wish!r}: auto, float32, bfloat16 or float16")
-    if wish != "auto":
-        return wish
-    from bench.backends.hf.backend import pick_dtype
-
-    return str(pick_dtype(wish)).removeprefix("torch.")
-
-
-def method(name: str, params: Mapping[str, Mapping[str, Any]]) -> Method:
-    """A registered method, one around another `a(b)`, or a combination `a+b`, with its parameters."""
-    parts = [_wrapped(part, params) for part in _terms(name)]
-    made: Method = parts[0] if len(parts) == 1 else Composed(tuple(parts))
-    return made
-
-
-def _wrapped(name: str, params: Mapping[str, Mapping[str, Any]]) -> Method:
-    outer, _, rest = name.partition("(")
-    extra = {}
-    if rest:
-        if "inner" not in {f.name for f in dataclasses.fields(registry.get("method", outer))}:
-            raise UsageError(f"{name}: {outer} is no method around another")
-        extra["inner"] = method(rest.removesuffix(")"), params)
-    made: Method = registry.build("method", outer, dict(params.get(outer, {})), **extra)
-    return made
-
-
-def _terms(name: str) -> list[str]:
-    """`a+b(c+d)` -> `a`, `b(c+d)`."""
-    if name.count("(") != name.count(")") or ("(" in name and not re.fullmatch(r"[^()]*(\(.*\)[^()]*)+", name)):
-        raise UsageError(f"{name}: its brackets do not match")
-    return re.findall(r"(?:[^+()]|\([^()]*(?:\([^()]*\))?[^()]*\))+", name)
-
-
-def names_in(name: str) -> list[str]:
-    """The registered names that a method's name is made of."""
-    return name.replace(")", "").replace("(", "+").split("+")
-
-
-def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
-    """Method names from `all`, families, globs, exclusions (`-name` or `!name`), and combinations.
-
-    `all` and globs are over the methods that give what the task uses (`steering` or `detector`).
-    """
-    known = registry.table("method")
-    everything = [name for name, cls in known.items() if uses in cls.gives and not cls.named]
-    everything += importlib.import_module("methods").COMBINATIONS if uses == "steering" else []
-    families = dict.fromkeys(everything, "combination") | {name: cls.family for name, cls in known.items()}
-    chosen: list[str] = []
-    words = [word.strip() for entry in wanted for word in entry.split(",") if word.strip()]
-    if words and all(word[0] in "-!" for word in words):
-        words = ["all", *words]
-    for word in words:
-        name = word.lstrip("-!")
-        if name == "all":
-            found = everything
-        elif name in families.values():
-            found = [one for one in everything if families[one] == name]
-            if not found:
-                raise UsageError(f"no method of family {name} gives a {uses}, which this task needs")
-        elif any(c in name for c in "*?["):
-            found = fnmatch.filter(everything, name)
-        else:
-            for part in names_in(name):
-                if not part:
-                    raise UsageError(f"{name}: one of its parts has no name")
-                registry.get("method", part)
-            found = [name]
-        if not found:
-            raise UsageError(f"no method matches {name!r}: {suggest(name, everything)}")
-        if word[0] in "-!":
-            chosen = [c for c in chosen if c not in found]
-        else:
-            chosen += [f for f in found if f not in chosen]
-    if not chosen:
-        raise UsageError("no method is left to run")
-    return chosen
-
-
 def _by_owner(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     owners: dict[str, dict[str, Any]] = {}
     for key, value in params.items():
@@ -334,14 +210,3 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
         "limit": rules["concepts"],
         "params": owned,
     }
-
-
-def default_results() -> Path:
-    """`results/` of the checkout bench runs from, else of the working folder."""
-    root = Path(__file__).resolve().parents[2]
-    return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / "results"
-
-
-def scratch() -> Path:
-    """Where runs go that the checked results do not accept."""
-    return cache_root() / "scratch" / "results"

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.backends.models import cache_root
+from bench.core.content import BenchError, Halted, digest
 from bench.core.definitions import code_digest
-from bench.core.interfaces import Context, Fitted
+from bench.core.interfaces import Context, Fitted, Monitored
 from bench.core.money import total
+from bench.core.paths import cache_root
 from bench.core.registry import get
 from bench.core.steering import Steering
 from bench.core.store import Rows
-from bench.core.values import BenchError, Completion, Concept, Example, Halted, Item, Request, Sample, Verdict, digest
-from bench.judges.judging import rate
+from bench.core.values import Completion, Concept, Example, Item, Request, Sample, Verdict
+from bench.judges.judging import judged_by, rate
 from bench.run.engines import make_backend, make_prompter
-from bench.run.identity import code_of, judged_by
+from bench.run.identity import code_of
 from bench.run.jobs import Ask, Job, ratings, record, row, tried
-from bench.run.monitor import Monitored, reading
+from bench.run.monitor import reading
 from bench.run.plan import Plan
 from bench.run.steerings import Steerings
 from bench.run.trials import best, drawn, options, request, ruled, seed_of, trials

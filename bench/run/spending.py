@@ -6,14 +6,9 @@ Invariant: an upper bound under the preset's budgets; stored rows are not paid a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from bench.core.interfaces import Method, Task
-from bench.core.values import Protocol
-from bench.run.monitor import Monitored
-
-if TYPE_CHECKING:
-    from bench.run.plan import Plan
+from bench.core.interfaces import Method, Monitored, Task
+from bench.core.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -31,13 +26,8 @@ class Cost:
     train_tokens: int = 0
 
 
-def cost(made: Method, plan: Plan) -> Cost:
-    """Trials × select + test, and the ratings of each, over the plan's concepts."""
-    return spend(made, plan.protocol, plan.task)
-
-
 def spend(made: Method, rules: Protocol, task: Task) -> Cost:
-    """As `cost`, before there is a plan."""
+    """Trials × select + test, and the ratings of each, over the task's concepts."""
     concepts = task.concepts()
     trained = [len(concepts) * part for part in made.training(rules.budget)]
     drafts, written = (len(concepts) * part for part in made.drafts(rules.budget))

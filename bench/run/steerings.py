@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.core.content import Message, digest
 from bench.core.definitions import code_digest
 from bench.core.interfaces import Bound, Context, Fitted, Method, Task
+from bench.core.protocol import Protocol
 from bench.core.steering import Steering
 from bench.core.store import Artefacts, Rows
-from bench.core.values import Concept, Message, Protocol, digest
+from bench.core.values import Concept
 from bench.run.fits import Fits
 from bench.run.strength import Strength
 

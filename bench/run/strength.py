@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.content import BenchError, digest
 from bench.core.interfaces import Context, Fitted
+from bench.core.protocol import Protocol
 from bench.core.steering import Add, Clamp, Edit, LowRank, Steering
 from bench.core.store import Rows
-from bench.core.values import BenchError, Concept, Protocol, Train, digest
+from bench.core.values import Concept, Train
 
 TRAINED = 0.3
 """The coefficient, in median norms, that stands for a trained change's own strength: c = 0.3 is factor 1."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bench.core.content import digest
 from bench.core.interfaces import Fitted
+from bench.core.protocol import Protocol
 from bench.core.steering import Prompt, Steering
-from bench.core.values import Protocol, Request, Sample, Sampling, Verdict, digest
+from bench.core.values import Request, Sample, Sampling, Verdict
 from bench.results.runs import means
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from bench.core.values import Array
+from bench.core.content import Array
 from bench.stats.intervals import Estimate, estimate
 
 RESAMPLES = 999

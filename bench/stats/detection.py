@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.core.content import Array
 from bench.core.interfaces import Context, Detector
-from bench.core.values import Array, Example
+from bench.core.values import Example
 from bench.stats.intervals import auroc
 
 RARE = 99

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from bench.core.values import Array
+from bench.core.content import Array
 
 RESAMPLES = 9999
 Form = Literal["t", "bca"]

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import optimize
-from scipy import stats as distributions
+from scipy import optimize, stats as distributions
 from scipy.sparse.csgraph import connected_components
 
-from bench.core.values import Array
+from bench.core.content import Array
 from bench.stats.intervals import Estimate, resamples, studentised
 
 TIE = 1e-6

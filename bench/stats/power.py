@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import optimize
-from scipy import stats as distributions
+from scipy import optimize, stats as distributions
 
 from bench import stats
-from bench.core.values import Array, UsageError
+from bench.core.content import Array, UsageError
 
 MOST = 10_000
 """Designs above this many concepts are not proposed."""

@@ -1,20 +1,16 @@
 """What is learnt: one frozen dataclass of settings per parametrisation, by name.
 
-Invariant: nothing here imports torch; `build` loads the module that does the work.
+Invariant: nothing here imports torch; `bench.training.changes` does the work.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from bench.core.interfaces import Depth, check_depth
-
-if TYPE_CHECKING:
-    from bench.training.changes.base import Change, Scene
 
 SPREAD: tuple[Depth, ...] = (0.2, 0.4, 0.6, 0.8)
 """AxBench's four layers of Gemma-2-2B (5, 10, 15, 20 of 26) as relative depths."""
@@ -22,16 +18,12 @@ WRITERS = ("o_proj", "down_proj")
 """The linear modules that write to the residual stream."""
 
 
-class Parametrisation(ABC):
+class Parametrisation:
     """Settings of one way to change a model."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     """What a backend must be able to apply."""
-
-    @abstractmethod
-    def build(self, scene: Scene) -> Change:
-        """Fresh parameters for every concept of `scene`."""
 
 
 _forms: dict[str, type[Parametrisation]] = {}
@@ -61,11 +53,6 @@ class Vector(Parametrisation):
     layer: int | float = 0.5
     init: float = 0.01
 
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.vectors import VectorChange
-
-        return VectorChange(scene, self)
-
 
 @parametrisation("gated", "add")
 @dataclass(frozen=True)
@@ -77,11 +64,6 @@ class Gated(Parametrisation):
     k: int = 8
     sparsity: float = 0.005
 
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.vectors import GatedChange
-
-        return GatedChange(scene, self)
-
 
 @parametrisation("hyper", "add")
 @dataclass(frozen=True)
@@ -91,11 +73,6 @@ class HyperNetwork(Parametrisation):
     layer: int | float = 0.5
     width: int = 64
     init: float = 0.01
-
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.vectors import HyperChange
-
-        return HyperChange(scene, self)
 
 
 @parametrisation("loreft", "lowrank")
@@ -111,11 +88,6 @@ class LoReFT(Parametrisation):
     def __post_init__(self) -> None:
         _depths(self.layers)
         _positive(rank=self.rank, last=self.last)
-
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.vectors import LoReFTChange
-
-        return LoReFTChange(scene, self)
 
 
 @parametrisation("lora", "delta")
@@ -137,11 +109,6 @@ class LoRA(Parametrisation):
     def scaling(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.adapters import LoRAChange
-
-        return LoRAChange(scene, self)
-
 
 @parametrisation("dora", "delta")
 @dataclass(frozen=True)
@@ -151,11 +118,6 @@ class DoRA(LoRA):
     alpha: float = 8.0
     rslora: bool = False
 
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.adapters import DoRAChange
-
-        return DoRAChange(scene, self)
-
 
 @parametrisation("pissa", "delta")
 @dataclass(frozen=True)
@@ -164,11 +126,6 @@ class PiSSA(LoRA):
 
     alpha: float = 4.0
     rslora: bool = False
-
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.adapters import PiSSAChange
-
-        return PiSSAChange(scene, self)
 
 
 @parametrisation("svft", "delta")
@@ -187,11 +144,6 @@ class SVFT(Parametrisation):
         if self.rank < 0 or self.band < 0:
             raise ValueError(f"rank = {self.rank} and band = {self.band} must not be negative")
 
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.spectral import SVFTChange
-
-        return SVFTChange(scene, self)
-
 
 @parametrisation("ssvd", "delta")
 @dataclass(frozen=True)
@@ -207,11 +159,6 @@ class SSVD(Parametrisation):
         _depths(self.layers)
         if not 0 < self.share <= 1:
             raise ValueError(f"share = {self.share}, must lie in (0, 1]")
-
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.spectral import SSVDChange
-
-        return SSVDChange(scene, self)
 
 
 @parametrisation("rotation", "delta")
@@ -231,11 +178,6 @@ class Rotation(Parametrisation):
         _depths(self.layers)
         _positive(rank=self.rank, angle=self.angle)
 
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.spectral import BoundedRotationChange
-
-        return BoundedRotationChange(scene, self)
-
 
 @parametrisation("full", "delta")
 @dataclass(frozen=True)
@@ -247,11 +189,6 @@ class SFT(Parametrisation):
 
     def __post_init__(self) -> None:
         _depths(self.layers)
-
-    def build(self, scene: Scene) -> Change:
-        from bench.training.changes.adapters import FullChange
-
-        return FullChange(scene, self)
 
 
 def _depths(layers: tuple[Depth, ...]) -> None:

@@ -17,9 +17,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bench.backends.hf.hooks import _Enough, blocks, first, read_blocks
+from bench.backends.hf.modules import Enough, blocks, first, read_blocks
+from bench.core.content import Message
 from bench.core.interfaces import Context
-from bench.core.values import Message
 from bench.training.changes.base import Change, RowPlan
 
 PASS = 4096
@@ -173,7 +173,7 @@ class Texts:
             stack.callback(head.register_forward_pre_hook(lambda _, args: (args[0][row, place - 1][None],)).remove)
             try:
                 output = self.model(input_ids=ids, use_cache=False).logits[0].float()
-            except _Enough:
+            except Enough:
                 output = None
         if output is None:
             output = torch.zeros(0, 1, device=self.device)
@@ -205,12 +205,12 @@ class Texts:
 
             def watch(_: nn.Module, __: Any, output: Any) -> None:
                 seen.append(isinstance(output, tuple))
-                raise _Enough
+                raise Enough
 
             handle = self.blocks[0].register_forward_hook(watch)
             try:
                 self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=False)
-            except _Enough:
+            except Enough:
                 pass
             finally:
                 handle.remove()
@@ -255,6 +255,6 @@ def _keeper(found: dict[int, Tensor], layer: int, last: bool) -> Any:
     def keep(_: nn.Module, __: Any, output: Any) -> None:
         found[layer] = first(output)
         if last:
-            raise _Enough
+            raise Enough
 
     return keep

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.core.content import BenchError
 from bench.core.interfaces import Context
-from bench.core.values import BenchError, Example, Train
+from bench.core.values import Example, Train
 from bench.training.changes.base import Change, RowPlan, Scene
-from bench.training.objectives.preferences import Batch, Objective
+from bench.training.changes.build import change_of
+from bench.training.objectives.base import Batch, Objective
 from bench.training.parametrisations import Parametrisation
 from bench.training.texts import PASS, Text, Texts
 
@@ -101,7 +103,7 @@ class Group:
         self.reference = ctx.compat == "axbench"
         self.texts = Texts(ctx)
         self.items = [self._encoded(train) for train in trains]
-        self.change = form.build(Scene(ctx, trains))
+        self.change = change_of(form)(Scene(ctx, trains), form)
         every = sorted({number for items in self.items for item in items for number in item})
         self.states = self._layers()
         self.constants = self._measured()

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bench.core.content import Array, digest
 from bench.core.interfaces import Backend, Prompted, ReadSite
 from bench.core.registry import backend
 from bench.core.steering import Steering
-from bench.core.values import Activations, Array, Completion, Request, TargetScore, digest
+from bench.core.values import Activations, Completion, Request, TargetScore
 
 WORDS = [
     "a",

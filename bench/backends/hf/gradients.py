@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.backends.hf.hooks import blocks, first
-from bench.core.values import Array, BenchError
+from bench.backends.hf.modules import blocks, first
+from bench.core.content import Array, BenchError
 
 
 def block_gradient(

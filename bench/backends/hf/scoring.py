@@ -1,4 +1,6 @@
-"""Log-probabilities of texts that follow prompts: what may follow a prompt stands in one row with it, as a tree.
+"""Log-probabilities of texts that follow prompts, and how far a steering moves them.
+
+What may follow a prompt stands in one row with it, as a tree.
 
 A token of the tree sees the prompt and its own ancestors alone, at the position it would have in its own text; so the
 prompt, and every beginning that several targets share, is read once. So is what prompts without an edit begin with
@@ -12,18 +14,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.backends.hf.batches import Batches
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.prefix import common, fronts
-from bench.core.values import Array, Request, TargetScore
-
-if TYPE_CHECKING:
-    from bench.backends.hf.backend import HFBackend
+from bench.core.content import Array
+from bench.core.steering import Steering
+from bench.core.values import Request, TargetScore
 
 PIECE = 16
 """Positions whose `[V]` distributions are in memory in fp32 at once."""
@@ -86,7 +88,12 @@ Row = tuple[list[int], Tree]
 
 
 def score(
-    lm: HFBackend, requests: Sequence[Request], prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    model: Any,
+    header: int,
+    batches: Batches,
+    requests: Sequence[Request],
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
 ) -> Iterator[tuple[int, Scored]]:
     """The score of each request's target, prompts and targets given as ids; in no particular order.
 
@@ -96,7 +103,7 @@ def score(
     shared: dict[Any, list[int]] = {}
     for i, request in enumerate(requests):
         shared.setdefault((tuple(prompts[i]), edited(request)), []).append(i)
-    alike = [prompt for prompt, edits in shared if not edits and reads_trees(lm, len(prompt))]
+    alike = [prompt for prompt, edits in shared if not edits and reads_trees(model, len(prompt))]
     groups: list[tuple[int, list[int]]] = []
     for front, own in fronts(alike):
         if front:
@@ -105,14 +112,14 @@ def score(
     trees: list[Row] = []
     for front, group in groups:
         texts = {i: [*prompts[i][front:], *targets[i]] for i in group}
-        for part in _parts(lm, front, texts):
+        for part in _parts(model, batches.rows, front, texts):
             trees.append((part, Tree(prompts[part[0]][:front], [texts[i] for i in part])))
     # Rows that only the model's own mask describes stand apart from those that need ours.
     for readable in (False, True):
-        some = [one for one in trees if reads_trees(lm, len(one[1].ids)) == readable]
+        some = [one for one in trees if reads_trees(model, len(one[1].ids)) == readable]
         lengths, targeted = [len(tree.ids) for _, tree in some], [len(own) for own, _ in some]
-        for batch in lm._batches(lengths, lm.batch, targeted):
-            yield from _score(lm, [some[i] for i in batch], requests, targets)
+        for batch in batches.split(lengths, weights=targeted):
+            yield from _score(model, header, batches, [some[i] for i in batch], requests, targets)
 
 
 def edited(request: Request) -> str:
@@ -121,7 +128,7 @@ def edited(request: Request) -> str:
     return steering.internal_digest if steering is not None and steering.scalable else ""
 
 
-def _parts(lm: HFBackend, front: int, texts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
+def _parts(model: Any, most: int, front: int, texts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
     """Requests that share a front, in rows of about `WIDE` tokens more; where the model cannot read a tree, one in
     each."""
     part: list[int] = []
@@ -131,8 +138,8 @@ def _parts(lm: HFBackend, front: int, texts: Mapping[int, Sequence[int]]) -> Ite
         more = len(texts[i]) - 1
         new = more - common(texts[i][:-1], texts[part[-1]][:-1]) if part else more
         # Nothing new: it is asked for where the one before is.
-        full = new > 0 and (wide + new > max(WIDE, front) or not reads_trees(lm, front + wide + new))
-        if part and (full or len(part) >= lm.batch):
+        full = new > 0 and (wide + new > max(WIDE, front) or not reads_trees(model, front + wide + new))
+        if part and (full or len(part) >= most):
             yield part
             part, wide, new = [], 0, more
         part.append(i)
@@ -141,31 +148,33 @@ def _parts(lm: HFBackend, front: int, texts: Mapping[int, Sequence[int]]) -> Ite
         yield part
 
 
-def reads_trees(lm: HFBackend, length: int) -> bool:
+def reads_trees(model: Any, length: int) -> bool:
     """Whether every layer sees a row of `length` tokens as a mask says, at the positions it is told: no state is
     carried, no window ends before, and no layer counts columns by itself (older ones of transformers do)."""
-    config = lm.model.config.get_text_config()
+    config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) or length
-    told = lm.model._supports_attention_backend and not lm.model._is_stateful
+    told = model._supports_attention_backend and not model._is_stateful
     return told and kinds <= {"full_attention", "sliding_attention"} and length <= window
 
 
 def _score(
-    lm: HFBackend,
+    model: Any,
+    header: int,
+    batches: Batches,
     batch: Sequence[Row],
     requests: Sequence[Request],
     targets: Sequence[Sequence[int]],
 ) -> Iterator[tuple[int, Scored]]:
     trees = [tree for _, tree in batch]
-    inputs, pads = lm._pad([tree.ids for tree in trees])
-    index = torch.full(inputs["input_ids"].shape, -1, device=lm.model.device)
+    inputs, pads = batches.pad([tree.ids for tree in trees])
+    index = torch.full(inputs["input_ids"].shape, -1, device=model.device)
     for own_index, tree, pad in zip(index, trees, pads, strict=True):
         own_index[pad:] = torch.tensor(tree.places, device=index.device)
     if any(tree.branches for tree in trees):
-        inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(lm.model, trees, pads)}
+        inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(model, trees, pads)}
     steerings = [requests[own[0]].steering for own, _ in batch]
-    applied = Applied(lm.model, steerings, [tree.front for tree in trees], pads, lm.header, index)
+    applied = Applied(model, steerings, [tree.front for tree in trees], pads, header, index)
     asked = [
         ((r, pads[r] + k), token)
         for r, (own, tree) in enumerate(batch)
@@ -174,15 +183,15 @@ def _score(
     ]
     at = {place: n for n, place in enumerate(sorted({place for place, _ in asked}))}
     row, column = torch.tensor(list(at), device=index.device).T
-    head = lm.model.get_output_embeddings()
+    head = model.get_output_embeddings()
     changed = {delta.module for steering in steerings if steering for delta in steering.deltas}
     with ExitStack() as stack:
-        whole = any(module is head and name in changed for name, module in lm.model.named_modules())
+        whole = any(module is head and name in changed for name, module in model.named_modules())
         if not whole:  # only where something is asked: the matrix is a fifth of a small model
             handle = head.register_forward_pre_hook(lambda _, args: (args[0][row, column][None],))
             stack.callback(handle.remove)
         stack.enter_context(applied)
-        logits = lm.model(**inputs, use_cache=False).logits
+        logits = model(**inputs, use_cache=False).logits
     logits = logits[row, column] if whole else logits[0]
     scores, greedy = _picked(logits, [at[place] for place, _ in asked], [token for _, token in asked])
     done = 0
@@ -215,3 +224,57 @@ def _picked(logits: Tensor, places: Sequence[int], tokens: Sequence[int]) -> tup
     total, likeliest = (torch.cat(column) for column in zip(*pieces, strict=True))
     at, wanted = (torch.tensor(column, device=logits.device) for column in (places, tokens))
     return (logits[at, wanted].float() - total[at]).tolist(), (likeliest[at] == wanted).tolist()
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Sums over the `tokens` of one target: KL(steered || bare) and its log-probabilities, in nats."""
+
+    tokens: int
+    kl: float
+    steered: float
+    bare: float
+
+
+def diverge(
+    model: Any,
+    header: int,
+    batches: Batches,
+    steerings: Sequence[Steering | None],
+    steered: Sequence[Sequence[int]],
+    bare: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+) -> Iterator[tuple[int, Divergence]]:
+    """How far each steering after its prompt moves the distribution over each token of its target."""
+
+    def logits(
+        prompts: Sequence[Sequence[int]], own: Sequence[Steering | None], rests: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """`[B, T, V]` of prompts and what follows: from the last prompt token on, aligned at the end."""
+        inputs, pads = batches.pad([[*prompt, *rest] for prompt, rest in zip(prompts, rests, strict=True)])
+        applied = Applied(model, own, list(map(len, prompts)), pads, header)
+        with applied:
+            found: Tensor = model(**inputs, use_cache=False, logits_to_keep=max(map(len, rests)) + 1).logits
+        for row, rest in enumerate(rests):
+            applied.touched(row, 2 if rest else 1)
+        return found
+
+    lengths = [max(len(a), len(b)) + len(t) for a, b, t in zip(steered, bare, targets, strict=True)]
+    for batch in batches.split(lengths, max(1, batches.rows // 4)):
+        rests = [targets[i][:-1] for i in batch]
+        changed = logits([steered[i] for i in batch], [steerings[i] for i in batch], rests)
+        plain = logits([bare[i] for i in batch], [None] * len(batch), rests)
+        for row, i in enumerate(batch):
+            labels = torch.tensor(targets[i], device=plain.device)
+            count = len(labels)
+            yield i, _divergence(changed[row, -count:], plain[row, -count:], labels)
+
+
+def _divergence(changed: Tensor, plain: Tensor, labels: Tensor) -> Divergence:
+    kl = steered = bare = 0.0
+    for one, two, wanted in zip(*(torch.split(part, PIECE) for part in (changed, plain, labels)), strict=True):
+        p, q = one.float().log_softmax(1), two.float().log_softmax(1)
+        kl += float((p.exp() * (p - q)).sum())
+        steered += float(p.gather(1, wanted[:, None]).sum())
+        bare += float(q.gather(1, wanted[:, None]).sum())
+    return Divergence(len(labels), kl, steered, bare)

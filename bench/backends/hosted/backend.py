@@ -17,10 +17,11 @@ from functools import cached_property
 from typing import Any
 
 from bench.backends.hosted.pool import Asking, Failure, Passing, Refused
+from bench.core.content import BenchError, Halted, UsageError, digest
 from bench.core.interfaces import Backend
 from bench.core.money import Purse, Usage, price_of
 from bench.core.registry import backend
-from bench.core.values import BenchError, Completion, Halted, Request, UsageError, digest
+from bench.core.values import Completion, Request
 
 PASSING = (408, 409, 425, 429)
 """Statuses below 500 that may pass."""

@@ -14,9 +14,10 @@ from typing import Any
 
 from bench.backends.hosted.backend import OF_THE_TEXT, OpenAIBackend, Reply
 from bench.backends.hosted.pool import Failure
-from bench.backends.models import cache_root
+from bench.core.content import Halted, digest
+from bench.core.paths import cache_root
 from bench.core.store import Rows
-from bench.core.values import Halted, Request, digest
+from bench.core.values import Request
 
 ENDPOINT = "/v1/chat/completions"
 MOST = 50_000

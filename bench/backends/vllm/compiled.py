@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from vllm.platforms import current_platform
 
-from bench.backends.vllm.packed import Packed
+from bench.backends.vllm.packed import running
 from bench.backends.vllm.worker import SteeringExtension, decoder_layers
 
 if current_platform.is_cpu():
@@ -21,19 +21,12 @@ if current_platform.is_cpu():
 else:
     from vllm.v1.worker.gpu_worker import Worker
 
-_running: list[Packed] = []
-
-
-def run_with(packed: Packed) -> None:
-    """Let the traced operations of this process read `packed`."""
-    _running[:] = [packed]
-
 
 @torch.library.custom_op("steerbench::steer", mutates_args=("hidden",))
 def steer(hidden: Tensor, residual: Tensor, layer: int) -> None:
     """Edit the stream hidden + residual behind decoder layer `layer`, in `hidden`."""
-    if _running:
-        _running[0].apply(layer, 0, hidden, residual)
+    if running:
+        running[0].apply(layer, 0, hidden, residual)
 
 
 @steer.register_fake

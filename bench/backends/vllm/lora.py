@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from bench.backends.models import cache_root
+from bench.core.content import Array, BenchError, digest
+from bench.core.paths import cache_root
 from bench.core.steering import Delta, LowRankDelta
-from bench.core.values import Array, BenchError, digest
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks an engine can be started with."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.core.values import Array
+from bench.core.content import Array
 
 FIELD = "steerbench"
 """Under this name a request carries [its number, its steering's, its prompt's tokens]."""
@@ -408,3 +408,11 @@ def _group(edit: Array) -> int:
     layer, site, order, kind, flags, count = (int(v) for v in edit[2:8])
     rows = count if kind in (1, 3) else 1
     return ((((layer * 4 + site) * 64 + order) * 8 + kind) * 4 + flags) * 65536 + rows
+
+
+running: list[Packed] = []
+
+
+def run_with(packed: Packed) -> None:
+    """Let the traced operations of this process read `packed`."""
+    running[:] = [packed]

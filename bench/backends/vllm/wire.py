@@ -13,8 +13,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from bench.backends.vllm.packed import AT_LEAST, GATES, KEEP_NORM, KINDS, NUMBERS, PARTS, SIGNED, SITES
+from bench.core.content import Array, BenchError
 from bench.core.steering import Add, Clamp, Edit, Gate, LowRank, Project, Steering
-from bench.core.values import Array, BenchError
 
 _PROBE_STEP = 1e-4
 _ROUNDING = 4e-7

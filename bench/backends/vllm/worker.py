@@ -15,9 +15,9 @@ import numpy as np
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from bench.backends.hf.hooks import _site
-from bench.backends.vllm.packed import FIELD, SITES, Packed
-from bench.core.values import BenchError
+from bench.backends.hf.modules import site_of
+from bench.backends.vllm.packed import FIELD, SITES, Packed, run_with
+from bench.core.content import BenchError
 
 
 class SteeringExtension:
@@ -35,15 +35,13 @@ class SteeringExtension:
         packed = Packed(runner.device, config.hidden_size, header)
         self.steerbench = packed
         if compiled:
-            from bench.backends.vllm.compiled import run_with
-
             run_with(packed)
             return watch(runner, packed)
         layers = decoder_layers(model, config.num_hidden_layers)
         for layer, block in enumerate(layers):
             for site, name in enumerate(SITES):
                 try:
-                    module = _site(block, name)
+                    module = site_of(block, name)
                 except BenchError:
                     continue  # an edit at this site will touch nothing, which is an error
                 module.register_forward_hook(partial(_hook, packed, layer, site))

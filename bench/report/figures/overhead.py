@@ -14,11 +14,11 @@ from typing import Any
 from bench.overhead import summary
 from bench.overhead.config import known
 from bench.overhead.exact import Architecture, Extra, kinds
+from bench.overhead.record import Overhead
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.report.text.costs import records
 from bench.report.text.leaderboard import title
-from bench.results.sidecars import Overhead
 from bench.results.tables import Row, Table
 
 SIZES, RANK = (50, 100, 400), 8

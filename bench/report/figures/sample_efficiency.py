@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from bench.core.content import digest
 from bench.core.escape import cell, head, name, row
-from bench.core.values import digest
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.report.text.leaderboard import interval, title

@@ -1,9 +1,5 @@
 from .build import (
     INDEX as INDEX,
-)
-from .build import (
     copy as copy,
-)
-from .build import (
     write as write,
 )

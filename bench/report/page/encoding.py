@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bench.core.values import digest
+from bench.core.content import digest
 
 
 def script(name: str, value: Any) -> bytes:

@@ -12,14 +12,13 @@ from typing import Any
 
 from bench.backends.models import DEFAULT
 from bench.core.escape import uncelled
-from bench.overhead.summary import HEADINGS, Floor, floor, summary
-from bench.overhead.summary import cells as costs_of
+from bench.overhead.record import Overhead
+from bench.overhead.summary import HEADINGS, Floor, cells as costs_of, floor, summary
 from bench.report.page import methods
 from bench.report.page.encoding import key
 from bench.report.text import costs, leaderboard
 from bench.report.text.opinions import LEVEL, asking
 from bench.report.text.verdict import Answer
-from bench.results import sidecars
 from bench.results.runs import finite
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table
@@ -70,7 +69,7 @@ def _sections(one: Table, below: Sequence[tuple[str, Sequence[str]]]) -> list[tu
     return [*below, *controls]
 
 
-def _row(one: Table, row: Row, cost: sidecars.Overhead | None, drift: Floor) -> dict[str, Any]:
+def _row(one: Table, row: Row, cost: Overhead | None, drift: Floor) -> dict[str, Any]:
     counts = row.run.data["counts"]
     return {
         "name": row.name,
@@ -95,7 +94,7 @@ def span(e: Estimate | Difference) -> list[float | None]:
     return [finite(e.mean), finite(e.low), finite(e.high)]
 
 
-def _cost(found: sidecars.Overhead, drift: Floor) -> list[Any]:
+def _cost(found: Overhead, drift: Floor) -> list[Any]:
     """Text and sort value of each cost column."""
     numbers = summary(found, drift=drift)
     values = [numbers[name] if name else None for name in MEASURES]

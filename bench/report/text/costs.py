@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 from bench.core.escape import cell, head, row
 from bench.overhead import summary
+from bench.overhead.record import Overhead
 from bench.results import sidecars
 from bench.results.tables import Table
 
 
-def records(table: Table) -> dict[str, sidecars.Overhead]:
+def records(table: Table) -> dict[str, Overhead]:
     """Name of each row -> what its method costs, where that is measured."""
     found = {row.name: sidecars.load(row.run) for row in table.rows}
     return {name: one for name, one in found.items() if one is not None}
@@ -50,7 +51,7 @@ def lines(table: Table) -> list[str]:
     return [*rows, "", *(f"- {note}" for note in notes)]
 
 
-def repaid(found: Mapping[str, sidecars.Overhead], name: str, against: str, floor: float = 0.0) -> str:
+def repaid(found: Mapping[str, Overhead], name: str, against: str, floor: float = 0.0) -> str:
     """Requests after which a fit is repaid by faster answers than the prompt's; or why there is no number.
 
     `floor` is the machine's drift in the ratio of times.

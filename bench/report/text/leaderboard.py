@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core import registry
-from bench.core.escape import cell, csv_text
-from bench.core.escape import head as head_of
-from bench.core.escape import row as line_of
+from bench.core.escape import cell, csv_text, head as head_of, row as line_of
 from bench.results.runs import Run
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table

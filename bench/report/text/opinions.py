@@ -11,8 +11,7 @@ from typing import Any
 
 from bench.core.escape import cell, head, row
 from bench.report.text.leaderboard import interval, pvalue
-from bench.results.second_judge import Comparison, Second
-from bench.results.second_judge import second as find
+from bench.results.second_judge import Comparison, Second, second as find
 from bench.results.tables import Table
 
 LEVEL = 0.05

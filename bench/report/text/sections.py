@@ -10,12 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.core.escape import cell, head
-from bench.core.escape import row as line_of
+from bench.core.escape import cell, head, row as line_of
+from bench.core.naming import names_in
 from bench.report.text import leaderboard
 from bench.results.runs import Run, matched
 from bench.results.tables import Table
-from bench.run.plan import names_in
 from bench.stats.intervals import Difference, paired
 from bench.stats.pairwise import PER, bradley_terry, length_controlled, win_rate
 

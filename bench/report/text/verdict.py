@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench.core.escape import cell, head
-from bench.core.escape import row as line_of
+from bench.core.escape import cell, head, row as line_of
 from bench.report.text import leaderboard
 from bench.report.text.opinions import LEVEL
 from bench.report.text.sections import gap, is_twin

@@ -1,6 +1,4 @@
 from .base import (
     Change as Change,
-)
-from .base import (
     Scene as Scene,
 )

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.core.content import BenchError
 from bench.core.steering import Delta, DenseDelta, LowRankDelta, Steering
-from bench.core.values import BenchError
 from bench.training.changes.base import Change, Hook, Scene, array
-
-if TYPE_CHECKING:
-    from bench.training.parametrisations import SFT, LoRA
+from bench.training.parametrisations import SFT, LoRA
 
 
 class WeightChange(Change):

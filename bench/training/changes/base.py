@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.backends.hf.hooks import blocks, first, with_first
+from bench.backends.hf.modules import blocks, first, with_first
+from bench.core.content import Array, BenchError
 from bench.core.interfaces import Context, Depth
 from bench.core.steering import Span, Steering
-from bench.core.values import Array, BenchError, Train
+from bench.core.values import Train
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 

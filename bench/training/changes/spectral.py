@@ -6,20 +6,18 @@ Invariant: W0 is never cut or rewritten; U, S, V are its exact factors and trave
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.backends.hf.hooks import read_blocks
+from bench.backends.hf.modules import read_blocks
+from bench.core.content import BenchError
 from bench.core.steering import Delta, LowRankDelta, RotationDelta
-from bench.core.values import BenchError
 from bench.training.changes.adapters import WeightChange
 from bench.training.changes.base import Scene, array
-
-if TYPE_CHECKING:
-    from bench.training.parametrisations import SSVD, SVFT, Rotation
+from bench.training.parametrisations import SSVD, SVFT, Rotation
 
 
 def factors(module: nn.Linear, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,18 +6,16 @@ Invariant: a position outside the span, and a row at factor 0, keep their states
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.backends.hf.hooks import blocks
+from bench.backends.hf.modules import blocks
+from bench.core.content import Array
 from bench.core.steering import Add, LowRank, Span, Steering
-from bench.core.values import Array
 from bench.training.changes.base import Change, Hook, Scene, array, inside, on_states
-
-if TYPE_CHECKING:
-    from bench.training.parametrisations import Gated, HyperNetwork, LoReFT, Vector
+from bench.training.parametrisations import Gated, HyperNetwork, LoReFT, Vector
 
 
 class VectorChange(Change):

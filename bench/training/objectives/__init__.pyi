@@ -1,9 +1,2 @@
-from .preferences import (
-    Objective as Objective,
-)
-from .preferences import (
-    objective as objective,
-)
-from .preferences import (
-    objectives as objectives,
-)
+from .all import objectives as objectives, refusal as refusal
+from .base import Objective as Objective, objective as objective

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.values import Example, Train
-from bench.training.objectives.preferences import Batch, Objective, Slot, objective
+from bench.training.objectives.base import Batch, Objective, Slot, objective
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,9 +1,21 @@
-"""Which parametrisation can be trained on which objective, and why some cannot.
+"""All objectives by name, and which parametrisations cannot be trained on which of them.
 
 Invariant: every pair of the two registries is either free to run or has its reason here.
 """
 
 from __future__ import annotations
+
+from bench.training.objectives import log_probabilities, representations
+from bench.training.objectives.base import Objective, registered
+
+assert log_probabilities
+assert representations  # both register what they define
+
+
+def objectives() -> dict[str, type[Objective]]:
+    """All objectives by name."""
+    return dict(registered)
+
 
 ALIKE = "one vector moves every text alike, so that breaking the concept's states and keeping the others contradict"
 CANCELS = "one vector is added to both sides of a pair and leaves their difference, which is trained, as it was"

@@ -1,0 +1,99 @@
+"""Text to token ids and back: a model's tokenizer under its chat template.
+
+Invariant: what every chat begins with is no part of what a read covers; a prompt edit is in the text before it is
+tokenized, so that an edited prompt is encoded as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError
+
+from bench.backends.hf.prefix import common
+from bench.backends.models import Model
+from bench.core.content import BenchError, Message
+from bench.core.interfaces import Prompted
+from bench.core.values import Request
+
+
+class Chat:
+    """A model's tokenizer and chat template."""
+
+    def __init__(self, source: Model) -> None:
+        self.source = source
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(
+            self.source.path, local_files_only=True, trust_remote_code=False, padding_side="left"
+        )
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def header(self) -> int:
+        """Tokens at the front that every chat shares: what a read skips (at least the sink)."""
+        one, two = (self.encode((("user", text),)) for text in ("1", "2"))
+        shared = common(one, two)
+        return max(1, shared) if shared < min(len(one), len(two)) else 1
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The chat as text, up to where the assistant begins to speak."""
+        if not self.tokenizer.chat_template:
+            return "\n".join(content for _, content in messages) + "\n"
+        turns = [{"role": role, "content": content} for role, content in messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:  # some templates refuse a system turn
+            if turns[0]["role"] != "system" or len(turns) < 2:
+                raise BenchError(f"the chat template of {self.source.name} refuses this chat: {error}") from error
+            merged = (turns[1]["role"], turns[0]["content"] + "\n\n" + turns[1]["content"])
+            return self.render([merged, *messages[2:]])
+        return text
+
+    def encode(self, prompt: Prompted, tail: str = "") -> list[int]:
+        """Token ids of a chat (plus the beginning of the answer) or of a raw text."""
+        if isinstance(prompt, str):
+            ids: list[int] = self.tokenizer(prompt + tail)["input_ids"]
+            return ids
+        special = not self.tokenizer.chat_template
+        ids = self.tokenizer(self.render(prompt), add_special_tokens=special)["input_ids"]
+        return ids + self.continued(tail)
+
+    def continued(self, text: str) -> list[int]:
+        """Token ids of a text that goes on from another: nothing is put before it."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def steered(self, request: Request) -> list[int]:
+        """Prompt ids of a request under its prompt edit."""
+        prompt = request.prompt
+        edit = request.steering.prompt if request.steering else None
+        if edit is not None:
+            if isinstance(prompt, str) and (edit.system or edit.shots):
+                raise BenchError("a plain text has no place for a system message or examples: ask it as a chat")
+            prompt = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
+        return self.encode(prompt, request.prefill)
+
+    def readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
+        """Per text its ids, cut, the index where the answer begins, and how many ids a read skips."""
+        rows: list[list[int]] = []
+        starts: list[int] = []
+        for text in texts:
+            if isinstance(text, str) or text[-1][0] != "assistant":
+                rows.append(self.encode(text))
+                starts.append(len(rows[-1]))
+            else:
+                starts.append(len(self.encode(text[:-1])))
+                rows.append(self.encode(text[:-1], text[-1][1]))
+        skips = [1 if isinstance(text, str) else self.header for text in texts]
+        if tokens:
+            rows = [row[: skip + tokens] for row, skip in zip(rows, skips, strict=True)]
+        if short := [i for i, (row, skip) in enumerate(zip(rows, skips, strict=True)) if len(row) <= skip]:
+            raise BenchError(f"text {short[0]} has no token after the shared beginning: nothing to read")
+        return rows, starts, skips

@@ -1,0 +1,120 @@
+"""How every method of a run is treated: sampling, budgets, presets, and the identity of a result.
+
+Invariant: equal protocols make results comparable; nothing that leaves the numbers alone is in one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from bench.core.content import UsageError, digest, suggest
+from bench.core.values import Sampling
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a method may spend on one concept: training rows, tokens a row, epochs, judged trials."""
+
+    sequences: int
+    tokens: int
+    epochs: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every method of a run is treated; equal protocols make results comparable."""
+
+    preset: str
+    coefficients: tuple[float, ...]
+    select: int
+    test: int
+    sampling: Sampling
+    budget: Budget
+    strength: Literal["norm", "max-act"] = "norm"
+    compat: str = ""
+    seed: int = 0
+    concepts: int = 0
+    """0: all; else only the first so many (`--limit`)."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """The identity of one result: a method with its parameters on one task, model and judge.
+
+    Nothing that leaves the numbers alone (batch size, host, workers) belongs here.
+    """
+
+    method: str
+    task: str
+    model: str
+    judge: str
+    protocol: Protocol
+    method_params: Mapping[str, Any] = field(default_factory=dict)
+    task_params: Mapping[str, Any] = field(default_factory=dict)
+    judge_params: Mapping[str, Any] = field(default_factory=dict)
+    prompter: str = ""
+    backend: str = "hf"
+    dtype: str = "auto"
+    weights: str = ""
+    """Digest of the model's weights, tokenizer and template: a name alone can move."""
+    data: str = ""
+    """Digest of the task's rows."""
+
+    @property
+    def id(self) -> str:
+        return digest(self)[:10]
+
+    @property
+    def group(self) -> str:
+        """Runs with equal groups may stand in one table."""
+        return digest(dataclasses.replace(self, method="", method_params={}, prompter=""))[:10]
+
+
+STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
+    "norm": {
+        "quick": (0.2, 0.35, 0.5),
+        "standard": (0.1, 0.2, 0.3, 0.4, 0.55),
+        "paper": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8),
+    },
+    "max-act": {
+        "quick": (0.4, 1.0, 2.0),
+        "standard": (0.2, 0.6, 1.0, 1.6, 2.5),
+        "paper": (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0),
+    },
+}
+"""Coefficients by strength mode: multiples of median ‖h_l‖ / ‖v‖, or of the largest detection score."""
+
+
+USUAL_TASK = "axbench"
+"""The task that is meant where none is named."""
+
+PRESETS = {
+    "quick": Protocol("quick", (), 2, 3, Sampling(32), Budget(24, 64, 2, 3)),
+    "standard": Protocol("standard", (), 4, 6, Sampling(48), Budget(72, 64, 3, 5)),
+    "paper": Protocol("paper", (), 5, 5, Sampling(128), Budget(144, 512, 24, 14)),
+}
+
+
+def protocol(preset: str, strength: str = "norm", compat: str = "", seed: int = 0, limit: int = 0) -> Protocol:
+    """A preset's protocol; `compat="axbench"` also switches to the reference's strength mode."""
+    if preset not in PRESETS:
+        raise UsageError(f"unknown preset {preset!r}: {suggest(preset, PRESETS)}")
+    if compat not in ("", "axbench"):
+        raise UsageError(f"unknown compatibility mode {compat!r}: known: axbench")
+    if strength not in STRENGTHS:
+        raise UsageError(f"unknown strength {strength!r}: {suggest(strength, STRENGTHS)}")
+    if limit < 0:
+        raise UsageError(f"limit = {limit}: a number of concepts, or 0 for all")
+    mode = "max-act" if compat else strength
+    return replace(
+        PRESETS[preset],
+        coefficients=STRENGTHS[mode][preset],
+        strength=mode,  # type: ignore[arg-type]
+        compat=compat,
+        seed=seed,
+        concepts=limit,
+    )
