@@ -10,6 +10,24 @@ from .core.content import (
     stored as stored,
     suggest as suggest,
 )
+from .core.deltas import (
+    Delta as Delta,
+    DenseDelta as DenseDelta,
+    LowRankDelta as LowRankDelta,
+    RotationDelta as RotationDelta,
+)
+from .core.edits import (
+    Add as Add,
+    Clamp as Clamp,
+    Edit as Edit,
+    Gate as Gate,
+    LowRank as LowRank,
+    Project as Project,
+    Span as Span,
+    Work as Work,
+    edit as edit,
+    similarity as similarity,
+)
 from .core.interfaces import (
     Backend as Backend,
     Bound as Bound,
@@ -34,21 +52,7 @@ from .core.registry import (
     method as method,
     task as task,
 )
-from .core.steering import (
-    Add as Add,
-    Clamp as Clamp,
-    Delta as Delta,
-    DenseDelta as DenseDelta,
-    Edit as Edit,
-    Gate as Gate,
-    LowRank as LowRank,
-    LowRankDelta as LowRankDelta,
-    Project as Project,
-    Prompt as Prompt,
-    RotationDelta as RotationDelta,
-    Span as Span,
-    Steering as Steering,
-)
+from .core.steering import Prompt as Prompt, Steering as Steering
 from .core.values import (
     Activations as Activations,
     Choice as Choice,

@@ -21,11 +21,12 @@ from crossing import scores
 from bench import stats
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
+from bench.core.edits import Add
 from bench.core.interfaces import Context
 from bench.core.naming import build_method
 from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build
-from bench.core.steering import Add, Steering
+from bench.core.steering import Steering
 from bench.core.store import write_json
 from bench.core.values import Pair, Train
 from bench.results import provenance

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench import Array, BenchError, Context, Fitted, Gate, Method, Steering, Train, method
+from bench import Array, BenchError, Context, Fitted, Gate, Method, Steering, Train, method, similarity
 from methods._directions import agreeing, first_component
 from methods.diffmean import DiffMean
 
@@ -92,21 +92,21 @@ class Cast(Method):
             rows = np.concatenate([half_way, -half_way])
             d = agreeing(first_component(rows), means[y][:pairs], means[~y][:pairs]).astype(np.float32)
             centre = means.mean(0).astype(np.float32) if self.similarity == "cosine" else None
-            threshold, above, quality = _threshold(similarity(means, d, centre), y)
+            threshold, above, quality = _threshold(_similarity(means, d, centre), y)
             gate = Gate(layer, d, threshold, above, similarity=self.similarity, center=centre)
             found.append((gate, quality))
         return max(found, key=lambda pair: pair[1])
 
 
-def similarity(means: Array, direction: Array, centre: Array | None) -> Array:
-    """The gate's similarity of mean states `[N, H]`: the paper's where there is no centre."""
-    if centre is None:
-        other = np.tanh(np.outer(means @ direction / (direction @ direction), direction))
-    else:
-        means = means - centre
-        other = np.broadcast_to(direction, means.shape)
-    norms = np.linalg.norm(means, axis=1) * np.linalg.norm(other, axis=1)
-    found: Array = (means * other).sum(1) / np.maximum(norms, 1e-12)
+def _similarity(means: Array, direction: Array, centre: Array | None) -> Array:
+    """The gate's similarity of mean states `[N, H]`, in double precision."""
+    import torch
+
+    states, d, origin = (
+        None if value is None else torch.from_numpy(value.astype(np.float64)) for value in (means, direction, centre)
+    )
+    assert states is not None and d is not None  # noqa: PT018
+    found: Array = similarity(states, d, origin).numpy()
     return found
 
 

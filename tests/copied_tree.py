@@ -57,11 +57,15 @@ class Tree:
         for path in [*self.root.rglob("*.py"), *self.root.rglob("*.pyi")]:
             lines = path.read_text("utf-8").split("\n")
             for node in reversed([n for n in ast.walk(ast.parse("\n".join(lines))) if isinstance(n, ast.ImportFrom)]):
-                home = f"bench.{node.module}" if node.level else node.module or ""  # a stub's imports are relative
+                home = node.module or ""
+                if node.level:  # a stub's imports are relative
+                    home = ".".join([*path.parent.relative_to(self.root).parts, *([home] if home else [])])
                 if home in modules:
                     home = f"{to}.{home.rpartition('.')[2]}"
                 homes = [to if f"{home}.{alias.name}" in modules else home for alias in node.names]
-                homes = [one.replace("bench", "", 1) for one in homes] if node.level else homes
+                if node.level:
+                    package = ".".join(path.parent.relative_to(self.root).parts)
+                    homes = [f".{one.removeprefix(package).removeprefix('.')}" for one in homes]
                 new = [f"from {one} import {ast.unparse(alias)}" for one, alias in zip(homes, node.names, strict=True)]
                 indent = lines[node.lineno - 1][: node.col_offset]
                 lines[node.lineno - 1 : node.end_lineno] = [indent + "; ".join(new)]

@@ -16,9 +16,9 @@ from bench.backends import tiny
 from bench.core import definitions
 from bench.core.content import UsageError
 from bench.core.definitions import CARRIERS, closure, code_digest
+from bench.core.edits import Span
 from bench.core.naming import build_method
 from bench.core.registry import get, load_plugin
-from bench.core.steering import Span
 from bench.run.identity import keys
 
 pytestmark = pytest.mark.usefixtures("own_names")
@@ -57,8 +57,8 @@ def test_where_code_lies_is_no_part_of_a_key(tmp_path: Path, before: dict[str, s
 
 def harmless(tree: Tree) -> None:
     tree.append("bench/core/values.py", "\n\ndef unused(value: int) -> int:\n    return value + 1\n")
-    tree.append("bench/core/steering.py", "\n\nUNUSED = 3\n")
-    tree.edit("bench/core/steering.py", '"""h ← h + v. `value` is', '"""Adds a vector. `value` is')
+    tree.append("bench/core/edits.py", "\n\nUNUSED = 3\n")
+    tree.edit("bench/core/edits.py", '"""h ← h + v. `value` is', '"""Adds a vector. `value` is')
     tree.edit("methods/diffmean.py", "        difference: Array", "        # a comment\n        difference: Array")
     tree.edit("methods/_directions.py", "import numpy as np", "import math\n\nimport numpy as np\n\nassert math")
 
@@ -106,8 +106,22 @@ def test_a_change_reaches_the_keys_of_all_that_name_it_and_no_other(
     assert changed(before, tree.ask(KEYS)) == wanted
 
 
+FLIPPED = ("bench/core/edits.py", "        return value\n\n    def length", "        return -value\n\n    def length")
+"""The sign of an added vector."""
+
+
+def test_a_changed_kernel_is_in_the_key_of_the_methods_whose_edits_it_makes(
+    tmp_path: Path, before: dict[str, str]
+) -> None:
+    tree = Tree(tmp_path)
+    tree.edit(*FLIPPED)
+    touched = changed(before, tree.ask(KEYS))
+    assert {"method diffmean", "method random", "method caa", "method sae", "method cast"} <= touched
+    assert not {name for name in touched if not name.startswith("method ")}
+    assert not {"method prompt", "method none", "method bow", "method prompt-search"} & touched
+
+
 NUMBERS = {
-    "the sign of an added vector": ("bench/backends/hf/hooks.py", "    new = h + value\n", "    new = h - value\n"),
     "the unit of a coefficient": (
         "bench/run/strength.py",
         "            return self.median_norm(train, layer)\n",
@@ -116,9 +130,8 @@ NUMBERS = {
     "the rule that picks": ("bench/run/trials.py", "    return max(tried", "    return min(tried"),
     "the settings tried": ("bench/run/trials.py", "else coefficients)]", "else coefficients[:2])]"),
     "the noise of an answer": ("bench/run/trials.py", "sample.instruction), 16)", "sample.instruction, 1), 16)"),
-    "how a token is drawn": ("bench/backends/hf/backend.py", "(total <= u)", "(total < u)"),
+    "how a token is drawn": ("bench/backends/hf/sampling.py", "(total <= u)", "(total < u)"),
 }
-ENGINES = ("the sign of an added vector", "how a token is drawn")
 
 
 @pytest.mark.parametrize("what", NUMBERS)
@@ -127,7 +140,7 @@ def test_what_decides_a_number_beside_method_task_and_judge_is_in_the_key(
 ) -> None:
     tree = Tree(tmp_path)
     tree.edit(*NUMBERS[what])
-    assert changed(engine, tree.ask(ENGINE)) == {"engine" if what in ENGINES else "rules"}
+    assert changed(engine, tree.ask(ENGINE)) == {"engine" if what == "how a token is drawn" else "rules"}
 
 
 RUN = """
@@ -159,8 +172,10 @@ def test_after_a_flipped_sign_the_run_is_to_do_and_no_old_text_is_used(
     first = made()
     assert all(row[0] == "complete" and row[1] == row[2] > 0 for row in first.values())
     assert {row[0] for row in made().values()} == {"cached"}
-    tree.edit(*NUMBERS["the sign of an added vector"])
-    assert made() == first  # all to do again, and every text made anew
+    tree.edit(*FLIPPED)
+    again = made()
+    assert again["random"] == first["random"]  # to do again, and every text made anew
+    assert again["none"][0] == "cached"  # nothing is added to a state there
 
 
 def test_every_committed_result_has_the_key_that_the_code_gives_it() -> None:
@@ -221,10 +236,10 @@ def test_a_definition_of_a_notebook_is_read_from_its_cell() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("import bench.core.steering\ndef f():\n    return bench.core.steering.Span()", {"Span"}),
-        ("from bench.core import steering\ndef f():\n    return steering.Span", {"Span"}),
-        ("from bench.core import steering as s\ndef f():\n    return s.Span().mask", {"Span"}),
-        ("def f():\n    from bench.core.steering import Span as S\n    return S", {"Span"}),
+        ("import bench.core.edits\ndef f():\n    return bench.core.edits.Span()", {"Span"}),
+        ("from bench.core import edits\ndef f():\n    return edits.Span", {"Span"}),
+        ("from bench.core import edits as s\ndef f():\n    return s.Span().mask", {"Span"}),
+        ("def f():\n    from bench.core.edits import Span as S\n    return S", {"Span"}),
         ("from bench import Span\ndef f(x: Span):\n    return x", {"Span"}),
         ("A = 1\nB = [A]\nB.append(2)\nC = 4\ndef f():\n    return B", {"A", "B"}),
         ("C = 4\ndef f(C):\n    return C", set()),

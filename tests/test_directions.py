@@ -26,10 +26,11 @@ from bench.backends.hf.modules import attention_output, blocks, first
 from bench.backends.models import resolve
 from bench.cli.main import main
 from bench.core.content import Array, BenchError, Message, UsageError
+from bench.core.edits import Add, Gate, Project, Span
 from bench.core.interfaces import Context, Fitted, Method
 from bench.core.naming import build_method
 from bench.core.protocol import Budget, protocol
-from bench.core.steering import Add, Gate, Project, Span, Steering
+from bench.core.steering import Steering
 from bench.core.store import Artefacts, Rows
 from bench.core.values import Activations, Completion, Example, Item, Request, Sampling, TargetScore, Train, Verdict
 from bench.run.contract import BUDGET, Planted, example_train, shows
@@ -38,7 +39,7 @@ from bench.run.strength import Strength
 from methods._directions import DirectionMethod
 from methods._personas import chat, stimuli
 from methods.caa import CAA
-from methods.cast import Cast, similarity
+from methods.cast import Cast, _similarity
 from methods.persona import Persona
 from methods.probe import Probe, _renormalised
 from methods.repe_contrast import Contrast
@@ -547,14 +548,14 @@ def test_the_gate_measures_what_the_fit_measured(kind: str, any_lm: HFBackend, m
     gate = found.edits[0].gate
     assert gate is not None
     pooled = [states(any_lm, ask(t), gate.layer)[any_lm.header :].mean(0) for t in (*TRAIN.triggers, *TRAIN.others)]
-    by_hand = similarity(np.stack(pooled), gate.direction, gate.center)
+    by_hand = _similarity(np.stack(pooled), gate.direction, gate.center)
     assert min(np.abs(by_hand - s).max() for s in fitted) < 1e-5  # over every token of the user's turn
     assert gate.layer <= found.edits[0].layer
     assert (gate.center is None) == (kind == "cast")
     asks = [ask(text) for text in (*TRAIN.triggers[:2], *TRAIN.others[:2], LONG[:30])]
     means = np.stack([states(any_lm, a, gate.layer)[any_lm.header :].mean(0) for a in asks])
     np.testing.assert_allclose(means, [r.values[gate.layer].mean(0) for r in ctx.read(asks, gate.layer)], atol=1e-5)
-    for a, s in zip(asks, similarity(means, gate.direction, gate.center), strict=True):
+    for a, s in zip(asks, _similarity(means, gate.direction, gate.center), strict=True):
         near = [replace(gate, threshold=float(s) + d, above=above) for d in (-1e-4, 1e-4) for above in (True, False)]
         rows = [Request(ask(LONG), Steering(), target="A")]  # padded beside another prompt
         rows += [Request(a, gated(found, g), target="A") for g in near]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from bench import report
+from bench.report.build import _clear
 from bench.report.figures import across_tasks, attacks, detection, drawing, forest, sweeps
 from bench.report.figures.drawing import Figure, emit
 from bench.report.text import leaderboard
@@ -196,7 +197,7 @@ def test_a_figure_that_is_drawn_no_more_is_removed_and_nothing_else(tmp_path: Pa
     (tmp_path / "mine.txt").write_text("kept")
     outside = tmp_path.parent / "outside.png"
     outside.write_text("kept")
-    report._clear(tmp_path, ["new.png"])
+    _clear(tmp_path, ["new.png"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["leaderboard.json", "mine.png", "mine.txt"]
     assert outside.is_file()
 

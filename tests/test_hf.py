@@ -19,8 +19,10 @@ from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import Enough, first
 from bench.backends.hf.scoring import reads_trees
 from bench.core.content import Array, BenchError, Message
+from bench.core.deltas import DenseDelta, LowRankDelta
+from bench.core.edits import Add, Clamp, Project, Span
 from bench.core.interfaces import Backend
-from bench.core.steering import Add, Clamp, DenseDelta, LowRankDelta, Project, Prompt, Span, Steering
+from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 
 RNG = np.random.default_rng(1)

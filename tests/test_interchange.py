@@ -27,11 +27,15 @@ from bench.backends.models import Model
 from bench.cli.main import main
 from bench.core import registry
 from bench.core.content import BenchError, UsageError, digest
+from bench.core.deltas import LowRankDelta
+from bench.core.edits import Add, Clamp, Gate, Project, Span
 from bench.core.interfaces import Context
-from bench.core.steering import Add, Clamp, Gate, LowRankDelta, Project, Prompt, Span, Steering
+from bench.core.naming import build_method
+from bench.core.steering import Prompt, Steering
 from bench.core.values import Request
-from bench.run import export, plan
+from bench.run import plan
 from bench.run.contract import BUDGET, QUESTION, check, example_train
+from bench.run.export import blocks_name, model_type
 from bench.run.session import execute
 from methods._directions import DirectionDetector
 
@@ -131,7 +135,7 @@ def test_lm_eval_s_documented_rule_on_the_named_modules_gives_our_numbers(
     read = vector(7, size=0.5)
     clamp = Clamp(layer=2, read=read, write=read * 4, target=1.5, bias=0.25, threshold=-np.inf, span=Span(sink=True))
     steering = added(1, 2, sink=True) if kind == "add" else Steering(edits=(clamp,))
-    blocks = export._blocks(lm.source)
+    blocks = blocks_name(lm.source)
     interchange.save(tmp_path / "v.pt", steering, "lm-eval", blocks=blocks)
     content = torch.load(tmp_path / "v.pt", weights_only=True)
     modules = dict(lm.model.base_model.named_modules())
@@ -318,7 +322,7 @@ def test_an_imported_file_keeps_the_contract(tmp_path: Path) -> None:
 
 def test_an_imported_vector_steers_and_detects_where_the_file_says(lm: HFBackend, tmp_path: Path) -> None:
     interchange.save(tmp_path / "v.gguf", added(1, 2, 3), "gguf")
-    (fitted,) = plan.method("imported", {"imported": {"path": str(tmp_path / "v.gguf")}}).fit(
+    (fitted,) = build_method("imported", {"imported": {"path": str(tmp_path / "v.gguf")}}).fit(
         Context(lm, BUDGET), example_train()
     )
     assert isinstance(fitted.steering, Steering)
@@ -327,7 +331,7 @@ def test_an_imported_vector_steers_and_detects_where_the_file_says(lm: HFBackend
     assert fitted.detector.layer == 2
     assert np.allclose(fitted.detector.weight * 3, vector(2), atol=1e-5)
     torch.save({-1: torch.from_numpy(V)}, tmp_path / "last.pt")
-    (fitted,) = plan.method("imported", {"imported": {"path": str(tmp_path / "last.pt")}}).fit(
+    (fitted,) = build_method("imported", {"imported": {"path": str(tmp_path / "last.pt")}}).fit(
         Context(lm, BUDGET), example_train()
     )
     assert isinstance(fitted.steering, Steering)
@@ -348,12 +352,12 @@ def test_a_file_for_another_model_is_refused(steering: Steering | None, message:
         interchange.save(tmp_path / "v.gguf", steering, "gguf")
         params = {"path": str(tmp_path / "v.gguf")}
     with pytest.raises(BenchError, match=message):
-        plan.method("imported", {"imported": params}).fit(Context(FakeBackend(), BUDGET), example_train())
+        build_method("imported", {"imported": params}).fit(Context(FakeBackend(), BUDGET), example_train())
 
 
 def test_the_identity_of_an_import_is_the_file_s_name_and_content(tmp_path: Path) -> None:
     def params(path: Path, **more: str) -> dict[str, Any]:
-        return plan.method("imported", {"imported": {"path": str(path)} | more}).params()
+        return build_method("imported", {"imported": {"path": str(path)} | more}).params()
 
     here, there = tmp_path / "v.gguf", tmp_path / "elsewhere" / "v.gguf"
     interchange.save(here, added(1), "gguf")
@@ -565,10 +569,10 @@ def test_an_exported_file_runs_as_a_method_and_replays_where_it_lies(
 
 
 def test_a_model_without_files_has_a_name_for_its_type(lm: HFBackend) -> None:
-    assert export._model_type(lm.source) == "llama"
-    assert export._blocks(lm.source) == "layers"
+    assert model_type(lm.source) == "llama"
+    assert blocks_name(lm.source) == "layers"
     fake = Model("fake", Path(), "fake", "fake")
-    assert (export._model_type(fake), export._blocks(fake)) == ("fake", "layers")
+    assert (model_type(fake), blocks_name(fake)) == ("fake", "layers")
 
 
 def test_the_reference_s_mode_steers_the_first_token_too(tmp_path: Path) -> None:
@@ -590,9 +594,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.api import Fitted, Method
-from bench.registry import method
-from bench.steering import LowRankDelta, Steering
+from bench import Fitted, LowRankDelta, Method, Steering, method
 
 
 @method("adapter", family="trained", needs=["delta"])

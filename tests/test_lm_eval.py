@@ -20,7 +20,8 @@ from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.batches import Batches
 from bench.backends.models import Model
 from bench.core.content import BenchError, UsageError
-from bench.core.steering import Add, Prompt, Span, Steering
+from bench.core.edits import Add, Span
+from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 from bench.interchange.files import save
 from bench.measure.lm_eval import BenchLM

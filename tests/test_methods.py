@@ -17,9 +17,10 @@ from bench.backends.fake.backend import FakeBackend
 from bench.cli.main import main
 from bench.core import registry
 from bench.core.content import BenchError, UsageError
+from bench.core.edits import Add
 from bench.core.interfaces import Context, Fitted, Method
 from bench.core.naming import build_method, names_in
-from bench.core.steering import Add, Steering
+from bench.core.steering import Steering
 from bench.core.values import Concept, Example, Train
 from bench.run.contract import BUDGET, Planted, check, example_train
 from methods.shuffled import Shuffled, mixed

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from bench import stored
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import dtype
@@ -260,6 +261,7 @@ def test_endless_answers_reach_their_length(lm: HFBackend) -> None:
 # Methods that answer several times, or bind to each prompt
 
 
+@stored
 @dataclass(frozen=True)
 class Thrice:
     n: int = 3

@@ -15,9 +15,9 @@ from page_cases import Recipe, price, write
 
 from bench import results
 from bench.core.content import BenchError
-from bench.report import page
 from bench.report.build import build
 from bench.report.page import encoding, samples, summary
+from bench.report.page.build import STATIC
 from bench.report.text.leaderboard import interval
 from bench.report.text.verdict import answers
 from bench.results.tables import tables
@@ -95,7 +95,7 @@ def test_a_report_with_its_page_is_the_same_twice(place: Path, tmp_path: Path) -
 def test_every_script_and_style_of_the_page_is_written(place: Path) -> None:
     text = (place / "reports" / "index.html").read_text("utf-8")
     named = re.findall(r'(?:src|href)="(page/[^"]+)"', text)
-    assert sorted(named) == sorted([*(f"page/{name}" for name in page.STATIC), "page/data/overview.js"])
+    assert sorted(named) == sorted([*(f"page/{name}" for name in STATIC), "page/data/overview.js"])
     assert all((place / "reports" / name).is_file() for name in named)
     assert "unsafe" not in text
     assert "http:" not in text
@@ -107,7 +107,7 @@ def test_no_script_of_the_page_makes_markup_of_text(place: Path) -> None:
     forbidden = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|setTimeout\([\"'`]|fetch\("
     )
-    for name in page.STATIC:
+    for name in STATIC:
         assert not re.search(forbidden, (place / "reports" / "page" / name).read_text("utf-8")), name
 
 

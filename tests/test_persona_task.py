@@ -14,14 +14,15 @@ from bench import results
 from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
 from bench.core.content import BenchError, UsageError
+from bench.core.edits import Add
 from bench.core.interfaces import Context, Monitored
 from bench.core.protocol import Budget, protocol
 from bench.core.registry import build
-from bench.core.steering import Add, Prompt, Steering
+from bench.core.steering import Prompt, Steering
 from bench.core.values import Completion, Concept, Item, Sample, Verdict
 from bench.run.monitor import correlation, reading
 from bench.run.plan import Options, make
-from bench.run.spending import cost
+from bench.run.spending import spend
 from tasks.persona import WORDINGS, Persona
 
 
@@ -147,7 +148,7 @@ def test_a_run_keeps_and_shows_what_its_vectors_foretold(traits: Path, tmp_path:
 
 def test_the_plan_counts_the_watched_answers() -> None:
     plan = make(Options(methods=("none",), task="persona", backend="fake"))
-    found = cost(plan.methods[0], plan)
+    found = spend(plan.methods[0], plan.protocol, plan.task)
     assert found.generations == 12 * (2 + 3 + 5 * 3)
     assert found.ratings == 12 * (2 * (2 + 3) + 5 * 3)
 

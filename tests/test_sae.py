@@ -18,9 +18,10 @@ from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.core.content import Array, BenchError, UsageError
+from bench.core.edits import Add, Clamp, Edit, Span
 from bench.core.interfaces import Context, Fitted
 from bench.core.naming import build_method
-from bench.core.steering import Add, Clamp, Edit, Span, Steering
+from bench.core.steering import Steering
 from bench.core.store import load_value, save_value
 from bench.core.values import Completion, Example, Request, Train
 from bench.run.contract import BUDGET, Planted, check, example_train

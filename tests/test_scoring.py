@@ -16,7 +16,9 @@ from bench.backends.hf.batches import Batches
 from bench.backends.hf.prefix import LONG, fronts
 from bench.backends.hf.scoring import WIDE, Scored, Tree
 from bench.core.content import BenchError, Message
-from bench.core.steering import Add, Edit, Gate, LowRank, LowRankDelta, Span, Steering
+from bench.core.deltas import LowRankDelta
+from bench.core.edits import Add, Edit, Gate, LowRank, Span
+from bench.core.steering import Steering
 from bench.core.values import Request
 
 H = 32

@@ -9,19 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from bench.core.steering import (
-    Add,
-    Clamp,
-    DenseDelta,
-    Gate,
-    LowRank,
-    LowRankDelta,
-    Project,
-    Prompt,
-    RotationDelta,
-    Span,
-    Steering,
-)
+from bench.core.deltas import DenseDelta, LowRankDelta, RotationDelta
+from bench.core.edits import Add, Clamp, Gate, LowRank, Project, Span
+from bench.core.steering import Prompt, Steering
 from bench.interchange.files import load, save
 
 H = 8

@@ -11,18 +11,19 @@ import pytest
 from bench import results
 from bench.backends.fake.backend import FakeBackend
 from bench.core.content import UsageError
+from bench.core.edits import Add, Project
 from bench.core.interfaces import Context
 from bench.core.naming import Composed, build_method
 from bench.core.protocol import protocol
 from bench.core.registry import build
-from bench.core.steering import Add, Project, Prompt, Steering
+from bench.core.steering import Prompt, Steering
 from bench.core.store import Artefacts
 from bench.core.values import Completion, Item, Verdict
-from bench.run import export
+from bench.run.export import steerings
 from bench.run.fits import Fits, given
 from bench.run.plan import Options, make
 from bench.run.session import execute
-from bench.run.spending import cost
+from bench.run.spending import spend
 from methods.diffmean import DiffMean
 from methods.prompt import said
 from tasks.axbench_suppress import FORBIDS, AxBenchSuppress
@@ -37,13 +38,13 @@ def suppress() -> AxBenchSuppress:
 def test_a_push_is_opposed_and_a_removal_stays() -> None:
     v = np.eye(4, dtype=np.float32)[0]
     steering = Steering(Prompt(suffix="!"), (Add(layer=1, value=v), Project(layer=1, basis=v[None], strength=0.5)))
-    push, removal = steering.opposed().edits
+    push, removal = steering.negated().edits
     assert isinstance(push, Add)
     assert isinstance(removal, Project)
     assert np.array_equal(push.value, -v)
     assert removal.strength == 0.5
-    assert steering.opposed().prompt == steering.prompt
-    assert steering.opposed().opposed().digest == steering.digest
+    assert steering.negated().prompt == steering.prompt
+    assert steering.negated().negated().digest == steering.digest
 
 
 def test_every_question_asks_for_its_concept_and_remembers_itself(suppress: AxBenchSuppress) -> None:
@@ -97,7 +98,7 @@ def test_what_is_exported_of_a_run_points_away_as_its_answers_did(
     for task in ("axbench", "axbench-suppress"):
         (job,) = execute(make(Options(("diffmean",), task, backend="fake", limit=1)), tmp_path / "results")
         assert job.path is not None
-        ((push,),) = (s.edits for s in export.steerings(results.read(job.path), [job.rows[0]["concept"]])[0].values())
+        ((push,),) = (s.edits for s in steerings(results.read(job.path), [job.rows[0]["concept"]])[0].values())
         assert isinstance(push, Add)
         found[task] = push.value / np.linalg.norm(push.value)
     assert np.allclose(found["axbench"], -found["axbench-suppress"], atol=1e-6)
@@ -113,7 +114,7 @@ def test_a_wording_is_prepended_appended_or_a_system_message() -> None:
 
 def test_a_multiple_choice_costs_options_and_no_tokens() -> None:
     plan = make(Options(methods=("none", "prompt"), task="axbench-suppress", backend="fake"))
-    none, prompt = (cost(made, plan) for made in plan.methods)
+    none, prompt = (spend(made, plan.protocol, plan.task) for made in plan.methods)
     assert none.generations == 12 * (2 + 3)
     assert prompt.generations == 12 * (3 * 2 + 3)
     assert none.tokens == none.generations * 32

@@ -11,11 +11,12 @@ from training_cases import BUDGET, goal, group, letters, margin, small
 
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
+from bench.core.edits import Add, Span
 from bench.core.interfaces import Context
 from bench.core.naming import build_method
 from bench.core.protocol import Budget
 from bench.core.registry import table
-from bench.core.steering import Add, Span, Steering
+from bench.core.steering import Steering
 from bench.core.values import Request, TargetScore
 from bench.training.objectives.log_probabilities import BiPO
 from bench.training.trainer import Group

@@ -24,19 +24,9 @@ from bench.backends.models import Model
 from bench.backends.vllm import backend
 from bench.backends.vllm.backend import VLLMBackend
 from bench.core.content import BenchError, Message
-from bench.core.steering import (
-    Add,
-    Clamp,
-    DenseDelta,
-    Edit,
-    Gate,
-    LowRank,
-    LowRankDelta,
-    Project,
-    Prompt,
-    Span,
-    Steering,
-)
+from bench.core.deltas import DenseDelta, LowRankDelta
+from bench.core.edits import Add, Clamp, Edit, Gate, LowRank, Project, Span
+from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 
 needed = pytest.mark.skipif(bool(backend.unable()), reason=backend.unable())

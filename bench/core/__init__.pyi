@@ -12,6 +12,22 @@ from .content import (
 from .definitions import (
     code_digest as code_digest,
 )
+from .deltas import (
+    Delta as Delta,
+    DenseDelta as DenseDelta,
+    LowRankDelta as LowRankDelta,
+    RotationDelta as RotationDelta,
+)
+from .edits import (
+    Add as Add,
+    Clamp as Clamp,
+    Edit as Edit,
+    Gate as Gate,
+    LowRank as LowRank,
+    Project as Project,
+    Site as Site,
+    Span as Span,
+)
 from .interfaces import (
     Backend as Backend,
     Bound as Bound,
@@ -39,22 +55,7 @@ from .registry import (
     table as table,
     task as task,
 )
-from .steering import (
-    Add as Add,
-    Clamp as Clamp,
-    Delta as Delta,
-    DenseDelta as DenseDelta,
-    Edit as Edit,
-    Gate as Gate,
-    LowRank as LowRank,
-    LowRankDelta as LowRankDelta,
-    Project as Project,
-    Prompt as Prompt,
-    RotationDelta as RotationDelta,
-    Site as Site,
-    Span as Span,
-    Steering as Steering,
-)
+from .steering import Prompt as Prompt, Steering as Steering
 from .store import (
     Artefacts as Artefacts,
     Rows as Rows,

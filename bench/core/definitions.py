@@ -66,6 +66,11 @@ class Source:
 
 def code_digest(*definitions: Any) -> str:
     """Digest of classes and functions with all that they name. Raises UsageError where the text of one is not there."""
+    return _digest(definitions)
+
+
+@lru_cache(maxsize=512)
+def _digest(definitions: tuple[Any, ...]) -> str:
     return digest(sorted(map(str, closure(definitions).values())))
 
 

@@ -54,12 +54,15 @@ class Backend(ABC):
     """Runs requests on one model. `can` names the edits it applies (`Steering.needs`)."""
 
     name: ClassVar[str]
-    can: frozenset[str]
-
     kernels: ClassVar[tuple[Any, ...]] = ()
     """Classes and functions that decide what an edit does to a state and which token is drawn."""
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions whose minor versions decide it too; the first of alternatives `a|b` that is installed."""
+
+    @property
+    @abstractmethod
+    def can(self) -> frozenset[str]:
+        """The capabilities it has, as `Steering.needs` names them."""
 
     @classmethod
     def code(cls) -> str:

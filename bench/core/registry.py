@@ -20,16 +20,25 @@ from typing import Any, TypeVar
 
 from bench.core.content import UsageError, suggest
 
-KINDS = ("method", "task", "judge", "backend")
+KINDS = ("method", "task", "judge", "backend", "edit")
 _tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}
 _combinations: dict[str, None] = {}
 _discovered: set[str] = set()
-_packages = {"method": "methods", "task": "tasks", "judge": "bench.judges", "backend": "bench.backends"}
+_packages = {
+    "method": "methods",
+    "task": "tasks",
+    "judge": "bench.judges",
+    "backend": "bench.backends",
+    "edit": "bench.core.edits",
+}
+"""Where the shipped classes of a kind lie: a package with a module each (backends: a folder each), or one module."""
 
 T = TypeVar("T")
 
 
-def _register(kind: str, name: str, **attributes: Any) -> Callable[[type[T]], type[T]]:
+def register(kind: str, name: str, **attributes: Any) -> Callable[[type[T]], type[T]]:
+    """Put a class under `name`, with these attributes."""
+
     def add(cls: type[T]) -> type[T]:
         taken = _tables[kind].get(name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -55,7 +64,7 @@ def method(
 ) -> Callable[[type[T]], type[T]]:
     """Register a `Method`. `gives` is what its fits hold (`steering`, `detector`); `invariants` are
     its class flags (`antisymmetric`, `recovers`, ...)."""
-    return _register(
+    return register(
         "method",
         name,
         family=family,
@@ -80,17 +89,17 @@ def combinations() -> list[str]:
 
 def task(name: str) -> Callable[[type[T]], type[T]]:
     """Register a `Task`."""
-    return _register("task", name)
+    return register("task", name)
 
 
 def judge(name: str) -> Callable[[type[T]], type[T]]:
     """Register a `Judge`; `NAME:ARGUMENT` on the command line passes the argument on."""
-    return _register("judge", name)
+    return register("judge", name)
 
 
 def backend(name: str) -> Callable[[type[T]], type[T]]:
     """Register a `Backend`."""
-    return _register("backend", name)
+    return register("backend", name)
 
 
 def table(kind: str) -> dict[str, type[Any]]:
@@ -170,14 +179,13 @@ def discover(kind: str) -> None:
     package = _packages[kind]
     module = importlib.import_module(package)
     expected = Path(__file__).resolve().parents[2].joinpath(*package.split("."))
-    if expected not in [Path(p).resolve() for p in module.__path__]:
+    if expected not in [Path(p).resolve() for p in getattr(module, "__path__", [expected])]:
         raise UsageError(f"another package shadows {package!r}: it is not the one beside bench")
     for info in pkgutil.iter_modules([str(expected)]):
-        if kind == "backend":  # a folder each
-            if info.ispkg:
-                importlib.import_module(f"{package}.{info.name}.backend")
-        elif not info.name.startswith("_"):  # parts of the others
+        if kind != "backend" and not info.name.startswith("_"):  # parts of the others
             importlib.import_module(f"{package}.{info.name}")
+        elif kind == "backend" and info.ispkg:
+            importlib.import_module(f"{package}.{info.name}.backend")
     for entry in importlib.metadata.entry_points(group=f"bench.{kind}s"):
         entry.load()
 

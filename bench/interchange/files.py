@@ -22,7 +22,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bench.core.content import Array, BenchError, UsageError, suggest
-from bench.core.steering import Add, Clamp, Edit, Prompt, Span, Steering
+from bench.core.edits import Add, Clamp, Edit, Span
+from bench.core.steering import Prompt, Steering
 from bench.core.store import load_value, pack, write_whole
 
 SUFFIX = {"safetensors": ".safetensors", "gguf": ".gguf", "lm-eval": ".pt"}

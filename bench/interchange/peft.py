@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.content import Array, BenchError
-from bench.core.steering import LowRankDelta, Prompt, Steering
+from bench.core.deltas import LowRankDelta
+from bench.core.steering import Prompt, Steering
 
 
 def encode(steering: Steering, base: str) -> dict[str, bytes]:

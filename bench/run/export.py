@@ -49,8 +49,8 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
     paths = {name: (out or Path(base)) / file for name, file in names.items()}
     if concept:
         paths = {concept: out or Path(f"{base}-{names[concept]}")}
-    hint = _model_type(model)
-    blocks = _blocks(model) if form == "lm-eval" else ""
+    hint = model_type(model)
+    blocks = blocks_name(model) if form == "lm-eval" else ""
     files: dict[Path, bytes] = {}
     for name, steering in found.items():
         if form == "peft":
@@ -119,13 +119,13 @@ def _again(run: results.Run, code: str) -> str:
     return shlex.join(words + (["--results", str(cache_root() / "again")] if code == run.code else []))
 
 
-def _model_type(model: Model) -> str:
+def model_type(model: Model) -> str:
     """The model type as transformers names it, which repeng writes as a file's hint."""
     path = model.path / "config.json"
     return str(json.loads(path.read_text("utf-8"))["model_type"]) if path.is_file() else model.name
 
 
-def _blocks(model: Model) -> str:
+def blocks_name(model: Model) -> str:
     """Name of the list of blocks inside the base model; the weights stay where they are."""
     if not (model.path / "config.json").is_file():
         return "layers"

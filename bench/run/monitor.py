@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from bench.core.content import Array
+from bench.core.edits import Add
 from bench.core.interfaces import Context
-from bench.core.steering import Add, Steering
+from bench.core.steering import Steering
 from bench.core.values import Sample
 
 

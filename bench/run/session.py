@@ -379,7 +379,7 @@ class Session:
         steering = request.steering or Steering()
         prompt = request.prompt if isinstance(request.prompt, str) else steering.prompt.apply(request.prompt)
         parts = (steering.internal_digest, prompt, request.prefill, request.sampling, request.seed)
-        return digest(self.backend.fingerprint(), *parts)
+        return digest(self.backend.fingerprint(), code_digest(*steering.kinds), *parts)
 
     def _rate_all(self, items: Sequence[Item]) -> list[Verdict]:
         """For fits, which are kept: none may be made with ratings missing that a later run would get."""

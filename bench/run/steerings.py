@@ -66,4 +66,4 @@ def applied(
     steering: Steering, away: bool, strength: Strength, candidate: Fitted, concept: Concept, coefficient: float
 ) -> Steering:
     """A steering as answers are made with it: opposed where it is to lead away, in the protocol's unit."""
-    return strength.at(steering.opposed() if away else steering, candidate, concept, coefficient)
+    return strength.at(steering.negated() if away else steering, candidate, concept, coefficient)

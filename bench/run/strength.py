@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from bench.core.content import BenchError, digest
+from bench.core.edits import Edit
 from bench.core.interfaces import Context, Fitted
 from bench.core.protocol import Protocol
-from bench.core.steering import Add, Clamp, Edit, LowRank, Steering
+from bench.core.steering import Steering
 from bench.core.store import Rows
 from bench.core.values import Concept, Train
 
@@ -40,17 +41,13 @@ class Strength:
         """`steering` (a candidate's, after binding) at coefficient `c`."""
         if not steering.scalable:
             return steering
-        added = [edit for edit in steering.edits if _length(edit)]
+        added = [edit for edit in steering.edits if edit.length()]
         self._prepare(self.trains[concept.id], [edit.layer for edit in added])
         # Vectors at several layers add up along the residual stream: together they make one push.
-        total = sum(_length(edit) / self._unit(candidate, concept, edit.layer) for edit in added)
+        total = sum(edit.length() / self._unit(candidate, concept, edit.layer) for edit in added)
         natural = 1 / TRAINED if self.rules.strength == "norm" else 1.0
         edits = tuple(
-            self._sized(edit, 1 / total)
-            if _length(edit)
-            else edit.scaled(natural)
-            if isinstance(edit, LowRank)
-            else edit
+            self._sized(edit, 1 / total) if edit.length() else edit.scaled(natural) if edit.trained else edit
             for edit in steering.edits
         )
         deltas = tuple(delta.scaled(natural * c) for delta in steering.deltas) if c else ()
@@ -64,8 +61,8 @@ class Strength:
 
     def ratio(self, steering: Steering, concept: Concept) -> float | None:
         """Σ ‖v‖ / median ‖h‖ over the pushes of a scaled steering; None without one."""
-        added = [edit for edit in steering.edits if _length(edit)]
-        found = [_length(e) / self.median_norm(self.trains[concept.id], e.layer) for e in added]
+        added = [edit for edit in steering.edits if edit.length()]
+        found = [e.length() / self.median_norm(self.trains[concept.id], e.layer) for e in added]
         return round(sum(found), 4) if found else None
 
     def median_norm(self, train: Train, layer: int) -> float:
@@ -105,13 +102,3 @@ class Strength:
                 raise Unmeasured("a unit of strength is not kept")
             self.keep.put(key, measure())
         return float(self.keep.get(key))
-
-
-def _length(edit: Edit) -> float:
-    """How far an edit pushes a state: ‖v‖ of an added vector (the mean over its rows), the length a clamp
-    writes at its target; 0 for what pushes towards nothing."""
-    if isinstance(edit, Add):
-        if not np.any(edit.value):
-            raise BenchError(f"the vector added at layer {edit.layer} has length 0: it has no strength to scale")
-        return float(np.linalg.norm(edit.value, axis=-1).mean())
-    return abs(edit.target) * float(np.linalg.norm(edit.write)) if isinstance(edit, Clamp) else 0.0

@@ -28,7 +28,7 @@ from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads
 from bench.backends.models import Model, hush, pick_dtype
 from bench.core.content import Array, BenchError, digest
 from bench.core.interfaces import Backend, Prompted, ReadSite
-from bench.core.registry import backend
+from bench.core.registry import backend, table
 from bench.core.values import Activations, Completion, Request, Sampling, TargetScore
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 class HFBackend(Backend):
     """`transformers` in this process; the weights load on first use."""
 
-    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp", "train"})
     kernels = (Applied, Chat, draw, read_blocks, block_gradient)
     packages = ("torch", "transformers")
     endless = False
@@ -75,6 +74,11 @@ class HFBackend(Backend):
     @property
     def module(self) -> Any:
         return self.model
+
+    @property
+    def can(self) -> frozenset[str]:
+        """Every registered kind of edit, those of plugins too, at every site."""
+        return frozenset({"prompt", "gate", "delta", "site:attn", "site:mlp", "train", *table("edit")})
 
     @cached_property
     def chat(self) -> Chat:

@@ -18,19 +18,9 @@ from torch import Tensor, nn
 
 from bench.backends.hf.modules import blocks, first, site_of, with_first
 from bench.core.content import BenchError
-from bench.core.steering import (
-    Add,
-    Clamp,
-    Delta,
-    DenseDelta,
-    Edit,
-    Gate,
-    LowRank,
-    LowRankDelta,
-    Project,
-    RotationDelta,
-    Steering,
-)
+from bench.core.deltas import Delta
+from bench.core.edits import Edit, Gate, similarity
+from bench.core.steering import Steering
 
 Stack = tuple[list[int], list[tuple[int, int, Edit]], dict[str, Tensor]]
 """Rows of the batch, their edits (row, number, edit), and the edits' parameters stacked."""
@@ -163,13 +153,8 @@ class Applied:
                 inside = index == prompt - 1
             h, weight = hidden[rows].float(), inside.float()[..., None]
             mean = (h * weight).sum(1) / weight.sum(1).clamp(min=1)
-            d = self._tensor(gate.direction)
-            if gate.similarity == "cast":
-                other = torch.tanh((mean @ d / (d @ d))[:, None] * d)
-            else:
-                mean = mean - self._tensor(gate.center) if gate.center is not None else mean
-                other = d.expand_as(mean)
-            score = torch.cosine_similarity(mean, other, dim=-1)
+            center = None if gate.similarity == "cast" else self._tensor(gate.center if gate.center is not None else 0)
+            score = similarity(mean, self._tensor(gate.direction), center)
             fires = torch.zeros(len(hidden), dtype=torch.bool, device=self.device)
             fires[rows] = score > gate.threshold if gate.above else score < gate.threshold
             self.fires[gate] = fires
@@ -179,18 +164,17 @@ class Applied:
         return torch.as_tensor(np.asarray(value, dtype=np.float32), device=self.device)
 
     def _stack(self, entries: list[tuple[int, int, Edit]]) -> Stack:
-        """The parameters of same-shaped edits as one tensor per field, first dimension the rows."""
-        names = [n for n, v in vars(entries[0][2]).items() if isinstance(v, np.ndarray | float | int) and n != "layer"]
-        fields = {n: self._tensor(np.stack([np.asarray(getattr(e, n)) for _, _, e in entries])) for n in names}
+        """The operands of alike edits as one tensor per field, first dimension the rows."""
+        operands = [edit.operands() for _, _, edit in entries]
+        fields = {name: self._tensor(np.stack([own[name] for own in operands])) for name in operands[0]}
         return [row for row, _, _ in entries], entries, fields
 
     def _edit(self, groups: list[Stack], hidden: Tensor) -> Tensor:
         hidden = hidden.clone()
         for rows, entries, fields in groups:
-            span = entries[0][2].span
-            index = self.index[rows]
-            mask = span.mask(index, self.prompts[rows])
-            mask = mask.expand(len(rows), hidden.shape[1]).clone()
+            one = entries[0][2]
+            index, prompt = self.index[rows], self.prompts[rows]
+            mask = one.positions(index, prompt).expand(len(rows), hidden.shape[1]).clone()
             for i, (row, _, edit) in enumerate(entries):
                 if edit.gate is not None:
                     mask[i] &= self.fires[edit.gate][row]
@@ -199,26 +183,24 @@ class Applied:
             if self.given is not None:  # not at each token of an answer
                 self.masks |= {(row, number): own for (row, number, _), own in zip(entries, mask, strict=True)}
             old = hidden[rows]
-            # The row of an [n, H] value counts from where its span begins.
-            begin = self.prompts[rows] - span.last if span.last and not span.first else span.start()
-            new = _KERNELS[type(entries[0][2])](old.float(), fields, entries[0][2], index - begin)
-            hidden[rows] = torch.where(mask[..., None], new.to(old.dtype), old)
+            rank = one.span.rank(index, prompt)
+            p = {name: _placed(value, name in one.by_position, rank) for name, value in fields.items()}
+            h = old.float()
+            new = (h + one.change(h, p, one.flags())).to(old.dtype)
+            hidden[rows] = torch.where(mask[..., None], new, old)
         return hidden
 
     def _delta(self, entries: list[tuple[int, Delta]]) -> Callable[..., Tensor]:
         """Rows that share factors run as one product; their strengths are per row."""
         groups: dict[Any, list[tuple[int, Delta]]] = defaultdict(list)
         for row, delta in entries:
-            if isinstance(delta, LowRankDelta):
-                groups[id(delta.down), id(delta.up)].append((row, delta))
-            else:
-                groups[id(delta.change) if isinstance(delta, DenseDelta) else id(delta)].append((row, delta))
+            groups[_factors(delta)].append((row, delta))
         ready = []
         for rows in groups.values():
-            factors = _factors(rows[0][1])
-            left, right = self._tensor(factors[0]), None if factors[1] is None else self._tensor(factors[1])
+            left, right = rows[0][1].factors()
             strength = self._tensor([getattr(delta, "strength", 1.0) for _, delta in rows])
-            ready.append(([row for row, _ in rows], right, left, strength[:, None, None]))
+            inner = None if right is None else self._tensor(right)
+            ready.append(([row for row, _ in rows], inner, self._tensor(left), strength[:, None, None]))
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             output = output.clone()
@@ -231,52 +213,20 @@ class Applied:
         return hook
 
 
-def _factors(delta: Delta) -> tuple[Any, Any]:
-    """(left `[out, r]`, right `[r, in]`, or None for the identity) with ΔW = left · right."""
-    if isinstance(delta, LowRankDelta):
-        return delta.up, delta.down
-    if isinstance(delta, RotationDelta):
-        return delta.u, delta.core() @ delta.v.T
-    if isinstance(delta, DenseDelta):
-        return delta.change, None
-    raise BenchError(f"no rule to apply a {type(delta).__name__}")
+def _factors(delta: Delta) -> tuple[Any, ...]:
+    """Deltas with equal keys have the same factors: one kind with the same tensors, whatever their strength."""
+    parts = {name: value for name, value in vars(delta).items() if name not in ("module", "strength")}
+    return type(delta), *(id(value) if isinstance(value, np.ndarray) else value for value in parts.values())
 
 
 def _shape(edit: Edit) -> tuple[Any, ...]:
-    """Edits with equal keys run as one product: same type, span, flags and tensor shapes."""
-    flags = tuple(v for v in vars(edit).values() if isinstance(v, bool))
-    return type(edit).__name__, edit.span, flags, tuple(v.shape for v in edit.tensors().values())
+    """Edits with equal keys run as one product: same kind, span, flags and shapes of operands."""
+    return type(edit), edit.span, edit.flags(), tuple(value.shape for value in edit.operands().values())
 
 
-def _add(h: Tensor, p: dict[str, Tensor], edit: Edit, rank: Tensor) -> Tensor:
-    assert isinstance(edit, Add)
-    if edit.value.ndim == 2:
-        place = rank.clamp(0, edit.value.shape[0] - 1)[..., None].expand(-1, -1, h.shape[-1])
-        value = torch.gather(p["value"], 1, place)
-    else:
-        value = p["value"][:, None]
-    if edit.signed:
-        value = torch.sign((h * value).sum(-1, keepdim=True)) * value
-    new = h + value
-    return new * (h.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)) if edit.keep_norm else new
-
-
-def _project(h: Tensor, p: dict[str, Tensor], edit: Edit, rank: Tensor) -> Tensor:
-    inside = torch.einsum("bth,bkh->btk", h, p["basis"])
-    return h - p["strength"][:, None, None] * torch.einsum("btk,bkh->bth", inside, p["basis"])
-
-
-def _clamp(h: Tensor, p: dict[str, Tensor], edit: Edit, rank: Tensor) -> Tensor:
-    assert isinstance(edit, Clamp)
-    z = (h * p["read"][:, None]).sum(-1, keepdim=True) + p["bias"][:, None, None]
-    a = torch.where(z > p["threshold"][:, None, None], z, 0.0)
-    target = p["target"][:, None, None].expand_as(a)
-    return h + ((torch.maximum(a, target) if edit.at_least else target) - a) * p["write"][:, None]
-
-
-def _lowrank(h: Tensor, p: dict[str, Tensor], edit: Edit, rank: Tensor) -> Tensor:
-    inner = torch.einsum("bth,brh->btr", h, p["weight"] - p["rotation"]) + p["bias"][:, None]
-    return h + p["strength"][:, None, None] * torch.einsum("btr,brh->bth", inner, p["rotation"])
-
-
-_KERNELS = {Add: _add, Project: _project, Clamp: _clamp, LowRank: _lowrank}
+def _placed(value: Tensor, by_position: bool, rank: Tensor) -> Tensor:
+    """An operand `[B, ...]` as `[B, 1, ...]`; one with a row for each position, `[B, n, H]`, as `[B, T, H]`."""
+    if not (by_position and value.ndim == 3):
+        return value[:, None]
+    place = rank.clamp(0, value.shape[1] - 1)[..., None].expand(-1, -1, value.shape[-1])
+    return value.gather(1, place)

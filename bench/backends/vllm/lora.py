@@ -17,8 +17,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from bench.core.content import Array, BenchError, digest
+from bench.core.deltas import Delta, LowRankDelta
 from bench.core.paths import cache_root
-from bench.core.steering import Delta, LowRankDelta
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks an engine can be started with."""

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 from bench.core.content import Array
+from bench.core.edits import Add, Clamp, Edit, LowRank, Project, similarity
 
 FIELD = "steerbench"
 """Under this name a request carries [its number, its steering's, its prompt's tokens]."""
 SITES = ("resid", "attn", "mlp")
-KINDS = ("Add", "Project", "Clamp", "LowRank")
+KINDS: tuple[type[Edit], ...] = (Add, Project, Clamp, LowRank)
+FLAGS = (("signed", "keep_norm"), (), ("at_least",), ())
+"""Of each kind the fields that may be on, as bits in this order."""
 PARTS = ("all", "prompt", "response", "generation")
-SIGNED, KEEP_NORM, AT_LEAST = 1, 2, 1
 FAR = np.iinfo(np.int64).max // 2
 COLUMNS = (
     *("key", "number", "layer", "site", "order", "kind", "flags"),
@@ -271,11 +273,9 @@ class Packed:
         mean = total / self._send(np.maximum(lengths, 1).astype(np.float32))[:, None]
         gates = self.gates[[gate for gate, *_ in jobs]]
         d = self.bank[self._send(gates[:, 4])]
-        tanh = torch.tanh((mean * d).sum(-1, keepdim=True) / (d * d).sum(-1, keepdim=True) * d)
         center = self.bank[self._send(np.maximum(gates[:, 5], 0))] * self._send(gates[:, 5] >= 0)[:, None]
-        cast = self._send(gates[:, 2] > 0)[:, None]
-        one, other = torch.where(cast, mean, mean - center), torch.where(cast, tanh, d)
-        scores = torch.cosine_similarity(one, other, dim=-1).cpu().numpy()
+        cast = self._send(gates[:, 2] > 0)
+        scores = torch.where(cast, similarity(mean, d), similarity(mean, d, center)).cpu().numpy()
         limits = self.thresholds[[gate for gate, *_ in jobs]]
         fired = np.where(gates[:, 3] > 0, scores > limits, scores < limits)
         for (gate, row, _, _), on in zip(jobs, fired.tolist(), strict=True):
@@ -323,32 +323,24 @@ class Packed:
         p: Tensor,
     ) -> Tensor:
         """What to add to each of `tokens`, `[n, H]`."""
-        strength, bias, threshold, target = p[:, 0, None], p[:, 1, None], p[:, 2, None], p[:, 3, None]
+        strength, bias, threshold, target = p.unbind(1)
         several = torch.arange(segment.count, device=self.device)
-        if segment.kind == 0:
-            value: Tensor = self.bank[slot] * strength
-            if not segment.flags:
-                return value
-            h = state(tokens)
-            if segment.flags & SIGNED:
-                value = torch.sign((h * value).sum(-1, keepdim=True)) * value
-            if segment.flags & KEEP_NORM:
-                new = h + value
-                kept: Tensor = h.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)
-                return new * kept - h
-            return value
-        h = state(tokens)
-        if segment.kind == 1:
-            basis = self.bank[slot[:, None] + several]
-            inside = torch.einsum("nh,nkh->nk", h, basis)
-            return -strength * torch.einsum("nk,nkh->nh", inside, basis)
-        if segment.kind == 2:
-            z = (h * self.bank[slot]).sum(-1, keepdim=True) + bias
-            a = torch.where(z > threshold, z, 0.0)
-            return ((torch.maximum(a, target) if segment.flags & AT_LEAST else target) - a) * self.bank[other]
-        rotation, weights = self.bank[slot[:, None] + several], other[:, None] + several
-        inner = torch.einsum("nh,nrh->nr", h, self.bank[weights] - rotation) + self.biases[weights]
-        return strength * torch.einsum("nr,nrh->nh", inner, rotation)
+        kind = KINDS[segment.kind]
+        flags = {name for bit, name in enumerate(FLAGS[segment.kind]) if segment.flags >> bit & 1}
+        if kind is Add:
+            operands = {"value": self.bank[slot] * strength[:, None]}
+            if not flags:
+                return operands["value"]  # the states need not be read
+        elif kind is Project:
+            operands = {"basis": self.bank[slot[:, None] + several], "strength": strength}
+        elif kind is Clamp:
+            operands = {"read": self.bank[slot], "write": self.bank[other]}
+            operands |= {"bias": bias, "threshold": threshold, "target": target}
+        else:
+            rows = other[:, None] + several
+            operands = {"rotation": self.bank[slot[:, None] + several], "weight": self.bank[rows]}
+            operands |= {"bias": self.biases[rows], "strength": strength}
+        return kind.change(state(tokens), operands, flags)
 
     def touched(self, number: int, limit: int) -> list[int] | str:
         """Positions below `limit` that each edit of request `number` changed, or what went wrong.

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from safetensors.numpy import save
 
-from bench.backends.vllm.packed import AT_LEAST, GATES, KEEP_NORM, KINDS, NUMBERS, PARTS, SIGNED, SITES
+from bench.backends.vllm.packed import FLAGS, GATES, KINDS, NUMBERS, PARTS, SITES
 from bench.core.content import Array, BenchError
-from bench.core.steering import Add, Clamp, Edit, Gate, LowRank, Project, Steering
+from bench.core.edits import Add, Clamp, Edit, Gate, LowRank, Project
+from bench.core.steering import Steering
 
 _PROBE_STEP = 1e-4
 _ROUNDING = 4e-7
@@ -76,14 +77,14 @@ class Wire:
         return save(parts)
 
     def _edit(self, key: int, number: int, order: int, edit: Edit) -> None:
-        strength, bias, threshold, target, flags, count, other = 1.0, 0.0, 0.0, 0.0, 0, 1, 0
+        strength, bias, threshold, target, count, other = 1.0, 0.0, 0.0, 0.0, 1, 0
         if isinstance(edit, Add):
             slot, strength = self._direction(edit.value)
-            flags, count = SIGNED * edit.signed + KEEP_NORM * edit.keep_norm, len(np.atleast_2d(edit.value))
+            count = len(np.atleast_2d(edit.value))
         elif isinstance(edit, Project):
             slot, strength, count = self._slot(edit.basis), edit.strength, len(edit.basis)
         elif isinstance(edit, Clamp):
-            slot, other, flags = self._slot(edit.read), self._slot(edit.write), AT_LEAST * edit.at_least
+            slot, other = self._slot(edit.read), self._slot(edit.write)
             bias, threshold, target = edit.bias, edit.threshold, edit.target
         elif isinstance(edit, LowRank):
             slot, other = self._slot(edit.rotation), self._slot(edit.weight, edit.bias)
@@ -91,7 +92,9 @@ class Wire:
         else:
             raise BenchError(f"no rule to send a {type(edit).__name__}")
         span = edit.span
-        where = [key, number, edit.layer, SITES.index(edit.site), order, KINDS.index(type(edit).__name__), flags]
+        kind = KINDS.index(type(edit))
+        flags = sum((name in edit.flags()) << bit for bit, name in enumerate(FLAGS[kind]))
+        where = [key, number, edit.layer, SITES.index(edit.site), order, kind, flags]
         where += [count, slot, other, PARTS.index(span.part), span.start(), span.first, span.last]
         self._edits.append([*where, -1 if edit.gate is None else self._gate(edit.gate)])
         numbers = {"strength": strength, "bias": bias, "threshold": threshold, "target": target}

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from bench.backends.hf.modules import blocks, first, with_first
 from bench.core.content import Array, BenchError
+from bench.core.edits import Span
 from bench.core.interfaces import Context, Depth
-from bench.core.steering import Span, Steering
+from bench.core.steering import Steering
 from bench.core.values import Train
 
 Hook = Callable[[nn.Module, Any, Any], Any]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bench.backends.hf.modules import blocks
 from bench.core.content import Array
-from bench.core.steering import Add, LowRank, Span, Steering
+from bench.core.edits import Add, LowRank, Span
+from bench.core.steering import Steering
 from bench.training.changes.base import Change, Hook, Scene, array, inside, on_states
 from bench.training.parametrisations import Gated, HyperNetwork, LoReFT, Vector
 
@@ -177,11 +178,11 @@ class LoReFTChange(Change):
         return [(block, on_states(lambda h, k=k: self._edit(h, k))) for k, block in enumerate(self.blocks)]  # type: ignore[misc]
 
     def _edit(self, h: Tensor, k: int) -> Tensor:
-        rotation, weight, bias = (part[self.now.concept] for part in self._parts(k))
-        factor = torch.where(self.now.null, -self.now.factor, self.now.factor)[:, None, None]
+        rotation, weight, bias = (part[self.now.concept][:, None] for part in self._parts(k))
+        factor = torch.where(self.now.null, -self.now.factor, self.now.factor)[:, None]
         state = h.float()
-        inner = torch.einsum("bth,brh->btr", state, weight - rotation) + bias[:, None]
-        new = state + factor * torch.einsum("btr,brh->bth", inner, rotation)
+        p = {"rotation": rotation, "weight": weight, "bias": bias, "strength": factor}
+        new = state + LowRank.change(state, p, frozenset())
         return torch.where(inside(self.now, self.span), new.to(h.dtype), h)
 
     def steering(self, concept: int) -> Steering:
