@@ -1,15 +1,6 @@
 # What plugins, methods, tasks and notebooks import. One list: `__init__.py` reads it, type checkers too.
 from . import results as results
-from .core.content import (
-    Array as Array,
-    BenchError as BenchError,
-    Message as Message,
-    UsageError as UsageError,
-    digest as digest,
-    plain as plain,
-    stored as stored,
-    suggest as suggest,
-)
+from .core.content import Array as Array, Message as Message, digest as digest, plain as plain, stored as stored
 from .core.deltas import (
     Delta as Delta,
     DenseDelta as DenseDelta,
@@ -28,6 +19,7 @@ from .core.edits import (
     edit as edit,
     similarity as similarity,
 )
+from .core.errors import BenchError as BenchError, UsageError as UsageError, suggest as suggest
 from .core.interfaces import (
     Backend as Backend,
     Bound as Bound,

@@ -23,7 +23,7 @@ import numpy as np
 from bench import stats
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.interfaces import Context, Fitted
 from bench.core.naming import build_method
 from bench.core.protocol import PRESETS, protocol

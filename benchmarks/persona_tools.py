@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import blocks, read_blocks
-from bench.core.content import Array, BenchError, Message
+from bench.core.content import Array, Message
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Context, Fitted, Method
 from bench.core.steering import Steering
 from bench.core.values import Example, Request, Sampling, Train

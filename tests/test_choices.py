@@ -16,7 +16,8 @@ from bench import results
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
 from bench.cli.main import main
-from bench.core.content import BenchError, UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError, UsageError
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.steering import Prompt

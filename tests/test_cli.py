@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from bench import results, stats
 from bench.cli.main import main
 from bench.core import registry
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.results import provenance
 
 METHODS = ("none", "diffmean", "prompt")

@@ -14,9 +14,9 @@ from copied_tree import ENGINE, KEYS, ROOT, Tree, asked
 
 from bench.backends import tiny
 from bench.core import definitions
-from bench.core.content import UsageError
 from bench.core.definitions import CARRIERS, closure, code_digest
 from bench.core.edits import Span
+from bench.core.errors import UsageError
 from bench.core.naming import build_method
 from bench.core.registry import get, load_plugin
 from bench.run.identity import keys

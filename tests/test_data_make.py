@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.cli.main import main
-from bench.core.content import BenchError, UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError, UsageError
 from bench.core.store import Rows
 from bench.core.values import Completion, Request
 from bench.data import layout, make, prompts, quality

@@ -21,7 +21,8 @@ from bench import results
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
 from bench.cli.main import main
-from bench.core.content import Array, UsageError
+from bench.core.content import Array
+from bench.core.errors import UsageError
 from bench.core.interfaces import Context
 from bench.core.naming import build_method
 from bench.core.protocol import Budget, protocol

@@ -17,7 +17,8 @@ from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import blocks, first, with_first
-from bench.core.content import Array, BenchError, UsageError
+from bench.core.content import Array
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend, Context, Prompted
 from bench.core.naming import build_method
 from bench.core.protocol import Budget

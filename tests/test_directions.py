@@ -25,8 +25,9 @@ from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import attention_output, blocks, first
 from bench.backends.models import resolve
 from bench.cli.main import main
-from bench.core.content import Array, BenchError, Message, UsageError
+from bench.core.content import Array, Message
 from bench.core.edits import Add, Gate, Project, Span
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted, Method
 from bench.core.naming import build_method
 from bench.core.protocol import Budget, protocol

@@ -17,7 +17,7 @@ from bench.cli import documents
 from bench.cli.documents import COMMAND, commands, filled
 from bench.cli.main import main
 from bench.core import registry
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.results.runs import load
 from bench.results.tables import tables
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.store import Rows

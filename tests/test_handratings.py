@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.content import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.measure import human_ratings
 from bench.measure.human_ratings import COLUMNS, draw, name, read, write
 from bench.results.runs import Run, load

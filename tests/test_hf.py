@@ -18,9 +18,10 @@ from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import Enough, first
 from bench.backends.hf.scoring import reads_trees
-from bench.core.content import Array, BenchError, Message
+from bench.core.content import Array, Message
 from bench.core.deltas import DenseDelta, LowRankDelta
 from bench.core.edits import Add, Clamp, Project, Span
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling

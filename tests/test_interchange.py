@@ -26,9 +26,10 @@ from bench.backends.hf.modules import first, with_first
 from bench.backends.models import Model
 from bench.cli.main import main
 from bench.core import registry
-from bench.core.content import BenchError, UsageError, digest
+from bench.core.content import digest
 from bench.core.deltas import LowRankDelta
 from bench.core.edits import Add, Clamp, Gate, Project, Span
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context
 from bench.core.naming import build_method
 from bench.core.steering import Prompt, Steering

@@ -10,7 +10,7 @@ import pytest
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.store import Rows

@@ -9,7 +9,7 @@ import pytest
 from stub_server import Reply, Stub, answer, error, judgements, one_line, rated, records, refusal, run, well
 
 from bench.backends.hosted import batch_api
-from bench.core.content import Halted
+from bench.core.errors import Halted
 from bench.core.money import Purse
 from bench.core.values import Concept, Item, Verdict
 from bench.judges.llm import LLMJudge

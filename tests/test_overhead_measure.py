@@ -19,7 +19,7 @@ from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import dtype
 from bench.cli.main import main
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.interfaces import Context, Fitted
 from bench.core.steering import Steering
 from bench.core.values import Request, Sample, Sampling, Train

@@ -12,9 +12,10 @@ from safetensors.torch import load
 from bench.backends.vllm.lora import adapter, check, prune
 from bench.backends.vllm.packed import Packed
 from bench.backends.vllm.wire import Wire
-from bench.core.content import Array, BenchError
+from bench.core.content import Array
 from bench.core.deltas import DenseDelta, LowRankDelta
 from bench.core.edits import Add, Clamp, Edit, Gate, LowRank, Project, Span
+from bench.core.errors import BenchError
 from bench.core.steering import Steering
 
 H = 16

@@ -14,7 +14,7 @@ import pytest
 from page_cases import Recipe, price, write
 
 from bench import results
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.report.build import build
 from bench.report.page import encoding, samples, summary
 from bench.report.page.build import STATIC

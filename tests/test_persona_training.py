@@ -11,7 +11,8 @@ from conftest import benchmark
 
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import blocks, read_blocks
-from bench.core.content import Array, BenchError, Message
+from bench.core.content import Array, Message
+from bench.core.errors import BenchError
 from bench.core.interfaces import Context
 from bench.core.naming import build_method
 from bench.core.protocol import Budget

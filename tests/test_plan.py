@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from bench.backends.fake.backend import FakeBackend
 from bench.cli.main import main
 from bench.core import registry
-from bench.core.content import UsageError
+from bench.core.errors import UsageError
 from bench.core.interfaces import Judge
 from bench.core.naming import select
 from bench.core.protocol import Budget, Protocol, RunSpec, protocol

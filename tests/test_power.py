@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from conftest import committed
 
 from bench.cli.main import main
-from bench.core.content import UsageError
+from bench.core.errors import UsageError
 from bench.stats import power
 from bench.stats.intervals import sign_flip
 from bench.stats.power import Components, Pilot, attained, components, detectable, needed, pilot

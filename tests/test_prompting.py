@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
-from bench.core.content import UsageError
+from bench.core.errors import UsageError
 from bench.core.interfaces import Context, Fitted
 from bench.core.naming import build_method
 from bench.core.steering import Prompt, Steering

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from bench.cli import terminal_judges
 from bench.cli.main import main
 from bench.core import registry
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.interfaces import Judge
 from bench.core.values import Item, Verdict
 from bench.measure.rejudge import side_by_side

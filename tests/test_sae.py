@@ -17,8 +17,9 @@ from sklearn.metrics import r2_score, roc_auc_score
 from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
-from bench.core.content import Array, BenchError, UsageError
+from bench.core.content import Array
 from bench.core.edits import Add, Clamp, Edit, Span
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted
 from bench.core.naming import build_method
 from bench.core.steering import Steering

@@ -15,9 +15,10 @@ from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.batches import Batches
 from bench.backends.hf.prefix import LONG, fronts
 from bench.backends.hf.scoring import WIDE, Scored, Tree
-from bench.core.content import BenchError, Message
+from bench.core.content import Message
 from bench.core.deltas import LowRankDelta
 from bench.core.edits import Add, Edit, Gate, LowRank, Span
+from bench.core.errors import BenchError
 from bench.core.steering import Steering
 from bench.core.values import Request
 

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import save_file
 
-from bench.core.content import Array, BenchError, digest, stored
+from bench.core.content import Array, digest, stored
 from bench.core.deltas import LowRankDelta
 from bench.core.edits import Add, Gate, Span
+from bench.core.errors import BenchError
 from bench.core.steering import Prompt, Steering
 from bench.core.store import Artefacts, Rows, load_value, save_value, write_json
 from bench.interchange.files import load, save

@@ -10,8 +10,8 @@ import pytest
 
 from bench import results
 from bench.backends.fake.backend import FakeBackend
-from bench.core.content import UsageError
 from bench.core.edits import Add, Project
+from bench.core.errors import UsageError
 from bench.core.interfaces import Context
 from bench.core.naming import Composed, build_method
 from bench.core.protocol import protocol

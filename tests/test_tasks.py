@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.core import registry
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.interfaces import Task
 from bench.core.values import Concept, Example, Sample, Train, Verdict
 from bench.run.plan import Options, Plan, make

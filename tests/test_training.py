@@ -17,7 +17,7 @@ from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import blocks
 from bench.cli.main import main
-from bench.core.content import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted
 from bench.core.naming import build_method
 from bench.core.protocol import Budget, protocol

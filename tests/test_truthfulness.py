@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from bench import results
 from bench.backends import tiny
 from bench.cli.main import main
-from bench.core.content import UsageError
+from bench.core.errors import UsageError
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.values import Completion, Item, Verdict

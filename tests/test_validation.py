@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from bench.core.content import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Judge
 from bench.core.registry import judge
 from bench.core.values import Concept, Example, Item, Train, Verdict

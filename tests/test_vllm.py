@@ -23,9 +23,10 @@ from bench.backends.hf.hooks import Applied
 from bench.backends.models import Model
 from bench.backends.vllm import backend
 from bench.backends.vllm.backend import VLLMBackend
-from bench.core.content import BenchError, Message
+from bench.core.content import Message
 from bench.core.deltas import DenseDelta, LowRankDelta
 from bench.core.edits import Add, Clamp, Edit, Gate, LowRank, Project, Span
+from bench.core.errors import BenchError
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 
 from bench.backends.hf import linear
-from bench.core.content import BenchError, UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError, UsageError
 from bench.core.paths import cache_root
 
 

@@ -16,7 +16,7 @@ import click
 from bench import report as reports, results
 from bench.backends.models import DEFAULT
 from bench.core import registry
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.escape import cell, head, row
 from bench.core.store import write_whole
 from bench.measure import rejudge

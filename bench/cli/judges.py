@@ -1,16 +1,29 @@
-"""`bench judge`: rate kept answers again, validate a judge, draw answers to rate by hand.
-
-Invariant: as in `bench.cli`.
-"""
+"""`bench judge`: rate kept answers again, validate a judge, draw answers to rate by hand."""
 
 from __future__ import annotations
 
+import itertools
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table as Grid
 
-from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option
-from bench.core.content import UsageError
+from bench import results as runs_of
+from bench.backends.models import DEFAULT
+from bench.cli.console import out as stdout, progress, say
+from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option, roots as roots_of
+from bench.core.errors import UsageError, suggest
+from bench.core.paths import default_results
+from bench.core.store import write_json
+from bench.judges.instrument import Instrument, make
+from bench.measure import human_ratings, judge_validity, rejudge
+from bench.results import second_judge
+from bench.results.provenance import provenance
+from bench.results.runs import Run
 
 
 @click.group(cls=WithDefault)
@@ -35,12 +48,10 @@ def judge_rate(
 ) -> None:
     """Rate the kept generations of RUNS again: runs as in `show`, a group's id, or all."""
     plugins(late)
-    from bench.cli import terminal_judges
-
     if wrong := [text for text in param if "=" not in text or "." not in text.partition("=")[0]]:
         raise UsageError(f"-p {wrong[0]}: write judge.field=value, as in embedding.words=48")
     params = {text.partition("=")[0]: text.partition("=")[2] for text in param}
-    terminal_judges.rate(runs, judges, params, results, as_json)
+    rate(runs, judges, params, results, as_json)
 
 
 @judge.command("validate")
@@ -72,9 +83,7 @@ def judge_validate(
 ) -> None:
     """Measure how well a judge tells labelled texts apart, and how far it agrees with people."""
     plugins(late)
-    from bench.cli import terminal_judges
-
-    terminal_judges.validate(name, data, model, dtype, limit or 0, human, collapsed, save, results, as_json)
+    validate(name, data, model, dtype, limit or 0, human, collapsed, save, results, as_json)
 
 
 @judge.command("sample")
@@ -85,6 +94,169 @@ def judge_validate(
 @results_option
 def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, results: Path | None) -> None:
     """Draw answers of RUNS for a person to rate blind, spread over methods, concepts and coefficients."""
-    from bench.cli import terminal_judges
+    rows = human_ratings.draw(find(runs, results), count, seed)
+    if out.exists():
+        raise UsageError(f"{out} exists and may hold ratings: move it or name another file")
+    human_ratings.write(out, rows)
+    click.echo(str(out))
 
-    terminal_judges.sample(runs, count, seed, out, results)
+
+def find(names: Sequence[str], folder: Path | None) -> list[Run]:
+    """Runs with kept answers: by id, its beginning, path or method; all of a group by its id; or `all`.
+
+    As in `results.lookup`, the first root that has a name decides; `all` is all of the first.
+    """
+    roots = roots_of(folder)
+    found: dict[Path, Run] = {}
+    for name in names:
+        whole = [roots[0]] if name == "all" else roots
+        groups = [[run for run in runs_of.load(root) if _in_group(run, name)] for root in whole]
+        group = next(filter(None, groups), [])
+        if name == "all" and not group:
+            raise UsageError(f"no runs with kept answers in {roots[0]}")
+        for run in group or [runs_of.lookup(name, roots)]:
+            found[run.path] = run
+    return list(found.values())
+
+
+def _in_group(run: Run, name: str) -> bool:
+    wanted = name == "all" or (len(name) > 3 and run.data["group"].startswith(name))
+    return wanted and rejudge.has_texts(run)
+
+
+def rate(
+    names: Sequence[str], judges: Sequence[str], params: Mapping[str, Any], folder: Path | None, as_json: bool
+) -> None:
+    """Rate kept answers with each judge, then compare all judges with each other and with the runs' own."""
+    runs = find(names, folder)
+    owned = {judge: _owned(params, judge.partition(":")[0], judges) for judge in judges}
+    for judge, fields in owned.items():
+        make(judge, fields)  # a field that the last one lacks is told before the first has rated for an hour
+    said: dict[str, list[second_judge.Opinion]] = {}
+    for judge, fields in owned.items():
+        with progress(f"rate with {judge}", sum(len(run.data["samples"]) for run in runs)) as advance:
+            said[judge] = rejudge.rejudge(runs, judge, fields, advance)
+    rows = [
+        {"run": run.path.parent.name, "judge": o.judge, "missing": o.data["missing"], "path": str(o.path)}
+        | {axis: mean(o.scores(axis)) for axis in run.data["axes"]}
+        for judge in said
+        for run, o in zip(runs, said[judge], strict=True)
+    ]
+    compared = [
+        {"group": group} | both
+        for group in dict.fromkeys(run.data["group"] for run in runs)
+        for both in _pairs([i for i, run in enumerate(runs) if run.data["group"] == group], runs, said)
+    ]
+    if later := sum(o.data.get("unanswered", 0) for found in said.values() for o in found):
+        click.echo(f"bench: {later} ratings went unanswered; the same command asks for them again", err=True)
+    if as_json:
+        click.echo(json.dumps({"rated": rows, "compared": compared}, indent=1))
+        return
+    console = stdout()
+    grid = Grid("run", "judge", *runs[0].data["axes"], "missing")
+    for row in rows:
+        shown = ["–" if row.get(a) is None else f"{row[a]:.2f}" for a in runs[0].data["axes"]]
+        grid.add_row(row["run"], row["judge"], *shown, str(row["missing"]))
+    console.print(grid)
+    for both in compared:
+        _agreement(both, console)
+
+
+def _owned(params: Mapping[str, Any], judge: str, judges: Sequence[str]) -> dict[str, Any]:
+    """The `-p` fields of one judge; a field of no judge here is refused."""
+    known = {name.partition(":")[0] for name in judges}
+    for key in params:
+        if key.partition(".")[0] not in known:
+            raise UsageError(f"-p {key}: {suggest(key.partition('.')[0], known)}")
+    return {key.partition(".")[2]: v for key, v in params.items() if key.partition(".")[0] == judge}
+
+
+def mean(scores: Mapping[str, float | None]) -> float | None:
+    known = [v for v in scores.values() if v is not None]
+    return round(sum(known) / len(known), 4) if known else None
+
+
+def _pairs(
+    chosen: Sequence[int], runs: Sequence[Run], said: Mapping[str, Sequence[second_judge.Opinion]]
+) -> list[dict[str, Any]]:
+    """Every two judges side by side on the runs of one group."""
+    own = [runs[i] for i in chosen]
+    voices: list[Sequence[rejudge.Voice]] = [own, *([found[i] for i in chosen] for found in said.values())]
+    named = {rejudge.speaker(voice[0]): voice for voice in voices}  # the runs' own judge anew: its new word
+    return [rejudge.side_by_side(own, a, b) for a, b in itertools.combinations(named.values(), 2)]
+
+
+def _agreement(found: Mapping[str, Any], console: Console) -> None:
+    one, two = found["judges"]
+    grid = Grid(
+        "axis", "samples", "weighted κ", "Spearman ρ", "Krippendorff α", "prompts favoured", title=f"{one} and {two}"
+    )
+    for axis, e in found["agreement"].items():
+        bias = found["prompt_bias"].get(axis)
+        shown = (_interval(bias, "mean", "+") + (" !" if bias["flagged"] else "")) if bias else "–"
+        grid.add_row(axis, str(e["n"]), *(_interval(e[k], "mean") for k in ("kappa", "spearman", "alpha")), shown)
+    console.print(grid)
+    console.print(
+        f"Intervals: 95 % over concepts. Prompts favoured: how much higher {one} rates prompting above steering "
+        f"than {two} does; ! where the interval leaves out 0.",
+        soft_wrap=True,
+    )
+
+
+def _interval(e: Mapping[str, Any], name: str, sign: str = "") -> str:
+    if e[name] is None:
+        return "–"
+    bounds = "" if e["low"] is None or e["high"] is None else f" [{e['low']:{sign}.2f}, {e['high']:{sign}.2f}]"
+    return f"{e[name]:{sign}.2f}{bounds}"
+
+
+def validate(
+    judge: str,
+    data: str,
+    model: str,
+    dtype: str,
+    limit: int,
+    human: Path | None,
+    collapsed: Sequence[str],
+    save: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    broken = find(collapsed, folder) if collapsed else []
+    if save and limit:
+        raise UsageError("--save keeps whole validations: leave --limit out")
+    with Instrument(judge, model or DEFAULT, dtype) as instrument:
+        total = sum(judge_validity.count(data, limit).values())
+        with progress(f"validate {judge}", total) as advance:
+            found = judge_validity.validate(instrument, data, limit, broken, human, advance)
+    if save:
+        name = "".join(c if c.isalnum() or c in "-._" else "-" for c in f"{judge}-{found['data']}")
+        path = (folder or default_results()) / "judges" / f"{name}.json"
+        write_json(path, found | {"provenance": provenance()})
+        say(f"kept: {path}")
+    if as_json:
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    _validity(found, stdout())
+
+
+def _validity(found: Mapping[str, Any], console: Console) -> None:
+    if found["axes"]:
+        grid = Grid("axis", "against", "AUROC", "texts", title=f"{found['judge']} on {found['data']}")
+        for axis, others in found["axes"].items():
+            for other, e in others.items():
+                grid.add_row(axis, other.replace("_", " "), _interval(e, "auroc"), str(e["n"]))
+        console.print(grid)
+        for axis, e in found["missing"].items():
+            bias = found["length_bias"][axis]
+            console.print(
+                f"- {axis}: {e['missing']} of {e['n']} ratings missing; rating against length within a class: "
+                f"ρ {_interval(bias, 'spearman', '+')}"
+            )
+        for name, e in found["corruption_shift"].items():
+            label, kind = name.split("/")
+            console.print(
+                f"- concept rating of {label} texts after {kind.replace('_', ' ')}: {_interval(e, 'change', '+')}"
+            )
+    for axis, e in found.get("human", {}).items():
+        console.print(f"- {axis} against {e['n']} ratings by hand: ρ {_interval(e, 'spearman')}")

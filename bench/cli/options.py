@@ -30,6 +30,13 @@ def plugins(paths: tuple[Path, ...]) -> None:
             load_plugin(path)
 
 
+def roots(folder: Path | None) -> list[Path]:
+    """Where runs are looked up: the given folder, else the checked results, then scratch."""
+    from bench.core.paths import default_results, scratch
+
+    return [folder] if folder else [default_results(), scratch()]
+
+
 plugin_option = click.option(
     "--plugin", "late", multiple=True, type=click.Path(path_type=Path), help="As before the command."
 )

@@ -1,19 +1,32 @@
-"""Commands on results: show, compare, report, check, submit, and the documents made from them.
-
-Invariant: as in `bench.cli`.
-"""
+"""Commands on results: show, compare, report, check, export, and the documents made from them."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
 
-from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option
-from bench.core.content import UsageError
+from bench.cli.console import out, printable
+from bench.cli.measure import cost_table
+from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option, roots
+from bench.core.errors import UsageError, suggest
+from bench.core.paths import default_results, scratch
+from bench.overhead.summary import summary
+from bench.report.build import build, publish as publish_report
+from bench.report.text import leaderboard, monitors
+from bench.results import comparison, second_judge, sidecars
+from bench.results.audit import check as audit
+from bench.results.provenance import ROOT
+from bench.results.runs import Run, lookup, trials
+from bench.run.contract import check as contract
+from bench.run.export import caveat, export as write
 
 
 @click.command()
@@ -25,27 +38,111 @@ from bench.core.content import UsageError
 @json_option
 def show(run: str, concept: str | None, limit: int, sample: str | None, results: Path | None, as_json: bool) -> None:
     """Show one RUN: its settings and the generations behind its number."""
-    from bench.cli import terminal_results
-
     if sample:
-        terminal_results.sample(run, sample, results, as_json)
+        _show_sample(run, sample, results, as_json)
     else:
-        terminal_results.show(run, concept, limit, results, as_json)
+        _show(run, concept, limit, results, as_json)
+
+
+def _show(name: str, concept: str | None, limit: int, folder: Path | None, as_json: bool) -> None:
+    run = lookup(name, roots(folder))
+    if concept and concept not in run.data["concepts"]:
+        raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, run.data['concepts'])}")
+    samples = [s for s in run.data["samples"] if concept in (None, s["concept"])][:limit]
+    if as_json:
+        click.echo(json.dumps(dict(run.data) | {"samples": samples}, indent=1, ensure_ascii=False))
+        return
+    console = _headed(run)
+    console.print("  ".join(f"{axis} {run.data['metrics'][axis]}" for axis in run.data["axes"]))
+    for line in monitors.lines(run):
+        console.print(line)
+    for row in samples:
+        if "text" not in row:  # a detection row: the text is the data's own
+            console.print(printable(f"{row['id']}  {row['label']}  score {row['score']:g}"), markup=False)
+            continue
+        _answer(console, row, run.data["concepts"][row["concept"]]["picked"])
+
+
+def _headed(run: Run) -> Console:
+    console, spec = Console(highlight=False, emoji=False), run.data["spec"]
+    console.print(
+        f"[bold]{escape(printable(run.method))}[/] on {spec['task']}, {spec['model']} ({spec['dtype']}), "
+        f"preset {spec['protocol']['preset']}, judge {spec['judge'] or 'none'}"
+    )
+    return console
+
+
+def _answer(console: Console, row: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
+    ratings = "  ".join(f"{axis} {'none' if v is None else v}" for axis, v in row["ratings"].items())
+    console.print(f"\n[bold]{escape(printable(row['concept']))}[/] c={setting['coefficient']:g}  {ratings}")
+    console.print(printable(f"> {row['instruction']}"), markup=False)
+    console.print(printable(row["text"]), markup=False)
+
+
+def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> None:
+    """One question of a run: its answer, every judge's word on it; on the select split, under every setting."""
+    run = lookup(name, roots(folder))
+    found = [dict(s) for s in run.data["samples"] if s["id"] == wanted]
+    others_tried = [] if found else [t for t in trials(run) if t["id"] == wanted]
+    if not found and not others_tried:
+        known = {s["id"] for s in run.data["samples"]} | {t["id"] for t in trials(run)}
+        raise UsageError(f"{run.path.parent.name} has no sample {wanted!r}: {suggest(wanted, sorted(known))}")
+    others = {
+        o.judge: next((s for s in o.data["samples"] if s["id"] == wanted), None) for o in second_judge.of(run) if found
+    }
+    second = {judge: dict(s) for judge, s in others.items() if s}
+    if as_json:
+        shown = {"run": run.data["id"], "split": "test" if found else "select", "answers": found or others_tried}
+        click.echo(json.dumps(shown | ({"opinions": second} if second else {}), indent=1, ensure_ascii=False))
+        return
+    console = _headed(run)
+    for row in found or others_tried:
+        picked = run.data["concepts"][row["concept"]]["picked"]
+        if "text" not in row:
+            console.print(printable(f"{row['id']}  {row['label']}  score {row['score']:g}"), markup=False)
+            continue
+        _answer(console, row, picked if found else row)
+        if "tokens" in row:
+            console.print(f"{row['tokens']} tokens, positions touched {row['touched']}", markup=False)
+        _said(console, run.data["spec"]["judge"] or "scores", row)
+    for judge, row in second.items():
+        _said(console, judge, row, row["ratings"])
+
+
+def _said(console: Console, judge: str, row: Mapping[str, Any], ratings: Mapping[str, Any] | None = None) -> None:
+    """What a judge said of each axis, and why it gave no rating."""
+    if ratings is not None:
+        shown = "  ".join(f"{axis} {'none' if v is None else v}" for axis, v in ratings.items())
+        console.print(printable(f"{judge}: {shown}"), markup=False)
+    for axis, said in (*row["reasons"].items(), *row.get("said", {}).items()):
+        console.print(printable(f"  {judge} on {axis}: {said}"), markup=False)
 
 
 @click.command()
 @click.argument("one")
 @click.argument("two")
-@click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page, answers side by side."
-)
 @results_option
 @json_option
-def compare(one: str, two: str, html: Path | None, results: Path | None, as_json: bool) -> None:
+def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
     """Compare two runs, paired by concept: ONE minus TWO."""
-    from bench.cli import terminal_results
-
-    terminal_results.compare(one, two, html, results, as_json)
+    first, second = (lookup(name, roots(results)) for name in (one, two))
+    axes = comparison.compare(first, second)
+    costs = [cost for run in (first, second) if (cost := sidecars.load(run))]
+    if as_json:
+        priced = {"cost": [summary(one) for one in costs]} if costs else {}
+        click.echo(json.dumps(comparison.as_json(axes) | priced, indent=1))
+        return
+    columns = "axis", "difference", "p", "concepts", "detectable", "generations won", "concepts won", "at equal length"
+    grid = Grid(*columns, title=escape(f"{first.method} minus {second.method}"))
+    for axis, found in axes.items():
+        d = found.difference
+        won = [leaderboard.percent(w) for w in found.wins.values()]
+        last = leaderboard.interval(found.length.equal, signed=True) if found.length else "–"
+        cells = leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}", *won, last
+        grid.add_row(axis, *map(escape, cells))
+    out().print(grid)
+    if costs:
+        cost_table(costs)
 
 
 @click.command()
@@ -56,14 +153,11 @@ def compare(one: str, two: str, html: Path | None, results: Path | None, as_json
 @json_option
 def report(out: Path | None, use_scratch: bool, publish: Path | None, results: Path | None, as_json: bool) -> None:
     """Write leaderboards (Markdown, CSV, JSON) and figures (PNG, SVG, CSV) from results alone."""
-    from bench import report as reports
-    from bench.core.paths import default_results, scratch
-
     root = results or (scratch() if use_scratch else default_results())
     folder = out or root.resolve().parent / "reports"
-    written = reports.build(root, folder)
+    written = build(root, folder)
     if publish:
-        written = [*written, reports.publish(written, folder, publish)]
+        written = [*written, publish_report(written, folder, publish)]
     click.echo(json.dumps([str(p) for p in written]) if as_json else "\n".join(map(str, written)))
 
 
@@ -79,9 +173,13 @@ def check() -> None:
 def check_method(name: str, late: tuple[Path, ...], as_json: bool) -> None:
     """Run the method contract on NAME with a tiny random model."""
     plugins(late)
-    from bench.cli import terminal_results
-
-    if terminal_results.contract(name, as_json):
+    found = contract(name)
+    if as_json:
+        click.echo(json.dumps({"method": name, "checks": found}, indent=1))
+    else:
+        for label, problem in found.items():
+            click.echo(f"{'ok  ' if not problem else 'FAIL'} {label}{': ' + problem if problem else ''}")
+    if any(found.values()):
         sys.exit(1)
 
 
@@ -92,31 +190,45 @@ def check_method(name: str, late: tuple[Path, ...], as_json: bool) -> None:
 def check_results(results: Path | None, late: tuple[Path, ...], as_json: bool) -> None:
     """Hold every file of a results folder to its rules; each finding names a file and what is wrong."""
     plugins(late)
-    from bench.cli import terminal_results
-
-    if terminal_results.audit(results, as_json):
+    root = results or default_results()
+    runs = len(list(root.glob("*/*/*/run.json")))
+    if not runs:
+        raise UsageError(f"no runs in {root}: nothing to check")
+    found = audit(root)
+    if as_json:
+        click.echo(json.dumps({"runs": runs, "findings": [vars(one) for one in found]}, indent=1))
+    else:
+        for one in found:
+            click.echo(printable(f"{one.path}: {one.problem}"))
+        click.echo(f"{runs} runs, {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}", err=bool(found))
+    if found:
         sys.exit(1)
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("run")
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("submission"),
+    "--format",
+    "form",
+    type=click.Choice(["gguf", "lm-eval", "peft", "safetensors"]),
+    default="safetensors",
     show_default=True,
-    help="Empty folder for the files.",
 )
+@click.option("--concept", default="", help="Only this concept, as one file.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder, or the file of one concept [named as the run].")
 @results_option
 @plugin_option
 @json_option
-def submit(runs: tuple[str, ...], out: Path, results: Path | None, late: tuple[Path, ...], as_json: bool) -> None:
-    """Check RUNs against the rules of the results, and prepare the files and the text of a pull request."""
+def export(
+    run: str, form: str, concept: str, out: Path | None, results: Path | None, late: tuple[Path, ...], as_json: bool
+) -> None:
+    """Write the steering behind RUN's number as files: llama.cpp, lm-eval, peft, or all of it as safetensors."""
     plugins(late)
-    from bench.cli import terminal_results
-
-    if terminal_results.submission(runs, out, results, as_json):
-        sys.exit(1)
+    found = lookup(run, roots(results))
+    rows = write(found, form, concept, out)
+    click.echo(json.dumps(rows, indent=1) if as_json else "\n".join(row["path"] for row in rows))
+    if note := caveat(found, form):
+        click.echo(f"bench: {note}", err=True)
 
 
 @click.command()
@@ -127,7 +239,6 @@ def docs(reports: bool) -> None:
 
     program = cast(click.Group, click.get_current_context().find_root().command)
     from bench.report.build import build
-    from bench.results.provenance import ROOT
 
     if not (ROOT / "pyproject.toml").is_file():
         raise UsageError(f"{ROOT} is no checkout: there are no documents to renew")

@@ -1,14 +1,4 @@
-from .content import (
-    Array as Array,
-    BenchError as BenchError,
-    Halted as Halted,
-    Message as Message,
-    UsageError as UsageError,
-    digest as digest,
-    plain as plain,
-    stored as stored,
-    suggest as suggest,
-)
+from .content import Array as Array, Message as Message, digest as digest, plain as plain, stored as stored
 from .definitions import (
     code_digest as code_digest,
 )
@@ -28,6 +18,7 @@ from .edits import (
     Site as Site,
     Span as Span,
 )
+from .errors import BenchError as BenchError, Halted as Halted, UsageError as UsageError, suggest as suggest
 from .interfaces import (
     Backend as Backend,
     Bound as Bound,

@@ -6,13 +6,14 @@ Invariant: two values with equal content have equal digests on every machine.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
+
+from bench.core.errors import UsageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,13 +52,6 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'x'?" or the list of valid names."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-
-
 _stored: dict[str, type[Any]] = {}
 
 
@@ -75,15 +69,3 @@ def stored(cls: type[T]) -> type[T]:
 def stored_types() -> dict[str, type[Any]]:
     """name -> class, of all that files may hold."""
     return dict(_stored)
-
-
-class BenchError(Exception):
-    """A failure whose message is one line for the user: what, where, and what to do."""
-
-
-class UsageError(BenchError):
-    """The command or its configuration is wrong (exit code 2)."""
-
-
-class Halted(BenchError):
-    """The whole run ends here, where another error would end one method: no server, no key, no money."""

@@ -20,7 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bench.core.content import UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import UsageError
 
 OWN = ("bench", "methods", "tasks")
 """Packages whose definitions can decide a number, beside the one that a class comes from; of others versions count."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 
-from bench.core.content import Array, BenchError, stored
+from bench.core.content import Array, stored
+from bench.core.errors import BenchError
 from bench.core.registry import register
 
 if TYPE_CHECKING:

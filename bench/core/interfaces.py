@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 
 import numpy as np
 
-from bench.core.content import Array, BenchError, Message, digest, stored
+from bench.core.content import Array, Message, digest, stored
 from bench.core.definitions import code_digest, minor
+from bench.core.errors import BenchError
 from bench.core.protocol import Budget
 from bench.core.steering import Steering
 from bench.core.store import Rows

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core import registry
-from bench.core.content import BenchError, UsageError, suggest
+from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.interfaces import Context, Fitted, Method
 from bench.core.protocol import Budget
 from bench.core.steering import Steering

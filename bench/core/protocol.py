@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bench.core.content import UsageError, digest, suggest
+from bench.core.content import digest
+from bench.core.errors import UsageError, suggest
 from bench.core.values import Sampling
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.core.content import UsageError, suggest
+from bench.core.errors import UsageError, suggest
 
 KINDS = ("method", "task", "judge", "backend", "edit")
 _tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}

@@ -20,7 +20,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from bench.core.content import Array, BenchError, plain, stored_types, suggest
+from bench.core.content import Array, plain, stored_types
+from bench.core.errors import BenchError, suggest
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.content import UsageError
+from bench.core.errors import UsageError
 from bench.data import layout
 from bench.data.layout import GENRES, SHARED, Finding, Folder, Text, fold
 

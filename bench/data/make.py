@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.content import BenchError, UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
 from bench.core.registry import get
 from bench.core.store import Rows, write_json

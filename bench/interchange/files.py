@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bench.core.content import Array, BenchError, UsageError, suggest
+from bench.core.content import Array
 from bench.core.edits import Add, Clamp, Edit, Span
+from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.steering import Prompt, Steering
 from bench.core.store import load_value, pack, write_whole
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.core.content import Array, BenchError
+from bench.core.content import Array
 from bench.core.deltas import LowRankDelta
+from bench.core.errors import BenchError
 from bench.core.steering import Prompt, Steering
 
 

@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.backends.models import hush, resolve, sha256
-from bench.core.content import Array, BenchError, digest
+from bench.core.content import Array, digest
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge
 from bench.core.registry import judge
 from bench.core.store import Rows

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from bench.backends.models import DEFAULT, dtype, resolve
-from bench.core.content import BenchError, digest
+from bench.core.content import digest
 from bench.core.definitions import code_digest
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge
 from bench.core.paths import cache_root
 from bench.core.registry import build, get

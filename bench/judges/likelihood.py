@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bench.core.content import Array, BenchError, digest
+from bench.core.content import Array, digest
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge, Prompted
 from bench.core.registry import judge
 from bench.core.store import Rows

@@ -13,7 +13,8 @@ from typing import Any
 from bench.backends.hosted.backend import OpenAIBackend, Reply
 from bench.backends.hosted.batch_api import BatchBackend
 from bench.backends.hosted.pool import Failure
-from bench.core.content import Halted, UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import Halted, UsageError
 from bench.core.interfaces import Judge
 from bench.core.money import Price, Purse, price_of
 from bench.core.registry import judge

@@ -15,7 +15,8 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from bench.backends.models import Model, resolve
-from bench.core.content import UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import UsageError
 from bench.core.interfaces import Backend, Judge
 from bench.core.registry import get, judge, table
 from bench.core.store import Rows

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core.content import suggest
+from bench.core.errors import suggest
 from bench.core.interfaces import Judge
 from bench.core.registry import judge
 from bench.core.values import Item, Verdict

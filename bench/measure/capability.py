@@ -21,7 +21,8 @@ import numpy as np
 
 from bench import results, stats
 from bench.backends.hf.backend import HFBackend
-from bench.core.content import BenchError, UsageError, digest, suggest
+from bench.core.content import digest
+from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.paths import cache_root
 from bench.core.steering import Steering
 from bench.core.store import Rows, write_json

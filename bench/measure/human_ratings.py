@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.core.content import BenchError, UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError, UsageError
 from bench.core.escape import guarded, unguarded
 from bench.core.store import write_whole
 from bench.results.runs import Run

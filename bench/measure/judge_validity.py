@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.content import BenchError, UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Task
 from bench.core.protocol import protocol
 from bench.core.registry import build

@@ -27,7 +27,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from bench import interchange
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
-from bench.core.content import BenchError, Message, UsageError, digest
+from bench.core.content import Message, digest
+from bench.core.errors import BenchError, UsageError
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 

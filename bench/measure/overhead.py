@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Bound, Context, Fitted
 from bench.core.registry import get
 from bench.core.steering import Steering

@@ -12,8 +12,8 @@ from typing import Any
 
 from bench import results
 from bench.backends.models import DEFAULT
-from bench.core.content import BenchError, UsageError
 from bench.core.definitions import code_digest
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Task
 from bench.core.protocol import Budget, Protocol
 from bench.core.registry import build

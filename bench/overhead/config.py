@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bench.core.content import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.overhead.exact import Architecture, FeedForward
 
 # fmt: off

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.overhead.config import architecture
 from bench.overhead.exact import Architecture, Extra, bytes_percent, flops_percent, kv_percent, request_percent
 

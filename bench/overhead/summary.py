@@ -1,140 +1,22 @@
-"""What `bench overhead` prints: printed formulas, exact costs of a model, measured costs of runs.
+"""Costs in the numbers and cells that tables show: exact ones of a model, measured ones of runs.
 
-Invariant: every table has its JSON; on a processor only ratios are shown, never rates.
+Invariant: on a processor only ratios are stated, never rates.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import click
-from rich.console import Console
-from rich.table import Table as Grid
-
-from bench.core.content import UsageError
-from bench.overhead import breakeven, exact, published
-from bench.overhead.config import known, of_file, of_model
+from bench.overhead import exact
 from bench.overhead.record import Overhead, Spread
 
 CONTEXT = 4096
 """The context that costs are stated at where only one is shown."""
 
 
-def numbers(text: str, name: str) -> tuple[int, ...]:
-    """`50,100,400` as numbers of tokens."""
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 1:
-        raise UsageError(f"{name} {text!r}: write numbers of tokens, as in 50,100,400")
-    return found
-
-
-def _print(*grids: Grid | str) -> None:
-    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
-    for grid in grids:
-        console.print(grid, soft_wrap=isinstance(grid, str))
-
-
-def formulas(as_json: bool) -> None:
-    """The blog post's printed numbers, what its formulas give, and what Llama-2-7B really costs."""
-    rows = published.records()
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
-    grid = Grid(
-        "quantity", "context", "prompt", "printed %", "formula %", "agrees", "exact, Llama-2-7B %",
-        title="On representation steering (2025): printed numbers against their own formulas",
-    )  # fmt: skip
-    for row, one in zip(rows, published.PRINTED, strict=True):
-        real = _real(one)
-        texts = (one.quantity, f"{one.context:,}", str(one.tokens or ""), one.percent, f"{one.computed:.4g}")
-        grid.add_row(*texts, "yes" if row["agrees"] else "NO", "" if real is None else f"{real:.2g}")
-    needed = [published.implied_attention(*at) for at in ((512, 100, 0.39), (4096, 100, 0.06), (16384, 100, 0.016))]
-    _print(
-        grid,
-        f"{sum(bool(r['agrees']) for r in rows)} of {len(rows)} printed numbers agree with the formula beside them.",
-        "No single constant gives the prompt table: instead of the formula's A = "
-        f"{published.ATTENTION}, its rows at 512, 4,096 and 16,384 tokens need {needed[0]:,.0f}, {needed[1]:,.0f} and "
-        f"{needed[2]:,.0f}; the formula itself hardly falls before C = {published.equal_context():,.0f}.",
-        f"A prompt of 400 tokens takes less than 5 % of the cache from C = {published.least_context(400, 0.05):,.0f}, "
-        f"less than 1 % from {published.least_context(400, 0.01):,.0f}.",
-    )
-
-
-def _real(one: published.Printed) -> float | None:
-    """The exact percentage for the model the post has in mind, on the same axis."""
-    arch = known("llama-2-7b")
-    assert arch is not None
-    kind, axis = one.quantity.split(",")[0].removesuffix(" (closing)").removesuffix(" (prose)").split(" ")
-    extras = {"vector": exact.vector(arch), "adapter": exact.adapter(arch, 8), "ReFT": exact.adapter(arch, 8)}
-    extra = exact.prompt(one.tokens or 0) if kind == "prompt" else extras[kind]
-    if kind == "ReFT" and axis == "compute":
-        return 0.0  # prompt positions alone are edited
-    measure = exact.flops_percent if axis == "compute" else exact.kv_percent
-    return measure(arch, extra, one.context)
-
-
-def resolve(model: str | None, config: Path | None) -> exact.Architecture:
-    """Dimensions by `--config`, else by `--model`; the name of both where both are given."""
-    if config is not None:
-        return of_file(config, model or "")
-    if model is None:
-        raise UsageError("name a run, --model NAME, --config path/to/config.json, or --formulas blog")
-    return of_model(model)
-
-
-def model(
-    arch: exact.Architecture, sizes: Sequence[int], contexts: Sequence[int], rank: int, reply: int, texts: int,
-    served: int, as_json: bool,
-) -> None:  # fmt: skip
-    """Exact costs of every kind of steering, and when fitting has paid for itself."""
-    if short := [c for c in contexts if c <= max(sizes)]:
-        raise UsageError(f"--context {short[0]} does not hold a prompt of {max(sizes)} tokens: it includes the prompt")
-    base = [_base(arch, context) for context in contexts]
-    rows = costs(arch, sizes, contexts, rank)
-    paid = breakeven.table(arch, sizes, contexts, reply, texts, served, rank)
-    if as_json:
-        click.echo(json.dumps({"model": arch.name, "base": base, "rows": rows, "breakeven": paid}, indent=1))
-        return
-    first = Grid("context", "GFLOP a token", "KV cache MiB", "MiB moved a step", title=f"{arch.name}, bf16, batch 1")
-    for row in base:
-        sizes_ = (row["flops"] / 1e9, row["kv_bytes"] / 2**20, row["step_bytes"] / 2**20)
-        first.add_row(f"{row['context']:,}", *(f"{v:,.2f}" for v in sizes_))
-    second = Grid(
-        "steering", "context", "FLOPs %", "bytes moved %", "share of KV %", "artefact KiB", "uncached: decoded tokens",
-        title="Above the same request without it, for a decoded token",
-    )  # fmt: skip
-    for row in rows:
-        second.add_row(
-            row["method"], f"{row['context']:,}",
-            *(f"{row[k]:.3g}" for k in ("flops_percent", "bytes_percent", "kv_percent")),
-            f"{row['artefact_bytes'] / 1024:,.1f}" if row["artefact_bytes"] else "–",
-            f"{row['prefill_tokens']:.0f}" if row["prefill_tokens"] else "–",
-        )  # fmt: skip
-    third = Grid(
-        "fitted", "against a prompt of", "prefix", *(f"requests at {c:,}" for c in contexts),
-        f"shortest that pays in {served:,}",
-        title=f"Requests (own prompts of so many tokens, replies of {reply}) until fitting on {texts} texts of "
-        f"{breakeven.LENGTH} tokens is cheaper",
-    )  # fmt: skip
-    for row in paid:
-        needed = ["never" if n is None else f"{n:,}" for n in row["requests"].values()]
-        where = row["context"]
-        third.add_row(
-            row["method"], str(row["prompt_tokens"]), "cached" if row["prefix_cached"] else "read each time", *needed,
-            "none" if where is None else f"{where:,}",
-        )  # fmt: skip
-    _print(first, second, third)
-
-
-def _base(arch: exact.Architecture, context: int) -> dict[str, Any]:
+def base(arch: exact.Architecture, context: int) -> dict[str, Any]:
     return {
         "context": context,
         "flops": exact.decode_flops(arch, context),
@@ -272,16 +154,3 @@ def rates(found: Overhead) -> list[str]:
     shown = [f"{side} {Spread.of([total / s for s in seconds[side]]).median:,.0f}" for side in
              ("unsteered", "steered")]  # fmt: skip
     return [f"{found.data['method']}: tokens a second: {', '.join(shown)}"]
-
-
-def runs(found: Sequence[Overhead], as_json: bool) -> None:
-    """Cost tables of measured runs."""
-    drift = floor(found)
-    if as_json:
-        click.echo(json.dumps([summary(one, drift=drift) | {"run": one.data["run"]} for one in found], indent=1))
-        return
-    rows = [cells(one, drift=drift) for one in found]
-    grid = Grid("cost", *(row[0] for row in rows))
-    for i, heading in enumerate(HEADINGS[1:], 1):
-        grid.add_row(heading, *(row[i] for row in rows))
-    _print(grid, *(f"- {note}" for note in notes(found)), *(line for one in found for line in rates(one)))

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.core.content import UsageError
+from bench.core.errors import UsageError
 from bench.core.escape import name
 from bench.core.paths import default_results
 from bench.core.store import write_whole

@@ -19,7 +19,8 @@ import numpy as np
 
 from bench import results
 from bench.core import registry
-from bench.core.content import BenchError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError
 from bench.core.naming import names_in
 from bench.results import second_judge, sidecars
 from bench.results.runs import Run

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from bench import stats
-from bench.core.content import Array, BenchError, UsageError, digest, plain, suggest
+from bench.core.content import Array, digest, plain
+from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.naming import build_method
 from bench.core.paths import default_results, scratch
 from bench.core.protocol import USUAL_TASK, RunSpec

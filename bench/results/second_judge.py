@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.content import BenchError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError
 from bench.results.runs import Run, code_key, pooled
 from bench.results.tables import Row, Table
 from bench.stats.intervals import Difference, paired

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.core.content import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.core.store import write_json
 from bench.overhead.record import Overhead
 from bench.results.runs import Run

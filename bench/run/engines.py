@@ -6,7 +6,7 @@ Invariant: making an engine loads no weights; they load on first use.
 from __future__ import annotations
 
 from bench.backends.hosted.backend import OpenAIBackend
-from bench.core.content import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
 from bench.core.money import price_of
 from bench.core.registry import get

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import interchange, results
 from bench.backends.models import Model
-from bench.core.content import BenchError, UsageError, suggest
+from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.interfaces import Context
 from bench.core.paths import cache_root
 from bench.core.steering import Steering

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.core.content import BenchError, digest, stored
+from bench.core.content import digest, stored
 from bench.core.definitions import code_digest
+from bench.core.errors import BenchError
 from bench.core.interfaces import Context, Fitted, Method
 from bench.core.steering import Steering
 from bench.core.store import Artefacts, load_value, pack

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.backends.models import DEFAULT, Model, dtype, resolve
 from bench.core import registry
-from bench.core.content import UsageError, suggest
+from bench.core.errors import UsageError, suggest
 from bench.core.interfaces import Judge, Method, Task
 from bench.core.money import Purse
 from bench.core.naming import build_method, names_in, select

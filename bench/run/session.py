@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.core.content import BenchError, Halted, digest
+from bench.core.content import digest
 from bench.core.definitions import code_digest
+from bench.core.errors import BenchError, Halted
 from bench.core.interfaces import Context, Fitted, Monitored
 from bench.core.money import total
 from bench.core.paths import cache_root

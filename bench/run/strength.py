@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.content import BenchError, digest
+from bench.core.content import digest
 from bench.core.edits import Edit
+from bench.core.errors import BenchError
 from bench.core.interfaces import Context, Fitted
 from bench.core.protocol import Protocol
 from bench.core.steering import Steering

@@ -14,7 +14,8 @@ import numpy as np
 from scipy import optimize, stats as distributions
 
 from bench import stats
-from bench.core.content import Array, UsageError
+from bench.core.content import Array
+from bench.core.errors import UsageError
 
 MOST = 10_000
 """Designs above this many concepts are not proposed."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.core.interfaces import Context
 from bench.core.values import Example, Train
 from bench.training.changes.base import Change, RowPlan, Scene

@@ -26,7 +26,8 @@ from bench.backends.hf.prefix import fronts
 from bench.backends.hf.sampling import draw, halt
 from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
 from bench.backends.models import Model, hush, pick_dtype
-from bench.core.content import Array, BenchError, digest
+from bench.core.content import Array, digest
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Prompted, ReadSite
 from bench.core.registry import backend, table
 from bench.core.values import Activations, Completion, Request, Sampling, TargetScore

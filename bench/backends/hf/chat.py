@@ -14,7 +14,8 @@ from jinja2 import TemplateError
 
 from bench.backends.hf.prefix import common
 from bench.backends.models import Model
-from bench.core.content import BenchError, Message
+from bench.core.content import Message
+from bench.core.errors import BenchError
 from bench.core.interfaces import Prompted
 from bench.core.values import Request
 

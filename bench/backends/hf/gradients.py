@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.backends.hf.modules import blocks, first
-from bench.core.content import Array, BenchError
+from bench.core.content import Array
+from bench.core.errors import BenchError
 
 
 def block_gradient(

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.backends.hf.modules import blocks, first, site_of, with_first
-from bench.core.content import BenchError
 from bench.core.deltas import Delta
 from bench.core.edits import Edit, Gate, similarity
+from bench.core.errors import BenchError
 from bench.core.steering import Steering
 
 Stack = tuple[list[int], list[tuple[int, int, Edit]], dict[str, Tensor]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:

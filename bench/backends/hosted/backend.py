@@ -17,7 +17,8 @@ from functools import cached_property
 from typing import Any
 
 from bench.backends.hosted.pool import Asking, Failure, Passing, Refused
-from bench.core.content import BenchError, Halted, UsageError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError, Halted, UsageError
 from bench.core.interfaces import Backend
 from bench.core.money import Purse, Usage, price_of
 from bench.core.registry import backend

@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.backends.hosted.backend import OF_THE_TEXT, OpenAIBackend, Reply
 from bench.backends.hosted.pool import Failure
-from bench.core.content import Halted, digest
+from bench.core.content import digest
+from bench.core.errors import Halted
 from bench.core.paths import cache_root
 from bench.core.store import Rows
 from bench.core.values import Request

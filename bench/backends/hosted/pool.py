@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Generic, TypeVar
 
-from bench.core.content import Halted
+from bench.core.errors import Halted
 
 T = TypeVar("T")
 FIRST, LONGEST = 0.5, 8.0

@@ -26,7 +26,8 @@ from bench.backends.vllm import lora
 from bench.backends.vllm.calls import Run
 from bench.backends.vllm.packed import Packed
 from bench.backends.vllm.wire import Wire
-from bench.core.content import Array, BenchError, digest
+from bench.core.content import Array, digest
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Prompted, ReadSite
 from bench.core.paths import cache_root
 from bench.core.registry import backend

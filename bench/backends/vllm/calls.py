@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from bench.backends.vllm.packed import FIELD
 from bench.backends.vllm.wire import Wire
-from bench.core.content import BenchError, digest
+from bench.core.content import digest
+from bench.core.errors import BenchError
 from bench.core.steering import Steering
 from bench.core.values import Request
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from bench.core.content import Array, BenchError, digest
+from bench.core.content import Array, digest
 from bench.core.deltas import Delta, LowRankDelta
+from bench.core.errors import BenchError
 from bench.core.paths import cache_root
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -13,8 +13,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from bench.backends.vllm.packed import FLAGS, GATES, KINDS, NUMBERS, PARTS, SITES
-from bench.core.content import Array, BenchError
+from bench.core.content import Array
 from bench.core.edits import Add, Clamp, Edit, Gate, LowRank, Project
+from bench.core.errors import BenchError
 from bench.core.steering import Steering
 
 _PROBE_STEP = 1e-4

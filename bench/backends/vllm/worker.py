@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.backends.hf.modules import site_of
 from bench.backends.vllm.packed import FIELD, SITES, Packed, run_with
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 
 
 class SteeringExtension:

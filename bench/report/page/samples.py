@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.core.content import BenchError
+from bench.core.errors import BenchError
 from bench.report.page.encoding import key
 from bench.results import second_judge
 from bench.results.runs import TRIALS, Run

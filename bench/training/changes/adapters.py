@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.content import BenchError
 from bench.core.deltas import Delta, DenseDelta, LowRankDelta
+from bench.core.errors import BenchError
 from bench.core.steering import Steering
 from bench.training.changes.base import Change, Hook, Scene, array
 from bench.training.parametrisations import SFT, LoRA

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.backends.hf.modules import blocks, first, with_first
-from bench.core.content import Array, BenchError
+from bench.core.content import Array
 from bench.core.edits import Span
+from bench.core.errors import BenchError
 from bench.core.interfaces import Context, Depth
 from bench.core.steering import Steering
 from bench.core.values import Train

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.backends.hf.modules import read_blocks
-from bench.core.content import BenchError
 from bench.core.deltas import Delta, LowRankDelta, RotationDelta
+from bench.core.errors import BenchError
 from bench.training.changes.adapters import WeightChange
 from bench.training.changes.base import Scene, array
 from bench.training.parametrisations import SSVD, SVFT, Rotation

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.core.content import suggest
+from bench.core.errors import suggest
 from bench.core.values import Example, Train
 
 if TYPE_CHECKING:

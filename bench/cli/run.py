@@ -1,0 +1,228 @@
+"""`bench run`: the plan, the stages, and the leaderboard at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table as Grid
+
+from bench import results
+from bench.cli.console import err, out, progress, say
+from bench.cli.options import json_option, plugin_option, plugins, results_option
+from bench.core import registry
+from bench.core.errors import BenchError, UsageError
+from bench.core.paths import default_results, scratch
+from bench.report.build import build
+from bench.report.text import leaderboard
+from bench.results.tables import Table, tables
+from bench.run.identity import code_of
+from bench.run.jobs import Job
+from bench.run.plan import Options, Plan, from_file, make
+from bench.run.session import execute
+from bench.run.speed import learn, rates
+from bench.run.spending import spend
+
+
+@click.command()
+@click.option(
+    "-m", "--methods", multiple=True, help="all, names, globs, a+b; -name or !name leaves out. Repeat or use commas."
+)
+@click.option("-t", "--task", help="Task [axbench].")
+@click.option("--data", help="Data of the task: mini, concept10, concept500, or a folder.")
+@click.option("--model", help="Hub id, folder, or packaged name.")
+@click.option("--judge", help="likelihood, openai:MODEL (any compatible server), hf:MODEL or vllm:MODEL.")
+@click.option("--prompter", help="Model that writes prompts: openai:MODEL; default: the target model.")
+@click.option("--backend", help="Engine: hf, vllm, or auto (vllm where it is able and pays) [hf].")
+@click.option("--dtype", help="auto, float32, bfloat16, float16.")
+@click.option("--preset", help="quick, standard, paper [quick].")
+@click.option("--strength", help="Unit of coefficients: norm, max-act.")
+@click.option("--compat", help="axbench: reproduce the reference's quirks.")
+@click.option("--seed", type=int, help="Seed of everything random [0].")
+@click.option("-n", "--limit", type=click.IntRange(1), help="Only the first so many concepts.")
+@click.option("-p", "--param", multiple=True, metavar="NAME.FIELD=VALUE", help="A field of a method, task or judge.")
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(0, min_open=True),
+    metavar="DOLLARS",
+    help="Ask hosted models nothing more before they could cost more than this.",
+)
+@click.option(
+    "--max-unscored",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Exit with 1 where more of a run's ratings are missing [0.02].",
+)
+@click.option("--config", type=click.Path(path_type=Path), help="TOML, or a past run.json to replay.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its cost; load no model.")
+@results_option
+@plugin_option
+@json_option
+def run(
+    methods: tuple[str, ...],
+    param: tuple[str, ...],
+    config: Path | None,
+    dry_run: bool,
+    results: Path | None,
+    late: tuple[Path, ...],
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Run methods on a task; what is done is not done again."""
+    plugins(late)
+    given = from_file(config) if config else {}
+    given |= {k: v for k, v in flags.items() if v is not None}
+    if methods:
+        given["methods"] = methods
+    params = dict(given.get("params", {}))
+    for text in param:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"-p {text}: write name.field=value, as in diffmean.layer=12")
+        params[key] = value
+    plan = make(Options(**given | {"params": params}))
+    summary = shown(plan, results)
+    if dry_run:
+        if as_json:
+            click.echo(json.dumps(summary, indent=1))
+        return
+    jobs = execute(plan, results, progress)
+    failed = outcome(jobs, results, as_json, plan.options.max_unscored)
+    if failed:
+        sys.exit(1)
+
+
+def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
+    """Print what a run will cost at most; returns the same as JSON."""
+    rows: list[dict[str, Any]] = []
+    for method, spec in zip(made.methods, made.specs, strict=True):
+        bound = spend(method, made.protocol, made.task)
+        code = code_of(method, type(made.task), type(made.judge), registry.get("backend", made.options.backend))
+        done = results.find(spec, code, folder) is not None
+        rows.append({"method": spec.method, "id": spec.id, "cached": done} | vars(bound))
+    todo = [row for row in rows if not row["cached"]]
+    names = ("fits", "generations", "tokens", "ratings", "train_rows", "train_tokens")
+    total = {name: sum(row[name] for row in todo) for name in names}
+    speed = rates()
+    units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings"}
+    seconds = sum(total[name] / speed[unit] for unit, name in units.items())
+    first = made.specs[0]
+    length = first.protocol.sampling.max_new_tokens
+    judging = dict(made.judge.estimate(total["ratings"], length)) if total["ratings"] else {}
+    refused = results.refusals(first) if folder is None else []
+    where = folder or (scratch() if refused else default_results())
+    shown = (*names[:4], "train_tokens")
+    grid = Grid(
+        Column("method", no_wrap=True),
+        *names[:4],
+        "trained",
+        "state",
+        title=escape(f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}"),
+    )
+    for row in rows:
+        grid.add_row(escape(row["method"]), *(f"{row[n]:,}" for n in shown), "done" if row["cached"] else "to do")
+    grid.add_section()
+    grid.add_row(
+        "to do, at most",
+        *(f"{total[n]:,}" for n in shown),
+        f"about {max(1, round(seconds / 60))} min" if todo else "nothing",
+    )
+    err.print(grid)
+    if total["train_rows"]:
+        err.print(f"trained: {total['train_rows']:,} rows of text, {total['train_tokens']:,} tokens, at most")
+    if made.engine:
+        say(made.engine)
+    if judging:
+        say(_estimate(judging, made.options.max_cost))
+    say(f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""))
+    found = {
+        "runs": rows,
+        "backend": first.backend,
+        "total": total,
+        "eta_seconds": round(seconds) if todo else 0,
+        "results": str(where),
+    }
+    return found | ({"judging": judging} if judging else {})
+
+
+def _estimate(judging: Mapping[str, Any], limit: float) -> str:
+    """The judge's tokens and money, as a line."""
+    tokens = f"judge: about {judging['prompt_tokens']:,} tokens read and at most {judging['tokens']:,} written"
+    if judging["dollars"] is None:
+        return tokens + "; no price is known for its model (-p openai.price=IN,OUT)"
+    over = f", over --max-cost ${limit:g}: asking may stop there" if limit and judging["dollars"] > limit else ""
+    return f"{tokens}: about ${judging['dollars']:.2f} at most{over}"
+
+
+def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscored: float = 1.0) -> bool:
+    """Print the leaderboard of a run's jobs, write its report.
+
+    Returns whether anything failed, or more than a share `max_unscored` of a run's ratings is missing.
+    """
+    shown = [results.read(job.path) for job in jobs if job.path]
+    learn(jobs, shown)
+    rows = [
+        {
+            "method": job.spec.method,
+            "task": job.spec.task,
+            "model": job.spec.model,
+            "status": job.status,
+            "metrics": one.data["metrics"] if (one := next((r for r in shown if r.path == job.path), None)) else {},
+            "path": str(job.path) if job.path else None,
+        }
+        | ({"reason": job.reason} if job.reason else {})
+        for job in jobs
+    ]
+    for table in tables(shown):
+        _board(table, err if as_json else out(200))
+    for job in jobs:
+        if job.reason:
+            say(f"{job.spec.method}: {job.status}: {job.reason}")
+    fresh = sum(job.fresh for job in jobs)
+    err.print(
+        f"{fresh} generations made now; "
+        f"{sum(job.status == 'cached' for job in jobs)} of {len(jobs)} methods were done before"
+    )
+    if as_json:
+        click.echo(json.dumps({"runs": rows}, indent=1))
+    for root in sorted({path.parents[3] for job in jobs if (path := job.path)}):
+        _report(root)
+    gaps = [line for run in shown if (line := _gap(run, max_unscored))]
+    for line in gaps:
+        click.echo(f"bench: {line}", err=True)
+    return bool(gaps) or any(job.status == "failed" for job in jobs)
+
+
+def _gap(run: results.Run, most: float) -> str:
+    """What to say of a run whose ratings are missing beyond the share `most`; empty for others."""
+    counts = run.data["counts"]
+    asked, lost, later = (counts.get(name, 0) for name in ("verdicts", "unscored", "unanswered"))
+    if not asked or lost / asked <= most:
+        return ""
+    again = f"; {later} went unanswered, and the same command asks for them again" if later else ""
+    return f"{run.method}: {lost} of {asked} ratings are missing, more than --max-unscored {most:g}{again}"
+
+
+def _report(root: Path) -> None:
+    """Renew the report of the folder runs went to; one that cannot be made leaves the runs as they are."""
+    try:
+        written = build(root, root.resolve().parent / "reports")
+    except BenchError as error:
+        say(f"no report: {error}")
+        return
+    say("report: " + " ".join(str(p) for p in written if p.suffix in (".md", ".html")))
+
+
+def _board(table: Table, console: Console) -> None:
+    grid = Grid(*leaderboard.headings(table), title=escape(leaderboard.title(table)))
+    for row in table.rows:
+        grid.add_row(*map(escape, leaderboard.cells(table, row)))
+    console.print(grid)
+    for note in leaderboard.notes(table):
+        console.print(f"- {note}", soft_wrap=True, markup=False)

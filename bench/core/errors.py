@@ -1,0 +1,25 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """ ", did you mean 'x'?" or the list of valid names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+class BenchError(Exception):
+    """A failure whose message is one line for the user: what, where, and what to do."""
+
+
+class UsageError(BenchError):
+    """The command or its configuration is wrong (exit code 2)."""
+
+
+class Halted(BenchError):
+    """The whole run ends here, where another error would end one method: no server, no key, no money."""

@@ -1,0 +1,46 @@
+"""How fast this machine has shown itself: what a plan's estimate of time rests on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from bench.core.paths import cache_root
+from bench.core.store import write_json
+from bench.results.runs import Run
+from bench.run.jobs import Job
+
+RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5, "train": 700.0}
+"""Tokens, ratings, fits and trained tokens a second of the default model on two cores; replaced by what is measured."""
+
+
+def rates() -> dict[str, float]:
+    """Units a second."""
+    return RATES | {unit: rate for unit, rate in measured().items() if rate > 0}
+
+
+def measured() -> dict[str, float]:
+    """What this machine's runs have shown so far."""
+    path = cache_root() / "rates.json"
+    found: dict[str, float] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
+
+
+def learn(jobs: Sequence[Job], runs: Sequence[Run]) -> None:
+    """Remember this machine's speeds, for the next plan's estimate."""
+    made = [
+        run.data
+        for job, run in zip([j for j in jobs if j.path], runs, strict=True)
+        if job.status == "complete" and job.fresh
+    ]
+    if not made or made[0]["spec"]["backend"] == "fake":
+        return
+    timings = made[0]["timings"]
+    share = sum(d["counts"]["generated_now"] for d in made) / max(1, sum(d["counts"]["generations"] for d in made))
+    if share < 0.9 or not any(d["counts"]["tokens"] for d in made):  # multiple choice writes nothing
+        return
+    spent = {k: sum(v for name, v in timings.items() if name.startswith(k)) for k in ("generate", "judge", "fit")}
+    units = {"generate": sum(d["counts"]["tokens"] for d in made) / max(spent["generate"], 1)}
+    if made[0]["spec"]["judge"]:  # a task that needs no judge says nothing of one's speed
+        units["rate"] = 3 * sum(d["counts"]["generations"] for d in made) / max(spent["judge"], 1)
+    write_json(cache_root() / "rates.json", measured() | {k: round(v, 2) for k, v in units.items()})
