@@ -7,20 +7,19 @@ no instruction of a training row is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench import BenchError, Choice, Concept, Example, Pair, Train, UsageError, digest, plain
+from bench.data.layout import ASKED, CATEGORIES, EVALUATION, TRAIN, Folder, Text, read, read_tables
 
 MINI = Path(__file__).parent / "data" / "mini"
 HUB = {name: f"pyvene/axbench-{name}" for name in ("concept10", "concept500", "conceptFD", "concept16k")}
 UNTESTED = ("concept16k",)
 """Releases without evaluation texts: to steer by, not to detect."""
-COLUMNS = ("input", "output", "output_concept", "concept_genre", "category", "concept_id")
 POOL = 20
 """Evaluation instructions per concept of the mini set; the first half is for selection."""
 
@@ -56,11 +55,7 @@ def load(data: str, setting: str) -> Corpus:
         corpus = _hub(data, setting)
     elif Path(data).expanduser().is_dir():
         folder = Path(data).expanduser()
-        try:
-            corpus = _folder(folder)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:  # pyarrow's and json's are ValueErrors
-            reason = str(error).split("\n")[0]
-            raise BenchError(f"{folder.name} is not whole: {type(error).__name__}: {reason}") from error
+        corpus = _corpus(read(folder), folder.name)
     else:
         raise UsageError(f"unknown data {data!r}: mini, {', '.join(HUB)}, or a folder in AxBench's layout")
     return checked(corpus, data)
@@ -113,53 +108,6 @@ def _mini() -> Corpus:
     return Corpus(trains, instructions, dict.fromkeys(trains, ()))
 
 
-def _table(path: Path) -> Any:
-    import pandas as pd
-
-    if not path.is_file():
-        raise BenchError(f"no {path.name} in {path.parent.name}/: not a folder in AxBench's layout")
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0][:120]
-        raise BenchError(f"{path.name} cannot be read as a table: {reason}") from error
-    if missing := [name for name in COLUMNS if name not in frame.columns]:
-        raise BenchError(f"{path.name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
-    if (gaps := frame[["input", "output"]].isna().any(axis=1)).any():
-        row = int(gaps.idxmax())
-        raise BenchError(f"{path.name}: row {row} (concept {frame.concept_id[row]}) has no text")
-    return frame
-
-
-def _lines(path: Path) -> dict[int, str]:
-    """concept id -> concept text of a metadata.jsonl."""
-    try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-        return {int(row["concept_id"]): str(row["concept"]) for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{path.name}: {type(error).__name__}: {error}") from error
-
-
-def _asked(path: Path) -> list[str]:
-    """The instructions of an alpaca_eval.json; AxBench draws ten for each concept."""
-    try:
-        found = [str(row["instruction"]) for row in json.loads(path.read_text("utf-8"))]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{path.name}: {type(error).__name__}: {error}") from error
-    if len(found) < 10:
-        raise BenchError(f"{path.name} has {len(found)} instructions; ten are drawn for each concept")
-    return found
-
-
-def _folder(folder: Path) -> Corpus:
-    alpaca = next((p for p in (folder / "alpaca_eval.json", folder / "data" / "alpaca_eval.json") if p.is_file()), None)
-    asked = _asked(alpaca) if alpaca else None
-    metadata = folder / "generate" / "metadata.jsonl"
-    concepts = _lines(metadata) if metadata.is_file() else {}
-    train = _table(folder / "generate" / "train_data.parquet")
-    return _axbench(train, _table(folder / "inference" / "latent_eval_data.parquet"), concepts, asked)
-
-
 def _hub(data: str, setting: str) -> Corpus:
     from huggingface_hub import hf_hub_download
 
@@ -170,45 +118,49 @@ def _hub(data: str, setting: str) -> Corpus:
             reason = str(error).strip().split("\n")[0][:140]
             raise BenchError(f"cannot fetch {repo}/{name} from the hub: {reason}") from error
 
-    train = _table(fetch(HUB[data], f"{setting}/train/data.parquet"))
-    test = train[:0] if data in UNTESTED else _table(fetch(HUB[data], f"{setting}/test/data.parquet"))
-    return _axbench(train, test, {}, _asked(fetch("tatsu-lab/alpaca_eval", "alpaca_eval.json")))
+    tables = {TRAIN: fetch(HUB[data], f"{setting}/train/data.parquet")}
+    if data not in UNTESTED:
+        tables[EVALUATION] = fetch(HUB[data], f"{setting}/test/data.parquet")
+    return _corpus(read_tables(tables, {ASKED: fetch("tatsu-lab/alpaca_eval", ASKED)}), data)
 
 
-def _axbench(train: Any, test: Any, concepts: dict[int, str], asked: list[str] | None) -> Corpus:
-    """AxBench's tables: 72 positives per concept, a shared pool of negatives by genre (-1)."""
-    import pandas as pd
-
-    def examples(frame: Any) -> tuple[Example, ...]:
-        return tuple(Example(i, o) for i, o in zip(frame["input"], frame["output"], strict=True))
-
-    positive, negative = (train[train.category == kind] for kind in ("positive", "negative"))
-    owns, tests = (dict(list(frame.groupby("concept_id"))) for frame in (positive, test))
-    shared = {genre: examples(frame) for genre, frame in negative.groupby("concept_genre")}
-    elsewhere = {genre: tuple(negative[negative.concept_genre != genre].input)[::2] for genre in shared}
+def _corpus(folder: Folder, name: str) -> Corpus:
+    """AxBench's rows as views: positives of each concept, and a pool of negatives that its genre shares."""
+    if folder.findings:
+        raise BenchError(f"{name} is not whole: {folder.findings[0].said}")
+    asked = [question.instruction for question in folder.questions]
+    if asked and len(asked) < 10:
+        raise BenchError(f"{ASKED} of {name} has {len(asked)} instructions; ten are drawn for each concept")
+    by_concept: dict[tuple[str, str, str], list[Text]] = {}
+    for t in folder.texts:
+        by_concept.setdefault((t.split, t.concept, t.category), []).append(t)
+    negatives = [t for t in folder.texts if t.split == "train" and t.category == "negative"]
+    shared = {genre: _examples(t for t in negatives if t.genre == genre) for genre in {t.genre for t in negatives}}
     trains: dict[str, Train] = {}
-    instructions, evaluation = {}, {}
-    for number in sorted(concepts or {int(i) for i in owns}):
-        own, held = owns.get(number, positive[:0]), tests.get(number, test[:0])
-        text = concepts.get(number) or str(own.output_concept.iloc[0])
-        genre = str(own.concept_genre.iloc[0]) if len(own) else "text"
-        name = str(number)
-        trains[name] = Train(
-            Concept(name, text, genre),
-            positives=examples(own),
+    instructions: dict[str, tuple[str, ...]] = {}
+    evaluation: dict[str, tuple[tuple[Example, str], ...]] = {}
+    for key in sorted(folder.concepts, key=int):
+        text, genre = folder.concepts[key]
+        genre = genre or "text"
+        trains[key] = Train(
+            Concept(key, text, genre),
+            positives=_examples(by_concept.get(("train", key, "positive"), ())),
             negatives=shared.get(genre, ()),
             triggers=tuple(e.instruction for e in shared.get(genre, ())),
-            others=elsewhere.get(genre, ()),
+            others=tuple(t.instruction for t in negatives if t.genre != genre)[::2] if genre in shared else (),
         )
-        evaluation[name] = tuple(
-            (example, kind)
-            for kind in ("positive", "negative", "hard negative")
-            for example in examples(held[held.category == kind])
-        )
-        if asked is not None:  # AxBench's own draw
-            instructions[name] = tuple(pd.Series(asked).sample(10, random_state=number))
+        tests = {kind: by_concept.get(("evaluation", key, kind), []) for kind in CATEGORIES[EVALUATION]}
+        evaluation[key] = tuple((example, kind) for kind, texts in tests.items() for example in _examples(texts))
+        if asked:  # AxBench's own draw
+            import pandas as pd
+
+            instructions[key] = tuple(pd.Series(asked).sample(10, random_state=int(key)))
         else:
-            rows = (*trains[name].positives, *trains[name].negatives)
-            free = set(held.input) - {row.instruction for row in rows}
-            instructions[name] = _pick(sorted(free), POOL, "axbench", name)
+            seen = {row.instruction for row in (*trains[key].positives, *trains[key].negatives)}
+            free = {t.instruction for texts in tests.values() for t in texts} - seen
+            instructions[key] = _pick(sorted(free), POOL, "axbench", key)
     return Corpus(trains, instructions, evaluation)
+
+
+def _examples(texts: Iterable[Text]) -> tuple[Example, ...]:
+    return tuple(Example(t.instruction, t.response) for t in texts)

@@ -24,10 +24,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 STEERED = Path(__file__).resolve().parents[1] / "results" / "axbench" / "SmolLM2-135M-Instruct"
 
 
-def benchmark(name: str) -> ModuleType:
-    """A script of `benchmarks/` as a module, under a name that no package has."""
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+def script(file: str) -> ModuleType:
+    """A script of the repository (`tools/documents.py`) as a module, under a name that no package has."""
+    path = Path(__file__).resolve().parents[1] / file
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

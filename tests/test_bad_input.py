@@ -273,15 +273,15 @@ def change(name: Path, how: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "no training table": (unlink(str(TRAIN)), ["no train_data.parquet in generate/", "AxBench's layout"]),
-    "no evaluation table": (unlink(str(HELD)), ["no latent_eval_data.parquet in inference/"]),
+    "no training table": (unlink(str(TRAIN)), ["generate/train_data.parquet: there is no such file", "AxBench's layout"]),
+    "no evaluation table": (unlink(str(HELD)), ["inference/latent_eval_data.parquet: there is no such file"]),
     "a column is missing": (
         change(TRAIN, lambda t: t.drop(columns="output")),
-        ["train_data.parquet lacks the column output"],
+        ["train_data.parquet: it lacks the column output"],
     ),
     "two columns are missing": (
         change(HELD, lambda t: t.drop(columns=["category", "input"])),
-        ["latent_eval_data.parquet lacks the columns input, category"],
+        ["latent_eval_data.parquet: it lacks the columns input, category"],
     ),
     "a concept has no positives": (
         change(TRAIN, lambda t: t[t.concept_id != 1]),

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from conftest import script
 
-from bench.cli.main import main
 from bench.core import registry
 from bench.report import catalogue
-from bench.report.catalogue import COMMAND, document, paragraphs
+from bench.report.catalogue import paragraphs
+
+documents = script("tools/documents.py")
+COMMAND, document = documents.COMMAND, documents.methods
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 SHIPPED = [name for name, cls in registry.table("method").items() if cls.__module__.startswith("methods.")]
@@ -21,19 +23,12 @@ def test_the_committed_file_is_the_generated_one() -> None:
     assert FILE.read_text("utf-8") == document(), f"docs/methods.md is stale; run: {COMMAND}"
 
 
-def test_the_command_prints_the_file() -> None:
-    found = CliRunner().invoke(main, ["list", "methods", "--markdown"])
-    assert (found.exit_code, found.stdout) == (0, document())
-    for words in (["tasks", "--markdown"], ["methods", "--markdown", "--json"]):
-        assert CliRunner().invoke(main, ["list", *words]).exit_code == 2
-
-
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_method_has_a_row_and_a_section_with_its_summary(name: str) -> None:
     cls, text = registry.get("method", name), document()
     assert text.count(f"\n| [{name}](#{name}) | {cls.family} |") == 1
     section = text.split(f"\n### {name}\n\n")[1].split("\n### ")[0]
-    assert section.startswith(catalogue._shown("", cls.summary()))
+    assert section.startswith(documents._shown("", cls.summary()))
     doc = cls.__doc__ or ""
     assert all((f"*{label}" in section) == (f"\n    {label}" in doc) for label in catalogue.LABELS)
 
@@ -41,7 +36,7 @@ def test_every_method_has_a_row_and_a_section_with_its_summary(name: str) -> Non
 def test_a_table_row_has_every_column() -> None:
     rows = [line for line in document().splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(SHIPPED)
-    assert {row.replace("\\|", "").count("|") for row in rows} == {len(catalogue.COLUMNS) + 1}
+    assert {row.replace("\\|", "").count("|") for row in rows} == {len(documents.COLUMNS) + 1}
 
 
 def test_a_plugin_is_not_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +59,7 @@ def test_paragraphs_are_told_apart_by_label_and_blank_line() -> None:
 
 
 def test_markdown_signs_in_an_equation_are_text() -> None:
-    assert catalogue._shown("Equation", "a* < b_i, (x)_i `p*[0]`") == "*Equation.* a\\* \\< b_i, (x)\\_i `p*[0]`"
+    assert documents._shown("Equation", "a* < b_i, (x)_i `p*[0]`") == "*Equation.* a\\* \\< b_i, (x)\\_i `p*[0]`"
 
 
 def test_a_field_is_shown_with_what_it_is_without_an_option() -> None:
@@ -78,4 +73,4 @@ def test_a_field_is_shown_with_what_it_is_without_an_option() -> None:
         own: int = field(default=0, init=False)
 
     shown = ["`inner`", '`text = "a | b\\nc"`', "`flag = false`", "`many = [1, 2]`", "`made = []`"]
-    assert [catalogue._set(*pair) for pair in catalogue.fields(Some)] == shown
+    assert [documents._set(*pair) for pair in catalogue.fields(Some)] == shown

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import benchmark
+from conftest import script
 
 from bench import results
 from bench.backends.hf.backend import HFBackend
@@ -179,8 +179,8 @@ def test_truthfulqa_equals_lm_eval_question_by_question(default_model: Model, tm
     samples = made.test(made.concepts()[0])[:8]
     known = {q.text: q for q in made.questions}
     assert all(next(iter(known[s.instruction].mc1.values())) == 1 for s in samples)  # lm-eval takes the first for true
-    script, lm = benchmark("truthfulqa"), HFBackend(default_model, "float32")
-    ours, theirs = script.ours(lm, made, samples), script.theirs(lm, made, samples, tmp_path)
+    audit, lm = script("benchmarks/truthfulqa.py"), HFBackend(default_model, "float32")
+    ours, theirs = audit.ours(lm, made, samples), audit.theirs(lm, made, samples, tmp_path)
     assert len(ours) == 8
     for question, values in ours.items():
         assert values == pytest.approx(theirs[question], abs=1e-4), question

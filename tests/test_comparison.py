@@ -12,7 +12,6 @@ from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.report.build import publish
-from bench.report.text.leaderboard import interval
 from bench.results import comparison
 from bench.results.runs import TRIALS, Run, load
 
@@ -34,29 +33,14 @@ def name(runs: dict[str, Run], method: str) -> str:
     return str(runs[method].path.parent)
 
 
-def test_a_page_says_what_the_terminal_says(runs: dict[str, Run], tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "page.html"
-    done = bench("compare", name(runs, "diffmean"), name(runs, "prompt"), "--html", str(path), "--json")
+def test_the_command_says_what_the_comparison_finds(runs: dict[str, Run]) -> None:
+    done = bench("compare", name(runs, "diffmean"), name(runs, "prompt"), "--json")
     assert done.exit_code == 0, done.output
-    page, told = path.read_text("utf-8"), json.loads(done.stdout)
+    told = json.loads(done.stdout)
     axes = comparison.compare(runs["diffmean"], runs["prompt"])
     assert set(told) - {"cost"} == set(axes)
     for axis, found in axes.items():
         assert told[axis]["mean"] == pytest.approx(found.difference.mean)
-        assert f"<td>{axis}</td><td class=n>{interval(found.difference)}</td>" in page
-    assert page.count("<details>") == len(runs["diffmean"].data["samples"])
-    assert "<script" not in page
-    assert "http" not in page.replace("http-equiv", "").split("<body>")[0]
-    again = tmp_path / "again.html"
-    bench("compare", name(runs, "diffmean"), name(runs, "prompt"), "--html", str(again))
-    assert again.read_bytes() == path.read_bytes()
-
-
-def test_answers_stand_by_how_much_they_differ(runs: dict[str, Run]) -> None:
-    pairs = comparison.disagreements(runs["diffmean"], runs["prompt"])
-    gaps = [abs(a["ratings"]["overall"] - b["ratings"]["overall"]) for a, b in pairs]
-    assert gaps == sorted(gaps, reverse=True)
-    assert all(a["id"] == b["id"] for a, b in pairs)
 
 
 def test_one_answer_with_every_judge_s_word(runs: dict[str, Run]) -> None:

@@ -61,10 +61,6 @@ def only(report: Report, kind: str) -> layout.Finding:
     return found[0]
 
 
-def test_the_columns_are_those_the_loader_reads() -> None:
-    assert layout.COLUMNS == _axbench_data.COLUMNS
-
-
 def test_what_is_written_is_clean_and_reads_as_a_corpus(folder: Path) -> None:
     report = check(folder)
     assert report.findings == ()

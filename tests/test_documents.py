@@ -11,22 +11,25 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import script
 
 import bench
-from bench.cli import documents
-from bench.cli.documents import COMMAND, commands, filled
 from bench.cli.main import main
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.results.runs import load
 from bench.results.tables import tables
 
+documents = script("tools/documents.py")
+COMMAND, filled = documents.COMMAND, documents.filled
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 def test_the_committed_commands_are_the_generated_ones() -> None:
-    assert (ROOT / "docs" / "cli.md").read_text("utf-8") == commands(), f"docs/cli.md is stale; run: {COMMAND}"
+    assert (ROOT / "docs" / "cli.md").read_text("utf-8") == documents.commands(main), (
+        f"docs/cli.md is stale; run: {COMMAND}"
+    )
 
 
 def test_the_readme_s_blocks_are_the_generated_ones() -> None:
@@ -55,15 +58,16 @@ def test_the_tables_of_suppression_are_those_of_the_results() -> None:
 
 
 def every(command: click.Command, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    below = command.commands if isinstance(command, click.Group) else {}
-    return [words, *(found for name, one in below.items() for found in every(one, (*words, name)))]
+    context = click.Context(command)
+    names = command.list_commands(context) if isinstance(command, click.Group) else []
+    return [words, *(found for name in names for found in every(command.get_command(context, name), (*words, name)))]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("words", every(main), ids=lambda words: " ".join(words) or "bench")
 def test_the_page_has_what_help_prints(words: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(main, [*words, "--help"], prog_name="bench", terminal_width=100)
     assert shown.exit_code == 0
-    assert f"## {' '.join(('bench', *words))}\n\n```text\n{shown.stdout.rstrip()}\n```" in commands()
+    assert f"## {' '.join(('bench', *words))}\n\n```text\n{shown.stdout.rstrip()}\n```" in documents.commands(main)
     about = shown.stdout.split("\n\n")[1].strip()
     assert about
     assert not about.startswith("Options")
@@ -157,5 +161,5 @@ def test_renewing_a_checkout_that_is_fresh_changes_nothing(tmp_path: Path) -> No
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     for name in ("README.md", "docs/training.md", "docs/reproduction.md", "docs/judge.md"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    for path in documents.renew(tmp_path):
+    for path in documents.renew(tmp_path, main):
         assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes()

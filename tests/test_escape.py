@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from bench.core.content import digest
 from bench.core.escape import NUMBER, cell, csv_text, guarded, name, uncelled, unguarded
 from bench.measure import human_ratings
 from bench.report.build import build
-from bench.report.page import versus
-from bench.results import comparison
 from bench.results.runs import Run, load
 
 PAYLOADS = (
@@ -133,32 +130,3 @@ def test_reports_of_hostile_runs_hold_no_markup_and_no_formula(hostile: tuple[Pa
         if path.suffix == ".svg":
             assert "<script" not in path.read_text("utf-8")
     json.loads((tmp_path / "leaderboard.json").read_text("utf-8"))
-
-
-class Tags(HTMLParser):
-    """The tags, attributes and policy of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: set[str] = set()
-        self.policy = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes |= {key for key, _ in attrs}
-        if dict(attrs).get("http-equiv") == "Content-Security-Policy":
-            self.policy = dict(attrs)["content"] or ""
-
-
-def test_a_comparison_page_of_hostile_runs_holds_only_its_own_tags(hostile: tuple[Path, list[Run]]) -> None:
-    one, two = hostile[1][:2]
-    page = versus.page(one, two, comparison.compare(one, two))
-    found = Tags()
-    found.feed(page)
-    assert not found.tags & {"script", "img", "a", "iframe", "link", "object", "form"}
-    assert not [key for key in found.attributes if key.startswith("on") or key in ("src", "href")]
-    assert "default-src 'none'" in found.policy
-    assert "&lt;script&gt;" in page
-    assert "\u202e" not in page
-    assert "\x1b" not in page

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import gguf
 import numpy as np
 import pytest
@@ -216,8 +217,8 @@ def test_an_empty_steering_is_no_vector(tmp_path: Path) -> None:
 
 
 def test_formats_are_those_the_command_offers() -> None:
-    offered = next(p for p in main.commands["export"].params if p.name == "form").type
-    # peft's is a folder, which bench.interchange.peft writes
+    offered = next(p for p in main.get_command(click.Context(main), "export").params if p.name == "form").type
+    # peft's is a folder, which `adapter` writes
     assert set(offered.choices) == {*interchange.SUFFIX, "peft"}  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="did you mean 'gguf'"):
         interchange.encode(added(1), "ggufs")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import benchmark
+from conftest import script
 
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import blocks, read_blocks
@@ -141,7 +141,7 @@ def test_data_the_model_wrote_itself_differs_in_nothing(lm: HFBackend) -> None:
 
 
 def test_the_benchmark_measures_each_data_set(lm: HFBackend) -> None:
-    made = benchmark("persona_training")
+    made = script("benchmarks/persona_training.py")
     train = replace(TRAIN, pairs=TRAIN.pairs[:4])
     mixed = made.mixed(train, 0.5)
     assert mixed.positives == (*TRAIN.positives[:2], *TRAIN.negatives[2:4])

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import script
 
-from bench.cli import documents
 from bench.core.content import digest
 from bench.overhead.record import Overhead
 from bench.overhead.summary import RATIOS, Floor, floor, summary
@@ -158,7 +158,7 @@ def test_a_bare_name_is_the_run_under_the_registered_settings() -> None:
 
 def test_the_readme_shows_the_leaderboard() -> None:
     """Its best rows, the reference and the controls, and what may be claimed."""
-    block = documents.blocks(tables(load(ROOT / "results")))["leaderboard"]
+    block = script("tools/documents.py").blocks(tables(load(ROOT / "results")))["leaderboard"]
     assert f"{block}\n<!-- /leaderboard -->" in (ROOT / "README.md").read_text("utf-8")
     page = (ROOT / "reports" / "leaderboard.md").read_text("utf-8")
     rows = [line for line in block.splitlines() if line.startswith("| ") and "| … |" not in line]

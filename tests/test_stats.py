@@ -10,14 +10,14 @@ import math
 
 import numpy as np
 import pytest
-from conftest import benchmark
+from conftest import script
 from hypothesis import given, settings, strategies as st
 
 from bench import stats
 from bench.stats.intervals import auroc, estimate, holm, paired, shared_ranks, sign_flip, simultaneous
 
 NAN = float("nan")
-coverage = benchmark("coverage")
+coverage = script("benchmarks/coverage.py")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import benchmark
+from conftest import script
 from training_cases import BUDGET, goal, group, letters, numbers, small
 
 from bench.backends import tiny
@@ -54,10 +54,10 @@ def test_a_batch_of_concepts_trains_each_as_alone(lm: HFBackend, form: str) -> N
 
 
 def test_batched_training_gives_the_vectors_of_a_plain_loop(lm: HFBackend) -> None:
-    script, ctx = benchmark("training"), Context(lm, BUDGET)
-    batched = [one.change.steering(one.number) for one in script.batched(ctx, THREE)]
+    loops, ctx = script("benchmarks/training.py"), Context(lm, BUDGET)
+    batched = [one.change.steering(one.number) for one in loops.batched(ctx, THREE)]
     for train, steering in zip(THREE, batched, strict=True):
-        assert np.abs(script.plain_loop(ctx, train) - numbers(steering)[0]).max() < 1e-4
+        assert np.abs(loops.plain_loop(ctx, train) - numbers(steering)[0]).max() < 1e-4
 
 
 def test_many_passes_make_the_same_step_as_one(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,7 @@ def test_an_adapter_folder_loads_into_peft_as_the_same_model(lm: HFBackend, form
     import copy
 
     peft = pytest.importorskip("peft")
-    from bench.interchange.peft import encode
+    from bench.interchange.files import adapter as encode
 
     (one,) = group(lm, small(form), rate=0.1).fit()
     steering = one.change.steering(0).scaled(1.7)
@@ -278,7 +278,7 @@ def test_an_adapter_folder_loads_into_peft_as_the_same_model(lm: HFBackend, form
 
 
 def test_what_is_no_low_rank_change_is_refused_by_name(lm: HFBackend) -> None:
-    from bench.interchange.peft import encode
+    from bench.interchange.files import adapter as encode
 
     for form, part in (("dora", "DenseDelta"), ("ssvd", "RotationDelta"), ("vector", "Add edit at layer 2")):
         with pytest.raises(BenchError, match=part):

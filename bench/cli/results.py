@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -235,13 +236,10 @@ def export(
 @click.option("--reports/--no-reports", default=True, show_default=True, help="Renew reports/ first.")
 def docs(reports: bool) -> None:
     """Renew what is generated in a checkout: reports/, the blocks of README.md, docs/methods.md, docs/cli.md."""
-    from bench.cli import documents
-
-    program = cast(click.Group, click.get_current_context().find_root().command)
-    from bench.report.build import build
-
     if not (ROOT / "pyproject.toml").is_file():
         raise UsageError(f"{ROOT} is no checkout: there are no documents to renew")
     written = build(ROOT / "results", ROOT / "reports") if reports else []
-    for path in [*written, *documents.renew(ROOT, program)]:
+    renew = runpy.run_path(str(ROOT / "tools" / "documents.py"))["renew"]
+    program = cast(click.Group, click.get_current_context().find_root().command)
+    for path in [*written, *renew(ROOT, program)]:
         click.echo(str(path.relative_to(ROOT)))

@@ -357,7 +357,11 @@ def _in(h: Tensor, matrix: Tensor) -> Tensor:
     """M h `[..., k]`, M `[..., k, H]`."""
     import torch
 
-    found: Tensor = torch.einsum("...h,...kh->...k", h, matrix)
+    found: Tensor
+    if h.ndim == 3 and matrix.shape[1] == 1:  # rows with a matrix for all their positions: one product a row
+        found = torch.einsum("bth,bkh->btk", h, matrix[:, 0])
+    else:
+        found = torch.einsum("...h,...kh->...k", h, matrix)
     return found
 
 
@@ -365,5 +369,9 @@ def _out(inner: Tensor, matrix: Tensor) -> Tensor:
     """Mᵀ y `[..., H]`, y `[..., k]`."""
     import torch
 
-    found: Tensor = torch.einsum("...k,...kh->...h", inner, matrix)
+    found: Tensor
+    if inner.ndim == 3 and matrix.shape[1] == 1:
+        found = torch.einsum("btk,bkh->bth", inner, matrix[:, 0])
+    else:
+        found = torch.einsum("...k,...kh->...h", inner, matrix)
     return found

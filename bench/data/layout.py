@@ -67,9 +67,13 @@ class Finding:
     row: int | None
     text: str
 
+    @property
+    def said(self) -> str:
+        """Where, and what."""
+        return f"{self.file if self.row is None else f'{self.file} row {self.row}'}: {self.text}"
+
     def __str__(self) -> str:
-        where = self.file if self.row is None else f"{self.file} row {self.row}"
-        return f"{self.level}: {where}: {self.text}"
+        return f"{self.level}: {self.said}"
 
 
 @dataclass
@@ -112,48 +116,44 @@ def read(folder: Path) -> Folder:
 
 
 def _read_axbench(folder: Path) -> Folder:
+    asked = next((place for place in (ASKED, f"data/{ASKED}") if (folder / place).is_file()), None)
+    metadata = {METADATA: folder / METADATA} if (folder / METADATA).is_file() else {}
+    tables = {TRAIN: folder / TRAIN, EVALUATION: folder / EVALUATION}
+    return read_tables(tables, metadata | ({asked: folder / asked} if asked else {}))
+
+
+def read_tables(tables: Mapping[str, Path], lists: Mapping[str, Path]) -> Folder:
+    """Tables and lists of AxBench's layout wherever they lie, by the names they have in a folder of it."""
     found = Folder("axbench")
-    metadata = _metadata(folder, found)
-    for file in (TRAIN, EVALUATION):
-        for row, values in _table(folder, file, found):
-            found.texts.append(
-                Text(
-                    file,
-                    row,
-                    "train" if file == TRAIN else "evaluation",
-                    str(int(values["concept_id"])),
-                    str(values["category"]),
-                    str(values["concept_genre"]),
-                    str(values["input"]),
-                    str(values["output"]),
-                )
+    metadata = _metadata(lists[METADATA], found) if METADATA in lists else {}
+    for file, path in tables.items():
+        for row, values in _table(path, file, found):
+            name, category, genre = (
+                str(int(values["concept_id"])),
+                str(values["category"]),
+                str(values["concept_genre"]),
             )
-            if file == TRAIN and values["category"] == "positive":
-                name = str(int(values["concept_id"]))
-                text = metadata.get(name, str(values["output_concept"]))
-                found.concepts.setdefault(name, (text, str(values["concept_genre"])))
+            split: Split = "train" if file == TRAIN else "evaluation"
+            texts = str(values["input"]), str(values["output"])
+            found.texts.append(Text(file, row, split, name, category, genre, *texts))
+            if file == TRAIN and category == "positive":
+                found.concepts.setdefault(name, (metadata.get(name, str(values["output_concept"])), genre))
     for name, text in metadata.items():
         found.concepts.setdefault(name, (text, ""))
-    for place in (ASKED, f"data/{ASKED}"):
-        if (folder / place).is_file():
-            entries = _json(folder, place, found)
-            if entries is None:
-                continue
+    for place, path in lists.items():
+        if place.endswith(ASKED):
+            entries = _json(path, place, found)
             for row, entry in enumerate(entries if isinstance(entries, list) else []):
                 if isinstance(entry, Mapping) and isinstance(entry.get("instruction"), str):
                     found.questions.append(Question(place, row, "", entry["instruction"]))
                 else:
                     found.wrong("schema", place, row, "it has no instruction")
-            break
     return found
 
 
-def _metadata(folder: Path, found: Folder) -> dict[str, str]:
-    """concept id -> concept text; the file may be left out."""
-    path = folder / METADATA
+def _metadata(path: Path, found: Folder) -> dict[str, str]:
+    """concept id -> concept text."""
     concepts: dict[str, str] = {}
-    if not path.is_file():
-        return concepts
     for row, line in enumerate(path.read_text("utf-8", errors="replace").split("\n")):
         if not line.strip():
             continue
@@ -171,11 +171,10 @@ def _metadata(folder: Path, found: Folder) -> dict[str, str]:
     return concepts
 
 
-def _table(folder: Path, file: str, found: Folder) -> Iterable[tuple[int, Mapping[str, Any]]]:
+def _table(path: Path, file: str, found: Folder) -> Iterable[tuple[int, Mapping[str, Any]]]:
     """Readable rows of a table, by number; a row that is not readable becomes a finding."""
     import pandas as pd
 
-    path = folder / file
     if not path.is_file():
         found.wrong("schema", file, None, "there is no such file: not a folder in AxBench's layout")
         return
@@ -235,18 +234,13 @@ def write(folder: Path, concepts: Sequence[Mapping[str, Any]], texts: Sequence[T
         ]
         buffer = io.BytesIO()
         pd.DataFrame(rows, columns=[*COLUMNS[:5], "dataset_category", "concept_id"]).to_parquet(buffer, index=False)
-        _save(folder / file, buffer.getvalue())
-    _save(folder / METADATA, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        write_whole(folder / file, buffer.getvalue())
+    write_whole(folder / METADATA, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
 
 
 def _shown(concepts: Sequence[Mapping[str, Any]], text: Text) -> str:
     """The concept column: AxBench marks the shared negatives so."""
     return "EEEEE" if text.concept == SHARED else str(concepts[int(text.concept)]["concept"])
-
-
-def _save(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
 
 
 # The shipped set's files
@@ -264,7 +258,7 @@ def _read_mini(folder: Path) -> Folder:
 
 def _guarded(found: Folder, folder: Path, path: Path, take: Callable[[str, Any], None]) -> None:
     file = path.relative_to(folder).as_posix()
-    data = _json(folder, file, found)
+    data = _json(path, file, found)
     if data is None:
         return
     try:
@@ -298,9 +292,9 @@ def _concept(found: Folder, shared: dict[str, list[str]], file: str, data: Any) 
         found.texts.append(one)
 
 
-def _json(folder: Path, file: str, found: Folder) -> Any:
+def _json(path: Path, file: str, found: Folder) -> Any:
     try:
-        return json.loads((folder / file).read_text("utf-8"))
+        return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         found.wrong("schema", file, None, f"it is not JSON: {error}")
         return None

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from bench.core import adapter_folder
 from bench.core.content import Array
+from bench.core.deltas import LowRankDelta
 from bench.core.edits import Add, Clamp, Edit, Span
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.steering import Prompt, Steering
@@ -95,6 +97,19 @@ def _known(form: str, forms: Any) -> str:
     if form not in forms:
         raise UsageError(f"unknown format {form!r}: {suggest(form, forms)}")
     return form
+
+
+def adapter(steering: Steering, base: str) -> dict[str, bytes]:
+    """File name -> content of `steering` as a peft folder for the model `base`; raises as `encode`."""
+    parts = {"a prompt edit": steering.prompt != Prompt()}
+    parts |= {f"a {type(edit).__name__} edit at layer {edit.layer}": True for edit in steering.edits}
+    parts |= {f"a {type(d).__name__} of {d.module}": not isinstance(d, LowRankDelta) for d in steering.deltas}
+    for part, present in parts.items():
+        if present:
+            raise _refuse(part, "peft")
+    if not steering.deltas:
+        raise BenchError("peft holds low-rank weight changes, and this steering has none")
+    return adapter_folder.encode(steering.deltas, base)
 
 
 # What a format cannot hold

@@ -56,15 +56,3 @@ def bare(value: Any) -> Any:
 
 def as_json(axes: Mapping[str, Axis]) -> dict[str, Any]:
     return {axis: bare(vars(a.difference) | {"wins": a.wins, "length": a.length}) for axis, a in axes.items()}
-
-
-def disagreements(one: Run, two: Run) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The samples that both runs answered, largest difference of `overall` first."""
-    other = {s["id"]: s for s in two.data["samples"]}
-    pairs = [(s, other[s["id"]]) for s in one.data["samples"] if s["id"] in other]
-
-    def gap(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> float:
-        values = [s["ratings"].get("overall") for s in pair]
-        return -1.0 if None in values else abs(values[0] - values[1])
-
-    return sorted(pairs, key=lambda pair: (-gap(pair), pair[0]["id"]))

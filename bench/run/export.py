@@ -20,7 +20,7 @@ from bench.core.interfaces import Context
 from bench.core.paths import cache_root
 from bench.core.steering import Steering
 from bench.core.store import write_whole
-from bench.interchange.peft import encode
+from bench.interchange.files import adapter
 from bench.judges.judging import judged_by
 from bench.run.engines import make_backend
 from bench.run.identity import code_of
@@ -54,7 +54,7 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
     files: dict[Path, bytes] = {}
     for name, steering in found.items():
         if form == "peft":
-            files |= {paths[name] / file: content for file, content in encode(steering, model.name).items()}
+            files |= {paths[name] / file: content for file, content in adapter(steering, model.name).items()}
         else:
             files[paths[name]] = interchange.encode(steering, form, hint, blocks)
     for path, content in files.items():

@@ -6,17 +6,14 @@ at all; the coefficient is folded into B, so one adapter is one coefficient.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import save_file
-
-from bench.core.content import Array, digest
+from bench.core.adapter_folder import CONFIG, encode, factors
+from bench.core.content import digest
 from bench.core.deltas import Delta, LowRankDelta
 from bench.core.errors import BenchError
 from bench.core.paths import cache_root
@@ -42,24 +39,21 @@ def check(deltas: Sequence[Delta], layers: int) -> None:
 
 def rank_of(deltas: Sequence[Delta]) -> int:
     """The rank one adapter needs: deltas of one module add up."""
-    ranks: dict[str, int] = {}
-    for delta in deltas:
-        assert isinstance(delta, LowRankDelta)
-        ranks[delta.module] = ranks.get(delta.module, 0) + len(delta.down)
-    return max(ranks.values(), default=0)
+    return max((len(down) for down, _ in factors(deltas).values()), default=0)
 
 
 def adapter(deltas: Sequence[Delta], root: Path | None = None) -> Path:
     """The folder of an adapter with these deltas, written where it is missing."""
     folder = (root or cache_root() / "adapters") / digest(*deltas)
-    if (folder / "adapter_config.json").is_file():
-        (folder / "adapter_config.json").touch()
+    if (folder / CONFIG).is_file():
+        (folder / CONFIG).touch()
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
         work = Path(temporary) / "adapter"
         work.mkdir()
-        _write(deltas, work)
+        for name, content in encode(deltas, even=True).items():
+            (work / name).write_bytes(content)
         try:
             work.rename(folder)
         except OSError:  # another process wrote the same
@@ -70,27 +64,6 @@ def adapter(deltas: Sequence[Delta], root: Path | None = None) -> Path:
 
 def prune(keep: int = KEPT, root: Path | None = None) -> None:
     """Delete all but the `keep` adapters used last."""
-    folders = list((root or cache_root() / "adapters").glob("*/adapter_config.json"))
+    folders = list((root or cache_root() / "adapters").glob(f"*/{CONFIG}"))
     for path in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True)[keep:]:
         shutil.rmtree(path.parent, ignore_errors=True)
-
-
-def _write(deltas: Sequence[Delta], folder: Path) -> None:
-    rank = rank_of(deltas)
-    downs: dict[str, list[Array]] = {}
-    ups: dict[str, list[Array]] = {}
-    for delta in deltas:
-        assert isinstance(delta, LowRankDelta)
-        downs.setdefault(delta.module, []).append(delta.down)
-        ups.setdefault(delta.module, []).append(np.float32(delta.strength) * delta.up)
-    tensors: dict[str, Array] = {}
-    for module in downs:
-        down, up = np.concatenate(downs[module], 0), np.concatenate(ups[module], 1)
-        room = rank - len(down)
-        padded = {"lora_A": np.pad(down, ((0, room), (0, 0))), "lora_B": np.pad(up, ((0, 0), (0, room)))}
-        for part, values in padded.items():  # safetensors writes the bytes of a transposed view as they lie
-            tensors[f"base_model.model.{module}.{part}.weight"] = np.ascontiguousarray(values, np.float32)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    targets = sorted({module.rsplit(".", 1)[1] for module in downs})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": targets}
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"bias": "none", "lora_dropout": 0.0}))

@@ -1,10 +1,11 @@
-"""What is generated in the documentation: docs/methods.md, docs/cli.md, and blocks of other pages (`renew`).
+"""What is generated in the documentation: docs/methods.md, docs/cli.md, and blocks of other pages (`bench docs`).
 
 Invariant: each is a function of the code and the committed results, so that a test can say when one is stale.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from bench.core.errors import BenchError
 from bench.core.escape import cell, head, row
 from bench.core.store import write_whole
 from bench.measure import rejudge
-from bench.report import catalogue
+from bench.report.catalogue import fields, marks, paragraphs
 from bench.report.figures import forest
 from bench.report.text import leaderboard, verdict
 from bench.report.text.opinions import claims
@@ -29,6 +30,7 @@ from bench.results import second_judge
 from bench.results.tables import Table, tables
 
 COMMAND = "bench docs"
+COLUMNS = ("method", "family", "paper", "needs", "views", "gives", "fields")
 FAMILIES = {
     "prompting": "text before or around the question",
     "direction": "a vector from activations, nothing trained",
@@ -51,7 +53,7 @@ def renew(root: Path, program: click.Group) -> list[Path]:
         docs / "reproduction.md": {"depths": depths(shown), "suppression": suppression(shown)},
         docs / "judge.md": {"calibration": calibration(shown), "agreement": agreement(shown)},
     }
-    texts = {docs / "methods.md": catalogue.document(), docs / "cli.md": commands(program)}
+    texts = {docs / "methods.md": methods(), docs / "cli.md": commands(program)}
     texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
     for path, text in texts.items():
         write_whole(path, text.encode())
@@ -105,7 +107,7 @@ def _methods() -> str:
             names = [f"`{name}`" for name in registry.combinations()] + ["any `a+b`"]
         lines.append(row((family, what, ", ".join(sorted(names)))))
     if strange := {cls.family for cls in shipped} - set(FAMILIES):
-        raise BenchError(f"bench/documents.py does not say what the family {sorted(strange)[0]!r} is")
+        raise BenchError(f"tools/documents.py does not say what the family {sorted(strange)[0]!r} is")
     return "\n".join(lines)
 
 
@@ -215,5 +217,62 @@ def _walk(context: click.Context) -> Iterator[click.Context]:
     """The context of a command and of everything below it, by name."""
     yield context
     if isinstance(context.command, click.Group):
-        for name, command in sorted(context.command.commands.items()):
+        for name in sorted(context.command.list_commands(context)):
+            command = context.command.get_command(context, name)
+            assert command is not None
             yield from _walk(click.Context(command, parent=context, info_name=name, terminal_width=100))
+
+
+def methods() -> str:
+    """The whole file: one table, then a section a method, by family and name."""
+    classes = [cls for cls in registry.table("method").values() if cls.__module__.startswith("methods.")]
+    classes.sort(key=lambda cls: (cls.family, cls.name))
+    head = [
+        "# Methods",
+        f"Generated from the classes in `methods/`: `{COMMAND}`.",
+        "*needs* is what an engine must be able to do, *views* the training data a method reads, *gives* what its "
+        "fits hold. A field is set with `-p NAME.FIELD=VALUE`. Any `a+b` runs two methods at once.",
+    ]
+    rows = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *map(_row, classes)]
+    sections = [part for family in dict.fromkeys(cls.family for cls in classes) for part in _family(family, classes)]
+    return "\n\n".join([*head, "\n".join(rows), *sections]) + "\n"
+
+
+def _row(cls: type[Any]) -> str:
+    sets = [", ".join(sorted(values)) for values in (cls.needs, cls.views, cls.gives)]
+    cells = (
+        f"[{cls.name}](#{cls.name})",
+        cls.family,
+        _paper(cls.paper),
+        *sets,
+        ", ".join(_set(*pair) for pair in fields(cls)),
+    )
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _family(family: str, classes: list[type[Any]]) -> list[str]:
+    return [f"## {family.capitalize()}", *(_section(cls) for cls in classes if cls.family == family)]
+
+
+def _section(cls: type[Any]) -> str:
+    """Heading, summary, then each labelled paragraph of the docstring with its label set apart."""
+    parts = [_shown(label, text) for label, text in paragraphs(inspect.getdoc(cls) or "")]
+    contract = "; ".join(marks(cls))
+    return "\n\n".join([f"### {cls.name}", *parts, *([_shown("Contract", f"{contract}.")] if contract else [])])
+
+
+def _shown(label: str, text: str) -> str:
+    """A paragraph as Markdown: outside of code, stars, brackets and loose underscores are what they are."""
+    pieces = re.split(r"(`[^`]*`)", text)
+    special = r"([*<\[\]]|(?<!\w)_|_(?!\w))"
+    shown = "".join(p if p.startswith("`") else re.sub(special, r"\\\1", p) for p in pieces)
+    return f"*{label}.* {shown}" if label else shown
+
+
+def _set(name: str, default: str) -> str:
+    return f"`{name} = {default}`" if default else f"`{name}`"
+
+
+def _paper(paper: str) -> str:
+    number = paper.removeprefix("arXiv:")
+    return f"[{paper}](https://arxiv.org/abs/{number})" if paper.startswith("arXiv:") else paper
