@@ -1,5 +1,6 @@
 # What plugins, methods, tasks and notebooks import. One list: `__init__.py` reads it, type checkers too.
 from . import results as results
+from .core.composition import Wrapper as Wrapper
 from .core.content import Array as Array, Message as Message, digest as digest, plain as plain, stored as stored
 from .core.deltas import (
     Delta as Delta,
@@ -25,15 +26,15 @@ from .core.interfaces import (
     Bound as Bound,
     Chooser as Chooser,
     Context as Context,
-    Depth as Depth,
     Detector as Detector,
     Fitted as Fitted,
     Judge as Judge,
+    LayerSpec as LayerSpec,
     Method as Method,
     Prompted as Prompted,
     Rate as Rate,
     Task as Task,
-    check_depth as check_depth,
+    check_layer as check_layer,
 )
 from .core.naming import build_method as build_method
 from .core.protocol import Budget as Budget, Protocol as Protocol

@@ -79,7 +79,7 @@ def answers(engine: HFBackend | VLLMBackend, requests: Sequence[Request]) -> Cal
     def run() -> int:
         found = dict(engine.generate(requests))
         for i, request in enumerate(requests):
-            assert request.steering is None or min(found[i].touched) > 0
+            assert request.steering is None or min(found[i].positions_edited) > 0
         return sum(answer.tokens for answer in found.values())
 
     return run

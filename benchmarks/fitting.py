@@ -41,7 +41,7 @@ def main() -> None:
         return dictionaries[str(key)]
 
     def context() -> Context:
-        return Context(backend, budget, trains=tuple(trains), keep=keep)
+        return Context(backend, budget, trains=tuple(trains), cache=keep)
 
     list(made["sae"].fit_all(context(), trains))
     backend.activations([trains[0].positives[0].messages], [15])  # warm

@@ -64,7 +64,7 @@ def prevented(ctx: Context, made: Method, train: Train, layer: int, vector: Arra
 
     The push supplies the trait, so that the loss asks less of it from the weights (preventative steering).
     """
-    own = replace(ctx, keep=None, _cache={})
+    own = replace(ctx, cache=None, _cache={})
     with pushed(ctx.lm, layer, vector):
         (fitted,) = made.fit_all(own, [train])
     return fitted[0]
@@ -85,7 +85,7 @@ def _last(lm: HFBackend, steering: Steering, chats: Sequence[tuple[Message, ...]
     for begin in range(0, len(rows), lm.batch):
         part = rows[begin : begin + lm.batch]
         inputs, pads = lm.batches.pad(part)
-        with Applied(lm.model, [steering] * len(part), list(map(len, part)), pads, lm.header):
+        with Applied(lm.model, [steering] * len(part), list(map(len, part)), pads, lm.template_prefix):
             found.append(read_blocks(lm.model, [layer], "resid", **inputs)[layer][:, -1].float().cpu().numpy())
     return np.concatenate(found)
 

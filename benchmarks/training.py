@@ -30,7 +30,7 @@ from bench.core.registry import build
 from bench.core.store import write_json
 from bench.core.values import Train
 from bench.results import provenance
-from bench.training.changes.base import Scene
+from bench.training.changes.base import TrainingContext
 from bench.training.objectives.log_probabilities import LM
 from bench.training.parametrisations import Vector
 from bench.training.trainer import Recipe, Trained, train
@@ -45,11 +45,11 @@ def batched(ctx: Context, trains: Sequence[Train]) -> list[Trained]:
 
 def plain_loop(ctx: Context, one: Train) -> np.ndarray[Any, Any]:
     """One concept's vector `[H]`, by a loop that knows nothing of the trainer but its starting point."""
-    scene = Scene(ctx, [one])
+    scene = TrainingContext(ctx, [one])
     layer, model = ctx.layer(FORM.layer), scene.model
     unit = scene.norms(layer)[0] / scene.hidden**0.5
     weight = torch.nn.Parameter(FORM.init * scene.normal(scene.hidden, salt="vector")[0])
-    limit = ctx.lm.header + ctx.budget.tokens
+    limit = ctx.lm.template_prefix + ctx.budget.tokens
     rows = []
     for example in one.positives:
         ids = ctx.lm.encode(example.messages[:-1], example.response)[:limit]

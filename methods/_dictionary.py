@@ -162,7 +162,7 @@ def trained(
 
     settings = (layer, expansion, k, tokens, epochs)
     key = ("dictionary", settings, [digest(train) for train in trains])
-    return ctx.kept(key, make, learn, rows, concept_texts, written)
+    return ctx.cached(key, make, learn, rows, concept_texts, written)
 
 
 def released(release: str) -> Dictionary:

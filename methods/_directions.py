@@ -16,14 +16,14 @@ from bench import (
     Array,
     BenchError,
     Context,
-    Depth,
     Example,
     Fitted,
+    LayerSpec,
     Method,
     Span,
     Steering,
     Train,
-    check_depth,
+    check_layer,
     stored,
 )
 
@@ -50,10 +50,10 @@ class DirectionMethod(Method):
     per judged trial; the select split picks).
     """
 
-    layer: Depth = 0.5
+    layer: LayerSpec = 0.5
 
     def __post_init__(self) -> None:
-        check_depth(self.layer)
+        check_layer(self.layer)
 
     @abstractmethod
     def vector(self, ctx: Context, train: Train, layer: int) -> Array:

@@ -45,7 +45,7 @@ class Trained(Method):
         object.__setattr__(self, "views", goal.views)
         object.__setattr__(self, "needs", form.needs | {"train"})
         detects = {"detector"} if form.needs == {"add"} else set()
-        object.__setattr__(self, "gives", frozenset({"steering"} | detects))
+        object.__setattr__(self, "provides", frozenset({"steering"} | detects))
 
     @property
     def form(self) -> Parametrisation:

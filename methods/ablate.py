@@ -17,7 +17,7 @@ from methods.diffmean import DiffMean
     family="direction",
     paper="arXiv:2406.11717",
     needs=["project"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
     antisymmetric=False,
     recovers=True,
 )

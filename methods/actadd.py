@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Add, Array, BenchError, Context, Depth, Fitted, Method, Span, Steering, Train, check_depth, method
+from bench import Add, Array, BenchError, Context, Fitted, LayerSpec, Method, Span, Steering, Train, check_layer, method
 
 
 @method("actadd", family="direction", paper="arXiv:2308.10248", views=(), needs=["add"], recovers=True)
@@ -24,12 +24,12 @@ class ActAdd(Method):
     Reproduction: the paper steers GPT-2-XL (layers 6 and 20 of 48); it reports no AxBench row.
     """
 
-    layer: Depth = 0.25
+    layer: LayerSpec = 0.25
     positive: str = "I talk about {concept} all the time"
     negative: str = "I do not talk about {concept} at all"
 
     def __post_init__(self) -> None:
-        check_depth(self.layer)
+        check_layer(self.layer)
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         # A line break goes first: the first token of a raw text is the attention sink and is not read.
@@ -45,7 +45,9 @@ class ActAdd(Method):
                 value = (_padded(one, rows) - _padded(two, rows)).astype(np.float32)
                 if not np.any(value):
                     raise BenchError("the two prompts of the pair have the same states: nothing to add")
-                edits.append(Add(layer=layer, value=value, span=Span("prompt", first=rows, offset=ctx.lm.header)))
+                edits.append(
+                    Add(layer=layer, value=value, span=Span("prompt", first=rows, offset=ctx.lm.template_prefix))
+                )
             found.append(Fitted(Steering(edits=tuple(edits)), note={"rows": rows, "layers": list(depth)}))
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from bench.training.parametrisations import WRITERS
 from methods._trained import Trained
 
@@ -15,7 +15,7 @@ from methods._trained import Trained
     paper="arXiv:2601.07473",
     views=["texts", "personas"],
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
 )
 @dataclass(frozen=True)
 class AntiPaSTOMethod(Trained):
@@ -34,7 +34,7 @@ class AntiPaSTOMethod(Trained):
     parametrisation: str = "rotation"
     objective: str = "antipasto"
     rate: float = 5e-3
-    layers: tuple[Depth, ...] = (0.1, 0.2, 0.3, 0.4)
+    layers: tuple[LayerSpec, ...] = (0.1, 0.2, 0.3, 0.4)
     modules: tuple[str, ...] = WRITERS
     rank: int = 48
     target: float = 0.5

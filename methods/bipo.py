@@ -16,7 +16,7 @@ from methods._trained import Trained
     paper="arXiv:2406.00045",
     views=["pairs"],
     needs=["add", "train"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
 )
 @dataclass(frozen=True)
 class BiPOVector(Trained):

@@ -14,7 +14,7 @@ from methods._directions import DirectionMethod
     paper="arXiv:2312.06681",
     views=("choices",),
     needs=["add"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
     antisymmetric=True,
     recovers=True,
 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from bench import Array, BenchError, Context, Fitted, Gate, Method, Steering, Train, method, similarity
+from bench import Array, BenchError, Context, Fitted, Gate, Method, Steering, Train, Wrapper, method, similarity
 from methods._directions import agreeing, first_component
 from methods.diffmean import DiffMean
 
@@ -21,7 +21,7 @@ from methods.diffmean import DiffMean
     needs=["add", "gate", "project", "clamp", "lowrank"],
 )
 @dataclass(frozen=True)
-class Cast(Method):
+class Cast(Wrapper):
     """Another method's edits, gated on the similarity of the prompt to a condition direction.
 
     Equation: h̄ the mean state of the prompt's tokens after block l_c, d the condition direction `[H]`,
@@ -34,34 +34,15 @@ class Cast(Method):
     Reproduction: the paper refuses harmful and keeps harmless prompts; it reports no AxBench row.
     """
 
+    own_views: ClassVar[frozenset[str]] = frozenset({"texts", "conditions"})
+    own_needs: ClassVar[frozenset[str]] = frozenset({"gate"})
+
     inner: Method = field(default_factory=DiffMean)
     similarity: Literal["cast", "cosine"] = "cast"
-
-    def __post_init__(self) -> None:
-        own: dict[str, Any] = {"name": f"cast({self.inner.name})", "views": self.views | self.inner.views}
-        own["needs"] = self.inner.needs | {"gate"}
-        for flag in ("deterministic", "validated", "judged", "prompted", "pooled"):
-            own[flag] = getattr(self.inner, flag)
-        for key, value in own.items():  # of the instance: the class is registered under its own
-            object.__setattr__(self, key, value)
 
     @property
     def members(self) -> tuple[Method, ...]:
         return (self.inner,)
-
-    def params(self) -> dict[str, Any]:
-        inner = self.inner.params()
-        parts = inner if self.inner.members else {self.inner.name: inner}  # each part by its name
-        return {"cast": {"similarity": self.similarity}, **parts}
-
-    def candidates(self, budget: Any) -> int:
-        return self.inner.candidates(budget)
-
-    def drafts(self, budget: Any) -> tuple[int, int]:
-        return self.inner.drafts(budget)
-
-    def training(self, budget: Any) -> tuple[int, int]:
-        return self.inner.training(budget)
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         found = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bench import Context, Depth, Fitted, Request, Sampling, Steering, Train, method
+from bench import Context, Fitted, LayerSpec, Request, Sampling, Steering, Train, method
 from bench.training.objectives.representations import MID
 from methods._trained import Trained
 
@@ -27,7 +27,7 @@ REFUSALS = (
     family="trained",
     paper="arXiv:2406.04313",
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
     suppresses=True,
 )
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CircuitBreaker(Trained):
     parametrisation: str = "lora"
     objective: str = "reroute"
     rate: float = 2e-3
-    layers: tuple[Depth, ...] = ("0.1:0.6",)
+    layers: tuple[LayerSpec, ...] = ("0.1:0.6",)
     modules: tuple[str, ...] = ("o_proj", "down_proj")
     rank: int = 16
     alpha: float = 16.0

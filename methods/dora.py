@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -14,7 +14,7 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2402.09353",
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
 )
 @dataclass(frozen=True)
 class DoRAMethod(Trained):
@@ -30,7 +30,7 @@ class DoRAMethod(Trained):
 
     parametrisation: str = "dora"
     rate: float = 5e-3
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 4
     alpha: float = 32.0

@@ -14,7 +14,7 @@ from methods._trained import Trained
     paper="arXiv:2305.18290",
     views=["pairs"],
     needs=["add", "train"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
 )
 @dataclass(frozen=True)
 class DPOVector(Trained):

@@ -17,8 +17,8 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2506.03292",
     needs=["add", "train"],
-    gives=["steering", "detector"],
-    pooled=True,
+    provides=["steering", "detector"],
+    needs_all_concepts=True,
 )
 @dataclass(frozen=True)
 class HyperSteer(Trained):
@@ -62,7 +62,7 @@ class HyperSteer(Trained):
         return rows * max(1, self.folds - 1), tokens * max(1, self.folds - 1)
 
     def _vector(self, ctx: Context, change: Any, train: Train) -> tuple[Array, int]:
-        from bench.training.changes.base import Scene
+        from bench.training.changes.base import TrainingContext
 
-        vector: Array = np.asarray(change.unseen(Scene(ctx, [train]))[0], np.float32)
+        vector: Array = np.asarray(change.unseen(TrainingContext(ctx, [train]))[0], np.float32)
         return vector, int(change.layer)

@@ -21,7 +21,7 @@ from methods._directions import DirectionDetector
     paper="arXiv:2310.01405",
     views=(),
     needs=["add"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
 )
 @dataclass(frozen=True)
 class Imported(Method):

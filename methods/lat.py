@@ -15,7 +15,7 @@ from methods._directions import DirectionMethod, first_component, oriented
     family="direction",
     paper="arXiv:2310.01405",
     needs=["add"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
     recovers=True,
 )
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -16,7 +16,7 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2106.09685",
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
 )
 @dataclass(frozen=True)
 class LoRAMethod(Trained):
@@ -33,7 +33,7 @@ class LoRAMethod(Trained):
 
     parametrisation: str = "lora"
     rate: float = 5e-3
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 4
     alpha: float = 32.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from bench.training.parametrisations import SPREAD
 from methods._trained import Trained
 
@@ -16,7 +16,7 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2404.03592",
     needs=["lowrank", "train"],
-    gives=["steering"],
+    provides=["steering"],
 )
 @dataclass(frozen=True)
 class LoReFTMethod(Trained):
@@ -35,7 +35,7 @@ class LoReFTMethod(Trained):
 
     parametrisation: str = "loreft"
     rate: float = 0.2
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     rank: int = 4
     first: int = 5
     last: int = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from methods._trained import Trained
 
 
@@ -14,7 +14,7 @@ from methods._trained import Trained
     paper="arXiv:2310.01405",
     views=["texts", "personas"],
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
 )
 @dataclass(frozen=True)
 class LoRRAMethod(Trained):
@@ -30,7 +30,7 @@ class LoRRAMethod(Trained):
     parametrisation: str = "lora"
     objective: str = "lorra"
     rate: float = 5e-3
-    layers: tuple[Depth, ...] = ("0.1:0.55",)
+    layers: tuple[LayerSpec, ...] = ("0.1:0.55",)
     modules: tuple[str, ...] = ("q_proj", "v_proj")
     rank: int = 8
     alpha: float = 16.0

@@ -13,7 +13,7 @@ from methods._directions import DirectionMethod, first_component, oriented
     family="direction",
     paper="arXiv:2501.17148",
     needs=["add"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
     recovers=True,
 )
 @dataclass(frozen=True)

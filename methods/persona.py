@@ -18,9 +18,9 @@ from methods._personas import chat
     paper="arXiv:2507.21509",
     views=("texts", "personas"),
     needs=["add"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
     recovers=True,
-    judged=True,
+    uses_judge=True,
 )
 @dataclass(frozen=True)
 class Persona(DirectionMethod):
@@ -99,5 +99,5 @@ class Persona(DirectionMethod):
     def pairs(self, budget: Budget) -> int:
         return max(2, budget.sequences // 4)
 
-    def drafts(self, budget: Budget) -> tuple[int, int]:
+    def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
         return 2 * self.pairs(budget), 2 * self.pairs(budget) * self.tokens

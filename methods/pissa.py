@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -14,7 +14,7 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2404.02948",
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
 )
 @dataclass(frozen=True)
 class PiSSAMethod(Trained):
@@ -29,7 +29,7 @@ class PiSSAMethod(Trained):
 
     parametrisation: str = "pissa"
     rate: float = 1e-2
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 4
     alpha: float = 4.0

@@ -16,7 +16,7 @@ from methods._directions import DirectionMethod
     family="direction",
     paper="arXiv:2501.17148",
     needs=["add"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
     antisymmetric=True,
 )
 @dataclass(frozen=True)

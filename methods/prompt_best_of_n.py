@@ -49,12 +49,12 @@ class BestOfN(Method):
     def candidates(self, budget: Budget) -> int:
         return 1
 
-    def draws(self, budget: Budget) -> int:
+    def samples_per_prompt(self, budget: Budget) -> int:
         return self.n or max(2, budget.trials)
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         if train.prompts:
             raise BenchError("it rates replies by how much they are about a concept, which this task does not ask for")
         prompt = Prompt(suffix=LINE.suffix.replace("{concept}", train.concept.text))
-        chooser = SelfRated(train.concept.text, self.draws(ctx.budget))
+        chooser = SelfRated(train.concept.text, self.samples_per_prompt(ctx.budget))
         return [Fitted(Steering(prompt), note={"n": chooser.n}, chooser=chooser)]

@@ -25,7 +25,9 @@ def _task(train: Train) -> str:
     return TASK.replace("{concept}", train.concept.text)
 
 
-@method("prompt-engineered", family="prompting", paper="arXiv:2501.17148", views=(), needs=["prompt"], prompted=True)
+@method(
+    "prompt-engineered", family="prompting", paper="arXiv:2501.17148", views=(), needs=["prompt"], uses_prompter=True
+)
 @dataclass(frozen=True)
 class Engineered(Method):
     """A steering prompt written by a language model; the best of several is chosen on select.
@@ -60,7 +62,7 @@ class Engineered(Method):
         for train in trains:
             yield [self._fitted(next(drafts), train) for _ in trials]
 
-    def drafts(self, budget: Budget) -> tuple[int, int]:
+    def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
         return budget.trials, budget.trials * self.tokens
 
     def _fitted(self, draft: str, train: Train) -> Fitted:

@@ -16,7 +16,7 @@ PROPOSE = (
 )
 
 
-@method("prompt-search", family="prompting", paper="arXiv:2211.01910", needs=["prompt"], prompted=True)
+@method("prompt-search", family="prompting", paper="arXiv:2211.01910", needs=["prompt"], uses_prompter=True)
 @dataclass(frozen=True)
 class Search(Method):
     """Proposed instructions, ranked by how likely they make training answers; the best are judged.
@@ -59,7 +59,7 @@ class Search(Method):
             best = sorted(range(len(prompts)), key=lambda i: (-merit[i], i))[: ctx.budget.trials]
             yield [Fitted(Steering(prompts[i]), note={"loglik": round(merit[i], 4)}) for i in best]
 
-    def drafts(self, budget: Budget) -> tuple[int, int]:
+    def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
         return self._written(budget), self._written(budget) * self.tokens
 
     def _written(self, budget: Budget) -> int:

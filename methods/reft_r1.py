@@ -15,7 +15,7 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2501.17148",
     needs=["add", "train"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
 )
 @dataclass(frozen=True)
 class ReFTr1(Trained):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench import Add, Array, Context, Depth, Edit, Fitted, Project, Steering, Train, method
+from bench import Add, Array, Context, Edit, Fitted, LayerSpec, Project, Steering, Train, method
 from methods._directions import DirectionMethod, agreeing, first_component
 from methods._personas import stimuli
 
@@ -19,7 +19,7 @@ from methods._personas import stimuli
     paper="arXiv:2310.01405",
     views=("texts", "personas"),
     needs=["add", "project"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
     antisymmetric=True,
     recovers=True,
 )
@@ -37,7 +37,7 @@ class RepE(DirectionMethod):
     vector; it reports no AxBench row.
     """
 
-    layer: Depth = "0.35:0.65"
+    layer: LayerSpec = "0.35:0.65"
     operator: Literal["linear", "piecewise", "projection"] = "linear"
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:

@@ -12,14 +12,14 @@ from bench import (
     Backend,
     BenchError,
     Context,
-    Depth,
     Fitted,
+    LayerSpec,
     Message,
     Method,
     Span,
     Steering,
     Train,
-    check_depth,
+    check_layer,
     method,
     stored,
 )
@@ -69,11 +69,11 @@ class RepEContrast(Method):
     Reproduction: TruthfulQA MC1 of LLaMA-2-13B from 35.9 to 54.0 (paper, α = 0.25); no AxBench row.
     """
 
-    layer: Depth = "0.35:0.65"
+    layer: LayerSpec = "0.35:0.65"
     last: int = 8
 
     def __post_init__(self) -> None:
-        check_depth(self.layer)
+        check_layer(self.layer)
         if self.last < 1:
             raise ValueError(f"last = {self.last}: it edits at least the last prompt token")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench import Array, Context, Depth, Train, method
+from bench import Array, Context, LayerSpec, Train, method
 from methods._directions import DirectionMethod, agreeing, first_component
 from methods._personas import stimuli
 
@@ -18,7 +18,7 @@ from methods._personas import stimuli
     paper="github.com/vgel/repeng",
     views=("texts", "personas"),
     needs=["add"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
     antisymmetric=True,
     recovers=True,
 )
@@ -36,7 +36,7 @@ class Repeng(DirectionMethod):
     (`pca_center`) is asserted in the tests.
     """
 
-    layer: Depth = "0.35:0.65"
+    layer: LayerSpec = "0.35:0.65"
     variant: Literal["pca_center", "pca_diff"] = "pca_center"
 
     def prefetch(self, ctx: Context, train: Train, layers: list[int]) -> None:

@@ -16,7 +16,7 @@ from methods._trained import Trained
     paper="arXiv:2505.20809",
     views=["pairs"],
     needs=["add", "train"],
-    gives=["steering", "detector"],
+    provides=["steering", "detector"],
 )
 @dataclass(frozen=True)
 class RePSVector(Trained):

@@ -15,7 +15,9 @@ from methods._directions import DirectionDetector
 GIVES = ("steering", "detector")
 
 
-@method("sae", family="direction", paper="arXiv:2501.17148", needs=["add", "clamp"], gives=GIVES, pooled=True)
+@method(
+    "sae", family="direction", paper="arXiv:2501.17148", needs=["add", "clamp"], provides=GIVES, needs_all_concepts=True
+)
 @dataclass(frozen=True)
 class SAE(Method):
     """One latent of a sparse autoencoder, picked by how well it tells the training texts apart.
@@ -46,7 +48,7 @@ class SAE(Method):
         if not 0 <= self.tokens <= LIMIT or min(self.expansion, self.k, self.epochs, self.shortlist) < 1:
             raise ValueError(f"tokens from 0 to {LIMIT}; expansion, k, epochs and shortlist from 1")
 
-    def drafts(self, budget: Budget) -> tuple[int, int]:
+    def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
         texts = 0 if self.release else own(budget, self.tokens)
         return texts, texts * LENGTH
 

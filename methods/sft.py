@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from methods._trained import Trained
 
 
@@ -15,7 +15,7 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2501.17148",
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
     named=True,
 )
 @dataclass(frozen=True)
@@ -33,5 +33,5 @@ class SFTMethod(Trained):
 
     parametrisation: str = "full"
     rate: float = 1e-4
-    layers: tuple[Depth, ...] = ("0.0:-1",)
+    layers: tuple[LayerSpec, ...] = ("0.0:-1",)
     modules: tuple[str, ...] = ()

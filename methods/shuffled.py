@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bench import Budget, Choice, Context, Depth, Fitted, Method, Pair, Train, method
+from bench import Choice, Context, Fitted, LayerSpec, Method, Pair, Train, Wrapper, method
 from methods.diffmean import DiffMean
 
 Row = TypeVar("Row")
@@ -17,10 +17,10 @@ UNTAUGHT = frozenset({"control", "prompting"})
 
 
 @method(
-    "shuffled", family="control", needs=["add"], gives=["steering", "detector"], antisymmetric=False, recovers=False
+    "shuffled", family="control", needs=["add"], provides=["steering", "detector"], antisymmetric=False, recovers=False
 )
 @dataclass(frozen=True)
-class Shuffled(Method):
+class Shuffled(Wrapper):
     """Another method on the same data with half of each class exchanged; DiffMean unless one is named.
 
     Equation: that of the inner method, with labels permuted so that both sides hold as many positives as
@@ -30,7 +30,7 @@ class Shuffled(Method):
     which have no counterpart to be exchanged with, are left out.
     """
 
-    layer: Depth = 0.5
+    layer: LayerSpec = 0.5
     """DiffMean's, where no method is named."""
     inner: Method | None = None
 
@@ -41,10 +41,10 @@ class Shuffled(Method):
                 raise ValueError(f"layer = {self.layer} is plain shuffled's: give {inner.name} its own")
             if why := _unlabelled(inner):
                 raise ValueError(f"{why}: it has no labels to shuffle")
-            object.__setattr__(self, "name", f"shuffled({inner.name})")
-        own = ("views", "needs", "gives", "deterministic", "validated", "judged", "prompted", "pooled", "suppresses")
-        for flag in (*own, "away"):  # of the instance: the class is registered under its own
-            object.__setattr__(self, flag, getattr(inner, flag))
+        super().__post_init__()
+        object.__setattr__(self, "provides", inner.provides)
+        if self.inner is None:
+            object.__setattr__(self, "name", "shuffled")
 
     @property
     def taught(self) -> Method:
@@ -53,25 +53,10 @@ class Shuffled(Method):
 
     @property
     def members(self) -> tuple[Method, ...]:
-        return () if self.inner is None else (self.inner,)
+        return (self.taught,)
 
     def params(self) -> dict[str, Any]:
-        if self.inner is None:
-            return {"layer": self.layer}
-        inner = self.inner.params()
-        return {"shuffled": {}, **(inner if self.inner.members else {self.inner.name: inner})}
-
-    def candidates(self, budget: Budget) -> int:
-        return self.taught.candidates(budget)
-
-    def drafts(self, budget: Budget) -> tuple[int, int]:
-        return self.taught.drafts(budget)
-
-    def training(self, budget: Budget) -> tuple[int, int]:
-        return self.taught.training(budget)
-
-    def draws(self, budget: Budget) -> int:
-        return self.taught.draws(budget)
+        return {"layer": self.layer} if self.inner is None else super().params() | {"shuffled": {}}
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         return next(self.fit_all(ctx, [train]))
@@ -88,9 +73,7 @@ def _unlabelled(inner: Method) -> str:
             return why
     if inner.family in UNTAUGHT:
         return f"{inner.name} is of the family {inner.family}"
-    if getattr(
-        inner, "both", False
-    ):  # the language-model loss of both sides (`bench.training.objectives.log_probabilities.LM`)
+    if getattr(inner, "both", False):  # the language-model loss of both sides (`LM`)
         return f"{inner.name} with both = true trains on both sides alike"
     return "" if inner.views else f"{inner.name} reads no training data"
 

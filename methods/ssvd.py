@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -14,7 +14,7 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2509.02830",
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
 )
 @dataclass(frozen=True)
 class SSVDMethod(Trained):
@@ -29,7 +29,7 @@ class SSVDMethod(Trained):
 
     parametrisation: str = "ssvd"
     rate: float = 0.01
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     share: float = 0.1
     strict: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bench import Depth, method
+from bench import LayerSpec, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -15,7 +15,7 @@ from methods._trained import Trained
     family="trained",
     paper="arXiv:2405.19597",
     needs=["delta", "train"],
-    gives=["steering"],
+    provides=["steering"],
 )
 @dataclass(frozen=True)
 class SVFTMethod(Trained):
@@ -32,7 +32,7 @@ class SVFTMethod(Trained):
 
     parametrisation: str = "svft"
     rate: float = 0.02
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 128
     variant: Literal["plain", "banded", "random", "top-k"] = "banded"

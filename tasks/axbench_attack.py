@@ -87,7 +87,7 @@ class AxBenchAttack(Task):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("plain", "append", "prepend", "shots-1", "shots-4", "shots-12")
-    away: ClassVar[bool] = True
+    suppresses_concept: ClassVar[bool] = True
     ratings: ClassVar[int] = 2
     protocol: Protocol
 

@@ -52,7 +52,7 @@ class AxBenchSuppress(AxBench):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("absence", "instruction", "fluency")
-    away: ClassVar[bool] = True
+    suppresses_concept: ClassVar[bool] = True
 
     def train(self, concept: Concept) -> Train:
         forbids = tuple(line.replace("{concept}", concept.text) for line in FORBIDS)

@@ -13,7 +13,7 @@ from bench.report.text import verdict
 from bench.report.text.leaderboard import cells
 from bench.report.text.verdict import Answer, answers
 from bench.results.runs import load
-from bench.results.tables import Table, merit, tables
+from bench.results.tables import Table, select_score, tables
 from bench.stats.intervals import Difference, holm, paired
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
         scores = [rows[name].run.scores("overall") for name in (one.steering.name, one.prompt.name)]
         pairs = [[s[unit] or 0.0 for unit in one.table.concepts] for s in scores]
         assert one.difference == paired(*pairs)
-        assert one.chosen == (sum(rows[name].run.draws == 1 for name in prompts), len(steered))
+        assert one.chosen == (sum(rows[name].run.samples_per_prompt == 1 for name in prompts), len(steered))
     assert [one.p for one in made] == holm([one.difference.p for one in made])
 
 
@@ -56,9 +56,9 @@ def test_steering_picked_from_more_settings_than_prompts_get_is_left_out_and_mar
     one = next(one for one in answers(found) if one.table.spec["task"] == "axbench")
     rows = {row.name: row for row in one.table.rows}
     wide = rows["diffmean layer=select"]
-    assert merit(wide.run) > merit(one.steering.run)
+    assert select_score(wide.run) > select_score(one.steering.run)
     assert "25 settings" in cells(one.table, wide)[2]
-    marked = {row.name for row in one.table.rows if row.run.excess}
+    marked = {row.name for row in one.table.rows if row.run.over_budget}
     assert wide.name in marked
     assert marked == {name for name in rows if name.endswith("layer=select")}
 

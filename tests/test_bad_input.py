@@ -273,7 +273,10 @@ def change(name: Path, how: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "no training table": (unlink(str(TRAIN)), ["generate/train_data.parquet: there is no such file", "AxBench's layout"]),
+    "no training table": (
+        unlink(str(TRAIN)),
+        ["generate/train_data.parquet: there is no such file", "AxBench's layout"],
+    ),
     "no evaluation table": (unlink(str(HELD)), ["inference/latent_eval_data.parquet: there is no such file"]),
     "a column is missing": (
         change(TRAIN, lambda t: t.drop(columns="output")),

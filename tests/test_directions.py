@@ -93,7 +93,7 @@ def batch(
     rows = [lm.encode(chat) for chat in chats]
     inputs, pads = lm.batches.pad(rows)
     seen: list[Array] = []
-    with torch.no_grad(), Applied(lm.model, steerings, list(map(len, rows)), pads, lm.header):
+    with torch.no_grad(), Applied(lm.model, steerings, list(map(len, rows)), pads, lm.template_prefix):
         # Registered after the edits' own hooks, so it sees what the next block sees.
         handle = blocks(lm.model)[layer].register_forward_hook(
             lambda _, __, output: seen.append(first(output).numpy().copy())
@@ -266,7 +266,7 @@ def test_a_contrast_vector_lands_on_the_last_prompt_tokens_in_order(lm: HFBacken
         assert not logits[i][:-last].any()
     assert bound[0].digest != bound[1].digest
     found = dict(lm.generate([Request(c, s, GREEDY) for c, s in zip(chats, bound, strict=True)]))
-    assert [found[i].touched for i in range(2)] == [(last,), (last,)]
+    assert [found[i].positions_edited for i in range(2)] == [(last,), (last,)]
 
 
 def test_swapped_personas_flip_a_contrast_vector(lm: HFBackend) -> None:
@@ -293,12 +293,12 @@ def test_actadd_adds_its_rows_to_the_first_words_of_the_user(lm: HFBackend) -> N
     assert fitted.note["rows"] == rows
     change, logits = changes(lm, chats, [found.scaled(0.5)] * 2, 1)
     ids = lm.encode(chats[0])
-    assert lm.tokenizer.decode(ids[lm.header : lm.header + rows]) == LONG[:rows]
+    assert lm.tokenizer.decode(ids[lm.template_prefix : lm.template_prefix + rows]) == LONG[:rows]
     for i in range(2):
-        np.testing.assert_allclose(change[i][lm.header : lm.header + rows], 0.5 * expected, atol=1e-6)
-        assert not change[i][: lm.header].any()
-        assert not change[i][lm.header + rows :].any()
-        assert not logits[i][: lm.header].any()  # what stands before cannot see it
+        np.testing.assert_allclose(change[i][lm.template_prefix : lm.template_prefix + rows], 0.5 * expected, atol=1e-6)
+        assert not change[i][: lm.template_prefix].any()
+        assert not change[i][lm.template_prefix + rows :].any()
+        assert not logits[i][: lm.template_prefix].any()  # what stands before cannot see it
         assert logits[i][-1].any()  # what stands after does
 
 
@@ -308,8 +308,8 @@ def test_actadd_is_silent_while_decoding(lm: HFBackend) -> None:
     asks = (LONG, "Why?")
     done = dict(lm.generate([Request(ask(a), fitted.steering, GREEDY) for a in asks]))  # type: ignore[arg-type]
     assert done[0].tokens > 1
-    assert done[0].touched == (rows,)
-    assert done[1].touched == (done[1].prompt_tokens - lm.header,)  # a prompt shorter than the pair
+    assert done[0].positions_edited == (rows,)
+    assert done[1].positions_edited == (done[1].prompt_tokens - lm.template_prefix,)  # a prompt shorter than the pair
 
 
 def test_actadd_refuses_a_pair_of_equals(lm: HFBackend) -> None:
@@ -362,7 +362,7 @@ def test_prompts_are_read_as_before_until_their_last_token(name: str, lm: HFBack
         assert not scores[:-1].any()
         assert scores[-1].any()
     done = dict(lm.generate([Request(chats[0], found, GREEDY)]))[0]
-    assert set(done.touched) == {done.tokens}  # the last prompt token, and all but the last one written
+    assert set(done.positions_edited) == {done.tokens}  # the last prompt token, and all but the last one written
 
 
 # The mean, and ablation
@@ -370,7 +370,7 @@ def test_prompts_are_read_as_before_until_their_last_token(name: str, lm: HFBack
 
 def test_the_mean_is_that_of_all_texts(lm: HFBackend) -> None:
     (edit,) = added(steering("mean", Context(lm, replace(BUDGET, tokens=0)), layer=1))
-    rows = np.concatenate([states(lm, e.messages, 1)[lm.header :] for e in EXAMPLES])
+    rows = np.concatenate([states(lm, e.messages, 1)[lm.template_prefix :] for e in EXAMPLES])
     assert cosine(edit.value, rows.mean(0)) > 1 - 1e-5
 
 
@@ -509,7 +509,7 @@ def test_in_a_mixed_batch_what_does_not_trigger_is_the_bare_model(lm: HFBackend,
     on, off, all_on = (
         scores(lm, [Request(a, s, target="A red ball.") for a in asks]) for s in (conditional, zero, plain)
     )
-    fired = [bool(s.touched[0]) for s in on]
+    fired = [bool(s.positions_edited[0]) for s in on]
     assert set(fired) == {True, False}
     bare = scores(lm, [Request(a, target="A red ball.") for a in asks])
     for i, fires in enumerate(fired):
@@ -548,19 +548,21 @@ def test_the_gate_measures_what_the_fit_measured(kind: str, any_lm: HFBackend, m
     found = steering("cast", ctx, similarity=kind)
     gate = found.edits[0].gate
     assert gate is not None
-    pooled = [states(any_lm, ask(t), gate.layer)[any_lm.header :].mean(0) for t in (*TRAIN.triggers, *TRAIN.others)]
+    pooled = [
+        states(any_lm, ask(t), gate.layer)[any_lm.template_prefix :].mean(0) for t in (*TRAIN.triggers, *TRAIN.others)
+    ]
     by_hand = _similarity(np.stack(pooled), gate.direction, gate.center)
     assert min(np.abs(by_hand - s).max() for s in fitted) < 1e-5  # over every token of the user's turn
     assert gate.layer <= found.edits[0].layer
     assert (gate.center is None) == (kind == "cast")
     asks = [ask(text) for text in (*TRAIN.triggers[:2], *TRAIN.others[:2], LONG[:30])]
-    means = np.stack([states(any_lm, a, gate.layer)[any_lm.header :].mean(0) for a in asks])
+    means = np.stack([states(any_lm, a, gate.layer)[any_lm.template_prefix :].mean(0) for a in asks])
     np.testing.assert_allclose(means, [r.values[gate.layer].mean(0) for r in ctx.read(asks, gate.layer)], atol=1e-5)
     for a, s in zip(asks, _similarity(means, gate.direction, gate.center), strict=True):
         near = [replace(gate, threshold=float(s) + d, above=above) for d in (-1e-4, 1e-4) for above in (True, False)]
         rows = [Request(ask(LONG), Steering(), target="A")]  # padded beside another prompt
         rows += [Request(a, gated(found, g), target="A") for g in near]
-        assert [bool(t.touched[0]) for t in scores(any_lm, rows)[1:]] == [True, False, False, True]
+        assert [bool(t.positions_edited[0]) for t in scores(any_lm, rows)[1:]] == [True, False, False, True]
 
 
 def test_the_condition_s_own_f1_is_what_its_gate_does(lm: HFBackend) -> None:
@@ -568,7 +570,7 @@ def test_the_condition_s_own_f1_is_what_its_gate_does(lm: HFBackend) -> None:
     assert isinstance(fitted.steering, Steering)
     asks = (*TRAIN.triggers, *TRAIN.others)
     found = scores(lm, [Request(ask(a), fitted.steering, target="A") for a in asks])
-    fires, wanted = np.array([bool(s.touched[0]) for s in found]), np.arange(16) < 8
+    fires, wanted = np.array([bool(s.positions_edited[0]) for s in found]), np.arange(16) < 8
     assert fitted.note["condition_f1"] == round(2 * (fires & wanted).sum() / (fires.sum() + 8), 3)
     assert fitted.note["condition_layer"] < lm.layers // 2
 
@@ -588,8 +590,8 @@ def test_cast_is_named_after_what_it_wraps() -> None:
 
 def test_a_judged_method_stays_judged_under_a_gate(tmp_path: Path) -> None:
     made = build_method("cast(persona)", {})
-    assert made.judged
-    assert not build_method("cast", {}).judged
+    assert made.uses_judge
+    assert not build_method("cast", {}).uses_judge
     ctx = Context(FakeBackend(), BUDGET)
     keys = [Fits(ctx, Artefacts(tmp_path), {"ships": TRAIN}, "steering", judge).keys(made, "") for judge in "ab"]
     assert keys[0] != keys[1]
@@ -638,7 +640,7 @@ def test_a_condition_is_read_before_what_it_decides(lm: HFBackend) -> None:
         assert gate is not None
         assert gate.layer < at
         found = scores(lm, [Request(ask(a), made, target="A") for a in (*TRAIN.triggers, *TRAIN.others)])
-        assert {bool(s.touched[0]) for s in found} == {True, False}
+        assert {bool(s.positions_edited[0]) for s in found} == {True, False}
     with pytest.raises(BenchError, match="inside edits inside block 0: no block before it"):
         Cast(Inside(0)).fit(ctx, TRAIN)
 
@@ -717,7 +719,7 @@ def test_persona_rollouts_are_asked_in_pairs() -> None:
     ctx = Spy(Speaker(), Budget(40, 96, 1, 2), rate=spoiling)
     fit("persona", ctx)
     requests = ctx.lm.requests  # type: ignore[attr-defined]
-    assert (len(requests), 32 * len(requests)) == Persona().drafts(ctx.budget)
+    assert (len(requests), 32 * len(requests)) == Persona().prompt_writing_cost(ctx.budget)
     questions = {e.instruction for e in TRAIN.negatives}
     for k in range(0, len(requests), 2):
         plus, minus = requests[k : k + 2]

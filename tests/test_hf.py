@@ -120,9 +120,9 @@ def test_activations_are_block_outputs_without_the_shared_header(lm: HFBackend) 
     ids = lm.encode(messages[:1], "A ball.")
     with torch.no_grad():
         states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-    assert lm.tokenizer.decode(ids[lm.header :]).startswith("What")
-    np.testing.assert_allclose(read.values[1], states[2][0, lm.header :].numpy(), atol=1e-5)
-    assert lm.tokenizer.decode(ids[lm.header + read.response :]) == "A ball."
+    assert lm.tokenizer.decode(ids[lm.template_prefix :]).startswith("What")
+    np.testing.assert_allclose(read.values[1], states[2][0, lm.template_prefix :].numpy(), atol=1e-5)
+    assert lm.tokenizer.decode(ids[lm.template_prefix + read.response :]) == "A ball."
 
 
 def test_reading_stops_after_the_deepest_wanted_block(lm: HFBackend) -> None:
@@ -141,7 +141,7 @@ def test_padding_and_the_sink_are_neither_read_nor_steered(lm: HFBackend) -> Non
     inputs, pads = lm.batches.pad(rows)
     seen: list[Array] = []
     for steering in (Steering(edits=(Add(layer=1, value=np.zeros(H, np.float32)),)), add()):
-        with torch.no_grad(), Applied(lm.model, [steering] * 3, list(map(len, rows)), pads, lm.header):
+        with torch.no_grad(), Applied(lm.model, [steering] * 3, list(map(len, rows)), pads, lm.template_prefix):
             handle = lm.model.model.layers[1].register_forward_hook(
                 lambda _, __, o: seen.append(first(o).numpy().copy())
             )
@@ -167,7 +167,7 @@ def test_touched_positions_follow_the_span(lm: HFBackend, span: Span, prompt: in
     found = dict(lm.generate([Request(ask(a), add(0.5, span=span), GREEDY) for a in ASKS]))
     for completion in found.values():
         expected = (completion.prompt_tokens + prompt if prompt is not None else 0) + steps - (8 - completion.tokens)
-        assert completion.touched == (expected if span.part != "prompt" else completion.prompt_tokens - 1,)
+        assert completion.positions_edited == (expected if span.part != "prompt" else completion.prompt_tokens - 1,)
 
 
 def test_the_first_generated_token_is_steered(lm: HFBackend) -> None:
@@ -343,18 +343,20 @@ def test_a_front_that_prompts_share_is_read_once_and_changes_no_answer(
     ends = ("Go.", "Now, tell me more about this and that.", "What is it?")
     plain = [Request(ask(shot + end), sampling=DRAWN, seed=len(end)) for shot in shots for end in ends]
     requests = [*plain, Request(ask("Alone."), sampling=DRAWN), *(replace(r, steering=add()) for r in plain)]
-    fronts: list[int] = []
+    prefix_groups: list[int] = []
     read = cache.read
 
     def watched(model: Any, ids: Any) -> Any:
-        fronts.append(len(ids))
+        prefix_groups.append(len(ids))
         return read(model, ids)
 
     monkeypatch.setattr(cache, "read", watched)
     found = texts(any_lm, requests)
     begin = len(any_lm.encode(ask("")))  # one byte is one token
-    assert len(fronts) == (2 if reads_trees(any_lm.model, 400) else 0)
-    assert all(abs(front - begin - len(shot)) <= begin for front, shot in zip(sorted(fronts), shots, strict=False))
+    assert len(prefix_groups) == (2 if reads_trees(any_lm.model, 400) else 0)
+    assert all(
+        abs(prefix - begin - len(shot)) <= begin for prefix, shot in zip(sorted(prefix_groups), shots, strict=False)
+    )
     assert found == [texts(any_lm, [request])[0] for request in requests]
     assert found[: len(plain)] != found[-len(plain) :]
     monkeypatch.setattr(cache, "read", lambda *_: ())  # a model that keeps something else

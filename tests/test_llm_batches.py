@@ -9,8 +9,8 @@ import pytest
 from stub_server import Reply, Stub, answer, error, judgements, one_line, rated, records, refusal, run, well
 
 from bench.backends.hosted import batch_api
-from bench.core.errors import Halted
-from bench.core.money import Purse
+from bench.core.errors import StopRun
+from bench.core.money import SpendingLimit
 from bench.core.values import Concept, Item, Verdict
 from bench.judges.llm import LLMJudge
 
@@ -93,7 +93,7 @@ def test_what_an_expired_batch_did_not_reach_is_asked_again(stub: Stub) -> None:
     found = dict(judge().rate(items(10)))
     lost = [verdict for verdict in found.values() if verdict.value is None]
     assert len(lost) == 4
-    assert all(verdict.passing and "expired" in verdict.reason for verdict in lost)
+    assert all(verdict.transient and "expired" in verdict.reason for verdict in lost)
     stub.statuses, stub.behave = lambda seen: "completed", well
     missing = [item for i, item in enumerate(items(10)) if found[i].value is None]
     again = dict(judge().rate(missing))
@@ -110,7 +110,7 @@ def test_errors_within_a_batch_are_told_apart(stub: Stub) -> None:
 
     stub.behave = behave
     found = dict(judge().rate(items(5)))
-    assert [found[i].passing for i in range(5)] == [False, False, True, False, False]
+    assert [found[i].transient for i in range(5)] == [False, False, True, False, False]
     assert [value is None for value in values(found)] == [False, True, True, False, False]
 
 
@@ -118,7 +118,7 @@ def test_a_batch_that_the_service_lost_is_made_anew(stub: Stub) -> None:
     list(judge().rate(items(4)))
     stub.batches.clear()
     lost = dict(judge().rate(items(4)))
-    assert all(verdict.passing and "lost" in verdict.reason for verdict in lost.values())
+    assert all(verdict.transient and "lost" in verdict.reason for verdict in lost.values())
     assert None not in values(dict(judge().rate(items(4))))
 
 
@@ -146,9 +146,9 @@ def test_a_torn_line_leaves_its_request_missing(stub: Stub) -> None:
 
 def test_no_more_is_sent_than_the_money_allows(stub: Stub) -> None:
     made = judge(price=(1.0, 1.0))
-    made.fund(Purse(0.003))
+    made.fund(SpendingLimit(0.003))
     found: dict[int, Verdict] = {}
-    with pytest.raises(Halted, match="max-cost"):
+    with pytest.raises(StopRun, match="max-cost"):
         found.update(made.rate(items(50)))
     most = max(len(prompt.encode()) + 64 + 256 for prompt in sent(stub)) / 1e6 / 2
     assert 0 < len(found) == len(sent(stub)) <= 0.003 / most + 1

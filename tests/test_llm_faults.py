@@ -34,9 +34,9 @@ from stub_server import (
 
 from bench.backends.hosted import pool
 from bench.backends.hosted.backend import OpenAIBackend, retry_after
-from bench.backends.hosted.pool import Asking, Failure, Passing, pause
-from bench.core.errors import BenchError, Halted, UsageError
-from bench.core.money import PRICES, Price, Purse, price_of
+from bench.backends.hosted.pool import Failure, RequestPool, TransientError, pause
+from bench.core.errors import BenchError, StopRun, UsageError
+from bench.core.money import PRICES, Price, SpendingLimit, price_of
 from bench.core.store import Rows
 from bench.core.values import Concept, Item, Request, Verdict
 from bench.judges.judging import rate
@@ -257,7 +257,7 @@ def test_a_fit_is_not_kept_with_ratings_missing(stub: Stub) -> None:
 def test_a_server_that_is_down_is_not_asked_ten_thousand_times(stub: Stub) -> None:
     stub.behave = lambda number, prompt: well(number, prompt) if number <= 5 else error(500)
     found: dict[int, Verdict] = {}
-    with pytest.raises(Halted, match="8 requests failed one after the other"):
+    with pytest.raises(StopRun, match="8 requests failed one after the other"):
         found.update(LLMJudge("m", workers=2, retries=1).rate(items(200)))
     assert sum(verdict.value is not None for verdict in found.values()) == 5
     assert len(stub.requests) <= 5 + 2 * (8 + 2)
@@ -281,7 +281,7 @@ def test_all_asking_ends_at_once_also_for_those_who_wait(stub: Stub) -> None:
 
     stub.behave = behave
     begun = time.monotonic()
-    with pytest.raises(Halted, match="expired"):
+    with pytest.raises(StopRun, match="expired"):
         judged(10, workers=2)
     assert time.monotonic() - begun < 10
     assert len(stub.requests) == 2
@@ -292,17 +292,17 @@ def test_every_request_ends_in_one_way() -> None:
 
     def call(i: int) -> str:
         if i % 3 == 1:
-            raise Passing("busy")
+            raise TransientError("busy")
         if i % 3 == 2:
-            raise pool.Refused("no")
+            raise pool.PermanentError("no")
         return f"answer {i}"
 
     for workers in (1, 3, 50):
-        found = dict(Asking[str](workers, 1).all(call, 20))
+        found = dict(RequestPool[str](workers, 1).all(call, 20))
         assert sorted(found) == list(range(20))
         assert {i for i, v in found.items() if v == Failure("busy (tried 2 times)")} == set(range(1, 20, 3))
-        assert {i for i, v in found.items() if v == Failure("no", passing=False)} == set(range(2, 20, 3))
-    assert dict(Asking[str](4, 1).all(call, 0)) == {}
+        assert {i for i, v in found.items() if v == Failure("no", transient=False)} == set(range(2, 20, 3))
+    assert dict(RequestPool[str](4, 1).all(call, 0)) == {}
 
 
 # Errors that stay
@@ -558,10 +558,10 @@ def test_what_may_have_been_billed_counts_against_the_limit(stub: Stub, what: st
     """A request without a readable answer may have been answered and billed on the other side."""
     stub.behave = PASSING[what]
     judge = LLMJudge("m", retries=0, timeout=0.5, price=(1.0, 1.0), workers=1)
-    purse = Purse(10.0)
+    purse = SpendingLimit(10.0)
     judge.fund(purse)
     found = dict(judge.rate(items(1)))
-    assert found[0].passing
+    assert found[0].transient
     most = (len(stub.prompts()[0].encode()) + 64 + 256) / 1e6
     assert purse.gone == pytest.approx(judge.usage()["dollars_unsure"]) == pytest.approx(most)
     assert purse.held == pytest.approx(0)
@@ -570,7 +570,7 @@ def test_what_may_have_been_billed_counts_against_the_limit(stub: Stub, what: st
 def test_a_purse_is_not_overdrawn_by_many_at_once() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    purse = Purse(1.0)
+    purse = SpendingLimit(1.0)
 
     def spend(_: int) -> bool:
         if not purse.hold(0.01):

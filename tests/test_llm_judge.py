@@ -126,7 +126,7 @@ def test_an_unreadable_rating_is_none_with_its_reason(reply: str) -> None:
     assert verdict.raw == reply or len(reply) > len(verdict.raw) > 1000
     assert len(verdict.raw) < 10_000
     assert verdict.reason
-    assert not verdict.passing
+    assert not verdict.transient
 
 
 @given(st.text(max_size=60), st.text(max_size=20))

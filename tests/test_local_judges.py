@@ -209,7 +209,7 @@ def test_vllm_serve_rates_with_the_default_model(served: str, monkeypatch: pytes
         made = LLMJudge("smol", base_url=served, tokens=48, weighted=weighted)
         found = dict(made.rate(asked))
         assert sorted(found) == list(range(len(asked)))
-        assert not any(verdict.passing for verdict in found.values())
+        assert not any(verdict.transient for verdict in found.values())
         rated = [verdict.value for verdict in found.values() if verdict.value is not None]
         assert all(0 <= value <= 2 for value in rated)
         assert all(verdict.reason for verdict in found.values() if verdict.value is None)
@@ -229,6 +229,6 @@ def test_vllm_serve_says_which_text_is_too_long(served: str, monkeypatch: pytest
     short = Item("fluency", Concept("c", "ships"), "Tell me.", "A short text.")
     found = dict(LLMJudge("smol", base_url=served, tokens=16, retries=0).rate([long, short]))
     assert found[0].value is None
-    assert not found[0].passing
+    assert not found[0].transient
     assert "context" in found[0].reason
-    assert not found[1].passing
+    assert not found[1].transient

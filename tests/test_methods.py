@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("name", NAMES)
 def test_the_contract_holds(name: str, kind: str) -> None:
     found = check(name, kind)
-    steers = all("steering" in registry.get("method", part).gives for part in names_in(name))
+    steers = all("steering" in registry.get("method", part).provides for part in names_in(name))
     assert len(found) >= (6 if steers else 1)
     assert {label: problem for label, problem in found.items() if problem} == {}
 
@@ -133,8 +133,8 @@ def test_a_shuffled_twin_is_what_its_method_is_but_a_control() -> None:
     assert twin.params() == {"shuffled": {}, "lora": own.params()}
     assert (twin.views, twin.needs, twin.training(BUDGET)) == (own.views, own.needs, own.training(BUDGET))
     assert not build_method("shuffled(diffmean)", {}).antisymmetric
-    assert build_method("shuffled(hypersteer)", {}).pooled
-    assert build_method("shuffled(persona)", {}).judged
+    assert build_method("shuffled(hypersteer)", {}).needs_all_concepts
+    assert build_method("shuffled(persona)", {}).uses_judge
     assert build_method("shuffled(circuit-breaker)", {}).suppresses
     assert build_method("shuffled(caa)", {}).views == {"choices"}
 

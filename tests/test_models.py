@@ -168,7 +168,7 @@ def test_the_default_model_speaks(default_model: Model) -> None:
     ask = (("user", "What is the capital of France?"),)
     found = dict(lm.generate([Request(ask, sampling=Sampling(12, temperature=0))]))[0]
     assert "Paris" in found.text
-    assert lm.header > 1  # the template's own system turn is shared by every chat
+    assert lm.template_prefix > 1  # the template's own system turn is shared by every chat
     answers = [f"The capital of France is {city}." for city in ("Paris", "Rome", "tomato")]
     totals = [s.total for _, s in sorted(lm.logprobs([Request(ask, target=answer) for answer in answers]))]
     assert totals == sorted(totals, reverse=True)

@@ -117,7 +117,7 @@ class Engine:
             want, counts = expected(self.streams[i], steering or Steering(), self.prompts[i])
             np.testing.assert_allclose(self.results[i], want, atol=2e-5)
             if steering is not None:
-                assert self.packed.touched(i, self.totals[i]) == counts
+                assert self.packed.positions_edited(i, self.totals[i]) == counts
 
 
 @pytest.mark.parametrize("split", [True, False])
@@ -156,7 +156,7 @@ def test_sites_and_layers_are_kept_apart() -> None:
             factor = {(0, 0): 1, (1, 1): 2, (1, 2): 1}.get((layer, site), 0)
             np.testing.assert_allclose(hidden[1:], np.tile(factor * VALUE, (3, 1)), atol=1e-6)
             assert not hidden[0].any()
-    assert engine.packed.touched(0, 4) == [3, 3, 3]
+    assert engine.packed.positions_edited(0, 4) == [3, 3, 3]
 
 
 def test_a_sweep_of_coefficients_costs_one_row() -> None:
@@ -201,7 +201,7 @@ def test_blocks_from_the_prefix_cache_count_once_and_a_step_too_many_not_at_all(
     engine = Engine([steering], [10], [14])
     engine.step([(0, 8, 12)])  # 8 tokens were found in the cache
     engine.step([(0, 12, 14)])
-    assert engine.packed.touched(0, 13) == [12, 3]
+    assert engine.packed.positions_edited(0, 13) == [12, 3]
 
 
 def gated(above: bool = True, pooling: Any = "mean", similarity: Any = "cosine", layer: int = 1) -> Steering:
@@ -238,7 +238,7 @@ def test_a_gate_reads_the_prompt_and_decides_for_the_row(pooling: str, similarit
         kept = Steering(edits=tuple(e for e in steering.edits if on or e.gate is None))
         want, _ = expected(engine.streams[i], kept, 9)
         np.testing.assert_allclose(engine.results[i], want, atol=2e-5)
-        assert engine.packed.touched(i, 12) == ([11, 3, 11] if on else [0, 0, 11])
+        assert engine.packed.positions_edited(i, 12) == ([11, 3, 11] if on else [0, 0, 11])
     assert {True, False} == set(sides)
 
 
@@ -249,14 +249,14 @@ def test_a_gate_that_saw_part_of_its_prompt_is_an_error(parts: list[tuple[int, i
     engine = Engine([gated()], [9], [12])
     for part in parts:
         engine.step([part])
-    assert reason in str(engine.packed.touched(0, 9))
+    assert reason in str(engine.packed.positions_edited(0, 9))
 
 
 def test_a_request_without_its_steering_is_an_error() -> None:
     engine = Engine([Steering(edits=(Add(layer=LAYER, value=VALUE),))], [4], [6])
     engine.packed.clear()
     engine.step([(0, 0, 6)])
-    assert engine.packed.touched(0, 6) == "it ran without its steering"
+    assert engine.packed.positions_edited(0, 6) == "it ran without its steering"
 
 
 def test_adapters_hold_what_the_deltas_say(tmp_path: Any) -> None:

@@ -22,9 +22,8 @@ from bench.core import registry
 from bench.core.errors import UsageError
 from bench.core.interfaces import Judge
 from bench.core.naming import select
-from bench.core.protocol import Budget, Protocol, RunSpec, protocol
+from bench.core.protocol import PRESETS, Budget, Protocol, RunSpec, protocol
 from bench.core.values import Item, Request, Sampling, Verdict
-from bench.run import plan
 from bench.run.plan import Options, from_file, make
 
 
@@ -68,7 +67,7 @@ def test_a_preset_holds_the_designs_budget(preset: str, mode: str) -> None:
 
 
 def test_there_are_three_presets_and_prompting_gets_as_many_trials_as_steering() -> None:
-    assert set(plan.PRESETS) == set(BUDGETS)
+    assert set(PRESETS) == set(BUDGETS)
     for preset in BUDGETS:
         assert protocol(preset).budget.trials == len(protocol(preset).coefficients)
 

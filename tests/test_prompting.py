@@ -205,7 +205,7 @@ def test_search_sees_training_positives_and_nothing_else() -> None:
         assert TRAIN.concept.text in text
         assert sum(answer in text for answer in answers) == 2
         assert not any(e.response in text for e in TRAIN.negatives)
-    assert made.drafts(BUDGET) == (len(lm.written), len(lm.written) * made.tokens)
+    assert made.prompt_writing_cost(BUDGET) == (len(lm.written), len(lm.written) * made.tokens)
 
 
 def test_concepts_searched_together_are_searched_as_alone() -> None:
@@ -262,7 +262,7 @@ def test_best_of_n_draws_as_many_answers_as_the_budget_has_trials_unless_told() 
         (fitted,) = fit("prompt-best-of-n", Context(FakeBackend(), BUDGET), **params)
         assert fitted.chooser == SelfRated(TRAIN.concept.text, n)
         assert fitted.note == {"n": n}
-        assert build_method("prompt-best-of-n", {"prompt-best-of-n": params}).draws(BUDGET) == n
+        assert build_method("prompt-best-of-n", {"prompt-best-of-n": params}).samples_per_prompt(BUDGET) == n
 
 
 def test_best_of_n_pays_for_every_answer_it_draws(tmp_path: Path) -> None:
@@ -308,6 +308,6 @@ def test_a_choice_among_answers_is_counted_in_the_cost_and_cannot_be_merged() ->
 
 def test_a_combination_asks_for_what_its_parts_ask_for() -> None:
     merged = build_method("prompt-search+persona", {})
-    assert (merged.judged, merged.prompted, merged.pooled) == (True, True, False)
-    assert not build_method("prompt+diffmean", {}).judged
-    assert build_method("prompt+sae", {}).pooled
+    assert (merged.uses_judge, merged.uses_prompter, merged.needs_all_concepts) == (True, True, False)
+    assert not build_method("prompt+diffmean", {}).uses_judge
+    assert build_method("prompt+sae", {}).needs_all_concepts

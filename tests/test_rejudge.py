@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner, Result
 
-from bench.cli import terminal_judges
+from bench.cli.judges import find
 from bench.cli.main import main
-from bench.core import registry
+from bench.core import paths, registry
 from bench.core.errors import BenchError
 from bench.core.interfaces import Judge
 from bench.core.values import Item, Verdict
@@ -23,9 +23,8 @@ from bench.report.build import build
 from bench.report.text import opinions as claims
 from bench.results import second_judge
 from bench.results.runs import Run, load
-from bench.results.second_judge import Opinion
+from bench.results.second_judge import JudgeRatings
 from bench.results.tables import tables
-from bench.run import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct"
@@ -47,7 +46,7 @@ def bench(results: Path, *words: str) -> Result:
     return CliRunner().invoke(main, ["judge", *words, "--results", str(results)])
 
 
-def opinion(run: Run, shift: Mapping[str, float], judge: str = "other", independent: bool = True) -> Opinion:
+def opinion(run: Run, shift: Mapping[str, float], judge: str = "other", independent: bool = True) -> JudgeRatings:
     """An opinion that adds to each method's ratings, written beside the run."""
     add = shift.get(run.method, 0.0)
 
@@ -101,12 +100,12 @@ def test_a_group_is_found_in_the_scratch_folder_too(
 ) -> None:
     """A report on runs that the checked results refuse names their group to be rated."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(terminal_judges, "default_results", lambda: tmp_path / "checked")
-    plan.scratch().parent.mkdir(parents=True)
-    results.rename(plan.scratch())
-    (known, *_) = load(plan.scratch())
-    found = terminal_judges.find([known.data["group"]], None)
-    assert {run.path for run in found} == {run.path for run in load(plan.scratch())}
+    monkeypatch.setattr(paths, "default_results", lambda: tmp_path / "checked")
+    paths.scratch().parent.mkdir(parents=True)
+    results.rename(paths.scratch())
+    (known, *_) = load(paths.scratch())
+    found = find([known.data["group"]], None)
+    assert {run.path for run in found} == {run.path for run in load(paths.scratch())}
 
 
 def test_the_judge_to_ask_is_another_than_the_table_s(results: Path) -> None:
@@ -316,7 +315,7 @@ def test_ratings_that_went_unanswered_are_asked_for_again(
 
     def rated(item: Item) -> Verdict:
         asked.append(item)
-        return Verdict(None, reason="timed out", passing=True) if len(asked) <= 2 else Verdict(1.0)
+        return Verdict(None, reason="timed out", transient=True) if len(asked) <= 2 else Verdict(1.0)
 
     echo(rated)
     first, second, third = (bench(results, "diffmean", "--judge", "echo", "--json") for _ in range(3))

@@ -18,7 +18,7 @@ from bench.report.text.leaderboard import cells, notes
 from bench.results import second_judge
 from bench.results.audit import check
 from bench.results.runs import Run, load, lookup, published
-from bench.results.tables import Table, merit, tables
+from bench.results.tables import Table, select_score, tables
 from bench.stats.intervals import paired
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,12 +95,12 @@ def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: T
     """Not even where it does best on the select split."""
     runs = {run.method: run for run in (row.run for row in table.rows) if run.family == "prompting"}
     best = runs["prompt-best-of-n"]
-    assert best.draws == best.data["concepts"]["ocean"]["note"]["n"]
+    assert best.samples_per_prompt == best.data["concepts"]["ocean"]["note"]["n"]
     assert "best of 5" in cells(table, next(row for row in table.rows if row.run is best))[2]
-    assert all(run.draws == 1 for run in RUNS if run.method != best.method)
+    assert all(run.samples_per_prompt == 1 for run in RUNS if run.method != best.method)
     perfect = {n: c | {"select": [t | {"overall": 2.0} for t in c["select"]]} for n, c in best.data["concepts"].items()}
     winner = Run(best.path, {**best.data, "concepts": perfect})
-    assert merit(winner) > merit(runs["prompt"])
+    assert select_score(winner) > select_score(runs["prompt"])
     (one,) = tables([winner, runs["prompt"], runs["prompt-persona"]])
     assert one.reference == "prompt"
     (alone,) = tables([winner])

@@ -32,7 +32,7 @@ SERVER = """
 # Imports everything once, then runs each command in a forked child, so that a death costs no start-up.
 import contextlib, io, json, os, signal, sys, time
 import matplotlib.pyplot, scipy.stats, sklearn.linear_model, sklearn.metrics, torch
-import bench.report.build, bench.run.session, bench.cli.terminal
+import bench.report.build, bench.run.session, bench.cli.run
 from bench.backends.fake.backend import FakeBackend
 from bench.cli import main
 

@@ -217,7 +217,7 @@ def test_a_release_in_gemmascopes_naming_is_used_as_it_is(tmp_path: Path) -> Non
         states = np.concatenate([read.values[2] for read in ctx.read([e.messages for e in train.positives], 2)])
         assert part.target == pytest.approx(float(states[:, 3].max()) - 1, rel=1e-5)
         assert "undertrained" not in found.note
-        assert build_method("sae", {"sae": params}).drafts(BUDGET) == (0, 0)
+        assert build_method("sae", {"sae": params}).prompt_writing_cost(BUDGET) == (0, 0)
 
 
 def test_the_detector_gives_the_activation_where_it_fires_and_keeps_the_order_below() -> None:
@@ -296,16 +296,16 @@ def test_a_run_trains_one_dictionary_and_writes_no_more_than_it_declares(tmp_pat
         return kept[str(key)]
 
     lm, made = Asked(), build_method("sae", {"sae": {"shortlist": 3}})
-    ctx = Context(lm, BUDGET, trains=(one, two), keep=keep)
+    ctx = Context(lm, BUDGET, trains=(one, two), cache=keep)
     found = [made.fit(ctx, train) for train in (one, two)]
-    drafts, tokens = made.drafts(BUDGET)
+    drafts, tokens = made.prompt_writing_cost(BUDGET)
     assert len(kept) == 1
     assert [len(candidates) for candidates in found] == [3, 3] == [made.candidates(BUDGET)] * 2
     assert 0 < len(lm.requests) <= 2 * drafts
     assert sum(request.sampling.max_new_tokens for request in lm.requests) <= 2 * tokens == 2 * drafts * LENGTH
     assert len({request.seed for request in lm.requests}) == len(lm.requests)
     assert {request.sampling.temperature for request in lm.requests} == {1.0}
-    made.fit(Context(lm, BUDGET, trains=(one,), keep=keep), one)
+    made.fit(Context(lm, BUDGET, trains=(one,), cache=keep), one)
     assert len(kept) == 2  # other concepts, another dictionary
 
 
@@ -318,5 +318,5 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_it_also_fits_without_texts_of_the_models_own(tmp_path: Path) -> None:
     lm = tiny.backend(tmp_path)
     made = build_method("sae", {"sae": {"tokens": 0}})
-    assert made.drafts(BUDGET) == (0, 0)
+    assert made.prompt_writing_cost(BUDGET) == (0, 0)
     assert made.fit(Context(lm, BUDGET), example_train())[0].note["width"] == 64

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, strategies as st
 
 from bench.backends import tiny
-from bench.backends.hf import prefix, scoring
+from bench.backends.hf import prefix as prefixes, scoring
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.batches import Batches
-from bench.backends.hf.prefix import LONG, fronts
+from bench.backends.hf.prefix import LONG, prefix_groups
 from bench.backends.hf.scoring import WIDE, Scored, Tree
 from bench.core.content import Message
 from bench.core.deltas import LowRankDelta
@@ -57,9 +57,9 @@ def widths(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
     pad = Batches.pad
 
-    def watched(self: Batches, rows: Any, front: int = 0) -> Any:
+    def watched(self: Batches, rows: Any, prefix: int = 0) -> Any:
         seen.append([len(row) for row in rows])
-        return pad(self, rows, front)
+        return pad(self, rows, prefix)
 
     monkeypatch.setattr(Batches, "pad", watched)
     return seen
@@ -174,11 +174,11 @@ def test_edits_act_on_the_same_tokens_in_a_shared_row_as_alone(lm: HFBackend, na
     for request, found in zip(requests, scored(lm, requests), strict=True):
         (alone,) = scored(lm, [request])
         assert list(found.logprobs) == pytest.approx(list(alone.logprobs), abs=1e-4)
-        assert found.touched == alone.touched
+        assert found.positions_edited == alone.positions_edited
         read = len(lm.encode(request.prompt)), len(request.target) - 1  # a byte is a token
         expected = {"everywhere": sum(read) - 1, "prompt": read[0] - 1, "response": read[1]}.get(name)
         if expected is not None:  # the first token is a sink, left alone
-            assert found.touched == (expected,)
+            assert found.positions_edited == (expected,)
 
 
 def shots(number: int) -> str:
@@ -206,28 +206,28 @@ def test_prompts_that_begin_alike_are_read_together_and_score_as_alone(
     for request, one in zip(requests, found, strict=True):
         (alone,) = scored(any_lm, [request])
         assert list(one.logprobs) == pytest.approx(list(alone.logprobs), abs=1e-4)
-        assert one.touched == alone.touched
+        assert one.positions_edited == alone.positions_edited
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), max_size=9), st.integers(1, 4))
 def test_fronts_are_shared_by_all_and_leave_each_a_token(rows: list[list[int]], least: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefix, "LONG", least)
-        groups = fronts(rows)
+        patch.setattr(prefixes, "LONG", least)
+        groups = prefix_groups(rows)
     assert sorted(i for _, own in groups for i in own) == list(range(len(rows)))
-    for front, own in groups:
-        if front:
+    for prefix, own in groups:
+        if prefix:
             assert len(own) > 1
-            assert front >= max(least, max(len(rows[i]) for i in own) / 2)
-            assert len({tuple(rows[i][:front]) for i in own}) == 1
-            assert min(len(rows[i]) for i in own) > front
-    assert sum(not front for front, _ in groups) <= 1
+            assert prefix >= max(least, max(len(rows[i]) for i in own) / 2)
+            assert len({tuple(rows[i][:prefix]) for i in own}) == 1
+            assert min(len(rows[i]) for i in own) > prefix
+    assert sum(not prefix for prefix, _ in groups) <= 1
 
 
 def test_only_long_fronts_are_worth_a_pass() -> None:
     rows = [[1] * n + [2, k] for n in (LONG - 2, LONG + 3) for k in (3, 4)] + [[1] * (LONG + 3) + [2] * 999]
-    assert fronts(rows) == [(LONG + 4, [2, 3]), (0, [4, 0, 1])]
-    assert fronts([]) == []
+    assert prefix_groups(rows) == [(LONG + 4, [2, 3]), (0, [4, 0, 1])]
+    assert prefix_groups([]) == []
 
 
 def test_a_tree_is_its_targets() -> None:

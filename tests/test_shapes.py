@@ -49,7 +49,7 @@ def residuals(lm: HFBackend, steering: Steering, prompt: str, layer: int = LAYER
     rows = torch.tensor([ids + lm.encode("A red ball.")])
     seen: list[Array] = []
     for value in (Steering(), steering):
-        with torch.no_grad(), Applied(lm.model, [value], [len(ids)], [0], lm.header):
+        with torch.no_grad(), Applied(lm.model, [value], [len(ids)], [0], lm.template_prefix):
             # Registered after the edit's own hook, so it sees what the next block sees.
             handle = lm.model.model.layers[layer].register_forward_hook(
                 lambda _, __, output: seen.append(first(output)[0].numpy().copy())
@@ -68,7 +68,7 @@ def test_actadd_adds_a_matrix_to_the_front_of_the_prompt(lm: HFBackend) -> None:
     assert not change[:4].any()
     assert not change[7:].any()
     completion = dict(lm.generate([Request(ask("What is it?"), steering, GREEDY)]))[0]
-    assert completion.touched == (3,)  # the prompt pass alone; decoding touches nothing
+    assert completion.positions_edited == (3,)  # the prompt pass alone; decoding touches nothing
 
 
 def test_a_cast_gate_fires_on_its_prompts_and_leaves_the_others_bit_for_bit(lm: HFBackend) -> None:
@@ -83,8 +83,8 @@ def test_a_cast_gate_fires_on_its_prompts_and_leaves_the_others_bit_for_bit(lm: 
     scores = [found[i].logprobs for i in range(len(rows))]
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)  # triggered: as ungated steering
     assert scores[0] != pytest.approx(scores[2], abs=1e-2)
-    assert found[3].touched == (0,)
-    assert found[0].touched[0] > 0
+    assert found[3].positions_edited == (0,)
+    assert found[0].positions_edited[0] > 0
     # Untriggered: in one batch with steered rows its bits are those of the same batch without steering.
     never = Gate(0, gate.direction, 2.0)
     off = [
@@ -104,8 +104,8 @@ def test_loreft_edits_first_and_last_prompt_tokens_within_its_row_space(lm: HFBa
     edit = LowRank(layer=LAYER, rotation=basis, weight=weight, bias=bias, span=Span("prompt", first=2, last=3))
     bare, steered, prompt = residuals(lm, Steering(edits=(edit,)), "What is it?")
     change = steered - bare
-    touched = [i for i in range(len(change)) if change[i].any()]
-    assert touched == [1, 2, prompt - 3, prompt - 2, prompt - 1]
+    positions_edited = [i for i in range(len(change)) if change[i].any()]
+    assert positions_edited == [1, 2, prompt - 3, prompt - 2, prompt - 1]
     np.testing.assert_allclose(change @ basis.T @ basis, change, atol=1e-4)
     expected = (bare[1] @ (weight - basis).T + bias) @ basis
     np.testing.assert_allclose(change[1], expected, atol=1e-4)
@@ -169,7 +169,7 @@ def test_a_hypernetwork_binds_to_each_prompt(lm: HFBackend) -> None:
     found = dict(
         lm.generate([Request(ask("Tell me of ships"), one, GREEDY), Request(ask("Add two numbers"), two, GREEDY)])
     )
-    assert all(found[i].touched[0] > 0 for i in range(2))
+    assert all(found[i].positions_edited[0] > 0 for i in range(2))
 
 
 @dataclass(frozen=True)
@@ -242,9 +242,12 @@ def test_the_options_of_a_steered_question_share_its_row_and_stay_what_they_are_
     for request, score in zip(requests, together, strict=True):
         (alone,) = [s for _, s in lm.logprobs([request])]
         assert score.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
-        assert score.touched == alone.touched
+        assert score.positions_edited == alone.positions_edited
         ids = len(lm.encode(request.prompt)), len(lm.encode(request.target))
         if request.steering is steerings[1]:
-            assert score.touched == (sum(ids) - 2, ids[1] - 1)  # all but the sink; the last token decides nothing
+            assert score.positions_edited == (
+                sum(ids) - 2,
+                ids[1] - 1,
+            )  # all but the sink; the last token decides nothing
         if request.steering is steerings[2]:
-            assert score.touched == (ids[1],)
+            assert score.positions_edited == (ids[1],)

@@ -10,10 +10,11 @@ import pytest
 
 from bench import results
 from bench.backends.fake.backend import FakeBackend
+from bench.core.composition import Composed
 from bench.core.edits import Add, Project
 from bench.core.errors import UsageError
 from bench.core.interfaces import Context
-from bench.core.naming import Composed, build_method
+from bench.core.naming import build_method
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.steering import Prompt, Steering
@@ -77,12 +78,12 @@ def test_the_score_wants_the_concept_gone_and_the_plain_question_answered(suppre
 def test_what_a_task_says_is_for_prompts_and_examples_show_the_absence(suppress: AxBenchSuppress, tmp_path) -> None:  # type: ignore[no-untyped-def]
     trains = {c.id: suppress.train(c) for c in suppress.concepts()[:2]}
     ctx = Context(FakeBackend(), protocol("quick").budget)
-    fits = Fits(ctx, Artefacts(tmp_path), trains, "steering", "", suppress.away)
+    fits = Fits(ctx, Artefacts(tmp_path), trains, "steering", "", suppress.suppresses_concept)
     name, train = next(iter(trains.items()))
-    assert given(build_method("diffmean", {}), train, suppress.away).prompts == ()
-    assert given(build_method("diffmean", {}), train, suppress.away).positives == train.positives
-    assert given(build_method("prompt-fewshot", {}), train, suppress.away).positives == train.negatives
-    assert given(build_method("prompt+diffmean", {}), train, suppress.away) == train
+    assert given(build_method("diffmean", {}), train, suppress.suppresses_concept).prompts == ()
+    assert given(build_method("diffmean", {}), train, suppress.suppresses_concept).positives == train.positives
+    assert given(build_method("prompt-fewshot", {}), train, suppress.suppresses_concept).positives == train.negatives
+    assert given(build_method("prompt+diffmean", {}), train, suppress.suppresses_concept) == train
     plain = build("task", "axbench", {}, protocol=protocol("quick"))
     same = Fits(ctx, Artefacts(tmp_path), {name: plain.train(train.concept)}, "steering", "")
     assert same.keys(build_method("diffmean", {}), "")[name] == fits.keys(build_method("diffmean", {}), "")[name]
@@ -129,11 +130,11 @@ def test_a_combination_keeps_what_its_parts_say_of_their_direction() -> None:
 class Backwards(DiffMean):
     """A vector that points away from the concept by itself."""
 
-    away = True
+    points_away = True
 
 
 def test_parts_that_point_both_ways_are_not_merged() -> None:
-    assert Composed((Backwards(), Backwards(layer=3))).away
-    assert not Composed((DiffMean(), DiffMean(layer=3))).away
+    assert Composed((Backwards(), Backwards(layer=3))).points_away
+    assert not Composed((DiffMean(), DiffMean(layer=3))).points_away
     with pytest.raises(UsageError, match="points away from the concept and another towards it"):
         Composed((Backwards(), DiffMean()))

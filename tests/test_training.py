@@ -152,7 +152,7 @@ def test_long_work_says_how_far_it_is_and_starts_again_cleanly(lm: HFBackend, mo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made.fit(Context(lm, BUDGET, tell=tell), train)
+        made.fit(Context(lm, BUDGET, log=tell), train)
     assert said[1].startswith("ssv: one concept, step 2/6, loss ")
     assert said[1].endswith(" s left")
     assert clean(lm)
@@ -167,7 +167,7 @@ def test_a_finished_group_is_handed_over_before_the_next_is_trained(
     made, said = build_method("ssv", {}), list[str]()
     monkeypatch.setattr(trainer, "TOGETHER", 1)
     monkeypatch.setattr(trainer, "EVERY", 0.0)
-    found = made.fit_all(Context(lm, BUDGET, tell=said.append), THREE)
+    found = made.fit_all(Context(lm, BUDGET, log=said.append), THREE)
     digests = [next(iter(found))[0].steering.digest]  # type: ignore[union-attr]
     assert said[-1].startswith("ssv: one concept, step 6/6")
     assert len(said) == 6
@@ -210,7 +210,7 @@ def test_a_crossed_method_asks_for_what_its_pair_needs() -> None:
     assert crossed.needs == {"delta", "train"}
     vector = build_method("lora", {"lora": {"parametrisation": "vector"}})
     assert vector.needs == {"add", "train"}
-    assert "detector" in vector.gives
+    assert "detector" in vector.provides
     for params in ({"objective": "rep"}, {"rate": 0.0}, {"factors": (0.0,)}, {"rank": -1}):
         with pytest.raises(UsageError):
             build_method("lora", {"lora": params})

@@ -121,7 +121,7 @@ def test_loreft_edits_the_row_space_of_an_orthonormal_rotation(lm: HFBackend) ->
         assert isinstance(edit, LowRank)
         assert np.allclose(edit.rotation @ edit.rotation.T, np.eye(2), atol=1e-5)
         assert edit.span.part == "prompt"
-        assert (edit.span.first, edit.span.last, edit.span.offset) == (2, 3, lm.header)
+        assert (edit.span.first, edit.span.last, edit.span.offset) == (2, 3, lm.template_prefix)
         h = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
         change = ((h @ (edit.weight - edit.rotation).T) + edit.bias) @ edit.rotation
         outside = change - change @ edit.rotation.T @ edit.rotation

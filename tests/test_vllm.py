@@ -104,7 +104,10 @@ def more_kinds(width: int, layers: int, size: float) -> dict[str, Steering | Non
 
 def first_logprobs(lm: HFBackend, request: Request, ids: list[int]) -> torch.Tensor:
     """Log-probabilities of the token after `ids`, the request's prompt and more, by transformers."""
-    with torch.no_grad(), Applied(lm.model, [request.steering], [len(lm.chat.steered(request))], [0], lm.header):
+    with (
+        torch.no_grad(),
+        Applied(lm.model, [request.steering], [len(lm.chat.steered(request))], [0], lm.template_prefix),
+    ):
         logits = lm.model(torch.tensor([ids])).logits[0, -1]
     return torch.log_softmax(logits.float(), -1)
 
@@ -115,9 +118,9 @@ class Parity:
     def __init__(self, engine: VLLMBackend, lm: HFBackend, requests: list[Request]) -> None:
         self.requests, self.lm = requests, lm
         self.theirs = dict(lm.generate(requests))
-        found = {i: (output, touched) for i, output, touched in engine.outputs(requests, logprobs=2)}
+        found = {i: (output, positions_edited) for i, output, positions_edited in engine.outputs(requests, logprobs=2)}
         self.outputs = [found[i][0] for i in range(len(requests))]
-        self.touched = [found[i][1] for i in range(len(requests))]
+        self.positions_edited = [found[i][1] for i in range(len(requests))]
         self.ends = set(engine.ends)
 
     def check(self, allowed: int) -> None:
@@ -131,7 +134,7 @@ class Parity:
                 assert found.logprob == pytest.approx(first[token].item(), abs=1e-3), (i, token)
             kept = [token for token in ids if token not in self.ends]
             if self.lm.tokenizer.decode(kept, skip_special_tokens=True) == theirs.text and len(ids) == theirs.tokens:
-                assert self.touched[i] == theirs.touched, i
+                assert self.positions_edited[i] == theirs.positions_edited, i
                 assert len(output.prompt_token_ids) == theirs.prompt_tokens
                 continue
             apart.append(i)
@@ -144,7 +147,7 @@ class Parity:
     def split(self, request: Request, output: Any) -> int:
         """Where the answer stops being transformers' greedy choice."""
         ids, prompt = list(output.outputs[0].token_ids), list(output.prompt_token_ids)
-        with torch.no_grad(), Applied(self.lm.model, [request.steering], [len(prompt)], [0], self.lm.header):
+        with torch.no_grad(), Applied(self.lm.model, [request.steering], [len(prompt)], [0], self.lm.template_prefix):
             logits = self.lm.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
         return next(n for n, (a, b) in enumerate(zip(logits.argmax(-1).tolist(), ids, strict=True)) if a != b)
 
@@ -234,7 +237,7 @@ def test_an_answer_not_awaited_leaves_nothing_behind(engine: VLLMBackend) -> Non
         break
     assert not engine._llm.llm_engine.has_unfinished_requests()
     answer = dict(engine.generate([Request(ask(ASKS[0]), push, Sampling(2, 0.0, 0))]))[0]
-    assert answer.touched == (answer.prompt_tokens + answer.tokens - 2,)
+    assert answer.positions_edited == (answer.prompt_tokens + answer.tokens - 2,)
 
 
 @needed
@@ -254,7 +257,11 @@ def test_other_questions_go_to_transformers_in_the_same_run(engine: VLLMBackend,
     assert dict(engine.logprobs([request])) == dict(lm.logprobs([request]))
     (one,), (two,) = (b.activations([ask(ASKS[0])], [3]) for b in (engine, lm))
     np.testing.assert_array_equal(one.values[3], two.values[3])
-    assert (engine.layers, engine.header, engine.count(ask("Hi"))) == (lm.layers, lm.header, lm.count(ask("Hi")))
+    assert (engine.layers, engine.template_prefix, engine.count(ask("Hi"))) == (
+        lm.layers,
+        lm.template_prefix,
+        lm.count(ask("Hi")),
+    )
     assert engine.fingerprint() != lm.fingerprint()
 
 
@@ -267,7 +274,7 @@ def test_tiny_models_of_other_families_equal_hf(kind: str, small: Callable[..., 
     found = Parity(one, lm, requests)
     found.check(allowed=2)
     fired = {
-        bool(found.touched[i][0])
+        bool(found.positions_edited[i][0])
         for i, r in enumerate(requests)
         if r.steering and any(e.gate for e in r.steering.edits)
     }
@@ -286,12 +293,14 @@ def test_the_prefix_cache_never_mixes_steered_and_unsteered_blocks(
     cached, before = [], dict(lm.generate([Request(text, s, Sampling(12, 0.0, 0)) for s in order]))
     for i, steering in enumerate(order):
         request = Request(text, steering, Sampling(12, 0.0, 0))
-        ((_, output, touched),) = one.outputs([request], logprobs=2)
+        ((_, output, positions_edited),) = one.outputs([request], logprobs=2)
         cached.append(output.num_cached_tokens > 0)
         first = first_logprobs(lm, request, list(output.prompt_token_ids))
         for token, found in output.outputs[0].logprobs[0].items():
             assert found.logprob == pytest.approx(first[token].item(), abs=1e-4), i
-        assert touched == before[i].touched  # blocks from the cache count: an equal steering wrote them
+        assert (
+            positions_edited == before[i].positions_edited
+        )  # blocks from the cache count: an equal steering wrote them
     # Equal steerings share, unsteered prompts share; a gate must read the prompt again.
     assert cached == [False, False, True, True, False, True, False, False, True]
 

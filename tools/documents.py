@@ -239,7 +239,7 @@ def methods() -> str:
 
 
 def _row(cls: type[Any]) -> str:
-    sets = [", ".join(sorted(values)) for values in (cls.needs, cls.views, cls.gives)]
+    sets = [", ".join(sorted(values)) for values in (cls.needs, cls.views, cls.provides)]
     cells = (
         f"[{cls.name}](#{cls.name})",
         cls.family,

@@ -17,10 +17,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from bench.backends.hf import linear
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import cache_root
@@ -60,6 +58,9 @@ PACKAGED = {
         ),
     ]
 }
+if TYPE_CHECKING:
+    import torch
+
 DEFAULT = "SmolLM2-135M-Instruct"
 MANIFEST = "bench-manifest.json"
 
@@ -277,12 +278,15 @@ def dtype(wish: str) -> str:
         raise UsageError(f"unknown dtype {wish!r}: auto, float32, bfloat16 or float16")
     if wish != "auto":
         return wish
-
     return str(pick_dtype(wish)).removeprefix("torch.")
 
 
 def pick_dtype(wish: str) -> torch.dtype:
     """`auto`: bf16 on a GPU or a processor with bf16 instructions, else fp32."""
+    import torch
+
+    from bench.backends.hf import linear
+
     named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
     if wish in named:
         return named[wish]

@@ -7,10 +7,12 @@ an attention sink and a pad token equal to its end token, as the default model h
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model, resolve
+
+if TYPE_CHECKING:
+    from bench.backends.hf.backend import HFBackend
 
 KINDS = ("llama", "qwen2", "gemma2")
 TEMPLATE = (
@@ -53,6 +55,8 @@ def build(folder: Path, kind: str = "llama", seed: int = 0, layers: int = 4, wid
 
 def backend(folder: Path, kind: str = "llama", seed: int = 0) -> HFBackend:
     """A backend on a tiny model in fp32."""
+    from bench.backends.hf.backend import HFBackend
+
     return HFBackend(build(folder, kind, seed), dtype="float32")
 
 

@@ -132,7 +132,7 @@ def rate(
     owned = {judge: _owned(params, judge.partition(":")[0], judges) for judge in judges}
     for judge, fields in owned.items():
         make(judge, fields)  # a field that the last one lacks is told before the first has rated for an hour
-    said: dict[str, list[second_judge.Opinion]] = {}
+    said: dict[str, list[second_judge.JudgeRatings]] = {}
     for judge, fields in owned.items():
         with progress(f"rate with {judge}", sum(len(run.data["samples"]) for run in runs)) as advance:
             said[judge] = rejudge.rejudge(runs, judge, fields, advance)
@@ -177,7 +177,7 @@ def mean(scores: Mapping[str, float | None]) -> float | None:
 
 
 def _pairs(
-    chosen: Sequence[int], runs: Sequence[Run], said: Mapping[str, Sequence[second_judge.Opinion]]
+    chosen: Sequence[int], runs: Sequence[Run], said: Mapping[str, Sequence[second_judge.JudgeRatings]]
 ) -> list[dict[str, Any]]:
     """Every two judges side by side on the runs of one group."""
     own = [runs[i] for i in chosen]

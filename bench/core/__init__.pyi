@@ -18,22 +18,22 @@ from .edits import (
     Site as Site,
     Span as Span,
 )
-from .errors import BenchError as BenchError, Halted as Halted, UsageError as UsageError, suggest as suggest
+from .errors import BenchError as BenchError, StopRun as StopRun, UsageError as UsageError, suggest as suggest
 from .interfaces import (
     Backend as Backend,
     Bound as Bound,
     Chooser as Chooser,
     Context as Context,
-    Depth as Depth,
     Detector as Detector,
     Fitted as Fitted,
     Judge as Judge,
+    LayerSpec as LayerSpec,
     Method as Method,
     Prompted as Prompted,
     Rate as Rate,
     ReadSite as ReadSite,
     Task as Task,
-    check_depth as check_depth,
+    check_layer as check_layer,
 )
 from .protocol import Budget as Budget, Protocol as Protocol, RunSpec as RunSpec
 from .registry import (

@@ -21,5 +21,5 @@ class UsageError(BenchError):
     """The command or its configuration is wrong (exit code 2)."""
 
 
-class Halted(BenchError):
+class StopRun(BenchError):
     """The whole run ends here, where another error would end one method: no server, no key, no money."""

@@ -35,14 +35,14 @@ from bench.core.values import (
 )
 
 if TYPE_CHECKING:
-    from bench.core.money import Purse
+    from bench.core.money import SpendingLimit
 
 Prompted = tuple[Message, ...] | str
-Depth = int | float | str
+LayerSpec = int | float | str
 """A layer setting: block index, relative depth, `a:b`, or `select` (see `Context.depths`)."""
 
 
-def check_depth(spec: Depth) -> None:
+def check_layer(spec: LayerSpec) -> None:
     """Raise ValueError where a layer setting has no meaning for any model."""
     if isinstance(spec, str) and spec != "select" and not re.fullmatch(r"-?[\d.]+:-?[\d.]+", spec):
         raise ValueError(f"layer = {spec!r} is not an index, a depth from 0 to 1, a span a:b, or select")
@@ -133,7 +133,7 @@ class Backend(ABC):
         raise BenchError(f"backend {self.name} does not count tokens")
 
     @property
-    def header(self) -> int:
+    def template_prefix(self) -> int:
         """Tokens at the front that every chat shares; the user's own words begin after them."""
         return 1
 
@@ -198,8 +198,8 @@ class Context:
     """What a fit may use. `read` caches activations, so methods on the same texts share one pass.
 
     `trains` are the training data of all the run's concepts (a method that reads them sets
-    `pooled`); `rate` asks the run's calibrated judge (a method that uses it sets `judged`). `compat` is
-    the protocol's mode, and `tell` takes a line about long work.
+    `needs_all_concepts`); `rate` asks the run's calibrated judge (a method that uses it sets `uses_judge`). `compat` is
+    the protocol's mode, and `log` takes a line about long work.
     """
 
     lm: Backend
@@ -208,9 +208,9 @@ class Context:
     prompter: Backend | None = None
     rate: Rate | None = None
     trains: tuple[Train, ...] = ()
-    keep: Callable[[Any, Callable[[], Any]], Any] | None = None
+    cache: Callable[[Any, Callable[[], Any]], Any] | None = None
     compat: str = ""
-    tell: Callable[[str], None] = _silent
+    log: Callable[[str], None] = _silent
     _cache: dict[tuple[Prompted, int, str, bool], Activations] = field(default_factory=dict)
 
     def read(
@@ -261,7 +261,7 @@ class Context:
         reads = self.read([example.messages for example in examples], layer)
         return np.concatenate([read.values[layer] for read in reads])
 
-    def layer(self, spec: Depth) -> int:
+    def layer(self, spec: LayerSpec) -> int:
         """A layer index: an int counts blocks (negative from the end), a fraction is relative depth."""
         count = self.lm.layers
         if isinstance(spec, str):
@@ -271,7 +271,7 @@ class Context:
             raise BenchError(f"layer {spec} does not exist: the model has layers 0 to {count - 1}")
         return index % count
 
-    def depths(self, spec: Depth) -> list[tuple[int, ...]]:
+    def depths(self, spec: LayerSpec) -> list[tuple[int, ...]]:
         """The candidates a layer setting stands for, each with the layers it edits together.
 
         An index or a relative depth is one layer; `a:b` a span, both ends in it (`0.3:0.6`,
@@ -290,10 +290,10 @@ class Context:
             raise BenchError(f"layer {spec!r} is empty: {first} lies above {last}")
         return [tuple(range(first, last + 1))]
 
-    def kept(self, key: Any, make: Callable[[], T], *definitions: Any) -> T:
+    def cached(self, key: Any, make: Callable[[], T], *definitions: Any) -> T:
         """What `make` gives, stored where the run keeps artefacts: under the model, `key`, and the code of the
         `definitions` that `make` uses."""
-        return make() if self.keep is None else self.keep((code_digest(*definitions), key), make)
+        return make() if self.cache is None else self.cache((code_digest(*definitions), key), make)
 
     def rng(self, *salt: object) -> np.random.Generator:
         """A generator that depends on the run's seed and `salt` alone."""
@@ -319,17 +319,17 @@ class Method(ABC):
     """False: shown as unvalidated and not ranked, until a positive control exists."""
     suppresses: ClassVar[bool] = False
     """Its steering can only remove a concept: tables say so beside its name."""
-    gives: ClassVar[frozenset[str]] = frozenset({"steering"})
+    provides: ClassVar[frozenset[str]] = frozenset({"steering"})
     """`steering`, `detector`, or both: which tasks can use it."""
     named: ClassVar[bool] = False
     """Runs only when named: `all` leaves it out."""
-    prompted: ClassVar[bool] = False
+    uses_prompter: ClassVar[bool] = False
     """Whether a language model (`--prompter`, else the target) writes for it."""
-    judged: ClassVar[bool] = False
+    uses_judge: ClassVar[bool] = False
     """Whether a fit asks the run's judge."""
-    pooled: ClassVar[bool] = False
+    needs_all_concepts: ClassVar[bool] = False
     """Whether a fit reads the training data of the run's other concepts."""
-    away: ClassVar[bool] = False
+    points_away: ClassVar[bool] = False
     """Whether its steering points away from the concept as it is (no task opposes it)."""
 
     @property
@@ -356,7 +356,7 @@ class Method(ABC):
         for train in trains:
             yield self.fit(ctx, train)
 
-    def drafts(self, budget: Budget) -> tuple[int, int]:
+    def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
         """Generations and tokens a fit asks of the model for one concept, at most."""
         return 0, 0
 
@@ -370,7 +370,7 @@ class Method(ABC):
             return budget.trials
         return 1
 
-    def draws(self, budget: Budget) -> int:
+    def samples_per_prompt(self, budget: Budget) -> int:
         """Answers written for each question, of which one is kept."""
         return 1
 
@@ -413,7 +413,7 @@ class Judge(ABC):
     def release(self) -> None:  # noqa: B027
         """Free what a rating may have loaded; the next one loads it again."""
 
-    def fund(self, purse: Purse) -> None:  # noqa: B027
+    def fund(self, purse: SpendingLimit) -> None:  # noqa: B027
         """Pay for asking from `purse`; nothing to do for a judge that costs no money."""
 
     def estimate(self, ratings: int, tokens: int) -> Mapping[str, Any]:
@@ -443,7 +443,7 @@ class Task(ABC):
     """Whether a judge rates the answers."""
     ratings: ClassVar[int] = 0
     """Ratings that one answer takes; 0: one for each axis."""
-    away: ClassVar[bool] = False
+    suppresses_concept: ClassVar[bool] = False
     """Whether the concept must not show: edits are opposed, and prompting methods see the data reversed."""
 
     @abstractmethod

@@ -57,7 +57,7 @@ def price_of(model: str, given: Sequence[float] = ()) -> Price | None:
 
 
 @dataclass
-class Purse:
+class SpendingLimit:
     """Dollars that several models may spend together; `limit` 0 is no limit. Safe between threads."""
 
     limit: float = 0.0

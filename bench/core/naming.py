@@ -9,15 +9,12 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bench.core import registry
-from bench.core.errors import BenchError, UsageError, suggest
-from bench.core.interfaces import Context, Fitted, Method
-from bench.core.protocol import Budget
-from bench.core.steering import Steering
-from bench.core.values import Train
+from bench.core.composition import Composed
+from bench.core.errors import UsageError, suggest
+from bench.core.interfaces import Method
 
 
 def build_method(name: str, params: Mapping[str, Mapping[str, Any]]) -> Method:
@@ -56,7 +53,7 @@ def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
     `all` and globs are over the methods that give what the task uses (`steering` or `detector`).
     """
     known = registry.table("method")
-    everything = [name for name, cls in known.items() if uses in cls.gives and not cls.named]
+    everything = [name for name, cls in known.items() if uses in cls.provides and not cls.named]
     everything += registry.combinations() if uses == "steering" else []
     families = dict.fromkeys(everything, "combination") | {name: cls.family for name, cls in known.items()}
     chosen: list[str] = []
@@ -88,65 +85,3 @@ def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
     if not chosen:
         raise UsageError("no method is left to run")
     return chosen
-
-
-@dataclass(frozen=True)
-class Composed(Method):
-    """Several methods at once, each by its first candidate, so that the trials stay equal."""
-
-    parts: tuple[Method, ...]
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return "+".join(part.name for part in self.parts)
-
-    @property
-    def family(self) -> str:  # type: ignore[override]
-        return "combination"
-
-    @property
-    def views(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset().union(*(part.views for part in self.parts))
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset().union(*(part.needs for part in self.parts))
-
-    @property
-    def members(self) -> tuple[Method, ...]:
-        return self.parts
-
-    def __post_init__(self) -> None:
-        if sum(part.draws(Budget(1, 1, 1, 1)) > 1 for part in self.parts):
-            raise UsageError(f"{self.name}: an answer chosen among several cannot be merged with another method")
-        if any(part.away for part in self.parts) and not all(part.away for part in self.parts):
-            raise UsageError(f"{self.name}: one part points away from the concept and another towards it")
-        own = {"validated": all(part.validated for part in self.parts)}
-        own["away"] = all(part.away for part in self.parts)
-        own["deterministic"] = all(part.deterministic for part in self.parts)
-        for flag in ("judged", "pooled", "prompted", "suppresses"):
-            own[flag] = any(getattr(part, flag) for part in self.parts)
-        for flag, value in own.items():  # of the instance: a combination is what its parts are
-            object.__setattr__(self, flag, value)
-
-    def params(self) -> dict[str, Any]:
-        return {part.name: part.params() for part in self.parts}
-
-    def drafts(self, budget: Budget) -> tuple[int, int]:
-        each = [part.drafts(budget) for part in self.parts]
-        return sum(n for n, _ in each), sum(tokens for _, tokens in each)
-
-    def training(self, budget: Budget) -> tuple[int, int]:
-        each = [part.training(budget) for part in self.parts]
-        return sum(rows for rows, _ in each), sum(tokens for _, tokens in each)
-
-    def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        merged, notes, detector = Steering(), {}, None
-        for part in self.parts:
-            candidate = part.fit(ctx, train)[0]
-            if not isinstance(candidate.steering, Steering):
-                raise BenchError(f"{part.name} does not give a steering that can be merged")
-            merged = merged.merged(candidate.steering)
-            notes[part.name] = dict(candidate.note)
-            detector = detector or candidate.detector
-        return [Fitted(merged, detector, notes)]

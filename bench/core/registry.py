@@ -59,10 +59,10 @@ def method(
     paper: str = "",
     views: Iterable[str] = ("texts",),
     needs: Iterable[str] = (),
-    gives: Iterable[str] = ("steering",),
+    provides: Iterable[str] = ("steering",),
     **invariants: bool,
 ) -> Callable[[type[T]], type[T]]:
-    """Register a `Method`. `gives` is what its fits hold (`steering`, `detector`); `invariants` are
+    """Register a `Method`. `provides` is what its fits hold (`steering`, `detector`); `invariants` are
     its class flags (`antisymmetric`, `recovers`, ...)."""
     return register(
         "method",
@@ -71,7 +71,7 @@ def method(
         paper=paper,
         views=frozenset(views),
         needs=frozenset(needs),
-        gives=frozenset(gives),
+        provides=frozenset(provides),
         **invariants,
     )
 

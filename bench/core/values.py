@@ -148,14 +148,14 @@ class Request:
 class Completion:
     """A generated text with the counts that prove what happened.
 
-    `touched` holds, per activation edit of the request's steering, the positions it changed;
+    `positions_edited` holds, per activation edit of the request's steering, the positions it changed;
     `prompt_tokens` and `tokens` are what the model read and wrote.
     """
 
     text: str
     tokens: int
     prompt_tokens: int
-    touched: tuple[int, ...] = ()
+    positions_edited: tuple[int, ...] = ()
     finish: str = "length"
     options: tuple[float, ...] = ()
     """Log-probability of each of the sample's options, where it is a multiple choice."""
@@ -166,7 +166,7 @@ class TargetScore:
     """Log-probabilities (nats) of a request's `target`, one per target token."""
 
     logprobs: tuple[float, ...]
-    touched: tuple[int, ...] = ()
+    positions_edited: tuple[int, ...] = ()
 
     @property
     def total(self) -> float:
@@ -194,14 +194,14 @@ class Activations:
 class Verdict:
     """A rating, or `None` with the reason; `raw` is the judge's reply or evidence.
 
-    `passing`: there is no rating because asking failed in a way that may pass. Such a verdict is not kept,
+    `transient`: there is no rating because asking failed in a way that may pass. Such a verdict is not kept,
     so that the same command asks again.
     """
 
     value: float | None
     raw: str = ""
     reason: str = ""
-    passing: bool = False
+    transient: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int
     advance(len(items) - len(todo))
     # Answers to one question stand together, whichever method gave them: a judge reads what they share once.
     names = sorted(todo, key=lambda key: (todo[key].concept.id, todo[key].instruction))
-    passing: dict[str, Verdict] = {}
+    transient: dict[str, Verdict] = {}
     for i, verdict in judge.rate([todo[name] for name in names]):
-        if verdict.passing:
-            passing[names[i]] = verdict
+        if verdict.transient:
+            transient[names[i]] = verdict
         else:
             kept.put(names[i], dataclasses.asdict(verdict))
         advance(1)
-    return [passing[key] if key in passing else Verdict(**kept.get(key)) for key in keys]
+    return [transient[key] if key in transient else Verdict(**kept.get(key)) for key in keys]
 
 
 def judged_by(name: str, judge: Judge, shard: str) -> str:

@@ -14,9 +14,9 @@ from bench.backends.hosted.backend import OpenAIBackend, Reply
 from bench.backends.hosted.batch_api import BatchBackend
 from bench.backends.hosted.pool import Failure
 from bench.core.content import digest
-from bench.core.errors import Halted, UsageError
+from bench.core.errors import StopRun, UsageError
 from bench.core.interfaces import Judge
-from bench.core.money import Price, Purse, price_of
+from bench.core.money import Price, SpendingLimit, price_of
 from bench.core.registry import judge
 from bench.core.values import Item, Request, Sampling, Verdict
 from bench.judges.replies import READER, expected, parse
@@ -47,7 +47,7 @@ class LLMJudge(Judge):
     price: tuple[float, ...] = ()
     batch: bool = False
     poll: float = 30.0
-    _purse: Purse = field(default_factory=Purse, init=False, repr=False)
+    _purse: SpendingLimit = field(default_factory=SpendingLimit, init=False, repr=False)
     _read: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     """How many ratings were read in which way."""
 
@@ -84,7 +84,7 @@ class LLMJudge(Judge):
         """The rubric as the model sees it: texts that fill it alike share a rating."""
         return filled(item)
 
-    def fund(self, purse: Purse) -> None:
+    def fund(self, purse: SpendingLimit) -> None:
         if purse.limit and self.cost is None:
             raise UsageError(f"--max-cost: no price is known for {self.model}: give -p openai.price=IN,OUT")
         self.backend.purse = purse
@@ -106,12 +106,12 @@ class LLMJudge(Judge):
         try:
             for i, found in self.backend.attempt(requests, ALTERNATIVES if self.weighted else 0):
                 yield i, self._verdict(found)
-        except Halted as error:
-            raise Halted(f"{error}; what was rated is kept, and the same command goes on from there") from error
+        except StopRun as error:
+            raise StopRun(f"{error}; what was rated is kept, and the same command goes on from there") from error
 
     def _verdict(self, found: Reply | Failure) -> Verdict:
         if isinstance(found, Failure):
-            return Verdict(None, reason=found.reason, passing=found.passing)
+            return Verdict(None, reason=found.reason, transient=found.transient)
         verdict = parse(found.completion.text)
         if verdict.value is None:
             return verdict

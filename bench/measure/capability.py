@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench import results, stats
-from bench.backends.hf.backend import HFBackend
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.paths import cache_root
@@ -29,6 +28,9 @@ from bench.core.store import Rows, write_json
 from bench.core.values import Completion, Example, Request, Sampling
 from bench.results import provenance, sidecars
 from bench.run.export import steerings
+
+if TYPE_CHECKING:
+    from bench.backends.hf.backend import HFBackend
 
 ORDERS = (1, 2, 3)
 """Lengths of the n-grams whose share of distinct ones is reported."""
@@ -77,6 +79,8 @@ class Capability:
             raise UsageError(f"{run.path.parent.name} was made by the fake backend: it has no model")
         self.run, self.tell = run, tell
         found, model = steerings(run, [concept] if concept else known)
+        from bench.backends.hf.backend import HFBackend
+
         self.lm = HFBackend(model, run.data["spec"]["dtype"])
         self.coefficients = {}
         self.steerings = {}

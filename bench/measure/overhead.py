@@ -175,7 +175,7 @@ def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tupl
     concepts = session.concepts[: settings.concepts]
     prompter, method = plan.specs[0].prompter, plan.methods[0]
     keys = session.fits.keys(method, prompter)
-    if method.judged:
+    if method.uses_judge:
         session.judge.prepare(session.backend, session.evidence, list(session.trains.values()))
     cost: dict[str, Any] = {"seconds": None, "tokens": None}
     if local and not prompter:  # else a fit would be paid for again

@@ -22,14 +22,14 @@ from bench.core.values import Completion, Sampling
 from bench.judges.instrument import Instrument
 from bench.results import provenance, second_judge
 from bench.results.runs import Run
-from bench.results.second_judge import Opinion
+from bench.results.second_judge import JudgeRatings
 from bench.results.tables import labels
 from bench.run import jobs
 from bench.stats import agreement
 from bench.stats.intervals import Estimate
 
 Advance = Callable[[int], None]
-Voice = Run | Opinion
+Voice = Run | JudgeRatings
 """A run speaks for its own judge, an opinion for another."""
 
 
@@ -58,11 +58,11 @@ def has_texts(run: Run) -> bool:
 
 def rejudge(
     runs: Sequence[Run], judge: str, params: dict[str, Any] | None = None, advance: Advance = lambda steps: None
-) -> list[Opinion]:
+) -> list[JudgeRatings]:
     """What `judge` says of each run, made now or found; runs on the same data share a calibration."""
     if silent := [run.path.parent.name for run in runs if not has_texts(run)]:
         raise UsageError(f"{silent[0]} keeps no generations to rate")
-    made: dict[str, Opinion] = {}
+    made: dict[str, JudgeRatings] = {}
     for (model, dtype, *_, sequences), own in _alike(runs).items():
         with Instrument(judge, model, dtype, params) as instrument:
             code = code_digest(type(instrument.judge))
@@ -82,7 +82,7 @@ def rejudge(
     return [made[run.data["id"]] for run in runs]
 
 
-def _settled(opinion: Opinion, code: str) -> bool:
+def _settled(opinion: JudgeRatings, code: str) -> bool:
     """Whether asking again would change nothing: the same code said it, and no rating went unanswered."""
     return bool(opinion.code == code and not opinion.data.get("unanswered"))
 
@@ -128,7 +128,7 @@ def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str
         "concepts": concepts,
         "samples": [{"id": s["id"]} | jobs.ratings(v) for s, v in zip(rows, verdicts, strict=True)],
         "missing": sum(v["overall"].value is None for v in verdicts),
-        "unanswered": sum(v.passing for row in verdicts for v in row.values()),
+        "unanswered": sum(v.transient for row in verdicts for v in row.values()),
         "provenance": provenance.provenance(),
     }
 
@@ -168,7 +168,7 @@ def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]
 
 
 def speaker(voice: Voice) -> str:
-    return voice.judge if isinstance(voice, Opinion) else str(voice.data["spec"]["judge"])
+    return voice.judge if isinstance(voice, JudgeRatings) else str(voice.data["spec"]["judge"])
 
 
 def _ratings(voice: Voice, axis: str) -> dict[str, float]:
@@ -178,7 +178,7 @@ def _ratings(voice: Voice, axis: str) -> dict[str, float]:
 
 def _known(run: Run, voice: Voice, axis: str) -> dict[str, float]:
     """unit -> score, those that are not missing."""
-    found = second_judge.scores(run, voice, axis) if isinstance(voice, Opinion) else voice.scores(axis)
+    found = second_judge.scores(run, voice, axis) if isinstance(voice, JudgeRatings) else voice.scores(axis)
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -40,13 +40,13 @@ def extra(steering: Steering, prompt_tokens: float = 0, length: int = 64, merged
     gates: dict[int, Gate] = {}
     for edit in steering.edits:
         one = edit.work()
-        touched = int(np.count_nonzero(edit.positions(np.arange(length), length)))
-        whole = touched >= length - edit.span.start() and touched > 0
+        positions_edited = int(np.count_nonzero(edit.positions(np.arange(length), length)))
+        whole = positions_edited >= length - edit.span.start() and positions_edited > 0
         total = replace(
             total,
             decode=total.decode + one.flops * decodes(edit),
             read=total.read + one.flops * whole,
-            once=total.once + (0 if whole else touched * one.flops),
+            once=total.once + (0 if whole else positions_edited * one.flops),
             elements=total.elements + one.elements,
             held=total.held + one.elements,
             moved=total.moved + one.moved * decodes(edit),

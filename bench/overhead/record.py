@@ -56,12 +56,12 @@ class Overhead:
         return Extra(**self.data["exact"]["extra"])
 
     @property
-    def draws(self) -> int:
+    def samples_per_prompt(self) -> int:
         """Answers written for each question."""
         return int(self.data["exact"]["draws"])
 
     def _drawn(self, percent: float) -> float:
-        return self.draws * (100 + percent) - 100
+        return self.samples_per_prompt * (100 + percent) - 100
 
     def flops(self, context: int) -> float:
         """FLOPs per decoded token above the bare model's at `context`, in percent."""

@@ -204,7 +204,7 @@ class Run:
         return str(self.data.get("uses", "steering" if self.data["spec"]["judge"] else "detector"))
 
     @property
-    def draws(self) -> int:
+    def samples_per_prompt(self) -> int:
         """Answers that are written to a question for the one that is kept."""
         return int(self.data.get("draws", 1))
 
@@ -214,7 +214,7 @@ class Run:
         return [len(c.get("select") or ()) for c in self.data["concepts"].values()]
 
     @property
-    def excess(self) -> bool:
+    def over_budget(self) -> bool:
         """Whether a pick was among more settings than the budget has trials."""
         return max(self.settings, default=0) > int(self.data["spec"]["protocol"]["budget"]["trials"])
 

@@ -22,7 +22,7 @@ NEEDED = ("run", "id", "judge", "judge_params", "independent", "calibration", "s
 
 
 @dataclass(frozen=True)
-class Opinion:
+class JudgeRatings:
     """One judge's ratings of one run's test answers."""
 
     path: Path
@@ -56,7 +56,7 @@ def place(run: Run, judge: str, params: Mapping[str, Any]) -> Path:
     return run.path.parent / f"judged-{safe}-{identity(judge, params)}.json"
 
 
-def read(path: Path) -> Opinion:
+def read(path: Path) -> JudgeRatings:
     """One judged file; a damaged one is an error, not a gap."""
     try:
         data = json.loads(path.read_text("utf-8"))
@@ -67,10 +67,10 @@ def read(path: Path) -> Opinion:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise BenchError(f"{path.parent.name}/{path.name} is not a judge's opinion: {reason}") from error
-    return Opinion(path, data)
+    return JudgeRatings(path, data)
 
 
-def of(run: Run) -> list[Opinion]:
+def of(run: Run) -> list[JudgeRatings]:
     """Every opinion beside a run, in a fixed order."""
     found = [read(path) for path in sorted(run.path.parent.glob("judged-*.json"))]
     if strange := [o for o in found if o.data["run"] != run.data["id"]]:
@@ -78,7 +78,7 @@ def of(run: Run) -> list[Opinion]:
     return found
 
 
-def scores(run: Run, opinion: Opinion, axis: str) -> dict[str, float | None]:
+def scores(run: Run, opinion: JudgeRatings, axis: str) -> dict[str, float | None]:
     """What an opinion of `run` gives each unit that the run's intervals resample."""
     units = {s["id"]: s["unit"] for s in run.data["samples"] if "unit" in s}
     named = pooled((units[s["id"]], s["ratings"].get(axis)) for s in opinion.data["samples"] if s["id"] in units)
@@ -134,7 +134,7 @@ def second(table: Table) -> Second | None:
     return Second(chosen[0], tuple(_compare(table, row, other) for row in rows))
 
 
-def _compare(table: Table, row: Row, other: Mapping[str, Opinion]) -> Comparison:
+def _compare(table: Table, row: Row, other: Mapping[str, JudgeRatings]) -> Comparison:
     first, p, found = row.against, row.p, None
     assert first is not None and p is not None and table.reference is not None  # noqa: PT018
     if row.name in other and table.reference in other:

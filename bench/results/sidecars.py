@@ -30,7 +30,7 @@ def load(run: Run) -> Overhead | None:
         if data["version"] != VERSION or data["run"] != run.data["id"]:
             raise ValueError(f"version {data['version']} of run {data['run']}")
         found = Overhead(data)
-        _ = found.arch, found.extra, found.ratio("time"), found.draws
+        _ = found.arch, found.extra, found.ratio("time"), found.samples_per_prompt
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise BenchError(

@@ -146,16 +146,16 @@ def _reference(named: Mapping[str, Run]) -> str | None:
     if "prompt-detect" in named:
         return "prompt-detect"
     prompts = baselines(named)
-    return max(prompts, key=lambda name: merit(named[name])) if prompts else None
+    return max(prompts, key=lambda name: select_score(named[name])) if prompts else None
 
 
 def baselines(named: Mapping[str, Run]) -> list[str]:
     """The prompts that may be the reference, in order of name."""
     prompts = sorted(name for name, run in named.items() if run.family == "prompting")
-    return [name for name in prompts if named[name].draws == 1] or prompts
+    return [name for name in prompts if named[name].samples_per_prompt == 1] or prompts
 
 
-def merit(run: Run) -> float:
+def select_score(run: Run) -> float:
     """Mean overall score of the picked settings on the select split: what a method may be chosen by."""
     known = [v for v in run.scores("overall", "select").values() if v is not None]
     return math.fsum(known) / len(known) if known else -1.0

@@ -198,8 +198,8 @@ def _fires(fitted: Sequence[Fitted], lm: Backend) -> str:
         sampling = Sampling(max_new_tokens=4, temperature=0)
         found = dict(lm.generate([Request(QUESTION, steering.scaled(4.0), sampling)]))[0]
         gated = [edit.gate is not None for edit in steering.edits]
-        if any(n == 0 and not gate for n, gate in zip(found.touched, gated, strict=True)):
-            return f"positions touched per edit: {found.touched}"
+        if any(n == 0 and not gate for n, gate in zip(found.positions_edited, gated, strict=True)):
+            return f"positions touched per edit: {found.positions_edited}"
         bare = Request(steering.prompt.apply(QUESTION), target="A red ball.")
         if not any(gated) and _scored(lm, [Request(QUESTION, steering.scaled(4.0), target="A red ball.")]) == _scored(
             lm, [bare]

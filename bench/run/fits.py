@@ -40,11 +40,11 @@ class Fits:
     trains: Mapping[str, Train]
     uses: str
     judge: str
-    away: bool = False
+    suppresses: bool = False
 
     def __post_init__(self) -> None:
         self.context.trains = tuple(self.trains.values())
-        self.context.keep = self._keep
+        self.context.cache = self._keep
 
     def missing(self, method: Method, prompter: str) -> dict[str, str]:
         """concept -> key of the fits that are still to be made."""
@@ -54,14 +54,14 @@ class Fits:
     def keys(self, method: Method, prompter: str) -> dict[str, str]:
         code = code_digest(*(cls for part in method.family_tree for cls in part.definitions))
         parts: list[Any] = [{"name": method.name, "params": method.params(), "prompter": prompter}, code]
-        parts += [self.context.budget, self.context.seed, self.judge if method.judged else ""]
-        parts += [[digest(t) for t in self.context.trains] if method.pooled else ""]
+        parts += [self.context.budget, self.context.seed, self.judge if method.uses_judge else ""]
+        parts += [[digest(t) for t in self.context.trains] if method.needs_all_concepts else ""]
         parts += [self.context.compat] if self.context.compat else []
         model = self.context.lm.fingerprint()
         return {name: digest(model, *parts, self._given(method, name)) for name in self.trains}
 
     def _given(self, method: Method, name: str) -> Train:
-        return given(method, self.trains[name], self.away)
+        return given(method, self.trains[name], self.suppresses)
 
     def fit(self, method: Method, todo: Iterable[str]) -> Iterator[bytes]:
         """The packed fit of each concept of `todo`, in order; nothing is written yet."""
@@ -102,11 +102,11 @@ class Fits:
         return load_value(self.artefacts.path(name) / FILE)
 
 
-def given(method: Method, train: Train, away: bool) -> Train:
+def given(method: Method, train: Train, suppresses: bool) -> Train:
     """A concept's training data as a method gets it: what a task has to say is for prompts alone."""
     if not any(part.family == "prompting" for part in method.family_tree):
         return replace(train, prompts=())
-    return train.reversed() if away and method.family == "prompting" else train
+    return train.reversed() if suppresses and method.family == "prompting" else train
 
 
 FILE = "fit.safetensors"

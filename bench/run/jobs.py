@@ -56,7 +56,7 @@ class Job:
         for verdict in rated:
             self.verdicts += 1
             self.unscored += verdict.value is None
-            self.unanswered += verdict.passing
+            self.unanswered += verdict.transient
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
             "test": results.means(job.tested[name], axes),
             **({"monitor": dict(job.monitors[name])} if name in job.monitors else {}),
         }
-    drawn = job.method.draws(plan.protocol.budget)
+    drawn = job.method.samples_per_prompt(plan.protocol.budget)
     counts = {
         "generations": job.answers,
         "generated_now": job.fresh,
@@ -148,7 +148,7 @@ def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, An
         "instruction": ask.sample.instruction,
         "text": output.text,
         "tokens": output.tokens,
-        "touched": list(output.touched),
+        "touched": list(output.positions_edited),
         **({"unit": ask.sample.unit} if ask.sample.unit else {}),
     } | ratings(found)
 

@@ -19,7 +19,7 @@ from bench.backends.models import DEFAULT, Model, dtype, resolve
 from bench.core import registry
 from bench.core.errors import UsageError, suggest
 from bench.core.interfaces import Judge, Method, Task
-from bench.core.money import Purse
+from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
 from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol
 from bench.run.spending import spend, trials
@@ -62,7 +62,7 @@ class Plan:
     specs: tuple[RunSpec, ...]
     asked: Mapping[str, Any]
     """Model, judge and task parameters as the user named them: folders, which identities leave out."""
-    purse: Purse = field(default_factory=Purse)
+    purse: SpendingLimit = field(default_factory=SpendingLimit)
     """What the judge and the prompter may spend together."""
     engine: str = ""
     """What the reader of a plan should know of its engine: why it was chosen, what it will hold."""
@@ -94,7 +94,7 @@ def make(options: Options) -> Plan:
         known = {part for name in names for part in names_in(name)} | {options.task, judge_name}
         raise UsageError(f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {suggest(unknown[0], known)}")
     judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
-    purse = Purse(options.max_cost)
+    purse = SpendingLimit(options.max_cost)
     judge.fund(purse)
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
@@ -114,7 +114,7 @@ def make(options: Options) -> Plan:
             method_params=made.params(),
             task_params={k: _nameless(v) for k, v in task_params.items() if k not in usual},
             judge_params=dict(judge.fingerprint()) if task.rated else {},
-            prompter=options.prompter if any(part.prompted for part in made.family_tree) else "",
+            prompter=options.prompter if any(part.uses_prompter for part in made.family_tree) else "",
             backend=options.backend,
             dtype=number,
             weights=model.weights,

@@ -19,7 +19,7 @@ from typing import Any
 from bench import results
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError, Halted
+from bench.core.errors import BenchError, StopRun
 from bench.core.interfaces import Context, Fitted, Monitored
 from bench.core.money import total
 from bench.core.paths import cache_root
@@ -83,7 +83,7 @@ class Session:
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
         self.context.rate = self._rate_all
         self.context.compat = self.rules.compat
-        self.context.tell = partial(print, file=sys.stderr)
+        self.context.log = partial(print, file=sys.stderr)
         self.steerings = Steerings(self.context, self.rules, self.task, root, judged)
         self.fits, self.concepts, self.trains = (getattr(self.steerings, n) for n in ("fits", "concepts", "trains"))
         self._check_splits()
@@ -93,7 +93,11 @@ class Session:
             for job in jobs:
                 self._support(job)
             live = [job for job in jobs if job.status == "todo"]
-            if live and self.task.uses == "steering" and (self.task.rated or any(job.method.judged for job in live)):
+            if (
+                live
+                and self.task.uses == "steering"
+                and (self.task.rated or any(job.method.uses_judge for job in live))
+            ):
                 with self._stage("calibrate the judge", 1) as advance:
                     self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
                     advance(1)
@@ -163,13 +167,15 @@ class Session:
         """Decide before a model is loaded whether a method can run here, and say why not."""
         lacking = sorted(job.method.needs - self.backend.can)
         views = frozenset.intersection(*(train.views for train in self.trains.values()))
-        if self.task.uses not in job.method.gives:
+        if self.task.uses not in job.method.provides:
             job.status, job.reason = "unsupported", f"it gives no {self.task.uses}, which task {job.spec.task} needs"
         elif lacking and self.task.uses == "steering":
             job.status, job.reason = "unsupported", f"backend {self.backend.name} cannot {', '.join(lacking)}"
         elif missing := sorted(job.method.views - views):
             job.status, job.reason = "unsupported", f"the data has no {', '.join(missing)}"
-        elif job.method.draws(self.rules.budget) > 1 and any(train.prompts for train in self.trains.values()):
+        elif job.method.samples_per_prompt(self.rules.budget) > 1 and any(
+            train.prompts for train in self.trains.values()
+        ):
             reason = f"it keeps the answer most about a concept, which task {job.spec.task} does not ask for"
             job.status, job.reason = "unsupported", reason
 
@@ -198,7 +204,7 @@ class Session:
         """
         try:
             yield
-        except Halted:
+        except StopRun:
             raise
         except Exception as error:
             reason = str(error).split("\n")[0]
@@ -313,7 +319,9 @@ class Session:
         left = [len(asks) * n // max(1, len(keys)) for n in range(len(names), -1, -1)]  # asks not done, by options done
         advance(len(asks) - left[0])
         for done, (i, score) in enumerate(self.backend.logprobs([todo[name][0] for name in names])):
-            self.generations.put(names[i], {"total": round(score.total, 5), "touched": list(score.touched)})
+            self.generations.put(
+                names[i], {"total": round(score.total, 5), "positions_edited": list(score.positions_edited)}
+            )
             todo[names[i]][1].fresh += 1
             advance(left[done] - left[done + 1])
         found = iter(self.generations.get(key) for key in keys)
@@ -323,8 +331,8 @@ class Session:
             totals = tuple(row["total"] for row in rows)
             ask.job.answers += len(rows)
             best = max(range(len(rows)), key=totals.__getitem__)
-            touched = tuple(rows[best]["touched"])
-            outputs.append(Completion(ask.sample.options[best], 0, 0, touched, options=totals))
+            positions_edited = tuple(rows[best]["positions_edited"])
+            outputs.append(Completion(ask.sample.options[best], 0, 0, positions_edited, options=totals))
         return outputs
 
     def _answers(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
@@ -357,7 +365,10 @@ class Session:
             ask.job.tokens += kept["tokens"]
             ask.job.answers += 1
         return [
-            Completion(**kept | {"touched": tuple(kept["touched"]), "options": tuple(kept.get("options", ()))})
+            Completion(
+                **kept
+                | {"positions_edited": tuple(kept["positions_edited"]), "options": tuple(kept.get("options", ()))}
+            )
             for kept in found
         ]
 
@@ -385,7 +396,7 @@ class Session:
     def _rate_all(self, items: Sequence[Item]) -> list[Verdict]:
         """For fits, which are kept: none may be made with ratings missing that a later run would get."""
         found = rate(self.judge, items, self.judgements, lambda steps: None)
-        if lost := [verdict for verdict in found if verdict.passing]:
+        if lost := [verdict for verdict in found if verdict.transient]:
             raise BenchError(f"{len(lost)} of {len(found)} ratings went unanswered: {lost[0].reason}")
         return found
 

@@ -30,14 +30,14 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     """Trials × select + test, and the ratings of each, over the task's concepts."""
     concepts = task.concepts()
     trained = [len(concepts) * part for part in made.training(rules.budget)]
-    drafts, written = (len(concepts) * part for part in made.drafts(rules.budget))
+    drafts, written = (len(concepts) * part for part in made.prompt_writing_cost(rules.budget))
     if task.uses == "detector":
         return Cost(len(concepts), drafts, written, 0, *trained)
     tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
     asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]
     open_ended = sum(sample.kind == "generate" for sample in asked)
     watched = sum(len(task.watched(c)) for c in concepts) if isinstance(task, Monitored) else 0
-    drawn = open_ended * made.draws(rules.budget) + watched
+    drawn = open_ended * made.samples_per_prompt(rules.budget) + watched
     options = sum(len(sample.options) for sample in asked)
     tokens = drawn * rules.sampling.max_new_tokens + written
     ratings = open_ended * (task.ratings or len(task.axes)) + watched if task.rated else 0

@@ -22,7 +22,7 @@ from bench.run.strength import Strength
 class Steerings:
     """A task's concepts under one protocol, with the fits and the units of strength that are kept in `root`.
 
-    `judged` names the judge that fits may ask. Where `measures` is false nothing is read from the model, and a unit
+    `uses_judge` names the judge that fits may ask. Where `measures` is false nothing is read from the model, and a unit
     that is not kept yet is an error (`bench.run.strength.Unmeasured`).
     """
 
@@ -34,7 +34,7 @@ class Steerings:
         self.trains = {c.id: task.train(c).limited(rules.budget.sequences) for c in self.concepts}
         self.units = Rows(root / "rows" / "units" / digest(context.lm.fingerprint(), code_digest(Strength)))
         self.strength = Strength(context, rules, self.trains, self.units, measures)
-        self.fits = Fits(context, Artefacts(root / "fits"), self.trains, task.uses, judged, task.away)
+        self.fits = Fits(context, Artefacts(root / "fits"), self.trains, task.uses, judged, task.suppresses_concept)
         self._bound: dict[tuple[int, tuple[Message, ...]], tuple[Bound, Steering]] = {}
 
     def of(
@@ -59,7 +59,7 @@ class Steerings:
 
 def turned(task: Task, method: Method) -> bool:
     """Whether a method's edits are taken the other way round: the concept is to go, and they point to it."""
-    return task.away and not method.away
+    return task.suppresses_concept and not method.points_away
 
 
 def applied(

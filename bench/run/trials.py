@@ -36,12 +36,12 @@ def trials(candidates: Sequence[Fitted], coefficients: Sequence[float]) -> list[
 def best(tried: dict[Trial, list[dict[str, Verdict]]]) -> Trial:
     """The setting with the highest mean overall score; ties go to the concept score, then the first."""
 
-    def merit(rows: list[dict[str, Verdict]]) -> tuple[float, ...]:
+    def select_score(rows: list[dict[str, Verdict]]) -> tuple[float, ...]:
         axes = ("overall", next(iter(rows[0])))
         found = means(rows, axes)
         return tuple(-1.0 if found[axis] is None else found[axis] for axis in axes)
 
-    return max(tried, key=lambda trial: merit(tried[trial]))
+    return max(tried, key=lambda trial: select_score(tried[trial]))
 
 
 def request(sample: Sample, steering: Steering, rules: Protocol) -> Request:
@@ -72,7 +72,7 @@ def ruled(found: dict[str, Verdict], rules: Protocol) -> dict[str, Verdict]:
     """AxBench's reference scores an unreadable rating 0; outside its mode it stays missing."""
     if rules.compat != "axbench" or found["overall"].value is not None:
         return found
-    if any(verdict.passing for verdict in found.values()):
+    if any(verdict.transient for verdict in found.values()):
         return found  # there was no reply to read
     return {axis: v if v.value is not None else Verdict(0.0, v.raw, v.reason) for axis, v in found.items()}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy  # its parts load when they are asked for
 
 from bench.core.content import Array
 from bench.stats.intervals import Estimate, estimate
@@ -44,7 +44,7 @@ def spearman(ratings: Array) -> float:
     one, two = ratings
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
         return float("nan")
-    return float(np.corrcoef(rankdata(one), rankdata(two))[0, 1])
+    return float(np.corrcoef(scipy.stats.rankdata(one), scipy.stats.rankdata(two))[0, 1])
 
 
 def alpha(ratings: Array) -> float:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts load when they are asked for
 
 from bench.core.content import Array
 
@@ -74,16 +74,16 @@ def intervals(values: Array, level: float = 0.95, form: Form = "t") -> tuple[Arr
     flat = error <= 1e-12 * np.abs(values).max(-1)
     if form == "bca":
         # Percentiles assume a known spread; widening z to t as Hesterberg (2015) does makes up for it.
-        z = np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1)
+        z = np.sqrt(n / (n - 1)) * scipy.stats.t.ppf((1 + level) / 2, n - 1)
         # rows of equal values are spread for scipy's sake and put right below
         spread = np.where(flat[..., None], np.arange(n), values)
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (spread,),
             np.mean,
             axis=-1,
             n_resamples=RESAMPLES,
             batch=max(1, 10_000_000 // values.size),
-            confidence_level=1 - 2 * stats.norm.sf(z),
+            confidence_level=1 - 2 * scipy.stats.norm.sf(z),
             method="BCa",
             rng=np.random.default_rng(0),
         ).confidence_interval
@@ -148,7 +148,7 @@ def paired(one: Sequence[float] | Array, two: Sequence[float] | Array) -> Differ
         return Difference(e.mean, e.low, e.high, float("nan"), e.n, float("nan"))
     if not difference.any():
         return Difference(0.0, 0.0, 0.0, 1.0, e.n, 0.0)
-    power = stats.t.ppf(0.975, e.n - 1) + stats.t.ppf(0.8, e.n - 1)
+    power = scipy.stats.t.ppf(0.975, e.n - 1) + scipy.stats.t.ppf(0.8, e.n - 1)
     detectable = float(power * difference.std(ddof=1) / np.sqrt(e.n))
     return Difference(e.mean, e.low, e.high, float(sign_flip(difference[None])[0]), e.n, detectable)
 

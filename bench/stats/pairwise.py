@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, stats as distributions
-from scipy.sparse.csgraph import connected_components
+import scipy  # its parts load when they are asked for
 
 from bench.core.content import Array
 from bench.stats.intervals import Estimate, resamples, studentised
@@ -49,11 +48,11 @@ def win_rate(one: Array, two: Array, per: Per = "generation") -> Estimate:
     squared = values.var(ddof=1) / n
     size = float(n)
     if squared > 0:
-        small = distributions.t.ppf(0.975, max(compared - 1, n - 1)) / distributions.t.ppf(0.975, n - 1)
+        small = scipy.stats.t.ppf(0.975, max(compared - 1, n - 1)) / scipy.stats.t.ppf(0.975, n - 1)
         size = min(compared, mean * (1 - mean) / squared * small**2)
     hits = mean * size
-    low = distributions.beta.ppf(0.025, hits, size - hits + 1) if hits > 0 else 0.0
-    high = distributions.beta.ppf(0.975, hits + 1, size - hits) if hits < size else 1.0
+    low = scipy.stats.beta.ppf(0.025, hits, size - hits + 1) if hits > 0 else 0.0
+    high = scipy.stats.beta.ppf(0.975, hits + 1, size - hits) if hits < size else 1.0
     return Estimate(mean, float(low), float(high), n)
 
 
@@ -136,7 +135,7 @@ def bradley_terry(scores: Mapping[str, Array], prior: float = 0.5) -> BradleyTer
     drawn = np.pad(np.vstack([np.ones(n), resamples(n, REFITS)]), ((0, 0), (0, 1)), constant_values=1)
     games = wins + wins.swapaxes(1, 2) + ties
     totals = np.tensordot(drawn, games, 1)
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         lambda theta: -_likelihood(theta, wins.sum(0), ties.sum(0)),
         np.zeros(size + 1),
         jac=lambda theta: -_slopes(theta[None], wins, ties)[0].sum(0),
@@ -152,7 +151,7 @@ def bradley_terry(scores: Mapping[str, Array], prior: float = 0.5) -> BradleyTer
         if np.abs(step).max() < 1e-8:
             break
     won = wins.sum(0)[:-1, :-1]
-    _, group = connected_components(won + ties.sum(0)[:-1, :-1] > 0, connection="strong")
+    _, group = scipy.sparse.csgraph.connected_components(won + ties.sum(0)[:-1, :-1] > 0, connection="strong")
     finite = group == np.bincount(group).argmax()
     centre = np.eye(size) - np.outer(finite / finite.sum(), np.ones(size))
     abilities = theta[:, :-1] @ centre

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import optimize, stats as distributions
+import scipy  # its parts load when they are asked for
 
 from bench import stats
 from bench.core.content import Array
@@ -117,7 +117,7 @@ class Pilot:
     def spread(self, level: float = 0.95) -> tuple[float, float]:
         """Factors between which the variance of concept means lies, by what so many concepts can tell (χ²)."""
         df = self.concepts - 1
-        low, high = distributions.chi2.ppf([(1 - level) / 2, (1 + level) / 2], df)
+        low, high = scipy.stats.chi2.ppf([(1 - level) / 2, (1 + level) / 2], df)
         return float(df / high), float(df / low)
 
 
@@ -170,9 +170,9 @@ def power(
     if concepts < FEW or (concepts <= SMALL and alpha / family < STRICT):
         noise = np.random.default_rng(concepts).standard_normal((DRAWS, concepts))
         return float((stats.sign_flip(noise + shift / math.sqrt(concepts)) < alpha / family).mean())
-    bound = distributions.t.isf(level / 2, concepts - 1)
-    other_side = distributions.nct.cdf(-bound, concepts - 1, shift)  # scipy gives NaN where it vanishes
-    return float(distributions.nct.sf(bound, concepts - 1, shift) + np.nan_to_num(other_side))
+    bound = scipy.stats.t.isf(level / 2, concepts - 1)
+    other_side = scipy.stats.nct.cdf(-bound, concepts - 1, shift)  # scipy gives NaN where it vanishes
+    return float(scipy.stats.nct.sf(bound, concepts - 1, shift) + np.nan_to_num(other_side))
 
 
 def needed(
@@ -207,4 +207,4 @@ def detectable(
     top = 4.0
     while missing(top) < 0:  # a test that attains its level finds whatever is large enough
         top *= 2
-    return float(error * optimize.brentq(missing, 0.0, top, xtol=1e-3))
+    return float(error * scipy.optimize.brentq(missing, 0.0, top, xtol=1e-3))

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from bench.core.interfaces import Depth, check_depth
+from bench.core.interfaces import LayerSpec, check_layer
 
-SPREAD: tuple[Depth, ...] = (0.2, 0.4, 0.6, 0.8)
+SPREAD: tuple[LayerSpec, ...] = (0.2, 0.4, 0.6, 0.8)
 """AxBench's four layers of Gemma-2-2B (5, 10, 15, 20 of 26) as relative depths."""
 WRITERS = ("o_proj", "down_proj")
 """The linear modules that write to the residual stream."""
@@ -80,7 +80,7 @@ class HyperNetwork(Parametrisation):
 class LoReFT(Parametrisation):
     """A rank-`rank` edit of the first and last prompt positions after several blocks."""
 
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     rank: int = 4
     first: int = 5
     last: int = 5
@@ -95,7 +95,7 @@ class LoReFT(Parametrisation):
 class LoRA(Parametrisation):
     """ΔW = s·B A of rank `rank`, s = `alpha`/r, or `alpha`/√r where `rslora`; no `modules`: all linear ones."""
 
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 4
     alpha: float = 32.0
@@ -133,7 +133,7 @@ class PiSSA(LoRA):
 class SVFT(Parametrisation):
     """ΔW = U M Vᵀ, M sparse on a fixed pattern over the top `rank` singular directions (0: all of them)."""
 
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 128
     variant: Literal["plain", "banded", "random", "top-k"] = "banded"
@@ -150,7 +150,7 @@ class SVFT(Parametrisation):
 class SSVD(Parametrisation):
     """The top `share` of right singular directions, turned and rescaled; `strict`: Cayley, else I - 2K."""
 
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     share: float = 0.1
     strict: bool = True
@@ -167,7 +167,7 @@ class Rotation(Parametrisation):
     """AntiPaSTO's adapter: `rank` chosen singular directions, turned by at most `angle` and rescaled;
     `init` and `shift` are the spread of the first rotation and the first rescaling."""
 
-    layers: tuple[Depth, ...] = SPREAD
+    layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
     rank: int = 48
     angle: float = math.pi / 4
@@ -184,16 +184,16 @@ class Rotation(Parametrisation):
 class SFT(Parametrisation):
     """Every entry of the chosen modules' weights (all linear modules of all blocks unless named)."""
 
-    layers: tuple[Depth, ...] = ("0.0:-1",)
+    layers: tuple[LayerSpec, ...] = ("0.0:-1",)
     modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _depths(self.layers)
 
 
-def _depths(layers: tuple[Depth, ...]) -> None:
+def _depths(layers: tuple[LayerSpec, ...]) -> None:
     for depth in layers:
-        check_depth(depth)
+        check_layer(depth)
         if depth == "select":
             raise ValueError("layers = select: an adapter trains all its layers together")
 

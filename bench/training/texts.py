@@ -64,7 +64,7 @@ class Texts:
 
     def __init__(self, ctx: Context) -> None:
         self.lm, self.model = ctx.lm, ctx.lm.module
-        self.header = ctx.lm.header
+        self.template_prefix = ctx.lm.template_prefix
         self.blocks = blocks(self.model)
         self.limit = ctx.budget.tokens
         self.device = next(self.model.parameters()).device
@@ -81,7 +81,7 @@ class Texts:
         if text not in self._known:
             prompt = len(self.lm.encode(text.prompt))
             ids = self.lm.encode(text.prompt, text.response)
-            ids = ids[: self.header + self.limit] if self.limit else ids
+            ids = ids[: self.template_prefix + self.limit] if self.limit else ids
             self._known[text] = len(self._ids) if len(ids) > prompt else None
             if len(ids) > prompt:
                 self._ids.append(ids)

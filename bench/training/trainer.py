@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.core.errors import BenchError
 from bench.core.interfaces import Context
 from bench.core.values import Example, Train
-from bench.training.changes.base import Change, RowPlan, Scene
+from bench.training.changes.base import Change, RowPlan, TrainingContext
 from bench.training.changes.build import change_of
 from bench.training.objectives.base import Batch, Objective
 from bench.training.parametrisations import Parametrisation
@@ -103,7 +103,7 @@ class Group:
         self.reference = ctx.compat == "axbench"
         self.texts = Texts(ctx)
         self.items = [self._encoded(train) for train in trains]
-        self.change = change_of(form)(Scene(ctx, trains), form)
+        self.change = change_of(form)(TrainingContext(ctx, trains), form)
         every = sorted({number for items in self.items for item in items for number in item})
         self.states = self._layers()
         self.constants = self._measured()
@@ -314,7 +314,7 @@ class _Clock:
         self.said = now
         left = (now - self.begun) / step * (self.total - step)
         many = f"{self.concepts} concepts" if self.concepts > 1 else "one concept"
-        self.ctx.tell(f"{self.name}: {many}, step {step}/{self.total}, loss {loss:.4g}, about {left:.0f} s left")
+        self.ctx.log(f"{self.name}: {many}, step {step}/{self.total}, loss {loss:.4g}, about {left:.0f} s left")
 
 
 def _text(example: Example) -> Text:

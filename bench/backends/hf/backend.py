@@ -22,7 +22,7 @@ from bench.backends.hf.chat import Chat
 from bench.backends.hf.gradients import block_gradient
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import attention_output, blocks, read_blocks
-from bench.backends.hf.prefix import fronts
+from bench.backends.hf.prefix import prefix_groups
 from bench.backends.hf.sampling import draw, halt
 from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
 from bench.backends.models import Model, hush, pick_dtype
@@ -94,8 +94,8 @@ class HFBackend(Backend):
         return self.chat.tokenizer
 
     @property
-    def header(self) -> int:
-        return self.chat.header
+    def template_prefix(self) -> int:
+        return self.chat.template_prefix
 
     def encode(self, prompt: Prompted, tail: str = "") -> list[int]:
         return self.chat.encode(prompt, tail)
@@ -132,17 +132,17 @@ class HFBackend(Backend):
         """`generate` of prompts given as ids; a row ends where its text holds one of `stop`."""
         for sampling in dict.fromkeys(request.sampling for request in requests):
             own = [i for i, request in enumerate(requests) if request.sampling == sampling]
-            for front, group in self._fronts(own, requests, prompts, sampling.max_new_tokens):
+            for prefix, group in self._fronts(own, requests, prompts, sampling.max_new_tokens):
                 totals = [len(prompts[i]) + sampling.max_new_tokens for i in group]
                 # A front that was read takes memory for keys and values, but for no activations any more.
-                lengths = [max(total - _length(front), total // 4) for total in totals]
+                lengths = [max(total - _length(prefix), total // 4) for total in totals]
                 for batch in self.batches.split(lengths):
                     chosen = [group[k] for k in batch]
-                    yield from self._generate(chosen, requests, prompts, sampling, stop, front)
+                    yield from self._generate(chosen, requests, prompts, sampling, stop, prefix)
 
     def _fronts(
         self, own: Sequence[int], requests: Sequence[Request], prompts: Sequence[Sequence[int]], more: int
-    ) -> Iterator[tuple[cache.Front, list[int]]]:
+    ) -> Iterator[tuple[cache.Prefix, list[int]]]:
         """The requests `own` in groups, each with what its prompts begin with, read once: without an edit only, and
         where the model sees a row of the prompt and `more` tokens as a mask says."""
         from bench.backends.hf import cache  # loads transformers
@@ -152,11 +152,11 @@ class HFBackend(Backend):
         for i in own:
             plain = not edited(requests[i]) and reads_trees(self.model, len(prompts[i]) + more)
             (bare if plain else rest).append(i)
-        for length, group in fronts([prompts[i] for i in bare]):
+        for length, group in prefix_groups([prompts[i] for i in bare]):
             members = [bare[k] for k in group]
-            front = cache.read(self.model, prompts[members[0]][:length]) if length else ()
-            if front:
-                yield front, members
+            prefix = cache.read(self.model, prompts[members[0]][:length]) if length else ()
+            if prefix:
+                yield prefix, members
             else:
                 rest += members
         yield (), sorted(rest)
@@ -168,14 +168,14 @@ class HFBackend(Backend):
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
         stop: Sequence[str],
-        front: cache.Front,
+        prefix: cache.Prefix,
     ) -> Iterator[tuple[int, Completion]]:
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         from bench.backends.hf import cache  # loads transformers
 
         rows = [prompts[i] for i in chosen]
-        inputs, pads = self.batches.pad(rows, _length(front))
+        inputs, pads = self.batches.pad(rows, _length(prefix))
         inputs.pop("position_ids")  # generate derives them from the mask
         width = inputs["input_ids"].shape[1]
         ends = self._ends()
@@ -189,14 +189,16 @@ class HFBackend(Backend):
         )
         noise = np.stack([np.random.default_rng(requests[i].seed).random(sampling.max_new_tokens) for i in chosen])
         drawn = LogitsProcessorList([draw(sampling, torch.from_numpy(noise), width)])
-        applied = Applied(self.model, [requests[i].steering for i in chosen], list(map(len, rows)), pads, self.header)
+        applied = Applied(
+            self.model, [requests[i].steering for i in chosen], list(map(len, rows)), pads, self.template_prefix
+        )
         with applied:
             output = self.model.generate(
                 **inputs,
                 generation_config=config,
                 logits_processor=drawn,
                 stopping_criteria=StoppingCriteriaList([halt(self.tokenizer, stop, width)] if stop else []),
-                **cache.cache(self.model, width + sampling.max_new_tokens, front, len(chosen)),
+                **cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(chosen)),
             )
         for row, i in enumerate(chosen):
             ids = output[row, width:].tolist()
@@ -208,7 +210,7 @@ class HFBackend(Backend):
                     text=self.tokenizer.decode(ids[:end], skip_special_tokens=True),
                     tokens=tokens,
                     prompt_tokens=len(rows[row]),
-                    touched=applied.touched(row, tokens),
+                    positions_edited=applied.positions_edited(row, tokens),
                     finish="length" if end is None else "stop",
                 ),
             )
@@ -233,7 +235,7 @@ class HFBackend(Backend):
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], requests: Sequence[Request]
     ) -> Iterator[tuple[int, Scored]]:
         """`logprobs` of prompts and targets given as ids, under the requests' steerings; equal prompts share rows."""
-        yield from score(self.model, self.header, self.batches, requests, prompts, targets)
+        yield from score(self.model, self.template_prefix, self.batches, requests, prompts, targets)
 
     @torch.inference_mode()
     def diverge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Divergence]]:
@@ -246,7 +248,7 @@ class HFBackend(Backend):
         steered = [self.chat.steered(request) for request in requests]
         bare = [self.chat.steered(replace(request, steering=None)) for request in requests]
         steerings = [request.steering for request in requests]
-        yield from diverge(self.model, self.header, self.batches, steerings, steered, bare, targets)
+        yield from diverge(self.model, self.template_prefix, self.batches, steerings, steered, bare, targets)
 
     @torch.inference_mode()
     def activations(
@@ -284,5 +286,5 @@ class HFBackend(Backend):
         return [found[i] for i in range(len(texts))]
 
 
-def _length(front: cache.Front) -> int:
-    return front[0][0].shape[2] if front else 0
+def _length(prefix: cache.Prefix) -> int:
+    return prefix[0][0].shape[2] if prefix else 0

@@ -37,14 +37,14 @@ class Batches:
         if batch:
             yield batch
 
-    def pad(self, rows: Sequence[Sequence[int]], front: int = 0) -> tuple[dict[str, Tensor], list[int]]:
+    def pad(self, rows: Sequence[Sequence[int]], prefix: int = 0) -> tuple[dict[str, Tensor], list[int]]:
         """`input_ids`, `attention_mask`, `position_ids`, padded on the left of all but the first `front` tokens, and
         the padding of each row."""
         width = max(map(len, rows))
         pads = [width - len(row) for row in rows]
-        ids = [[*row[:front], *[self.fill] * pad, *row[front:]] for pad, row in zip(pads, rows, strict=True)]
+        ids = [[*row[:prefix], *[self.fill] * pad, *row[prefix:]] for pad, row in zip(pads, rows, strict=True)]
         index = torch.arange(width)[None] - torch.tensor(pads)[:, None]
-        index = torch.where(torch.arange(width) < front, torch.arange(width), index.masked_fill(index < front, -1))
+        index = torch.where(torch.arange(width) < prefix, torch.arange(width), index.masked_fill(index < prefix, -1))
         inputs = {
             "input_ids": torch.tensor(ids),
             "attention_mask": (index >= 0).long(),

@@ -39,11 +39,11 @@ class Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
 
-Front = Sequence[tuple[Tensor, Tensor]]
+Prefix = Sequence[tuple[Tensor, Tensor]]
 """Each layer's keys and values `[1, groups, P, D]` of what all rows of a batch begin with."""
 
 
-def cache(model: Any, room: int, front: Front = (), rows: int = 1) -> dict[str, Any]:
+def cache(model: Any, room: int, prefix: Prefix = (), rows: int = 1) -> dict[str, Any]:
     """What to hand to `generate` of a model for `rows` texts of at most `room` tokens that begin with `front`;
     nothing where it has its own way."""
     if not model._supports_default_dynamic_cache():
@@ -51,12 +51,12 @@ def cache(model: Any, room: int, front: Front = (), rows: int = 1) -> dict[str, 
     found = DynamicCache(config=model.config)
     plain = [type(layer) is DynamicLayer for layer in found.layers]
     found.layers = [Roomy(room) if own else layer for own, layer in zip(plain, found.layers, strict=True)]
-    for layer, states in zip(found.layers, front, strict=False):
+    for layer, states in zip(found.layers, prefix, strict=False):
         cast(Roomy, layer).update(*(state.expand(rows, -1, -1, -1) for state in states))
     return {"past_key_values": found} if any(plain) else {}
 
 
-def read(model: Any, ids: Sequence[int]) -> Front:
+def read(model: Any, ids: Sequence[int]) -> Prefix:
     """The keys and values of `ids`, for rows that begin with them; nothing where the model keeps something else."""
     found = cache(model, len(ids))
     layers = found["past_key_values"].layers if found else []

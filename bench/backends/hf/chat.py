@@ -38,7 +38,7 @@ class Chat:
         return tokenizer
 
     @cached_property
-    def header(self) -> int:
+    def template_prefix(self) -> int:
         """Tokens at the front that every chat shares: what a read skips (at least the sink)."""
         one, two = (self.encode((("user", text),)) for text in ("1", "2"))
         shared = common(one, two)
@@ -92,7 +92,7 @@ class Chat:
             else:
                 starts.append(len(self.encode(text[:-1])))
                 rows.append(self.encode(text[:-1], text[-1][1]))
-        skips = [1 if isinstance(text, str) else self.header for text in texts]
+        skips = [1 if isinstance(text, str) else self.template_prefix for text in texts]
         if tokens:
             rows = [row[: skip + tokens] for row, skip in zip(rows, skips, strict=True)]
         if short := [i for i, (row, skip) in enumerate(zip(rows, skips, strict=True)) if len(row) <= skip]:

@@ -29,7 +29,7 @@ Stack = tuple[list[int], list[tuple[int, int, Edit]], dict[str, Tensor]]
 class Applied:
     """Context in which rows of a left-padded batch run under their own steering.
 
-    `prompts` `[B]` are prompt lengths in tokens, `pads` `[B]` the padding on the left, `header` the
+    `prompts` `[B]` are prompt lengths in tokens, `pads` `[B]` the padding on the left, `template_prefix` the
     chat-template tokens that every prompt shares (gates do not pool over them). `index` `[B, T]` is where each
     token stands in its own text (negative: padding), for one pass whose rows are not simply one text.
     """
@@ -40,7 +40,7 @@ class Applied:
         steerings: Sequence[Steering | None],
         prompts: Sequence[int],
         pads: Sequence[int],
-        header: int = 1,
+        template_prefix: int = 1,
         index: Tensor | None = None,
     ) -> None:
         self.model = model
@@ -48,7 +48,7 @@ class Applied:
         self.steerings = [s or Steering() for s in steerings]
         self.prompts = torch.tensor(prompts, device=self.device)[:, None]
         self.pads = torch.tensor(pads, device=self.device)[:, None]
-        self.header = header
+        self.template_prefix = template_prefix
         self.given = index
         self.seen = 0
         self.index = torch.empty(0)
@@ -73,7 +73,7 @@ class Applied:
             handle.remove()
         self._handles.clear()
 
-    def touched(self, row: int, forwards: int) -> tuple[int, ...]:
+    def positions_edited(self, row: int, forwards: int) -> tuple[int, ...]:
         """Positions each edit of `row` changed in its first `forwards` passes (prefill is one).
 
         Raises `BenchError` when an ungated edit touched nothing: a silent no-op is a bug.
@@ -82,8 +82,8 @@ class Applied:
         counts = [sum(step.get((row, n), 0) for step in steps) for n in range(len(self.steerings[row].edits))]
         return self._proven(row, counts, forwards > 1)
 
-    def touched_at(self, row: int, columns: Sequence[int], responded: bool) -> tuple[int, ...]:
-        """As `touched`, of the `columns` of a pass with an `index`; `responded`: whether some lie after the prompt."""
+    def positions_edited_at(self, row: int, columns: Sequence[int], responded: bool) -> tuple[int, ...]:
+        """As `positions_edited`, of the `columns` of a pass with an `index`; `responded`: some lie after the prompt."""
         masks = [self.masks[row, n] for n in range(len(self.steerings[row].edits))]
         counts = torch.stack(masks)[:, list(columns)].sum(1).tolist() if masks else []
         return self._proven(row, counts, responded)
@@ -148,7 +148,7 @@ class Applied:
             if gate in self.fires:
                 continue
             index, prompt = self.index[rows], self.prompts[rows]
-            inside = (index >= self.header) & (index < prompt)
+            inside = (index >= self.template_prefix) & (index < prompt)
             if gate.pooling == "last":
                 inside = index == prompt - 1
             h, weight = hidden[rows].float(), inside.float()[..., None]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.backends.hf.batches import Batches
 from bench.backends.hf.hooks import Applied
-from bench.backends.hf.prefix import common, fronts
+from bench.backends.hf.prefix import common, prefix_groups
 from bench.core.content import Array
 from bench.core.steering import Steering
 from bench.core.values import Request, TargetScore
@@ -45,14 +45,14 @@ class Tree:
     """What texts begin with, and how each goes on, as one row: `ids`, their `places` in their own texts, and for each
     text the indices in the row of its tokens but the last (`paths`). The last of a text is asked for, not read."""
 
-    def __init__(self, front: Sequence[int], texts: Sequence[Sequence[int]]) -> None:
-        self.front = len(front)
-        self.ids, self.parents = list(front), list(range(-1, len(front) - 1))
-        self.places = list(range(len(front)))
+    def __init__(self, prefix: Sequence[int], texts: Sequence[Sequence[int]]) -> None:
+        self.prefix = len(prefix)
+        self.ids, self.parents = list(prefix), list(range(-1, len(prefix) - 1))
+        self.places = list(range(len(prefix)))
         self.paths: list[list[int]] = []
         known: dict[tuple[int, int], int] = {}
         for text in texts:
-            at, path = len(front) - 1, []
+            at, path = len(prefix) - 1, []
             for token in text[:-1]:
                 if (at, token) not in known:
                     known[at, token] = len(self.ids)
@@ -65,12 +65,12 @@ class Tree:
 
     def before(self, text: int, count: int) -> list[int]:
         """Indices in the row of what the last `count` tokens of a text follow."""
-        return [self.front - 1, *self.paths[text]][-count:]
+        return [self.prefix - 1, *self.paths[text]][-count:]
 
     @property
     def branches(self) -> bool:
         """Whether some token is not seen by all that stand behind it."""
-        return len(self.ids) > self.front + max(map(len, self.paths))
+        return len(self.ids) > self.prefix + max(map(len, self.paths))
 
     @property
     def sees(self) -> Array:
@@ -89,7 +89,7 @@ Row = tuple[list[int], Tree]
 
 def score(
     model: Any,
-    header: int,
+    template_prefix: int,
     batches: Batches,
     requests: Sequence[Request],
     prompts: Sequence[Sequence[int]],
@@ -105,21 +105,21 @@ def score(
         shared.setdefault((tuple(prompts[i]), edited(request)), []).append(i)
     alike = [prompt for prompt, edits in shared if not edits and reads_trees(model, len(prompt))]
     groups: list[tuple[int, list[int]]] = []
-    for front, own in fronts(alike):
-        if front:
-            groups.append((front, [i for k in own for i in shared.pop((alike[k], ""))]))
+    for prefix, own in prefix_groups(alike):
+        if prefix:
+            groups.append((prefix, [i for k in own for i in shared.pop((alike[k], ""))]))
     groups += [(len(prompt), own) for (prompt, _), own in shared.items()]
     trees: list[Row] = []
-    for front, group in groups:
-        texts = {i: [*prompts[i][front:], *targets[i]] for i in group}
-        for part in _parts(model, batches.rows, front, texts):
-            trees.append((part, Tree(prompts[part[0]][:front], [texts[i] for i in part])))
+    for prefix, group in groups:
+        texts = {i: [*prompts[i][prefix:], *targets[i]] for i in group}
+        for part in _parts(model, batches.rows, prefix, texts):
+            trees.append((part, Tree(prompts[part[0]][:prefix], [texts[i] for i in part])))
     # Rows that only the model's own mask describes stand apart from those that need ours.
     for readable in (False, True):
         some = [one for one in trees if reads_trees(model, len(one[1].ids)) == readable]
         lengths, targeted = [len(tree.ids) for _, tree in some], [len(own) for own, _ in some]
         for batch in batches.split(lengths, weights=targeted):
-            yield from _score(model, header, batches, [some[i] for i in batch], requests, targets)
+            yield from _score(model, template_prefix, batches, [some[i] for i in batch], requests, targets)
 
 
 def edited(request: Request) -> str:
@@ -128,7 +128,7 @@ def edited(request: Request) -> str:
     return steering.internal_digest if steering is not None and steering.scalable else ""
 
 
-def _parts(model: Any, most: int, front: int, texts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
+def _parts(model: Any, most: int, prefix: int, texts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
     """Requests that share a front, in rows of about `WIDE` tokens more; where the model cannot read a tree, one in
     each."""
     part: list[int] = []
@@ -138,7 +138,7 @@ def _parts(model: Any, most: int, front: int, texts: Mapping[int, Sequence[int]]
         more = len(texts[i]) - 1
         new = more - common(texts[i][:-1], texts[part[-1]][:-1]) if part else more
         # Nothing new: it is asked for where the one before is.
-        full = new > 0 and (wide + new > max(WIDE, front) or not reads_trees(model, front + wide + new))
+        full = new > 0 and (wide + new > max(WIDE, prefix) or not reads_trees(model, prefix + wide + new))
         if part and (full or len(part) >= most):
             yield part
             part, wide, new = [], 0, more
@@ -160,7 +160,7 @@ def reads_trees(model: Any, length: int) -> bool:
 
 def _score(
     model: Any,
-    header: int,
+    template_prefix: int,
     batches: Batches,
     batch: Sequence[Row],
     requests: Sequence[Request],
@@ -174,7 +174,7 @@ def _score(
     if any(tree.branches for tree in trees):
         inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(model, trees, pads)}
     steerings = [requests[own[0]].steering for own, _ in batch]
-    applied = Applied(model, steerings, [tree.front for tree in trees], pads, header, index)
+    applied = Applied(model, steerings, [tree.prefix for tree in trees], pads, template_prefix, index)
     asked = [
         ((r, pads[r] + k), token)
         for r, (own, tree) in enumerate(batch)
@@ -199,8 +199,10 @@ def _score(
         for i, path in zip(own, tree.paths, strict=True):
             part = slice(done, done + len(targets[i]))
             done = part.stop
-            touched = applied.touched_at(r, [pads[r] + k for k in (*range(tree.front), *path)], bool(path))
-            yield i, Scored(tuple(scores[part]), touched, all(greedy[part]))
+            positions_edited = applied.positions_edited_at(
+                r, [pads[r] + k for k in (*range(tree.prefix), *path)], bool(path)
+            )
+            yield i, Scored(tuple(scores[part]), positions_edited, all(greedy[part]))
 
 
 def _mask(model: Any, trees: Sequence[Tree], pads: Sequence[int]) -> Tensor:
@@ -238,7 +240,7 @@ class Divergence:
 
 def diverge(
     model: Any,
-    header: int,
+    template_prefix: int,
     batches: Batches,
     steerings: Sequence[Steering | None],
     steered: Sequence[Sequence[int]],
@@ -252,11 +254,11 @@ def diverge(
     ) -> Tensor:
         """`[B, T, V]` of prompts and what follows: from the last prompt token on, aligned at the end."""
         inputs, pads = batches.pad([[*prompt, *rest] for prompt, rest in zip(prompts, rests, strict=True)])
-        applied = Applied(model, own, list(map(len, prompts)), pads, header)
+        applied = Applied(model, own, list(map(len, prompts)), pads, template_prefix)
         with applied:
             found: Tensor = model(**inputs, use_cache=False, logits_to_keep=max(map(len, rests)) + 1).logits
         for row, rest in enumerate(rests):
-            applied.touched(row, 2 if rest else 1)
+            applied.positions_edited(row, 2 if rest else 1)
         return found
 
     lengths = [max(len(a), len(b)) + len(t) for a, b, t in zip(steered, bare, targets, strict=True)]

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bench.backends.hosted.pool import Asking, Failure, Passing, Refused
+from bench.backends.hosted.pool import Failure, PermanentError, RequestPool, TransientError
 from bench.core.content import digest
-from bench.core.errors import BenchError, Halted, UsageError
+from bench.core.errors import BenchError, StopRun, UsageError
 from bench.core.interfaces import Backend
-from bench.core.money import Purse, Usage, price_of
+from bench.core.money import SpendingLimit, Usage, price_of
 from bench.core.registry import backend
 from bench.core.values import Completion, Request
 
@@ -67,7 +67,7 @@ class OpenAIBackend(Backend):
         retries: int = 5,
         timeout: float = 120.0,
         price: Sequence[float] = (),
-        purse: Purse | None = None,
+        purse: SpendingLimit | None = None,
     ) -> None:
         if workers < 1 or retries < 0 or timeout <= 0:
             raise ValueError("workers is at least 1, retries at least 0, timeout more than 0 seconds")
@@ -75,9 +75,9 @@ class OpenAIBackend(Backend):
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL", "")
         self.timeout = timeout
         self.price = price_of(model, price)
-        self.purse = purse or Purse()
+        self.purse = purse or SpendingLimit()
         self.usage = Usage()
-        self.asking: Asking[Reply] = Asking(workers, retries)
+        self.asking: RequestPool[Reply] = RequestPool(workers, retries)
         self._limit = "max_tokens"
         self._logprobs = True
 
@@ -161,7 +161,7 @@ class OpenAIBackend(Backend):
     def hold(self, most: float) -> None:
         """Set money aside, or raise `Halted`."""
         if not self.purse.hold(most):
-            raise Halted(
+            raise StopRun(
                 f"--max-cost ${self.purse.limit:g} could be exceeded by the next request to {self.model} "
                 f"(${self.purse.gone:.4f} gone); go on with a larger --max-cost"
             )
@@ -191,14 +191,14 @@ class OpenAIBackend(Backend):
             reason = f"an answer that cannot be read ({type(error).__name__}: {error})"
             raise self._unanswered(reason, most) from None
         except openai.OpenAIError as error:
-            raise Halted(f"{self.where}: {self._line(str(error))}") from None
+            raise StopRun(f"{self.where}: {self._line(str(error))}") from None
         finally:
             self.purse.settle(most, paid)
 
-    def _unanswered(self, reason: str, most: float) -> Passing:
+    def _unanswered(self, reason: str, most: float) -> TransientError:
         """A try that may have been billed without an answer."""
         self.usage.add(failed_tries=1, dollars_unsure=most)
-        return Passing(f"{self.where}: {self._line(reason)}")
+        return TransientError(f"{self.where}: {self._line(reason)}")
 
     def read(self, answer: Any, most: float) -> tuple[Reply, float]:
         """The reply in an answer's JSON and the dollars it cost; counts both.
@@ -241,10 +241,10 @@ class OpenAIBackend(Backend):
         reason = f"{self.where}: {self._line(said)}"
         self.usage.add(failed_tries=1)
         if (status in PASSING or status >= 500) and error.code != "insufficient_quota":
-            return Passing(reason, retry_after(error.response.headers))
+            return TransientError(reason, retry_after(error.response.headers))
         if status in (400, 413, 422) and OF_THE_TEXT.search(f"{error.code} {said}"):
-            return Refused(reason)
-        return Halted(reason)
+            return PermanentError(reason)
+        return StopRun(reason)
 
     def _line(self, text: str) -> str:
         line = self.scrubbed(text).strip().split("\n")[0]

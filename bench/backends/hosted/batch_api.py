@@ -15,7 +15,7 @@ from typing import Any
 from bench.backends.hosted.backend import OF_THE_TEXT, OpenAIBackend, Reply
 from bench.backends.hosted.pool import Failure
 from bench.core.content import digest
-from bench.core.errors import Halted
+from bench.core.errors import StopRun
 from bench.core.paths import cache_root
 from bench.core.store import Rows
 from bench.core.values import Request
@@ -62,12 +62,12 @@ class BatchBackend(OpenAIBackend):
             if short is not None:
                 raise short
         except openai.OpenAIError as error:
-            raise Halted(f"{self.where}: batch: {self._line(str(error))}") from None
+            raise StopRun(f"{self.where}: batch: {self._line(str(error))}") from None
         finally:
             kept.close()
             self.usage.add(seconds=time.monotonic() - begun)
 
-    def _submit(self, kept: Rows, bodies: dict[str, dict[str, Any]]) -> Halted | None:
+    def _submit(self, kept: Rows, bodies: dict[str, dict[str, Any]]) -> StopRun | None:
         """Send what no batch holds yet, as far as the money goes; returns what stopped it."""
         todo: list[tuple[str, bytes]] = []
         short = None
@@ -75,7 +75,7 @@ class BatchBackend(OpenAIBackend):
             if not kept.get(name):
                 try:
                     self.hold(self.most(body))
-                except Halted as error:
+                except StopRun as error:
                     short = error
                     break
                 self._held[name] = self.most(body)
@@ -133,4 +133,4 @@ class BatchBackend(OpenAIBackend):
             self.purse.settle(self._held.pop(name, 0.0), 0.0)
             yield name, Failure(f"{self.where}: {self._line(reason)}", name not in refused)
         if state is not None and state.status == "failed" and len(missing) == len(names):
-            raise Halted(f"{self.where}: {self._line(missing[names[0]])}")
+            raise StopRun(f"{self.where}: {self._line(missing[names[0]])}")

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Generic, TypeVar
 
-from bench.core.errors import Halted
+from bench.core.errors import StopRun
 
 T = TypeVar("T")
 FIRST, LONGEST = 0.5, 8.0
@@ -25,7 +25,7 @@ STREAK = 8
 """Requests given up one after the other, with no answer between, after which the server counts as down."""
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """A fault that may be gone at the next try; `wait` is what the server asks for, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -33,19 +33,19 @@ class Passing(Exception):
         self.wait = wait
 
 
-class Refused(Exception):
+class PermanentError(Exception):
     """The server will never answer this one request, and may well answer others."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A request without an answer. `passing`: to ask again later may give one."""
+    """A request without an answer. `transient`: to ask again later may give one."""
 
     reason: str
-    passing: bool = True
+    transient: bool = True
 
 
-class Asking(Generic[T]):
+class RequestPool(Generic[T]):
     """`workers` requests to one server under way at once, each tried `retries` + 1 times at most.
 
     Own retries in place of the client's: these also mend an answer that came torn, end at once when all
@@ -110,9 +110,9 @@ class Asking(Generic[T]):
         for tries in count(1):
             try:
                 return call(i)
-            except Refused as error:
-                return Failure(str(error), passing=False)
-            except Passing as error:
+            except PermanentError as error:
+                return Failure(str(error), transient=False)
+            except TransientError as error:
                 if tries > self.retries:
                     return Failure(f"{error} (tried {tries} times)" if tries > 1 else str(error))
                 if error.wait is not None and error.wait > PATIENCE:
@@ -123,10 +123,10 @@ class Asking(Generic[T]):
 
     def _heed(self, found: T | Failure) -> None:
         """Count failures that follow each other: a server that is down is not asked ten thousand times."""
-        failed = isinstance(found, Failure) and found.passing
+        failed = isinstance(found, Failure) and found.transient
         self.streak = self.streak + 1 if failed else 0
         if isinstance(found, Failure) and self.streak >= max(STREAK, self.workers) and self.halted is None:
-            self.halted = Halted(f"{self.streak} requests failed one after the other, the last: {found.reason}")
+            self.halted = StopRun(f"{self.streak} requests failed one after the other, the last: {found.reason}")
 
 
 def pause(tries: int, asked: float | None) -> float:

@@ -137,8 +137,8 @@ class VLLMBackend(Backend):
         return self.hf.count(prompt)
 
     @property
-    def header(self) -> int:
-        return self.hf.header
+    def template_prefix(self) -> int:
+        return self.hf.template_prefix
 
     def output_projection(self, layer: int) -> Array:
         return self.hf.output_projection(layer)
@@ -180,7 +180,7 @@ class VLLMBackend(Backend):
         return sorted({token for token in (*listed, self.hf.tokenizer.eos_token_id) if token is not None})
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
-        for i, output, touched in self.outputs(requests):
+        for i, output, positions_edited in self.outputs(requests):
             answer, ends = output.outputs[0], set(self.ends)
             ids = list(answer.token_ids)
             stop = next((n for n, token in enumerate(ids) if token in ends), None)
@@ -191,7 +191,7 @@ class VLLMBackend(Backend):
                     text=self.hf.tokenizer.decode(ids[:stop], skip_special_tokens=True),
                     tokens=tokens,
                     prompt_tokens=len(output.prompt_token_ids),
-                    touched=touched,
+                    positions_edited=positions_edited,
                     finish="length" if stop is None else "stop",
                 ),
             )
@@ -245,7 +245,7 @@ class VLLMBackend(Backend):
             self._rank = rank
             with _quiet(self.log):
                 self._llm = self._make()
-                runners = self._llm.collective_rpc("steerbench_install", args=(self.hf.header, self.compiled))
+                runners = self._llm.collective_rpc("steerbench_install", args=(self.hf.template_prefix, self.compiled))
             self.runner = runners[0]
         return self._llm.llm_engine
 

@@ -68,10 +68,10 @@ class Step:
 class Packed:
     """Tables of steerings and requests, and the edits of the running step."""
 
-    def __init__(self, device: torch.device | str, width: int, header: int = 1) -> None:
+    def __init__(self, device: torch.device | str, width: int, template_prefix: int = 1) -> None:
         self.device = torch.device(device)
         self.width = width
-        self.header = header
+        self.template_prefix = template_prefix
         self.clear()
 
     def clear(self) -> None:
@@ -142,7 +142,7 @@ class Packed:
             self.rows[name] = -1
             return -1
         number, key, prompt = wanted
-        if key not in self.steerings:  # `touched` reports it; a request already cleared may run one step more
+        if key not in self.steerings:  # `positions_edited` reports it; a request already cleared may run one step more
             self.rows[name] = -1
             return -1
         edits, numbers = self.steerings[key]
@@ -256,7 +256,7 @@ class Packed:
             if computed[request] or scheduled[request] < prompt:
                 self.faults.setdefault(row, "its gate must read the prompt in one step, which chunked prefill split")
                 continue
-            begin = prompt - 1 if self.gates[gate, 1] else min(self.header, prompt)
+            begin = prompt - 1 if self.gates[gate, 1] else min(self.template_prefix, prompt)
             place = int(starts[request])
             job = (gate, row, place + begin, place + prompt)
             step.gates.setdefault(int(self.gates[gate, 0]), []).append(job)
@@ -342,7 +342,7 @@ class Packed:
             operands |= {"bias": self.biases[rows], "strength": strength}
         return kind.change(state(tokens), operands, flags)
 
-    def touched(self, number: int, limit: int) -> list[int] | str:
+    def positions_edited(self, number: int, limit: int) -> list[int] | str:
         """Positions below `limit` that each edit of request `number` changed, or what went wrong.
 
         A position beyond `limit` may have run ahead of a stop that the scheduler did not know yet.

@@ -25,14 +25,14 @@ class SteeringExtension:
 
     model_runner: Any
 
-    def steerbench_install(self, header: int, compiled: bool = False) -> str:
+    def steerbench_install(self, template_prefix: int, compiled: bool = False) -> str:
         """Hook the decoder layers and the runner's input preparation; returns which runner it is.
 
         A compiled engine was hooked as its model was loaded: its graph asks for `packed`.
         """
         runner, model = self.model_runner, self.model_runner.get_model()
         config = runner.model_config.hf_config.get_text_config()
-        packed = Packed(runner.device, config.hidden_size, header)
+        packed = Packed(runner.device, config.hidden_size, template_prefix)
         self.steerbench = packed
         if compiled:
             run_with(packed)
@@ -54,7 +54,7 @@ class SteeringExtension:
 
     def steerbench_touched(self, numbers: list[int], limits: list[int]) -> list[list[int] | str]:
         """Per request the positions each edit changed, or what went wrong; the request is forgotten."""
-        return [self.steerbench.touched(n, limit) for n, limit in zip(numbers, limits, strict=True)]
+        return [self.steerbench.positions_edited(n, limit) for n, limit in zip(numbers, limits, strict=True)]
 
     def steerbench_clear(self) -> None:
         """Forget all steerings; no request may be running."""

@@ -41,7 +41,7 @@ def _described(name: str, family: str, known: Mapping[str, type[Any]]) -> dict[s
         "marks": catalogue.marks(cls),
         "needs": sorted(cls.needs),
         "views": sorted(cls.views),
-        "gives": sorted(cls.gives),
+        "gives": sorted(cls.provides),
         "fields": [list(pair) for pair in catalogue.fields(cls)],
     }
 

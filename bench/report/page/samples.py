@@ -101,7 +101,7 @@ def _judges(table: Table) -> list[str]:
     return sorted(found, key=lambda name: (-found[name], name))
 
 
-def _name(opinion: second_judge.Opinion) -> str:
+def _name(opinion: second_judge.JudgeRatings) -> str:
     return f"{opinion.judge}/{second_judge.identity(opinion.judge, opinion.data['judge_params'])}"
 
 
@@ -153,8 +153,16 @@ def _answer(
 ) -> list[Any]:
     """Row, candidate, coefficient, text, tokens, positions touched, and each judge's number and ratings."""
     judged = [[0, *_rated(sample, axes)], *([i, *_rated(s, axes)] for i, s in enumerate(others, 1) if s)]
-    touched = sum(sample.get("touched") or [])
-    return [row, setting["candidate"], setting["coefficient"], sample["text"], sample.get("tokens"), touched, judged]
+    positions_edited = sum(sample.get("touched") or [])
+    return [
+        row,
+        setting["candidate"],
+        setting["coefficient"],
+        sample["text"],
+        sample.get("tokens"),
+        positions_edited,
+        judged,
+    ]
 
 
 def _rated(sample: Mapping[str, Any], axes: Sequence[str]) -> list[Any]:

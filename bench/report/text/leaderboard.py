@@ -52,8 +52,8 @@ def cells(table: Table, row: Row) -> list[str]:
 def remarks(run: Run) -> list[str]:
     """What a reader must know of a method to read its row."""
     found = ["suppresses only"] if run.data.get("suppresses") else []
-    found += [f"best of {run.draws}"] if run.draws > 1 else []
-    return [*found, f"{extent(run.settings)} settings"] if run.excess else found
+    found += [f"best of {run.samples_per_prompt}"] if run.samples_per_prompt > 1 else []
+    return [*found, f"{extent(run.settings)} settings"] if run.over_budget else found
 
 
 def interval(e: Estimate | Difference, digits: int = 2, signed: bool = False) -> str:

@@ -15,7 +15,7 @@ from bench.report.text import leaderboard
 from bench.report.text.opinions import LEVEL
 from bench.report.text.sections import gap, is_twin
 from bench.results.second_judge import second
-from bench.results.tables import Row, Table, baselines, merit
+from bench.results.tables import Row, Table, baselines, select_score
 from bench.stats.intervals import Difference, holm
 
 STEERING = ("direction", "trained")
@@ -79,7 +79,7 @@ def answers(tables: Sequence[Table]) -> list[Answer]:
 def _steered(table: Table) -> list[Row]:
     """Steering that may be the best; not of more settings than a prompt gets wordings, which leads by luck alone."""
     known = [row for row in table.rows if row.run.family in STEERING and row.run.data["validated"]]
-    return [row for row in known if not row.run.excess]
+    return [row for row in known if not row.run.over_budget]
 
 
 def _answer(table: Table) -> Answer | None:
@@ -87,7 +87,7 @@ def _answer(table: Table) -> Answer | None:
     steered = _steered(table)
     if prompt is None or not steered or len(table.concepts) < 2:
         return None
-    best = max(sorted(steered, key=lambda row: row.name), key=lambda row: merit(row.run))
+    best = max(sorted(steered, key=lambda row: row.name), key=lambda row: select_score(row.run))
     assert best.against is not None  # every row but the reference has it
     # A twin of another method is no control of this one.
     own = [row for row in table.rows if row.run.family == "control" and "(" not in row.run.method]

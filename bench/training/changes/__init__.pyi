@@ -1,4 +1,4 @@
 from .base import (
     Change as Change,
-    Scene as Scene,
+    TrainingContext as TrainingContext,
 )

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from bench.core.deltas import Delta, DenseDelta, LowRankDelta
 from bench.core.errors import BenchError
 from bench.core.steering import Steering
-from bench.training.changes.base import Change, Hook, Scene, array
+from bench.training.changes.base import Change, Hook, TrainingContext, array
 from bench.training.parametrisations import SFT, LoRA
 
 
 class WeightChange(Change):
     """A change of chosen linear modules; subclasses say what ΔW is."""
 
-    def __init__(self, scene: Scene, form: Any) -> None:
+    def __init__(self, scene: TrainingContext, form: Any) -> None:
         super().__init__()
         self.start(scene, form)
         layers = scene.layers(form.layers)
@@ -36,11 +36,11 @@ class WeightChange(Change):
         for k, (name, module, _) in enumerate(self.places):
             self.learn(scene, form, k, name, module)
 
-    def start(self, scene: Scene, form: Any) -> None:
+    def start(self, scene: TrainingContext, form: Any) -> None:
         """Make what holds the parameters, before the first module."""
 
     @abstractmethod
-    def learn(self, scene: Scene, form: Any, k: int, name: str, module: nn.Linear) -> None:
+    def learn(self, scene: TrainingContext, form: Any, k: int, name: str, module: nn.Linear) -> None:
         """Make the parameters of the k-th module."""
 
     @abstractmethod
@@ -73,12 +73,12 @@ class WeightChange(Change):
 class LoRAChange(WeightChange):
     """ΔW = s·B A with A `[r, in]`, B `[out, r]` per concept; A Kaiming-uniform, B = 0."""
 
-    def start(self, scene: Scene, form: LoRA) -> None:
+    def start(self, scene: TrainingContext, form: LoRA) -> None:
         self.scaling = form.scaling
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
         self.base: list[tuple[Tensor, Tensor]] = []
 
-    def learn(self, scene: Scene, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
+    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
         bound = module.in_features**-0.5  # what Kaiming-uniform with a = √5 comes to
         drawn = [
             scene.rng(c, "adapter", name).uniform(-bound, bound, (form.rank, module.in_features))
@@ -107,7 +107,7 @@ class PiSSAChange(LoRAChange):
     The base weight stays whole, so that factor 0 is the bare model (peft puts W0 - s·B0 A0 in its place).
     """
 
-    def learn(self, scene: Scene, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
+    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
         count = min(form.rank, *module.weight.shape)
         u, s, v = torch.linalg.svd(module.weight.detach().float(), full_matrices=False)
         root = (s[:count] / self.scaling).sqrt()
@@ -134,12 +134,12 @@ class DoRAChange(LoRAChange):
     The norm is a constant to the gradient, and comes from the factors: no `[out, in]` product per concept.
     """
 
-    def start(self, scene: Scene, form: LoRA) -> None:
+    def start(self, scene: TrainingContext, form: LoRA) -> None:
         super().start(scene, form)
         self.magnitude = nn.ParameterList()
         self.rows: list[Tensor] = []
 
-    def learn(self, scene: Scene, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
+    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
         super().learn(scene, form, k, name, module)
         rows = module.weight.detach().float().norm(dim=1)
         self.rows.append(rows)
@@ -170,10 +170,10 @@ class DoRAChange(LoRAChange):
 class FullChange(WeightChange):
     """ΔW `[out, in]`, every entry free."""
 
-    def start(self, scene: Scene, form: SFT) -> None:
+    def start(self, scene: TrainingContext, form: SFT) -> None:
         self.full = nn.ParameterList()
 
-    def learn(self, scene: Scene, form: SFT, k: int, name: str, module: nn.Linear) -> None:
+    def learn(self, scene: TrainingContext, form: SFT, k: int, name: str, module: nn.Linear) -> None:
         shape = (len(scene.trains), *module.weight.shape)
         self.full.append(nn.Parameter(torch.zeros(shape, device=scene.device)))
 

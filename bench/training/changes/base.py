@@ -20,7 +20,7 @@ from bench.backends.hf.modules import blocks, first, with_first
 from bench.core.content import Array
 from bench.core.edits import Span
 from bench.core.errors import BenchError
-from bench.core.interfaces import Context, Depth
+from bench.core.interfaces import Context, LayerSpec
 from bench.core.steering import Steering
 from bench.core.values import Train
 
@@ -44,7 +44,7 @@ class RowPlan:
 
 
 @dataclass(frozen=True)
-class Scene:
+class TrainingContext:
     """A model and the concepts trained together on it."""
 
     ctx: Context
@@ -84,7 +84,7 @@ class Scene:
             found.append(float(np.median(np.linalg.norm(states, axis=1))))
         return torch.tensor(found, dtype=torch.float32, device=self.device)
 
-    def layers(self, depths: Sequence[Depth]) -> list[int]:
+    def layers(self, depths: Sequence[LayerSpec]) -> list[int]:
         """The blocks that layer settings name together, in order."""
         return sorted({layer for depth in depths for together in self.ctx.depths(depth) for layer in together})
 

@@ -16,7 +16,7 @@ from bench.backends.hf.modules import read_blocks
 from bench.core.deltas import Delta, LowRankDelta, RotationDelta
 from bench.core.errors import BenchError
 from bench.training.changes.adapters import WeightChange
-from bench.training.changes.base import Scene, array
+from bench.training.changes.base import TrainingContext, array
 from bench.training.parametrisations import SSVD, SVFT, Rotation
 
 
@@ -30,12 +30,12 @@ def factors(module: nn.Linear, count: int) -> tuple[Tensor, Tensor, Tensor]:
 class SVFTChange(WeightChange):
     """ΔW = U M Vᵀ with M `[k, k]` free on a fixed pattern and 0 elsewhere, in units of the mean of S."""
 
-    def start(self, scene: Scene, form: SVFT) -> None:
+    def start(self, scene: TrainingContext, form: SVFT) -> None:
         self.bases: list[tuple[Tensor, Tensor, Tensor]] = []
         self.pattern: list[tuple[Tensor, Tensor]] = []
         self.core = nn.ParameterList()
 
-    def learn(self, scene: Scene, form: SVFT, k: int, name: str, module: nn.Linear) -> None:
+    def learn(self, scene: TrainingContext, form: SVFT, k: int, name: str, module: nn.Linear) -> None:
         u, s, v = factors(module, form.rank)
         self.bases.append((u, s, v))
         rows, columns = pattern(form, u, v, scene.ctx.rng("train", "svft", name), name)
@@ -90,7 +90,7 @@ class RotationChange(WeightChange):
 
     strict = True
 
-    def start(self, scene: Scene, form: Any) -> None:
+    def start(self, scene: TrainingContext, form: Any) -> None:
         self.bases: list[tuple[Tensor, Tensor, Tensor]] = []
         self.skew, self.shift = nn.ParameterList(), nn.ParameterList()
 
@@ -136,11 +136,11 @@ class RotationChange(WeightChange):
 class SSVDChange(RotationChange):
     """The top share of right singular directions, turned and rescaled from the identity (K = δ = 0)."""
 
-    def start(self, scene: Scene, form: SSVD) -> None:
+    def start(self, scene: TrainingContext, form: SSVD) -> None:
         super().start(scene, form)
         self.strict = form.strict
 
-    def learn(self, scene: Scene, form: SSVD, k: int, name: str, module: nn.Linear) -> None:
+    def learn(self, scene: TrainingContext, form: SSVD, k: int, name: str, module: nn.Linear) -> None:
         count = max(2, math.ceil(form.share * min(module.weight.shape)))
         basis = factors(module, count)
         self.bases.append(basis)
@@ -156,13 +156,13 @@ class BoundedRotationChange(RotationChange):
     preferred texts, the rejected, and their differences.
     """
 
-    def start(self, scene: Scene, form: Rotation) -> None:
+    def start(self, scene: TrainingContext, form: Rotation) -> None:
         super().start(scene, form)
         self.limit = math.tan(form.angle / 2)
         self.elementwise = scene.reference
         self.inputs = _inputs(scene, form)
 
-    def learn(self, scene: Scene, form: Rotation, k: int, name: str, module: nn.Linear) -> None:
+    def learn(self, scene: TrainingContext, form: Rotation, k: int, name: str, module: nn.Linear) -> None:
         u, s, v = factors(module, 0)
         chosen = torch.stack([self._dimensions(c, name, s, v, form.rank) for c in range(len(scene.trains))])
         self.bases.append((u.T[chosen].mT.contiguous(), s[chosen], v.T[chosen].mT.contiguous()))
@@ -194,7 +194,7 @@ class BoundedRotationChange(RotationChange):
         return basis[concept]
 
 
-def _inputs(scene: Scene, form: Rotation) -> list[dict[str, list[Tensor]]]:
+def _inputs(scene: TrainingContext, form: Rotation) -> list[dict[str, list[Tensor]]]:
     """By concept and module: inputs `[N, in]` at the last tokens of positives, of negatives, and differences."""
     places = scene.linears(form.modules, scene.layers(form.layers))
     last = max(layer for _, _, layer in places)  # nothing above it is computed
@@ -216,7 +216,7 @@ def _inputs(scene: Scene, form: Rotation) -> list[dict[str, list[Tensor]]]:
                 for side in sides:
                     for chat in side[:count]:
                         ids = scene.ctx.lm.encode(chat[:-1], chat[-1][1])
-                        ids = ids[: scene.ctx.lm.header + scene.ctx.budget.tokens]
+                        ids = ids[: scene.ctx.lm.template_prefix + scene.ctx.budget.tokens]
                         read_blocks(scene.model, [last], input_ids=torch.tensor([ids], device=scene.device))
         finally:
             for handle in handles:

@@ -15,7 +15,7 @@ from bench.backends.hf.modules import blocks
 from bench.core.content import Array
 from bench.core.edits import Add, LowRank, Span
 from bench.core.steering import Steering
-from bench.training.changes.base import Change, Hook, Scene, array, inside, on_states
+from bench.training.changes.base import Change, Hook, TrainingContext, array, inside, on_states
 from bench.training.parametrisations import Gated, HyperNetwork, LoReFT, Vector
 
 
@@ -27,7 +27,7 @@ class VectorChange(Change):
 
     nulls = True
 
-    def __init__(self, scene: Scene, form: Vector | Gated | HyperNetwork) -> None:
+    def __init__(self, scene: TrainingContext, form: Vector | Gated | HyperNetwork) -> None:
         super().__init__()
         self.layer = self.floor = self.first = scene.ctx.layer(form.layer)
         self.block = blocks(scene.model)[self.layer]
@@ -37,7 +37,7 @@ class VectorChange(Change):
         self.span = Span(sink=False)
         self._build(scene, form)
 
-    def _build(self, scene: Scene, form: Any) -> None:
+    def _build(self, scene: TrainingContext, form: Any) -> None:
         self.weight = nn.Parameter(form.init * scene.normal(scene.hidden, salt="vector"))
 
     def vectors(self) -> Tensor:
@@ -74,7 +74,7 @@ class VectorChange(Change):
 class GatedChange(VectorChange):
     """h ← h + a·m·v with m = mean of the k largest ReLU(h·v) over the row's positions, ‖v‖ = 1 (ReFT-r1)."""
 
-    def _build(self, scene: Scene, form: Gated) -> None:
+    def _build(self, scene: TrainingContext, form: Gated) -> None:
         self.k, self.weigh = form.k, form.sparsity
         # Entries of about 1 whatever H is, so that a rate means the same on every model.
         self.length = 1.0 if scene.reference else scene.hidden**0.5
@@ -118,7 +118,7 @@ class HyperChange(VectorChange):
 
     shared = True
 
-    def _build(self, scene: Scene, form: HyperNetwork) -> None:
+    def _build(self, scene: TrainingContext, form: HyperNetwork) -> None:
         self.features = _read(scene, self.layer)
         self.centre, self.scale = self.features.mean(0), self.features.std(0, unbiased=False).mean().clamp(min=1e-6)
         if len(self.features) == 1:  # nothing to centre one concept on
@@ -137,13 +137,13 @@ class HyperChange(VectorChange):
     def _of(self, features: Tensor) -> Tensor:
         return nn.functional.silu(((features - self.centre) / self.scale) @ self.down.T + self.shift) @ self.up.T
 
-    def unseen(self, scene: Scene) -> list[Array]:
+    def unseen(self, scene: TrainingContext) -> list[Array]:
         """Vectors `[H]` of concepts that were not trained on, from their words alone."""
         unit = self.unit.mean()
         return [array(v * unit) for v in self._of(_read(scene, self.layer))]
 
 
-def _read(scene: Scene, layer: int) -> Tensor:
+def _read(scene: TrainingContext, layer: int) -> Tensor:
     texts = [train.concept.text for train in scene.trains]
     means = [torch.from_numpy(read.values[layer].mean(0)) for read in scene.ctx.read(texts, layer)]
     return torch.stack(means).float().to(scene.device)
@@ -155,12 +155,12 @@ class LoReFTChange(Change):
     It starts at W = R, b = 0, the identity.
     """
 
-    def __init__(self, scene: Scene, form: LoReFT) -> None:
+    def __init__(self, scene: TrainingContext, form: LoReFT) -> None:
         super().__init__()
         self.layers = scene.layers(form.layers)
         self.floor = self.first = min(self.layers)
         self.blocks = [blocks(scene.model)[layer] for layer in self.layers]
-        self.span = Span("prompt", first=form.first, last=form.last, offset=scene.ctx.lm.header)
+        self.span = Span("prompt", first=form.first, last=form.last, offset=scene.ctx.lm.template_prefix)
         starts = [scene.normal(form.rank, scene.hidden, salt=f"rotation {layer}") for layer in self.layers]
         self.raw = nn.ParameterList(nn.Parameter(start) for start in starts)
         # A step then moves the edit as far through W as through b, which is not measured by the text.
