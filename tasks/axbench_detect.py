@@ -43,7 +43,7 @@ class AxBenchDetect(AxBench):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("auroc", "auroc_hard", "f1", "f1_rare", "hard_accuracy")
-    uses: ClassVar[Literal["steering", "detector"]] = "detector"
+    kind: ClassVar[Literal["steering", "detector"]] = "detector"
     scale: ClassVar[float] = 1.0
     rated: ClassVar[bool] = False
     data: str = "concept10"

@@ -91,5 +91,5 @@ def test_what_is_said(found: list[Table], changed: dict[str, Any], said: str) ->
 
 
 def test_without_steering_or_prompts_nothing_is_said(found: list[Table]) -> None:
-    assert answers([t for t in found if t.uses == "detector"]) == []
+    assert answers([t for t in found if t.kind == "detector"]) == []
     assert verdict.section([]) == []

@@ -95,6 +95,6 @@ def test_a_twin_has_the_same_settings(method: str, params: Any, twin: Any, same:
 
 
 def test_detection_tables_have_neither() -> None:
-    found = [t for t in tables(load(ROOT / "results")) if t.uses == "detector"]
+    found = [t for t in tables(load(ROOT / "results")) if t.kind == "detector"]
     assert found
     assert all(sections.sections(t) == [] for t in found)

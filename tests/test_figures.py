@@ -133,7 +133,7 @@ def test_attacks_have_a_point_by_kind_and_number_of_shots(table: Table, tmp_path
 
 def test_detection_keeps_every_concept(found: list[Table], table: Table) -> None:
     assert detection.detection(table) is None
-    detected = next(t for t in found if t.uses == "detector")
+    detected = next(t for t in found if t.kind == "detector")
     figure = detection.detection(detected)
     assert figure
     assert len(figure.rows) == len(detected.axes[:-1]) * len(detected.rows) * (1 + len(detected.concepts))

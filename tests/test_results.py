@@ -38,7 +38,7 @@ def test_every_run_keeps_the_rules_of_the_results() -> None:
 
 
 STEERED = [run for run in RUNS if run.data["spec"]["judge"]]
-DETECTED = [run for run in RUNS if run.uses == "detector"]
+DETECTED = [run for run in RUNS if run.kind == "detector"]
 
 
 @pytest.mark.parametrize("run", STEERED, ids=lambda run: run.path.parent.name)

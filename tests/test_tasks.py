@@ -91,7 +91,7 @@ def test_a_leak_between_splits_is_refused(
     cls = type(made.task)
     begun(made, cls, tmp_path)  # as it is, it passes
     leaks = {"train and test": planted(cls, "test", asked)}
-    if made.task.uses == "steering":
+    if made.task.kind == "steering":
         leaks |= {
             "train and select": planted(cls, "train", selected),
             "select and test": planted(cls, "select", asked),

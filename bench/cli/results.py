@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +16,10 @@ from rich.table import Table as Grid
 
 from bench.cli.console import out, printable
 from bench.cli.measure import cost_table
-from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option, roots
+from bench.cli.options import WithDefault, json_option, plugin_option, plugins, quiet, results_option, roots
 from bench.core.errors import UsageError, suggest
 from bench.core.paths import default_results, scratch
+from bench.core.registry import table
 from bench.overhead.summary import summary
 from bench.report.build import build, publish as publish_report
 from bench.report.text import leaderboard, monitors
@@ -26,7 +27,7 @@ from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
 from bench.results.provenance import ROOT
 from bench.results.runs import Run, lookup, trials
-from bench.run.contract import check as contract
+from bench.run import contract as run_contract, judge_contract, task_contract
 from bench.run.export import caveat, export as write
 
 
@@ -164,7 +165,18 @@ def report(out: Path | None, use_scratch: bool, publish: Path | None, results: P
 
 @click.group(cls=WithDefault)
 def check() -> None:
-    """Hold a method to its contract (check NAME), or the results to their rules (check results)."""
+    """Hold a method, task or judge to its contract (check NAME), or the results to their rules (check results)."""
+
+
+@check.command("named", hidden=True)
+@click.argument("name")
+@plugin_option
+@json_option
+def check_named(name: str, late: tuple[Path, ...], as_json: bool) -> None:
+    """Hold NAME to the contract of what it is: a method, else a task, else a judge."""
+    plugins(late)
+    kinds = [kind for kind in ("method", "task", "judge") if name.partition(":")[0] in table(kind)]
+    contract("method" if "+" in name or "(" in name else next(iter(kinds), "method"), name, as_json)
 
 
 @check.command("method")
@@ -174,9 +186,41 @@ def check() -> None:
 def check_method(name: str, late: tuple[Path, ...], as_json: bool) -> None:
     """Run the method contract on NAME with a tiny random model."""
     plugins(late)
-    found = contract(name)
+    contract("method", name, as_json)
+
+
+@check.command("task")
+@click.argument("name")
+@click.option("--data", help="Data of the task, where it has none of its own.")
+@plugin_option
+@json_option
+def check_task(name: str, data: str | None, late: tuple[Path, ...], as_json: bool) -> None:
+    """Run the task contract on NAME: its splits, its digest, its scores."""
+    plugins(late)
+    contract("task", name, as_json, {"data": data} if data else {})
+
+
+@check.command("judge")
+@click.argument("name")
+@plugin_option
+@json_option
+def check_judge(name: str, late: tuple[Path, ...], as_json: bool) -> None:
+    """Run the judge contract on NAME, with a tiny random model where it reads one."""
+    plugins(late)
+    contract("judge", name, as_json)
+
+
+def contract(kind: str, name: str, as_json: bool, params: Mapping[str, Any] | None = None) -> None:
+    """Print what a contract finds; exit code 1 where anything is wrong."""
+    checks: dict[str, Callable[..., dict[str, str]]] = {
+        "method": run_contract.check,
+        "task": task_contract.check,
+        "judge": judge_contract.check,
+    }
+    with quiet():
+        found = checks[kind](name, params=params)
     if as_json:
-        click.echo(json.dumps({"method": name, "checks": found}, indent=1))
+        click.echo(json.dumps({kind: name, "checks": found}, indent=1))
     else:
         for label, problem in found.items():
             click.echo(f"{'ok  ' if not problem else 'FAIL'} {label}{': ' + problem if problem else ''}")

@@ -1,9 +1,11 @@
-"""TODO."""
+"""Errors whose message is one line for the user: what, where, and what to do; and the nearest valid name."""
 
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -15,6 +17,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 class BenchError(Exception):
     """A failure whose message is one line for the user: what, where, and what to do."""
+
+
+def located(error: BaseException, files: Iterable[str]) -> str:
+    """Where an error was raised, as `file.py:12`: the innermost line in one of `files`; empty where none is."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in set(files)]
+    return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}" if lines else ""
 
 
 class UsageError(BenchError):

@@ -18,7 +18,7 @@ import numpy as np
 from bench.core.content import Array, Message, digest, stored
 from bench.core.definitions import code_digest, minor
 from bench.core.errors import BenchError
-from bench.core.protocol import Budget
+from bench.core.protocol import Budget, Protocol as RunProtocol
 from bench.core.steering import Steering
 from bench.core.store import Rows
 from bench.core.values import (
@@ -434,7 +434,7 @@ class Task(ABC):
 
     name: ClassVar[str] = ""
     axes: ClassVar[tuple[str, ...]] = ()
-    uses: ClassVar[Literal["steering", "detector"]] = "steering"
+    kind: ClassVar[Literal["steering", "detector"]] = "steering"
     """What it asks of a method. Under `detector` the samples are texts, and what rates them is the
     method's own detector in place of the judge."""
     scale: ClassVar[float] = 2.0
@@ -444,25 +444,42 @@ class Task(ABC):
     ratings: ClassVar[int] = 0
     """Ratings that one answer takes; 0: one for each axis."""
     suppresses_concept: ClassVar[bool] = False
-    """Whether the concept must not show: edits are opposed, and prompting methods see the data reversed."""
+    """Whether the concept must not show: edits are negated, and prompting methods see the data reversed."""
+
+    protocol: RunProtocol
+    """How it is run: a field that every task has, given when it is built. `protocol.concepts` limits them."""
 
     @abstractmethod
-    def concepts(self) -> Sequence[Concept]: ...
+    def concepts(self) -> Sequence[Concept]:
+        """What is steered to (or detected), each once."""
 
     @abstractmethod
-    def train(self, concept: Concept) -> Train: ...
+    def train(self, concept: Concept) -> Train:
+        """The training views of a concept."""
 
     @abstractmethod
-    def select(self, concept: Concept) -> Sequence[Sample]: ...
+    def select(self, concept: Concept) -> Sequence[Sample]:
+        """The questions that settings are chosen by."""
 
     @abstractmethod
-    def test(self, concept: Concept) -> Sequence[Sample]: ...
+    def test(self, concept: Concept) -> Sequence[Sample]:
+        """The questions that are reported; none of them is asked for selection or shown in training."""
 
     @abstractmethod
     def score(
         self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
     ) -> Sequence[dict[str, Verdict]]:
         """Per sample the verdict of each axis, and `overall`."""
+
+    @property
+    def digest(self) -> str:
+        """Names the data in a result's identity; default: every concept with its training views and samples."""
+        rows = [(c, self.train(c), tuple(self.select(c)), tuple(self.test(c))) for c in self.concepts()]
+        return digest(rows)
+
+    def evaluation(self, concept: Concept) -> Sequence[tuple[Example, str]]:
+        """Labelled texts (positive, negative, hard negative) that judges are validated on; none by default."""
+        return ()
 
 
 @runtime_checkable

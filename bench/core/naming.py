@@ -47,14 +47,14 @@ def names_in(name: str) -> list[str]:
     return name.replace(")", "").replace("(", "+").split("+")
 
 
-def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
+def select(wanted: Sequence[str], kind: str = "steering") -> list[str]:
     """Method names from `all`, families, globs, exclusions (`-name` or `!name`), and combinations.
 
     `all` and globs are over the methods that give what the task uses (`steering` or `detector`).
     """
     known = registry.table("method")
-    everything = [name for name, cls in known.items() if uses in cls.provides and not cls.named]
-    everything += registry.combinations() if uses == "steering" else []
+    everything = [name for name, cls in known.items() if kind in cls.provides and not cls.named]
+    everything += registry.combinations() if kind == "steering" else []
     families = dict.fromkeys(everything, "combination") | {name: cls.family for name, cls in known.items()}
     chosen: list[str] = []
     words = [word.strip() for entry in wanted for word in entry.split(",") if word.strip()]
@@ -67,7 +67,7 @@ def select(wanted: Sequence[str], uses: str = "steering") -> list[str]:
         elif name in families.values():
             found = [one for one in everything if families[one] == name]
             if not found:
-                raise UsageError(f"no method of family {name} gives a {uses}, which this task needs")
+                raise UsageError(f"no method of family {name} gives a {kind}, which this task needs")
         elif any(c in name for c in "*?["):
             found = fnmatch.filter(everything, name)
         else:

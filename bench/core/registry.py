@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.core.errors import UsageError, suggest
+from bench.core.errors import BenchError, UsageError, located, suggest
 
 KINDS = ("method", "task", "judge", "backend", "edit")
 _tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}
@@ -32,6 +32,18 @@ _packages = {
     "edit": "bench.core.edits",
 }
 """Where the shipped classes of a kind lie: a package with a module each (backends: a folder each), or one module."""
+
+FAMILIES = {
+    "prompting": "text before or around the question",
+    "direction": "a vector from activations, nothing trained",
+    "trained": "vectors, adapters and hypernetworks, trained",
+    "combination": "two at once",
+    "detector": "tells texts apart, does not steer",
+    "control": "what any of them must beat",
+}
+"""What a method is by what it changes and how that is found."""
+CAPABILITIES = frozenset({"prompt", "gate", "delta", "train", "site:attn", "site:mlp"})
+"""What a method may need of an engine, beside kinds of edits."""
 
 T = TypeVar("T")
 
@@ -63,7 +75,12 @@ def method(
     **invariants: bool,
 ) -> Callable[[type[T]], type[T]]:
     """Register a `Method`. `provides` is what its fits hold (`steering`, `detector`); `invariants` are
-    its class flags (`antisymmetric`, `recovers`, ...)."""
+    its class flags (`antisymmetric`, `recovers`, ...). A new kind of edit is registered before what needs it."""
+    if family not in FAMILIES:
+        raise UsageError(f"method {name!r}: unknown family {family!r}: {suggest(family, FAMILIES)}")
+    known = {*CAPABILITIES, *table("edit")}
+    if strange := sorted(set(needs := list(needs)) - known):
+        raise UsageError(f"method {name!r}: no engine is known to {strange[0]!r}: {suggest(strange[0], known)}")
     return register(
         "method",
         name,
@@ -129,6 +146,8 @@ def build(kind: str, name: str, params: dict[str, Any], **extra: Any) -> Any:
         if key not in fields:
             raise UsageError(f"{kind} {name!r} has no field {key!r}: {suggest(key, fields)}")
         values[key] = cast(value, hints[key], f"{name}.{key}")
+    if lacking := sorted(set(extra) - set(fields)):
+        raise UsageError(f"{kind} {name!r} must have the field {lacking[0]!r}: {cls.__name__} has none")
     try:
         return cls(**values, **extra)
     except ValueError as error:  # a class may refuse values that its types allow
@@ -202,10 +221,11 @@ def load_plugin(path: Path) -> types.ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except UsageError:
-        raise
     except Exception as error:  # whatever a plugin's own code raises
         del sys.modules[name]
+        place = located(error, [str(path)]) or path.name
+        if isinstance(error, BenchError):
+            raise UsageError(f"plugin {place}: {error}") from error
         reason = (str(error) or "no reason given").split("\n")[0]
-        raise UsageError(f"plugin {path.name} cannot be imported: {type(error).__name__}: {reason}") from error
+        raise UsageError(f"plugin {place} cannot be imported: {type(error).__name__}: {reason}") from error
     return module

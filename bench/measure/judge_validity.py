@@ -98,7 +98,7 @@ def validate(
     """
     task = load(data, limit)
     concepts = list(task.concepts())
-    texts = {c.id: list(task.evaluation(c)) for c in concepts}  # type: ignore[attr-defined]
+    texts = {c.id: list(task.evaluation(c)) for c in concepts}
     if not all(texts.values()):
         if human is None:
             raise UsageError(f"data {data!r} has no labelled evaluation texts: give a folder in AxBench's layout")
@@ -126,7 +126,7 @@ def validate(
 def count(data: str, limit: int = 0) -> dict[str, int]:
     """concept -> ratings asked for."""
     task = load(data, limit)
-    return {c.id: len(questions(c, task.evaluation(c))) for c in task.concepts()}  # type: ignore[attr-defined]
+    return {c.id: len(questions(c, task.evaluation(c))) for c in task.concepts()}
 
 
 def _check_apart(task: Task, concepts: Sequence[Concept]) -> None:
@@ -134,7 +134,7 @@ def _check_apart(task: Task, concepts: Sequence[Concept]) -> None:
     for concept in concepts:
         train = task.train(concept)
         seen = {e.response for e in (*train.positives, *train.negatives, *train.hard_negatives)}
-        if both := seen & {e.response for e, _ in task.evaluation(concept)}:  # type: ignore[attr-defined]
+        if both := seen & {e.response for e, _ in task.evaluation(concept)}:
             raise BenchError(f"concept {concept.id}: training and evaluation share a text: {min(both)[:60]!r}")
 
 

@@ -116,7 +116,7 @@ def measure(run: Run, settings: Settings, say: Callable[[str], None] = lambda te
     answers equally long.
     """
     task = run.data["spec"]["task"]
-    if get("task", task).uses == "detector":
+    if get("task", task).kind == "detector":
         raise BenchError(f"task {task} tests detectors: its runs have no steering to measure")
     plan = make(Options(**{**from_file(run.path), "dtype": settings.dtype}))
     if any(sample.kind != "generate" for concept in plan.task.concepts() for sample in plan.task.test(concept)):

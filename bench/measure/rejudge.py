@@ -47,7 +47,7 @@ def task_of(run: Run) -> Task:
     spec = run.data["spec"]
     asked = dict(run.data.get("asked", {}).get("task_params", spec["task_params"]))
     task: Task = build("task", spec["task"], asked, protocol=rulebook(spec))
-    if task.digest != spec["data"]:  # type: ignore[attr-defined]
+    if task.digest != spec["data"]:
         raise BenchError(f"{run.path.parent.name}: its data is not the data at hand; its concepts cannot be calibrated")
     return task
 

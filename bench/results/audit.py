@@ -213,7 +213,7 @@ def _scores(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> P
         settings = [{k: row[k] for k in ("candidate", "coefficient")} for row in concept["select"]]
         if settings and concept["picked"] not in settings:
             yield "run.json", f"{name}: the picked setting {concept['picked']} was not tried"
-        if run.uses == "detector":
+        if run.kind == "detector":
             yield from _aurocs(name, [s for s in data["samples"] if s["concept"] == name], concept["test"])
     for key, value in results.metrics(data).items():
         if not _same(value, data["metrics"][key]):
@@ -340,7 +340,7 @@ def together(runs: Sequence[Run], root: Path) -> list[Finding]:
             others = ", ".join(_below(run.path.parent, root) for run in alike[1:])
             found.append(Finding(_below(alike[0].path, root), f"the same run (spec {key[:10]}) lies in {others} too"))
     for group, alike in _by(runs, lambda run: str(run.data["group"])).items():
-        lacking = [name for name in CONTROLS[alike[0].uses] if name not in {run.method for run in alike}]
+        lacking = [name for name in CONTROLS[alike[0].kind] if name not in {run.method for run in alike}]
         if lacking:
             folder = _below(alike[0].path.parents[1], root)
             found.append(Finding(folder, f"the table of group {group} lacks its controls: {', '.join(lacking)}"))

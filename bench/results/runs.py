@@ -199,7 +199,7 @@ class Run:
         return code_key(self.path, self.data)
 
     @property
-    def uses(self) -> str:
+    def kind(self) -> str:
         """What the method is used as: `steering`, or `detector`."""
         return str(self.data.get("uses", "steering" if self.data["spec"]["judge"] else "detector"))
 

@@ -47,8 +47,8 @@ class Table:
     """method -> control -> paired difference on the first axis."""
 
     @property
-    def uses(self) -> str:
-        return self.rows[0].run.uses
+    def kind(self) -> str:
+        return self.rows[0].run.kind
 
     @property
     def unit(self) -> str:
@@ -163,6 +163,6 @@ def select_score(run: Run) -> float:
 
 def _coefficient(run: Run) -> float | None:
     """Median picked coefficient; None for a method without one."""
-    if run.family == "prompting" or run.method == "none" or run.uses == "detector":
+    if run.family == "prompting" or run.method == "none" or run.kind == "detector":
         return None
     return float(statistics.median(c["picked"]["coefficient"] for c in run.data["concepts"].values()))

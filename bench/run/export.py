@@ -80,7 +80,7 @@ def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Stee
     Raises BenchError with the command to run where the fits or the measurements are not there.
     """
     plan = make(Options(**from_file(run.path)))
-    if plan.task.uses != "steering":
+    if plan.task.kind != "steering":
         raise BenchError(f"task {plan.options.task} tests detectors: its runs have no steering")
     if plan.specs[0].id != run.data["id"]:
         raise BenchError(f"{run.path.parent.name} cannot be replayed: its model, data or protocol has changed since")

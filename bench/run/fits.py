@@ -38,7 +38,7 @@ class Fits:
     context: Context
     artefacts: Artefacts
     trains: Mapping[str, Train]
-    uses: str
+    kind: str
     judge: str
     suppresses: bool = False
 
@@ -86,9 +86,9 @@ class Fits:
         if not candidates:
             raise BenchError("the fit gave no candidate")
         for candidate in candidates:
-            if getattr(candidate, self.uses) is None:
-                raise BenchError(f"its fit has no {self.uses}, which this task needs")
-            if self.uses == "steering" and isinstance(candidate.steering, Steering):
+            if getattr(candidate, self.kind) is None:
+                raise BenchError(f"its fit has no {self.kind}, which this task needs")
+            if self.kind == "steering" and isinstance(candidate.steering, Steering):
                 can = self.context.lm.can
                 if lack := candidate.steering.needs - can:
                     raise BenchError(f"backend {self.context.lm.name} cannot {', '.join(sorted(lack))}")

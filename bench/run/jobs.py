@@ -119,7 +119,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "source": plan.model.source,
         "asked": dict(plan.asked),
         "calibration": dict(plan.judge.report()) if plan.task.rated else {},
-        "uses": plan.task.uses,
+        "uses": plan.task.kind,
     }
 
 

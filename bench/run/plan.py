@@ -75,8 +75,8 @@ class Plan:
 def make(options: Options) -> Plan:
     """Check everything that can be checked without loading weights, and build the specs."""
     rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit)
-    uses = registry.get("task", options.task).uses
-    names = select(options.methods, uses)
+    kind = registry.get("task", options.task).kind
+    names = select(options.methods, kind)
     given = _by_owner(options.params)
     task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
     asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
@@ -101,7 +101,7 @@ def make(options: Options) -> Plan:
     usual = {
         f.name for f in dataclasses.fields(task) if getattr(task, f.name) == f.default
     }  # said or not, the same run
-    rules = getattr(task, "protocol", rules)  # a task may be asked for another amount of training data
+    rules = task.protocol  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
     specs = tuple(
@@ -142,7 +142,7 @@ def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: 
         adapters = sum(trials(made, rules) for made in adapted) * len(task.concepts())
         held = f", an adapter for each coefficient of a weight delta: up to {adapters:,}" if adapted else ""
         return options, f"engine: vllm{held}"
-    if task.uses == "detector":
+    if task.kind == "detector":
         reason = "detection reads activations"
     elif lacking := sorted(needs - (VLLMBackend.can - {"delta"})):
         reason = f"{', '.join(lacking)} may ask for more than vLLM applies"

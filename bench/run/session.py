@@ -19,7 +19,7 @@ from typing import Any
 from bench import results
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError, StopRun
+from bench.core.errors import BenchError, StopRun, located
 from bench.core.interfaces import Context, Fitted, Monitored
 from bench.core.money import total
 from bench.core.paths import cache_root
@@ -29,11 +29,12 @@ from bench.core.store import Rows
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, Verdict
 from bench.judges.judging import judged_by, rate
 from bench.run.engines import make_backend, make_prompter
-from bench.run.identity import code_of
+from bench.run.identity import code_of, foreign
 from bench.run.jobs import Ask, Job, ratings, record, row, tried
 from bench.run.monitor import reading
 from bench.run.plan import Plan
 from bench.run.steerings import Steerings
+from bench.run.task_contract import refuse
 from bench.run.trials import best, drawn, options, request, ruled, seed_of, trials
 
 Advance = Callable[[int], None]
@@ -86,7 +87,7 @@ class Session:
         self.context.log = partial(print, file=sys.stderr)
         self.steerings = Steerings(self.context, self.rules, self.task, root, judged)
         self.fits, self.concepts, self.trains = (getattr(self.steerings, n) for n in ("fits", "concepts", "trains"))
-        self._check_splits()
+        refuse(self.task, self.trains)
 
     def run(self, jobs: list[Job]) -> None:
         try:
@@ -95,7 +96,7 @@ class Session:
             live = [job for job in jobs if job.status == "todo"]
             if (
                 live
-                and self.task.uses == "steering"
+                and self.task.kind == "steering"
                 and (self.task.rated or any(job.method.uses_judge for job in live))
             ):
                 with self._stage("calibrate the judge", 1) as advance:
@@ -107,7 +108,7 @@ class Session:
                         self._fit(job, advance)
             self.judge.release()
             live = [job for job in jobs if job.status == "todo"]
-            if self.task.uses == "detector":
+            if self.task.kind == "detector":
                 self._detect(live)
             else:
                 self._answer(live, "select")
@@ -142,34 +143,13 @@ class Session:
             yield advance
         self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - begun, 2)
 
-    def _check_splits(self) -> None:
-        """Train, select and test may not share an instruction within a concept, and what is asked is not empty.
-
-        A task that works a question into a longer one keeps the plain question as the sample's label.
-        """
-        for concept in self.concepts:
-            train = self.trains[concept.id]
-            seen = {e.instruction for e in (*train.positives, *train.negatives)}
-            asked = {"select": self.task.select(concept), "test": self.task.test(concept)}
-            for split, samples in asked.items():
-                if not samples and (split == "test" or self.task.uses == "steering"):
-                    raise BenchError(
-                        f"concept {concept.id}: task {self.plan.options.task} has no {split} sample for it"
-                    )
-                plain = {text for s in samples for text in (s.instruction, s.label, s.label.split("\n", 1)[-1])}
-                if seen & plain:
-                    raise _leak(concept, f"train and {split}", seen & plain)
-            select, test = ({s.instruction for s in samples} for samples in asked.values())
-            if select & test:
-                raise _leak(concept, "select and test", select & test)
-
     def _support(self, job: Job) -> None:
         """Decide before a model is loaded whether a method can run here, and say why not."""
         lacking = sorted(job.method.needs - self.backend.can)
         views = frozenset.intersection(*(train.views for train in self.trains.values()))
-        if self.task.uses not in job.method.provides:
-            job.status, job.reason = "unsupported", f"it gives no {self.task.uses}, which task {job.spec.task} needs"
-        elif lacking and self.task.uses == "steering":
+        if self.task.kind not in job.method.provides:
+            job.status, job.reason = "unsupported", f"it gives no {self.task.kind}, which task {job.spec.task} needs"
+        elif lacking and self.task.kind == "steering":
             job.status, job.reason = "unsupported", f"backend {self.backend.name} cannot {', '.join(lacking)}"
         elif missing := sorted(job.method.views - views):
             job.status, job.reason = "unsupported", f"the data has no {', '.join(missing)}"
@@ -207,8 +187,9 @@ class Session:
         except StopRun:
             raise
         except Exception as error:
-            reason = str(error).split("\n")[0]
-            job.status, job.reason = "failed", f"{stage}: {type(error).__name__}: {reason}".rstrip()
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+            place = located(error, foreign(job.method))
+            job.status, job.reason = "failed", f"{stage}: {reason}{f' ({place})' if place else ''}"
 
     def _answer(self, jobs: list[Job], split: str) -> None:
         """Generate and rate all samples of one split under every job's settings, as one flat call."""
@@ -399,7 +380,3 @@ class Session:
         if lost := [verdict for verdict in found if verdict.transient]:
             raise BenchError(f"{len(lost)} of {len(found)} ratings went unanswered: {lost[0].reason}")
         return found
-
-
-def _leak(concept: Concept, splits: str, shared: set[str]) -> BenchError:
-    return BenchError(f"concept {concept.id}: {splits} share an instruction, take it out of one: {min(shared)[:100]!r}")

@@ -31,7 +31,7 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     concepts = task.concepts()
     trained = [len(concepts) * part for part in made.training(rules.budget)]
     drafts, written = (len(concepts) * part for part in made.prompt_writing_cost(rules.budget))
-    if task.uses == "detector":
+    if task.kind == "detector":
         return Cost(len(concepts), drafts, written, 0, *trained)
     tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
     asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]

@@ -34,7 +34,7 @@ class Steerings:
         self.trains = {c.id: task.train(c).limited(rules.budget.sequences) for c in self.concepts}
         self.units = Rows(root / "rows" / "units" / digest(context.lm.fingerprint(), code_digest(Strength)))
         self.strength = Strength(context, rules, self.trains, self.units, measures)
-        self.fits = Fits(context, Artefacts(root / "fits"), self.trains, task.uses, judged, task.suppresses_concept)
+        self.fits = Fits(context, Artefacts(root / "fits"), self.trains, task.kind, judged, task.suppresses_concept)
         self._bound: dict[tuple[int, tuple[Message, ...]], tuple[Bound, Steering]] = {}
 
     def of(

@@ -18,7 +18,7 @@ from bench.results.tables import Table
 
 def detection(table: Table) -> Figure | None:
     """Detectors on each axis; none for a table of another kind."""
-    if table.uses != "detector":
+    if table.kind != "detector":
         return None
     rows = []
     for row in table.rows:

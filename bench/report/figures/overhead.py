@@ -29,7 +29,7 @@ NAMED = 24
 def pareto(table: Table) -> Figure | None:
     """Score against exact overhead, where at least two methods of a table have a record of their cost."""
     found = records(table)
-    if table.uses == "detector" or len(found) < 2:
+    if table.kind == "detector" or len(found) < 2:
         return None
     points = _points(table, found)
     return Figure("pareto", "Score against exact overhead", points, partial(_pareto, table, points))

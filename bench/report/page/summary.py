@@ -126,7 +126,7 @@ def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
 def _headline(one: Table, answered: Answer | None) -> tuple[str, str]:
     if one.reference is None:
         return "No claim", "There is no prompt in this table to compare with."
-    if one.uses == "detector":
+    if one.kind == "detector":
         above, beaten, rest = _against(one)
         word = "It depends" if above and beaten else "Not the prompt" if above else "Prompt" if beaten else "Undecided"
         count = len(above) + len(beaten) + len(rest)

@@ -29,7 +29,7 @@ def headings(table: Table) -> list[str]:
         *table.axes[:-1],
         f"Δ to {table.reference or 'prompt'}",
         "p (Holm)",
-        *(["c"] if table.uses == "steering" else []),
+        *(["c"] if table.kind == "steering" else []),
         "missing",
     ]
 
@@ -44,7 +44,7 @@ def cells(table: Table, row: Row) -> list[str]:
         *(interval(row.estimates[axis], digits) for axis in ("overall", *table.axes[:-1])),
         interval(row.against, digits) if row.against else "reference" if row.name == table.reference else "–",
         pvalue(row.p),
-        *([f"{row.coefficient:g}" if row.coefficient is not None else "–"] if table.uses == "steering" else []),
+        *([f"{row.coefficient:g}" if row.coefficient is not None else "–"] if table.kind == "steering" else []),
         str(row.missing),
     ]
 
@@ -90,7 +90,7 @@ def data_of(spec: Mapping[str, Any]) -> str:
 def notes(table: Table) -> list[str]:
     """What a reader must know to read the table."""
     spec, rules = table.spec, table.spec["protocol"]
-    if table.uses == "detector":
+    if table.kind == "detector":
         return _detection(table)
     unit = {"norm": "median residual norms", "max-act": "largest detection scores"}[rules["strength"]]
     judge = (
@@ -163,7 +163,7 @@ def _detection(table: Table) -> list[str]:
 
 def contrasts(table: Table) -> list[str]:
     """Differences to the controls on the first axis, as Markdown rows."""
-    if table.uses == "detector" or not table.contrasts or not any(table.contrasts.values()):
+    if table.kind == "detector" or not table.contrasts or not any(table.contrasts.values()):
         return []
     controls = list(next(iter(table.contrasts.values())))
     lines = head_of("method", *(f"{table.axes[0]}: Δ to {c}" for c in controls))

@@ -21,7 +21,7 @@ from bench.stats.pairwise import PER, bradley_terry, length_controlled, win_rate
 
 def sections(table: Table) -> list[tuple[str, list[str]]]:
     """Headings and Markdown rows; none for a table without generations."""
-    if table.uses == "detector" or not table.concepts:
+    if table.kind == "detector" or not table.concepts:
         return []
     return [*twins(table), *(head_to_head(table) if table.spec["judge"] else []), *optimism(table)]
 
@@ -96,7 +96,7 @@ def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
     """(name, family, settings tried, select minus test at the picked setting) of each row; settings are picked
     per concept, whatever is resampled. None for detectors: nothing of theirs is picked."""
     found: list[tuple[str, str, str, Difference | None]] = []
-    if table.uses == "detector":
+    if table.kind == "detector":
         return found
     for row in table.rows:
         gaps = row.run.optimism("overall", row.run.data["concepts"])

@@ -70,7 +70,7 @@ def answers(tables: Sequence[Table]) -> list[Answer]:
     largest: dict[str, Table] = {}
     for table in tables:
         place = leaderboard.title(table)
-        if table.uses == "steering" and len(table.rows) > len(largest[place].rows if place in largest else ()):
+        if table.kind == "steering" and len(table.rows) > len(largest[place].rows if place in largest else ()):
             largest[place] = table
     found = [one for table in largest.values() if (one := _answer(table))]
     return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]

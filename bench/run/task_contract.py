@@ -1,0 +1,142 @@
+"""The contract every task is held to: `bench check task NAME`, the tests, and the start of every run.
+
+Invariant: a check returns what is wrong, or nothing; it never passes for lack of anything to look at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bench.core.errors import BenchError
+from bench.core.interfaces import Task
+from bench.core.protocol import protocol
+from bench.core.registry import build
+from bench.core.values import Completion, Concept, Item, Sample, Train, Verdict
+
+
+def leak(task: Task, concept: Concept, train: Train) -> str:
+    """Why a concept's splits are not fit to be run: one is empty, or two share an instruction; "" where they are.
+
+    A task that works a question into a longer one keeps the plain question as the sample's label.
+    """
+    seen = {e.instruction for e in (*train.positives, *train.negatives)} - {""}
+    asked = {"select": task.select(concept), "test": task.test(concept)}
+    for split, samples in asked.items():
+        if not samples and (split == "test" or task.kind == "steering"):
+            return f"concept {concept.id}: task {task.name} has no {split} sample for it"
+        plain = {text for s in samples for text in (s.instruction, s.label, s.label.split("\n", 1)[-1])}
+        if shared := seen & plain:
+            return _shared(concept, f"train and {split}", shared)
+    select, test = ({s.instruction for s in samples} for samples in asked.values())
+    return _shared(concept, "select and test", select & test) if select & test else ""
+
+
+def _shared(concept: Concept, splits: str, shared: set[str]) -> str:
+    return f"concept {concept.id}: {splits} share an instruction, take it out of one: {min(shared)[:100]!r}"
+
+
+def check(name: str, params: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """label -> what is wrong ("" when nothing is), for the registered task `name` under preset quick."""
+    steps: dict[str, Callable[[Task], str]] = {
+        "it has concepts with texts of both sides": _concepts,
+        "its samples are named once and belong to their split": _samples,
+        "train, select and test share no instruction": _splits,
+        "its data has one digest, and fewer concepts another": lambda task: _digest(name, params, task),
+        "an answer gets every axis, on the scale": _scores,
+        "a rating that is missing stays missing": _missing,
+    }
+    task: Task = _built(name, params)
+    found: dict[str, str] = {}
+    for label, step in steps.items():
+        try:
+            found[label] = step(task)
+        except Exception as error:  # the task is third-party code: its failure is the finding
+            found[label] = f"{type(error).__name__}: {error}"
+        if found[label] and label == next(iter(steps)):
+            break
+    return found
+
+
+def _built(name: str, params: Mapping[str, Any] | None, concepts: int = 0) -> Task:
+    made: Task = build("task", name, dict(params or {}), protocol=protocol("quick", limit=concepts))
+    return made
+
+
+def _concepts(task: Task) -> str:
+    concepts = task.concepts()
+    ids = [concept.id for concept in concepts]
+    if not ids or len(set(ids)) < len(ids):
+        return f"it has {len(ids)} concepts with {len(set(ids))} ids"
+    if bare := [c.id for c in concepts if not task.train(c).views]:
+        return f"concept {bare[0]} has no training view that a method could read"
+    return ""
+
+
+def _samples(task: Task) -> str:
+    for concept in task.concepts():
+        for split, samples in (("select", task.select(concept)), ("test", task.test(concept))):
+            if wrong := [s.id for s in samples if s.split != split or s.concept != concept]:
+                return f"sample {wrong[0]} is given for {split} of {concept.id}, and says otherwise"
+    ids = [s.id for c in task.concepts() for s in (*task.select(c), *task.test(c))]
+    twice = sorted({one for one in ids if ids.count(one) > 1})
+    return f"sample {twice[0]} is there {ids.count(twice[0])} times" if twice else ""
+
+
+def _splits(task: Task) -> str:
+    return next((problem for c in task.concepts() if (problem := leak(task, c, task.train(c)))), "")
+
+
+def _digest(name: str, params: Mapping[str, Any] | None, task: Task) -> str:
+    if _built(name, params).digest != task.digest:
+        return "two instances over the same data have different digests"
+    fewer = _built(name, params, 1)
+    if len(task.concepts()) > 1 and len(fewer.concepts()) != 1:
+        return f"a limit of one concept leaves {len(fewer.concepts())}"
+    return ""
+
+
+def _answers(task: Task) -> tuple[list[Sample], list[Completion]]:
+    samples = [s for c in task.concepts()[:2] for s in task.test(c)]
+    scores = [tuple(-1.0 - i for i in range(len(sample.options))) for sample in samples]
+    return samples, [Completion("It is so.", 4, 10, options=options) for options in scores]
+
+
+def _scored(task: Task, rating: float | None) -> Sequence[Mapping[str, Verdict]]:
+    def rate(items: Sequence[Item]) -> list[Verdict]:
+        return [Verdict(rating, reason="" if rating is not None else "unread") for _ in items]
+
+    return task.score(*_answers(task), rate)
+
+
+def _scores(task: Task) -> str:
+    count = len(_answers(task)[0])
+    for rating in (0.0, 1.0, 2.0):
+        rows = _scored(task, rating)
+        if len(rows) != count:
+            return f"it scores {len(rows)} of {count} answers"
+        for row in rows:
+            if "overall" not in row and task.kind == "steering":  # of texts some may count for one axis alone
+                return "an answer has no overall"
+            if strange := sorted(row.keys() - {*task.axes, "overall"}):
+                return f"an answer has {strange[0]}, which is none of its axes"
+            for axis, verdict in row.items():
+                value = 0.0 if verdict.value is None else verdict.value
+                if not (0 <= value <= task.scale and math.isfinite(value)):
+                    return f"{axis} is {value}, and the scale goes from 0 to {task.scale:g}"
+    return ""
+
+
+def _missing(task: Task) -> str:
+    if not task.rated:
+        return ""
+    scored = [v.value for row in _scored(task, None) if (v := row.get("overall")) and v.value is not None]
+    return f"an answer that no judge could rate has overall {scored[0]}" if scored else ""
+
+
+def refuse(task: Task, trains: Mapping[str, Train]) -> None:
+    """Raise BenchError where the splits of a task may not be run."""
+    for concept in task.concepts():
+        if problem := leak(task, concept, trains[concept.id]):
+            raise BenchError(problem)

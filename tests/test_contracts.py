@@ -1,0 +1,255 @@
+"""Every shipped task and judge keeps its contract, and each rule of a contract finds what breaks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from click.testing import CliRunner
+from conftest import SHARED
+
+from bench import Completion, Concept, Example, Item, Judge, Protocol, Rate, Sample, Task, Train, UsageError, Verdict
+from bench.cli.main import main
+from bench.core.registry import judge, load_plugin, table, task
+from bench.run import judge_contract, task_contract
+
+pytestmark = pytest.mark.usefixtures("own_names")
+DATA = {
+    "axbench-detect": "axbench/concept10-2b-l20",
+    "behaviour": "behaviours",
+    "behaviour-open": "behaviours",
+    "truthfulqa": "truthfulqa",
+    "truthfulqa-gen": "truthfulqa",
+}
+"""Tasks without data of their own, and where it lies among the development data."""
+
+
+@pytest.mark.parametrize("name", sorted(table("task")))
+def test_every_shipped_task_keeps_the_contract(name: str) -> None:
+    folder = SHARED / DATA.get(name, "")
+    if not folder.is_dir():
+        pytest.skip("the development data is not beside this checkout")
+    found = task_contract.check(name, {"data": str(folder)} if name in DATA else {})
+    assert len(found) == 6
+    assert {label: problem for label, problem in found.items() if problem} == {}
+
+
+@pytest.mark.parametrize("name", ["rules", "embedding", "likelihood"])
+def test_every_judge_without_a_server_keeps_the_contract(name: str) -> None:
+    found = judge_contract.check(name)
+    assert len(found) == 5
+    assert {label: problem for label, problem in found.items() if problem} == {}
+
+
+@dataclass
+class Small(Task):
+    """Two concepts; subclasses break a rule each."""
+
+    axes: ClassVar[tuple[str, ...]] = ("concept",)
+    protocol: Protocol
+
+    def concepts(self) -> Sequence[Concept]:
+        return [Concept(name, name) for name in ("sea", "sun")][: self.protocol.concepts or None]
+
+    def train(self, concept: Concept) -> Train:
+        texts = tuple(Example(f"Say {i}.", f"{concept.text} {i}") for i in range(3))
+        return Train(concept, texts, tuple(Example(e.instruction, "no") for e in texts))
+
+    def select(self, concept: Concept) -> Sequence[Sample]:
+        return [self.sample(concept, "select", "Ask me.")]
+
+    def test(self, concept: Concept) -> Sequence[Sample]:
+        return [self.sample(concept, "test", "Tell me.")]
+
+    def sample(self, concept: Concept, split: Any, asked: str) -> Sample:
+        return Sample(f"{concept.id} {split}", concept, split, "generate", (("user", asked),))
+
+    def score(self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate) -> list[dict[str, Verdict]]:
+        items = [Item("concept", s.concept, s.instruction, o.text) for s, o in zip(samples, outputs, strict=True)]
+        return [{"concept": verdict, "overall": verdict} for verdict in rate(items)]
+
+
+class Leaking(Small):
+    def test(self, concept: Concept) -> Sequence[Sample]:
+        return [self.sample(concept, "test", "Say 1.")]
+
+
+class SameQuestion(Small):
+    def test(self, concept: Concept) -> Sequence[Sample]:
+        return [self.sample(concept, "test", "Ask me.")]
+
+
+class WrongSplit(Small):
+    def test(self, concept: Concept) -> Sequence[Sample]:
+        return [self.sample(concept, "select", "Tell me.")]
+
+
+class NoOverall(Small):
+    def score(self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate) -> list[dict[str, Verdict]]:
+        return [{"concept": row["concept"]} for row in super().score(samples, outputs, rate)]
+
+
+class OffTheScale(Small):
+    def score(self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate) -> list[dict[str, Verdict]]:
+        return [dict.fromkeys(row, Verdict(3.0)) for row in super().score(samples, outputs, rate)]
+
+
+class ZeroForMissing(Small):
+    def score(self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate) -> list[dict[str, Verdict]]:
+        rows = super().score(samples, outputs, rate)
+        return [{axis: Verdict(v.value or 0.0) for axis, v in row.items()} for row in rows]
+
+
+class Unlimited(Small):
+    def concepts(self) -> Sequence[Concept]:
+        return [Concept(name, name) for name in ("sea", "sun")]
+
+
+class NoTexts(Small):
+    def train(self, concept: Concept) -> Train:
+        return Train(concept, (), ())
+
+
+BROKEN: list[tuple[type[Small], str]] = [
+    (Leaking, "train and test share an instruction"),
+    (SameQuestion, "select and test share an instruction"),
+    (WrongSplit, "says otherwise"),
+    (NoOverall, "an answer has no overall"),
+    (OffTheScale, "concept is 3.0, and the scale goes from 0 to 2"),
+    (ZeroForMissing, "no judge could rate has overall 0.0"),
+    (Unlimited, "a limit of one concept leaves 2"),
+    (NoTexts, "has no training view"),
+]
+
+
+def test_a_small_task_needs_five_methods_and_a_field() -> None:
+    task("small")(Small)
+    assert set(task_contract.check("small").values()) == {""}
+
+
+@pytest.mark.parametrize(("cls", "problem"), BROKEN, ids=[cls.__name__ for cls, _ in BROKEN])
+def test_what_breaks_the_task_contract_is_found(cls: type[Small], problem: str) -> None:
+    task("broken")(cls)
+    assert problem in " ".join(task_contract.check("broken").values())
+
+
+def test_a_task_without_its_protocol_is_refused_in_one_line() -> None:
+    @dataclass
+    class Bare(Small):
+        protocol: ClassVar[Protocol]  # type: ignore[misc]
+
+    task("bare")(Bare)
+    with pytest.raises(UsageError, match="task 'bare' must have the field 'protocol': Bare has none"):
+        task_contract.check("bare")
+
+
+@dataclass
+class Fair(Judge):
+    """Rates by length; `rate` is replaced by what a case wants."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {"version": 1}
+
+    def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+        for i, item in enumerate(items):
+            yield i, Verdict(min(2.0, len(item.text) / 40))
+
+
+class Above(Fair):
+    def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+        return ((i, Verdict(3.0)) for i in range(len(items)))
+
+
+class Silent(Fair):
+    def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+        return ((i, Verdict(None)) for i in range(len(items)))
+
+
+class Forgetful(Fair):
+    def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+        return ((i, Verdict(1.0)) for i in range(len(items) - 1))
+
+
+class Relative(Fair):
+    def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+        return ((i, Verdict(2 * i / max(1, len(items) - 1))) for i in range(len(items)))
+
+
+class OneKey(Fair):
+    def key(self, item: Item) -> Any:
+        return item.axis[:0]
+
+
+RAW: list[tuple[type[Fair], str]] = [
+    (Above, "is rated 3.0"),
+    (Silent, "no rating and no reason"),
+    (Forgetful, "got ratings at"),
+    (Relative, "among others and"),
+    (OneKey, "all items have one key"),
+]
+
+
+def test_a_small_judge_keeps_the_contract() -> None:
+    judge("fair")(Fair)
+    assert set(judge_contract.check("fair").values()) == {""}
+
+
+@pytest.mark.parametrize(("cls", "problem"), RAW, ids=[cls.__name__ for cls, _ in RAW])
+def test_what_breaks_the_judge_contract_is_found(cls: type[Fair], problem: str) -> None:
+    judge("unfair")(cls)
+    assert problem in " ".join(judge_contract.check("unfair").values())
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(["check", "task", "axbench"], "task"), (["check", "axbench"], "task"), (["check", "rules"], "judge")],
+)
+def test_one_command_checks_what_a_name_stands_for(words: list[str], kind: str) -> None:
+    done = CliRunner().invoke(main, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    assert set(json.loads(done.stdout)) == {kind, "checks"}
+
+
+PLUGIN = """from dataclasses import dataclass
+from bench import Context, Fitted, Method, Train, method
+
+@method("mine", family={family!r}, needs={needs!r})
+@dataclass(frozen=True)
+class Mine(Method):
+    def fit(self, ctx: Context, train: Train):
+        {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "needs", "said"),
+    [
+        ("directions", ["add"], "unknown family 'directions': did you mean 'direction'"),
+        ("direction", ["adds"], "no engine is known to 'adds': did you mean 'add'"),
+    ],
+)
+def test_a_plugin_s_unknown_words_are_refused_with_file_and_line(
+    family: str, needs: list[str], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN.format(family=family, needs=needs, body="pass"), "utf-8")
+    with pytest.raises(UsageError, match=r"plugin mine\.py:4: method 'mine'") as error:
+        load_plugin(path)
+    assert said in str(error.value)
+
+
+def test_a_plugin_s_failure_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN.format(family="direction", needs=["add"], body="return [1 / 0]"), "utf-8")
+    words = ["--plugin", str(path), "run", "--backend", "fake", "-m", "mine,none", "-n", "1", "--json"]
+    done = CliRunner().invoke(
+        main, words, env={"BENCH_CACHE": str(tmp_path / "c"), "BENCH_RESULTS": str(tmp_path / "r")}
+    )
+    assert done.exit_code == 1
+    mine, none = json.loads(done.stdout)["runs"]
+    assert (mine["status"], none["status"]) == ("failed", "complete")
+    assert mine["reason"] == "fit: ZeroDivisionError: division by zero (mine.py:8)"
