@@ -81,6 +81,7 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "partial": (lambda d: d.update(status="partial"), "its status is partial"),
     "dirty": (lambda d: d["provenance"].update(dirty=["a.py"]), "uncommitted changes: a.py"),
     "commit": (lambda d: d["provenance"].update(commit=None), "it names no commit"),
+    "sweep": (lambda d: d["asked"].update(protocol={"select": 8}), "its protocol is not the preset's: select"),
     "place": (lambda d: d["asked"].update(model="/home/me/model"), "asked.model names a place on one machine: /home"),
     "score": (lambda d: first(d)["test"].update(overall=1.9), "test overall is 1.9, and its samples give"),
     "rating": (lambda d: d["samples"][0]["ratings"].update(overall=1.9), "and its samples give"),

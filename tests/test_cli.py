@@ -275,7 +275,7 @@ def ids(place: Place, *words: str) -> list[str]:
 
 def test_short_options_say_what_long_ones_say(place: Place) -> None:
     short = ids(place, "run", "-t", "axbench", "-m", "diffmean", "-m", "none", "-p", "diffmean.layer=1", "-n", "2")
-    long = ("--task", "axbench", "--methods", "diffmean,none", "--param", "diffmean.layer=1", "--limit", "2")
+    long = ("--task", "axbench", "--methods", "diffmean,none", "--set", "diffmean.layer=1", "--limit", "2")
     assert short == ids(place, "run", *long)
     for missing in (("-p", "diffmean.layer=2"), ("--limit", "3"), ("--seed", "1")):
         assert short[0] not in ids(place, "run", *long, *missing)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pytest
 from click.testing import CliRunner, Result
 
+from bench import results
 from bench.backends.fake.backend import FakeBackend
 from bench.cli.main import main
 from bench.core import registry
@@ -422,6 +423,7 @@ def test_a_run_json_replays_to_the_same_ids(tmp_path: Path) -> None:
         ("-m", "diffmean", "--compat", "axbench", "--preset", "paper"),
         ("-m", "lat", "-p", "lat.orient=false", "-p", "lat.layer=-1", "--data", "mini", "--preset", "standard"),
         ("-m", "prompt-engineered", "-p", "prompt-engineered.tokens=16", "-p", "likelihood.words=16"),
+        ("-m", "diffmean", "--coefficients", "0,0.1,-0.3", "--set", "protocol.sampling.max_new_tokens=8"),
     ],
     ids=" ".join,
 )
@@ -475,6 +477,45 @@ def test_toml_says_what_flags_say(tmp_path: Path) -> None:
     assert replayed(path) == ids(fake(["none"]))
 
 
+def test_the_sweep_is_set_by_flags_and_by_toml_alike(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'methods = ["diffmean"]\nbackend = "fake"\ncoefficients = [0, 0.1, -0.3]\n'
+        "[params.protocol]\nselect = 8\n[params.protocol.sampling]\nmax_new_tokens = 12\n"
+    )
+    words = ("--coefficients", "0,0.1,-0.3", "--set", "protocol.select=8", "-p", "protocol.sampling.max_new_tokens=12")
+    said = bench("run", "--backend", "fake", "-m", "diffmean", "--dry-run", "--json", *words)
+    assert said.exit_code == 0, said.stderr
+    plan = make(Options(**from_file(path)))
+    assert [run["id"] for run in json.loads(said.stdout)["runs"]] == [spec.id for spec in plan.specs]
+    usual = protocol("quick")
+    assert plan.protocol == dataclasses.replace(
+        usual, coefficients=(0.0, 0.1, -0.3), select=8, sampling=Sampling(12), budget=usual.budget
+    )
+    assert plan.specs[0].id not in ids(fake(["diffmean"]))
+
+
+def test_prompts_get_as_many_trials_as_the_coefficients_that_are_set() -> None:
+    given = fake(["prompt"], coefficients=(0.1, 0.2, 0.3, 0.4, 0.5))
+    assert make(given).protocol.budget.trials == 5
+    told = dataclasses.replace(given, params={"protocol.budget.trials": 2})
+    assert make(told).protocol.budget.trials == 2
+
+
+def test_a_run_whose_sweep_was_set_stays_out_of_the_checked_results() -> None:
+    plan = make(fake(["diffmean"], preset="standard", params={"protocol.select": 8}))
+    assert "its protocol is not the preset's (select)" in results.refusals(plan.specs[0], plan.asked)
+    plain = make(fake(["diffmean"], preset="standard"))
+    assert not [why for why in results.refusals(plain.specs[0], plain.asked) if "protocol" in why]
+
+
+def test_every_coefficient_that_is_set_is_tried_and_none_else() -> None:
+    done = bench("run", "--backend", "fake", "-m", "diffmean", "-n", "1", "--coefficients", "0,0.1,-0.3", "--json")
+    assert done.exit_code == 0, done.stderr
+    (found,) = json.loads(Path(json.loads(done.stdout)["runs"][0]["path"]).read_text("utf-8"))["concepts"].values()
+    assert [trial["coefficient"] for trial in found["select"]] == [0.0, 0.1, -0.3]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -490,6 +531,16 @@ def test_toml_says_what_flags_say(tmp_path: Path) -> None:
         ("a.toml", "limit = 'two'", "limit"),
         ("a.toml", "limit = -1", "limit"),
         ("a.toml", "preset = 3", "preset"),
+        ("a.toml", "coefficients = [0.1, 0.1]", "give each once"),
+        ("a.toml", "coefficients = ['much']", "coefficients"),
+        ("a.toml", "[params.protocol]\nselct = 3", "protocol has no field 'selct': did you mean 'select'"),
+        ("a.toml", "[params.protocol]\nseed = 3", "protocol.seed has a flag: --seed"),
+        ("a.toml", "[params.protocol]\nconcepts = 3", "protocol.concepts has a flag: --limit"),
+        ("a.toml", "[params.protocol]\ntest = 0", "protocol.test = 0: at least 1"),
+        ("a.toml", "[params.protocol]\nselect = 1.5", "protocol.select = 1.5 is not a int"),
+        ("a.toml", "[params.protocol]\nsampling = 3", "give one of sampling.max_new_tokens"),
+        ("a.toml", "[params.protocol.select]\nn = 3", "protocol.select has no fields"),
+        ("a.toml", "[params.protocol.sampling]\ntemperature = -1", "at least 0"),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

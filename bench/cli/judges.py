@@ -34,7 +34,7 @@ def judge() -> None:
 @judge.command("rate")
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--judge", "judges", multiple=True, required=True, help="Judge; repeat to set several side by side.")
-@click.option("-p", "--param", multiple=True, metavar="JUDGE.FIELD=VALUE", help="A field of a judge.")
+@click.option("-p", "--set", "param", multiple=True, metavar="JUDGE.FIELD=VALUE", help="A field of a judge.")
 @results_option
 @plugin_option
 @json_option

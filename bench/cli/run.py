@@ -19,6 +19,7 @@ from bench.cli.options import json_option, plugin_option, plugins, results_optio
 from bench.core import registry
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import default_results, scratch
+from bench.core.settings import cast
 from bench.report.build import build
 from bench.report.text import leaderboard
 from bench.results.tables import Table, tables
@@ -46,7 +47,15 @@ from bench.run.spending import spend
 @click.option("--compat", help="axbench: reproduce the reference's quirks.")
 @click.option("--seed", type=int, help="Seed of everything random [0].")
 @click.option("-n", "--limit", type=click.IntRange(1), help="Only the first so many concepts.")
-@click.option("-p", "--param", multiple=True, metavar="NAME.FIELD=VALUE", help="A field of a method, task or judge.")
+@click.option("--coefficients", metavar="C,C,…", help="Strengths to try, 0 and negative ones too [the preset's].")
+@click.option(
+    "-p",
+    "--set",
+    "param",
+    multiple=True,
+    metavar="NAME.FIELD=VALUE",
+    help="A field of a method, task or judge, or of the protocol (protocol.select=8).",
+)
 @click.option(
     "--max-cost",
     type=click.FloatRange(0, min_open=True),
@@ -80,6 +89,8 @@ def run(
     given |= {k: v for k, v in flags.items() if v is not None}
     if methods:
         given["methods"] = methods
+    if "coefficients" in given:
+        given["coefficients"] = cast(given["coefficients"], tuple[float, ...], "--coefficients")
     params = dict(given.get("params", {}))
     for text in param:
         key, equals, value = text.partition("=")
@@ -115,7 +126,7 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     first = made.specs[0]
     length = first.protocol.sampling.max_new_tokens
     judging = dict(made.judge.estimate(total["ratings"], length)) if total["ratings"] else {}
-    refused = results.refusals(first) if folder is None else []
+    refused = results.refusals(first, made.asked) if folder is None else []
     where = folder or (scratch() if refused else default_results())
     shown = (*names[:4], "train_tokens")
     grid = Grid(

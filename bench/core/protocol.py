@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from bench.core.content import digest
 from bench.core.errors import UsageError, suggest
+from bench.core.settings import changed
 from bench.core.values import Sampling
 
 
@@ -100,8 +101,23 @@ PRESETS = {
 }
 
 
-def protocol(preset: str, strength: str = "norm", compat: str = "", seed: int = 0, limit: int = 0) -> Protocol:
-    """A preset's protocol; `compat="axbench"` also switches to the reference's strength mode."""
+FLAGS = ("preset", "strength", "compat", "seed", "concepts")
+"""Fields of a protocol that have a flag of their own; the others are set by `protocol.FIELD`."""
+
+
+def protocol(
+    preset: str,
+    strength: str = "norm",
+    compat: str = "",
+    seed: int = 0,
+    limit: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> Protocol:
+    """A preset's protocol; `compat="axbench"` also switches to the reference's strength mode.
+
+    `settings` are other values for its fields: `coefficients`, `select`, `sampling.max_new_tokens`, …. Where
+    they name coefficients alone, prompts get as many trials as there are coefficients.
+    """
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}: {suggest(preset, PRESETS)}")
     if compat not in ("", "axbench"):
@@ -111,7 +127,7 @@ def protocol(preset: str, strength: str = "norm", compat: str = "", seed: int = 
     if limit < 0:
         raise UsageError(f"limit = {limit}: a number of concepts, or 0 for all")
     mode = "max-act" if compat else strength
-    return replace(
+    rules = replace(
         PRESETS[preset],
         coefficients=STRENGTHS[mode][preset],
         strength=mode,  # type: ignore[arg-type]
@@ -119,3 +135,23 @@ def protocol(preset: str, strength: str = "norm", compat: str = "", seed: int = 
         seed=seed,
         concepts=limit,
     )
+    return _set(rules, settings) if settings else rules
+
+
+def _set(rules: Protocol, settings: Mapping[str, Any]) -> Protocol:
+    """A protocol with the values a user gave, each within what it can be."""
+    for name in FLAGS:
+        if name in settings:
+            raise UsageError(f"protocol.{name} has a flag: --{'limit' if name == 'concepts' else name}")
+    rules = changed(rules, settings, "protocol")
+    tried = rules.coefficients
+    if not tried or len(set(tried)) < len(tried):
+        raise UsageError(f"protocol.coefficients = {', '.join(map(str, tried))}: give each once, and at least one")
+    if "coefficients" in settings and "budget.trials" not in settings:
+        rules = replace(rules, budget=replace(rules.budget, trials=len(tried)))
+    for part, where in ((rules, "protocol"), (rules.sampling, "protocol.sampling"), (rules.budget, "protocol.budget")):
+        for name, value in vars(part).items():
+            least = 0 if name in ("temperature", "top_k", *FLAGS) else 1
+            if isinstance(value, int | float) and value < least:
+                raise UsageError(f"{where}.{name} = {value}: at least {least}")
+    return rules

@@ -9,16 +9,16 @@ import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
-import math
 import pkgutil
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from bench.core.errors import BenchError, UsageError, located, suggest
+from bench.core.settings import cast
 
 KINDS = ("method", "task", "judge", "backend", "edit")
 _tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}
@@ -154,42 +154,6 @@ def build(kind: str, name: str, params: dict[str, Any], **extra: Any) -> Any:
         raise UsageError(f"{kind} {name!r}: {error}") from error
 
 
-def cast(value: Any, hint: Any, where: str) -> Any:
-    """`value` (text from a command line, or already typed) as the type a field is annotated with."""
-    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    options = typing.get_args(hint) if union else (hint,)
-    for option in options:
-        try:
-            return _as(value, option, where)
-        except (TypeError, ValueError):
-            continue
-    shown = " | ".join(getattr(o, "__name__", str(o)) for o in options)
-    raise UsageError(f"{where} = {value!r} is not a {shown}")
-
-
-def _as(value: Any, option: Any, where: str) -> Any:
-    """`value` as one type; raises ValueError where it is not."""
-    origin = typing.get_origin(option)
-    if origin is typing.Literal:
-        if value in typing.get_args(option):
-            return value
-    elif origin is tuple:
-        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
-        if isinstance(parts, list | tuple):
-            inner = typing.get_args(option)[0]
-            return tuple(cast(part, inner, where) for part in parts)
-    elif option is bool:
-        if str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-    elif option in (int, float):
-        exact = isinstance(value, str | int) or (option is float and isinstance(value, float))
-        if exact and not isinstance(value, bool) and math.isfinite(number := option(value)):
-            return number
-    elif isinstance(option, type) and isinstance(value, option):
-        return value
-    raise ValueError(where)
-
-
 def discover(kind: str) -> None:
     """Import the shipped classes of one kind, and third parties' through their entry points."""
     if kind in _discovered:
@@ -209,7 +173,7 @@ def discover(kind: str) -> None:
         entry.load()
 
 
-def load_plugin(path: Path) -> types.ModuleType:
+def load_plugin(path: Path) -> ModuleType:
     """Import one file that registers classes (`--plugin my_method.py`)."""
     if not path.is_file():
         raise UsageError(f"no plugin file {path}")

@@ -161,6 +161,8 @@ def _admission(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -
         yield "run.json", f"it was refused: {'; '.join(data['refused'])}"
     if rules["preset"] not in ("standard", "paper"):
         yield "run.json", f"preset {rules['preset']} is for looking around"
+    if own := data.get("asked", {}).get("protocol"):
+        yield "run.json", f"its protocol is not the preset's: {', '.join(own)}"
     if rules["concepts"]:
         yield "run.json", f"it is limited to {rules['concepts']} concepts"
     if data["spec"]["backend"] == "fake":

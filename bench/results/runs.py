@@ -79,9 +79,11 @@ def find(spec: RunSpec, code: str, folder: Path | None) -> Path | None:
     return None
 
 
-def refusals(spec: RunSpec) -> list[str]:
-    """Why the checked results do not take a run; empty when they do."""
+def refusals(spec: RunSpec, asked: Mapping[str, Any]) -> list[str]:
+    """Why the checked results do not take a run; empty when they do. `asked` is as in a `Plan`."""
     reasons = []
+    if own := asked.get("protocol"):
+        reasons.append(f"its protocol is not the preset's ({', '.join(own)})")
     if spec.protocol.preset not in ("standard", "paper"):
         reasons.append(f"preset {spec.protocol.preset} is for looking around")
     if spec.protocol.concepts:
@@ -101,7 +103,7 @@ TRIALS = "trials.jsonl"
 
 def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Sequence[Mapping[str, Any]] = ()) -> Path:
     """Write `run.json`, atomically and last. Without `folder`, results/ or the scratch folder."""
-    reasons = refusals(spec)
+    reasons = refusals(spec, record["asked"])
     if lost := record["counts"]["unanswered"]:
         reasons.append(f"{lost} ratings went unanswered; the same command asks again")
     root = folder or (scratch() if reasons else default_results())

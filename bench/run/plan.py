@@ -10,18 +10,21 @@ import dataclasses
 import json
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from bench.backends.models import DEFAULT, Model, dtype, resolve
 from bench.core import registry
+from bench.core.content import plain
 from bench.core.errors import UsageError, suggest
 from bench.core.interfaces import Judge, Method, Task
 from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
 from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol
+from bench.core.settings import cast
 from bench.run.spending import spend, trials
 
 
@@ -47,7 +50,9 @@ class Options:
     max_unscored: float = 0.02
     """Share of ratings that may be missing. On a scale of 2, so many can move a mean by 0.04 at most."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """`name.field` to value, for methods, tasks and judges alike."""
+    """`name.field` to value, for methods, tasks, judges, and the `protocol` alike."""
+    coefficients: tuple[float, ...] = ()
+    """Instead of the preset's: short for `protocol.coefficients`."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,15 @@ class Plan:
 
 def make(options: Options) -> Plan:
     """Check everything that can be checked without loading weights, and build the specs."""
-    rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit)
+    given = _by_owner(options.params)
+    settings = ({"coefficients": options.coefficients} if options.coefficients else {}) | given.pop("protocol", {})
+    rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit, settings)
     kind = registry.get("task", options.task).kind
     names = select(options.methods, kind)
-    given = _by_owner(options.params)
     task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
     asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
+    if settings:
+        asked["protocol"] = {name: plain(attrgetter(name)(rules)) for name in settings}
     if options.max_cost < 0 or not 0 <= options.max_unscored <= 1:
         raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
     if options.backend != "auto":
@@ -162,7 +170,8 @@ def _nameless(value: Any) -> Any:
 def _by_owner(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     owners: dict[str, dict[str, Any]] = {}
     for key, value in params.items():
-        owner, dot, name = key.rpartition(".")
+        # A method around another has a dot in its name; a protocol has fields with fields.
+        owner, dot, name = key.partition(".") if key.startswith("protocol.") else key.rpartition(".")
         if not dot or not owner or not name:
             raise UsageError(f"-p {key}: write name.field=value, as in diffmean.layer=12")
         owners.setdefault(owner, {})[name] = value
@@ -186,8 +195,17 @@ def from_file(path: Path) -> dict[str, Any]:
     for name, value in found.items():
         if isinstance(value, str) and hints[name] is int:  # text is for the command line
             raise UsageError(f"{path.name}: {name} = {value!r} is not a number")
-    options = {name: registry.cast(value, hints[name], f"{path.name}: {name}") for name, value in found.items()}
-    return options | {"params": {f"{owner}.{k}": v for owner, table in tables.items() for k, v in table.items()}}
+    options = {name: cast(value, hints[name], f"{path.name}: {name}") for name, value in found.items()}
+    return options | {"params": dict(_flat(tables))}
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(`name.field`, value) of tables within tables."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +219,7 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
     several = len(names_in(spec["method"])) > 1
     parts = spec["method_params"] if several else {spec["method"]: spec["method_params"]}
     owned |= {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()}
+    owned |= {f"protocol.{k}": v for k, v in asked.get("protocol", {}).items()}
     return {
         "methods": (spec["method"],),
         "model": asked["model"],
