@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.report.section import Grid, Section
 from bench.report.text import sections
 from bench.report.text.leaderboard import interval
 from bench.results.runs import Run, load, matched
@@ -22,15 +23,16 @@ def table() -> Table:
     return next(t for t in tables(load(ROOT / "results")) if t.spec["judge"] and t.spec["model"].startswith("SmolLM2"))
 
 
-def rows(lines: list[str]) -> dict[str, list[str]]:
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return {row[0]: row[1:] for row in cells}
+def rows(section: Section) -> dict[str, tuple[str, ...]]:
+    grid = section.parts[0]
+    assert isinstance(grid, Grid)
+    return {row[0]: row[1:] for row in grid.rows}
 
 
 def test_optimism_is_select_minus_test_at_the_pick(table: Table) -> None:
-    ((heading, lines),) = sections.optimism(table)
-    found = rows(lines)
-    assert "select prompts minus" in heading
+    (section,) = sections.optimism(table)
+    found = rows(section)
+    assert "select prompts minus" in section.heading
     assert list(found)[:-1] == [row.name for row in table.rows]
     chosen = []
     for row in table.rows:
@@ -40,7 +42,7 @@ def test_optimism_is_select_minus_test_at_the_pick(table: Table) -> None:
             pick = data[name]["picked"]
             select += [t["overall"] for t in data[name]["select"] if {k: t[k] for k in pick} == pick]
             test.append(data[name]["test"]["overall"])
-        assert found[row.name] == [str(len(data[table.concepts[0]]["select"])), interval(paired(select, test))]
+        assert found[row.name] == (str(len(data[table.concepts[0]]["select"])), interval(paired(select, test)))
         if found[row.name][0] != "1":
             chosen.append(np.array(select) - np.array(test))
     assert found[f"mean of the {len(chosen)} with a choice"][1] == interval(
@@ -51,13 +53,13 @@ def test_optimism_is_select_minus_test_at_the_pick(table: Table) -> None:
 
 def test_methods_that_choose_among_settings_look_better_on_select_than_they_are(table: Table) -> None:
     """The reason why only test scores are ranked."""
-    *_, last = sections.optimism(table)[0][1]
-    assert last.split("|")[3].strip().startswith("+")
+    *_, (_, mean) = rows(sections.optimism(table)[0]).values()
+    assert mean.startswith("+")
 
 
 def test_head_to_head_counts_the_generations_of_the_runs(table: Table) -> None:
-    ((_, lines),) = sections.head_to_head(table)
-    found = rows(lines)
+    (section,) = sections.head_to_head(table)
+    found = rows(section)
     assert list(found) == [row.name for row in table.rows]
     assert found[table.reference or ""][0] == "reference"
     runs = {row.name: row.run for row in table.rows}
@@ -71,10 +73,10 @@ def test_head_to_head_counts_the_generations_of_the_runs(table: Table) -> None:
 
 
 def test_a_method_stands_beside_its_shuffled_twin(table: Table) -> None:
-    ((heading, lines),) = sections.twins(table)
-    assert "exchanged for half" in heading
+    (section,) = sections.twins(table)
+    assert "exchanged for half" in section.heading
     runs = {row.name: row.run for row in table.rows}
-    row = next(line for line in lines if line.startswith("| diffmean |"))
+    row = rows(section)["diffmean"]
     for control in ("shuffled", "none"):
         scores = [[runs[name].scores("overall")[c] or 0.0 for c in table.concepts] for name in ("diffmean", control)]
         assert interval(paired(*scores)) in row

@@ -14,7 +14,7 @@ from conftest import committed
 from hypothesis import given, strategies as st
 
 from bench.core.content import digest
-from bench.core.escape import NUMBER, cell, csv_text, guarded, name, uncelled, unguarded
+from bench.core.escape import NUMBER, cell, csv_text, guarded, name, unguarded
 from bench.measure import human_ratings
 from bench.report.build import build
 from bench.results.runs import Run, load
@@ -42,13 +42,6 @@ def test_a_cell_is_one_line_without_anything_active(text: str) -> None:
     assert not re.search(r"[\x00-\x1f<>@]", shown)
     assert not re.search(r"(?<!\\)(?:\\\\)*[`|*\[\]]", re.sub(r"\\[`|*\[\]]", "", shown))
     assert "://" not in shown
-
-
-@given(st.text())
-def test_a_cell_is_read_back(text: str) -> None:
-    once = uncelled(cell(text))
-    assert uncelled(cell(once)) == once
-    assert uncelled(cell("a<b> & [x](y) | `c` _d_ #1 50 $ @me")) == "a<b> & [x](y) | `c` _d_ #1 50 $ @me"
 
 
 def test_a_cell_leaves_what_names_are_made_of() -> None:

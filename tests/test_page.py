@@ -315,19 +315,6 @@ def test_without_a_prompt_there_is_no_question(tmp_path: Path) -> None:
     assert verdict(Recipe((METHODS[0], METHODS[3]), CONCEPTS), tmp_path)["word"] == "No claim"
 
 
-# Sections
-
-
-def test_markdown_of_a_section_becomes_plain_parts() -> None:
-    lines = ["| a | b |", "|---|---|", r"| x \| y | &lt;i&gt; |", "", "- one `code`", "- two", "", "text *starred*"]
-    assert summary.blocks(lines) == [
-        ["table", [["a", "b"], ["x | y", "<i>"]]],
-        ["list", ["one `code`", "two"]],
-        ["text", "text *starred*"],
-    ]
-    assert summary.cells("|  | b |") == ["", "b"]
-
-
 def test_names_from_data_are_no_paths() -> None:
     rng = random.Random(0)
     for name in ("../../etc", "a/b", "", "<x>", "ü", "".join(map(chr, rng.sample(range(32, 3000), 40)))):

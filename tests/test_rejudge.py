@@ -20,6 +20,7 @@ from bench.core.interfaces import Judge
 from bench.core.values import Item, Verdict
 from bench.measure.rejudge import side_by_side
 from bench.report.build import build
+from bench.report.section import Grid
 from bench.report.text import opinions as claims
 from bench.results import second_judge
 from bench.results.runs import Run, load
@@ -116,7 +117,8 @@ def test_the_judge_to_ask_is_another_than_the_table_s(results: Path) -> None:
             path.write_text(json.dumps(data))
         (table,) = tables(load(results))
         assert claims.asking(table) == f"bench judge {table.group} --judge {other}"
-        ((_, (line,)),) = claims.second(table, None)
+        (section,) = claims.second(table, None)
+        (line,) = section.parts
         assert claims.asking(table) in line
 
 
@@ -183,9 +185,9 @@ def test_a_judge_that_favours_prompts_is_flagged(results: Path) -> None:
 
 def test_no_claim_without_a_second_opinion(results: Path) -> None:
     table = tables(load(results))[0]
-    ((heading, lines),) = claims.second(table, second_judge.second(table))
-    assert "no second opinion" in heading
-    assert "better" not in "\n".join(lines)
+    (section,) = claims.second(table, second_judge.second(table))
+    assert "no second opinion" in section.heading
+    assert "better" not in str(section.parts)
 
 
 def test_a_judge_that_is_not_independent_gives_no_second_opinion(results: Path) -> None:
@@ -282,8 +284,8 @@ def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
     path.write_text(json.dumps(table | {"data": "x", "judge_params": {"texts": 12}}))
     assert len(second_judge.validity([tmp_path], "likelihood", {"texts": 12})) == 1
     assert second_judge.validity([tmp_path], "likelihood", {"texts": 9}) == []
-    ((_, lines),) = claims.validity(second_judge.validity([tmp_path], "likelihood", {"texts": 12}), "likelihood")
-    assert "0.900 [0.800, 1.000]" in lines[-1]
+    (section,) = claims.validity(second_judge.validity([tmp_path], "likelihood", {"texts": 12}), "likelihood")
+    assert section.parts == (Grid(("data", "concept: negative", "missing"), (("x", "0.900 [0.800, 1.000]", "0"),)),)
     path.write_text("{}")
     with pytest.raises(BenchError, match="is not a judge's validation"):
         second_judge.validity([tmp_path], "likelihood", {})

@@ -18,6 +18,7 @@ from bench.core.registry import build
 from bench.core.values import Completion, Item, Verdict
 from bench.measure.rejudge import task_of
 from bench.report.figures import sample_efficiency
+from bench.report.section import Grid
 from bench.results.tables import tables
 from bench.run.plan import Options, from_file, make
 from tasks.truthfulqa import TruthfulQA
@@ -115,10 +116,12 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
     assert set(curve.rows) == set(methods.split(","))
     ((group, found),) = sample_efficiency.sections(shown).items()
     assert group == curve.tables[8].group
-    ((heading, lines),) = found
-    assert "12 tested units" in heading
-    assert lines[0] == "| method | 1 | 4 | 8 |"
-    assert len(lines) == 2 + 4
+    (section,) = found
+    assert "12 tested units" in section.heading
+    (grid,) = section.parts
+    assert isinstance(grid, Grid)
+    assert grid.columns == ("method", "1", "4", "8")
+    assert len(grid.rows) == 4
     page = (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
     assert page.count("Sample efficiency") == 1
     assert "-efficiency.png" in page

@@ -21,6 +21,7 @@ from bench.core.errors import BenchError
 from bench.core.escape import cell, head, row
 from bench.core.store import write_whole
 from bench.measure import rejudge
+from bench.report import section
 from bench.report.catalogue import fields, marks, paragraphs
 from bench.report.figures import forest
 from bench.report.text import leaderboard, verdict
@@ -77,11 +78,11 @@ def _leaderboard(known: Sequence[Table]) -> str:
     table = headline(known)
     shown = leaderboard.best(table)
     image = f"reports/{reports.stem(table)}-{'best' if forest.best(table) else 'forest'}.png"
-    head_, line, *rows = leaderboard.grid(table, shown)
+    head_, line, *rows = section.grid(leaderboard.grid(table, shown))
     gap = [row(["…"] * len(leaderboard.headings(table)))] if len(table.rows) > leaderboard.TOP else []
     lines = [f"![{cell(leaderboard.title(table))}: each method minus {cell(table.reference or 'prompt')}]({image})", ""]
     if second := second_judge.second(table):
-        lines += [*(f"- {said}" for said in claims(table, second)), ""]
+        lines += [*(f"- {section.prose(said)}" for said in claims(table, second)), ""]
     lines += [head_, line, *rows[: leaderboard.TOP], *gap, *rows[leaderboard.TOP :], ""]
     note = f"The best {leaderboard.TOP} of {len(table.rows)} methods, with" if gap else "All methods, with"
     lines.append(f"{note} the controls. Every table and figure: [reports/leaderboard.md](reports/leaderboard.md).")

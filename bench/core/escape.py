@@ -7,7 +7,6 @@ new cell in a page.
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 import re
@@ -26,11 +25,6 @@ def cell(text: str) -> str:
     flat = re.sub("[&<>@]", lambda found: ENTITIES[found[0]], flat)
     flat = re.sub(LINK, lambda found: found[0].replace("/", "&#47;").replace(".", "&#46;"), flat)
     return re.sub(r"([\\`*_\[\]|~$!]|(?<!&)#)", r"\\\1", flat)
-
-
-def uncelled(text: str) -> str:
-    """What `cell` was given, spaces apart."""
-    return html.unescape(re.sub(r"\\([\\`*_\[\]|~$!#])", r"\1", text))
 
 
 def row(cells: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from bench.core.store import write_whole
 from bench.report import page
 from bench.report.figures import across_tasks, attacks, detection, forest, overhead, sample_efficiency, sweeps
 from bench.report.figures.drawing import Figure, emit
+from bench.report.section import Section
 from bench.report.text import costs, leaderboard, monitors, opinions, sections as head_to_head, verdict
 from bench.results.runs import load
 from bench.results.second_judge import validations, validity
@@ -101,7 +102,7 @@ def figures(found: Sequence[Table], results: Path) -> Iterator[tuple[str, str, F
         yield "", "judges", figure
 
 
-def sections(table: Table, roots: Sequence[Path]) -> list[tuple[str, list[str]]]:
+def sections(table: Table, roots: Sequence[Path]) -> list[Section]:
     """What stands below a table: what may be claimed, how methods compare in detail, what they cost."""
     known = validity(roots, table.spec["judge"], table.spec["judge_params"])
     return [

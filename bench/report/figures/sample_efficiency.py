@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 from bench.core.content import digest
-from bench.core.escape import cell, head, name, row
+from bench.core.escape import name
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
+from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval, title
 from bench.results.tables import Row, Table
 
@@ -59,9 +60,9 @@ def _otherwise(spec: Mapping[str, Any]) -> str:
     return digest({k: v for k, v in spec.items() if k not in free}, task, rules)
 
 
-def sections(tables: Sequence[Table]) -> dict[str, list[tuple[str, list[str]]]]:
-    """Group of a table -> the curve that stands below it, as heading and Markdown rows."""
-    return {curve.last.group: [(_heading(curve), _lines(curve))] for curve in curves(tables)}
+def sections(tables: Sequence[Table]) -> dict[str, list[Section]]:
+    """Group of a table -> the curve that stands below it."""
+    return {curve.last.group: [Section(_heading(curve), (_grid(curve),))] for curve in curves(tables)}
 
 
 def _heading(curve: Curve) -> str:
@@ -71,13 +72,13 @@ def _heading(curve: Curve) -> str:
     )
 
 
-def _lines(curve: Curve) -> list[str]:
+def _grid(curve: Curve) -> Grid:
     digits = 2 if curve.last.scale > 1 else 3
-    lines = head("method", *map(str, curve.tables))
-    for method, rows in curve.rows.items():
-        each = [interval(rows[n].estimates["overall"], digits) if n in rows else "–" for n in curve.tables]
-        lines.append(row((cell(method), *each)))
-    return lines
+    rows = []
+    for method, found in curve.rows.items():
+        each = [interval(found[n].estimates["overall"], digits) if n in found else "–" for n in curve.tables]
+        rows.append((method, *each))
+    return Grid(("method", *map(str, curve.tables)), tuple(rows))
 
 
 def draw(tables: Sequence[Table]) -> list[tuple[Table, Figure]]:

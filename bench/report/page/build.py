@@ -15,6 +15,7 @@ from typing import Any
 from bench.core.store import write_whole
 from bench.report.page import methods, samples, summary
 from bench.report.page.encoding import key, script
+from bench.report.section import Section
 from bench.report.text.verdict import answers
 from bench.results.tables import Table
 
@@ -29,11 +30,11 @@ def write(
     tables: Sequence[Table],
     out: Path,
     figures: Mapping[str, Sequence[str]],
-    below: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+    below: Mapping[str, Sequence[Section]],
 ) -> list[Path]:
     """Write the page into `out`, and take away data files of an earlier one; returns `index.html` alone.
 
-    `figures` and `below` are what the leaderboard shows of each group: files in `out`, and headed Markdown rows.
+    `figures` and `below` are what the leaderboard shows of each group: files in `out`, and its sections.
     """
     kept = set()
     for name, content in _files(tables, figures, below):
@@ -68,7 +69,7 @@ def _clear(root: Path, kept: Container[Path]) -> None:
 def _files(
     tables: Sequence[Table],
     figures: Mapping[str, Sequence[str]],
-    below: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+    below: Mapping[str, Sequence[Section]],
 ) -> Iterator[tuple[str, bytes]]:
     """Every file of the page by its place, the data of one table after the other and the first file last."""
     for table in tables:

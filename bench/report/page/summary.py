@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.backends.models import DEFAULT
-from bench.core.escape import uncelled
 from bench.overhead.record import Overhead
 from bench.overhead.summary import HEADINGS, Floor, cells as costs_of, floor, summary
 from bench.report.page import methods
 from bench.report.page.encoding import key
+from bench.report.section import Section, as_json
 from bench.report.text import costs, leaderboard
 from bench.report.text.opinions import LEVEL, asking
 from bench.report.text.verdict import Answer
@@ -31,9 +31,7 @@ MEASURES = (
 """What each column of `overhead.summary.HEADINGS` is sorted by."""
 
 
-def table(
-    one: Table, answered: Answer | None, figures: Sequence[str], below: Sequence[tuple[str, Sequence[str]]]
-) -> dict[str, Any]:
+def table(one: Table, answered: Answer | None, figures: Sequence[str], below: Sequence[Section]) -> dict[str, Any]:
     """One table, without its generations."""
     spec = one.spec
     described = one.rows[0].run.data["concepts"]
@@ -56,17 +54,11 @@ def table(
         "answers": any("text" in s for row in one.rows for s in row.run.data["samples"][:1]),
         "verdict": verdict(one, answered),
         "notes": [*leaderboard.notes(one), *leaderboard.depths(one)],
-        "sections": [[heading, blocks(lines)] for heading, lines in _sections(one, below)],
+        "sections": as_json([*below, *leaderboard.contrasts(one)]),
         "figures": [name for name in figures if re.fullmatch(r"[^/\\:]+\.(png|svg)", name)],
         "costs": list(HEADINGS[1:]) if recorded else [],
         "rows": [_row(one, row, recorded.get(row.name), drift) for row in one.rows],
     }
-
-
-def _sections(one: Table, below: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, Sequence[str]]]:
-    against = leaderboard.contrasts(one)
-    controls = [("Against the controls, paired (p uncorrected):", against)] if against else []
-    return [*below, *controls]
 
 
 def _row(one: Table, row: Row, cost: Overhead | None, drift: Floor) -> dict[str, Any]:
@@ -199,25 +191,3 @@ def _against(one: Table) -> tuple[list[str], list[str], list[str]]:
         side = rest if row.p >= LEVEL else above if row.against.mean > 0 else beaten
         side.append(row.name)
     return above, beaten, rest
-
-
-def blocks(lines: Sequence[str]) -> list[list[Any]]:
-    """A section's Markdown as tables, lists and paragraphs of plain text."""
-    found: list[list[Any]] = []
-    for line in lines:
-        if not line.strip() or re.fullmatch(r"[|\-: ]+", line):
-            continue
-        kind = "table" if line.startswith("|") else "list" if line.startswith("- ") else "text"
-        content: Any = cells(line) if kind == "table" else uncelled(line.removeprefix("- "))
-        if kind == "text":
-            found.append([kind, content])
-        elif found and found[-1][0] == kind:
-            found[-1][1].append(content)
-        else:
-            found.append([kind, [content]])
-    return found
-
-
-def cells(line: str) -> list[str]:
-    """The cells of one row; a bar behind a backslash is no border."""
-    return [uncelled(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from bench.core.escape import cell, head, row
 from bench.overhead import summary
 from bench.overhead.record import Overhead
+from bench.report.section import Grid, Section
 from bench.results import sidecars
 from bench.results.tables import Table
 
@@ -21,34 +21,25 @@ def records(table: Table) -> dict[str, Overhead]:
     return {name: one for name, one in found.items() if one is not None}
 
 
-def sections(table: Table) -> list[tuple[str, list[str]]]:
-    """The cost table under its heading, where anything is measured."""
-    rows = lines(table)
-    return [("What each method costs:", rows)] if rows else []
-
-
-def lines(table: Table) -> list[str]:
-    """The cost table as Markdown with its notes; empty where nothing is measured."""
+def sections(table: Table) -> list[Section]:
+    """The cost table with its notes, where anything is measured."""
     found = records(table)
     if not found:
         return []
     against = table.reference if table.reference in found else None
     drift = summary.floor(found.values())
-    rows = head(*summary.HEADINGS, *([f"repaid against {against}"] if against else []))
+    rows = []
     for name, one in found.items():
-        texts = [
-            name,
-            *summary.cells(one, drift=drift)[1:],
-            *([repaid(found, name, against, drift.get("time", 0))] if against else []),
-        ]
-        rows.append(row(map(cell, texts)))
+        last = [repaid(found, name, against, drift.get("time", 0))] if against else []
+        rows.append((name, *summary.cells(one, drift=drift)[1:], *last))
     notes = summary.notes(list(found.values()))
     if against:
         notes.append(
-            f"Repaid: bare requests' worth of fitting over the time saved on each request against {cell(against)}, "
+            f"Repaid: bare requests' worth of fitting over the time saved on each request against {against}, "
             "on this engine, where nothing of a prompt is cached between requests."
         )
-    return [*rows, "", *(f"- {note}" for note in notes)]
+    columns = (*summary.HEADINGS, *([f"repaid against {against}"] if against else []))
+    return [Section("What each method costs:", (Grid(columns, tuple(rows)), tuple(notes)))]
 
 
 def repaid(found: Mapping[str, Overhead], name: str, against: str, floor: float = 0.0) -> str:

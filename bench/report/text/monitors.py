@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.core import escape
+from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval
 from bench.results.runs import Run
 from bench.results.tables import Table
@@ -21,7 +21,7 @@ def correlations(run: Run, name: str) -> dict[str, float]:
     return {concept: monitor[name] for concept, monitor in found.items() if monitor[name] is not None}
 
 
-def sections(table: Table) -> list[tuple[str, list[str]]]:
+def sections(table: Table) -> list[Section]:
     """The monitor table under its heading, where a run watched anything."""
     rows = []
     for row in table.rows:
@@ -29,7 +29,7 @@ def sections(table: Table) -> list[tuple[str, list[str]]]:
             continue
         each = [list(correlations(row.run, name).values()) for name in ("r", "within")]
         texts = [interval(estimate(values)) if values else "–" for values in each]
-        rows.append(escape.row((escape.cell(row.name), *texts, str(len(each[0])))))
+        rows.append((row.name, *texts, str(len(each[0]))))
     if not rows:
         return []
     heading = (
@@ -37,7 +37,7 @@ def sections(table: Table) -> list[tuple[str, list[str]]]:
         "model's answer, over chats under personas of either side and under none; within: after each persona's mean "
         "is taken off. Mean over concepts where it is defined:"
     )
-    return [(heading, [*escape.head("method", "r", "within a persona", "concepts"), *rows])]
+    return [Section(heading, (Grid(("method", "r", "within a persona", "concepts"), tuple(rows)),))]
 
 
 def lines(run: Run) -> list[str]:

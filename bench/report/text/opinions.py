@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.core.escape import cell, head, row
+from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval, pvalue
 from bench.results.second_judge import Comparison, Second, second as find
 from bench.results.tables import Table
 
 LEVEL = 0.05
-
-
-Section = tuple[str, list[str]]
-"""A heading and the lines below it."""
 
 
 def sections(table: Table, tables: Sequence[Mapping[str, Any]]) -> list[Section]:
@@ -34,15 +30,14 @@ def second(table: Table, opinion: Second | None) -> list[Section]:
         return []
     if opinion is None:
         line = (
-            f"Nothing is claimed on the word of {cell(table.spec['judge'])} alone: no independent judge has "
+            f"Nothing is claimed on the word of {table.spec['judge']} alone: no independent judge has "
             f"rated these answers (`{asking(table)}`)."
         )
-        return [("Prompting against steering: no second opinion.", [line])]
-    lines = head("method", table.spec["judge"], "p (Holm)", opinion.judge, "sign")
-    for c in opinion.comparisons:
-        lines.append(row((cell(c.name), interval(c.first), pvalue(c.p), _other(c), c.state)))
-    heading = f"Prompting against steering, method minus {cell(table.reference)} (overall), by two judges:"
-    return [(heading, [*lines, "", *(f"- {line}" for line in claims(table, opinion))])]
+        return [Section("Prompting against steering: no second opinion.", (line,))]
+    columns = ("method", table.spec["judge"], "p (Holm)", opinion.judge, "sign")
+    rows = tuple((c.name, interval(c.first), pvalue(c.p), _other(c), c.state) for c in opinion.comparisons)
+    heading = f"Prompting against steering, method minus {table.reference} (overall), by two judges:"
+    return [Section(heading, (Grid(columns, rows), tuple(claims(table, opinion))))]
 
 
 def asking(table: Table) -> str:
@@ -66,11 +61,11 @@ def claims(table: Table, opinion: Second) -> list[str]:
             found["above" if c.first.mean > 0 else "below"].append(c.name)
     lines = []
     if found["below"]:
-        lines.append(f"{cell(table.reference)} is better than {_names(found['below'])}: both judges agree.")
+        lines.append(f"{table.reference} is better than {_names(found['below'])}: both judges agree.")
     if found["above"]:
-        lines.append(f"{_names(found['above'])}: better than {cell(table.reference)}, both judges agree.")
+        lines.append(f"{_names(found['above'])}: better than {table.reference}, both judges agree.")
     if not found["above"] and not found["below"]:
-        lines.append(f"No difference to {cell(table.reference)} is both beyond chance and shared by both judges.")
+        lines.append(f"No difference to {table.reference} is both beyond chance and shared by both judges.")
     if found["disputed"]:
         lines.append(f"Disputed, the judges differ in sign, nothing is claimed: {_names(found['disputed'])}.")
     if found["no second opinion"]:
@@ -79,31 +74,27 @@ def claims(table: Table, opinion: Second) -> list[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(map(cell, names))
+    return ", ".join(names)
 
 
 def validity(tables: Sequence[Mapping[str, Any]], judge: str) -> list[Section]:
     """How well the judge tells labelled texts apart; says so where nobody measured it."""
     if not tables:
         line = f"`bench judge validate --judge {judge} --data FOLDER --save` measures it."
-        return [(f"Validity of judge {cell(judge)}: not measured with these settings.", [line])]
+        return [Section(f"Validity of judge {judge}: not measured with these settings.", (line,))]
     pairs = list(dict.fromkeys((axis, other) for t in tables for axis, found in t["axes"].items() for other in found))
-    lines = head("data", *(f"{axis}: {other.replace('_', ' ')}" for axis, other in pairs), "missing")
+    columns = ("data", *(f"{axis}: {other.replace('_', ' ')}" for axis, other in pairs), "missing")
+    rows, by_hand = [], []
     for t in tables:
         cells = [_auroc(t["axes"].get(axis, {}).get(other)) for axis, other in pairs]
         gone = sum(axis["missing"] for axis in t.get("missing", {}).values())
-        lines.append(row((cell(t["data"]), *cells, str(gone))))
-    for t in tables:
+        rows.append((t["data"], *cells, str(gone)))
         if human := t.get("human"):
-            each = ", ".join(f"{cell(axis)} {_spearman(e)}" for axis, e in human.items())
+            each = ", ".join(f"{axis} {_spearman(e)}" for axis, e in human.items())
             texts = max(e["n"] for e in human.values())
-            lines += ["", f"Against {texts} texts rated by hand, Spearman's ρ, interval over concepts: {each}."]
-    return [
-        (
-            f"Validity of judge {cell(judge)}: AUROC on labelled texts it was not calibrated on, mean over concepts:",
-            lines,
-        )
-    ]
+            by_hand.append(f"Against {texts} texts rated by hand, Spearman's ρ, interval over concepts: {each}.")
+    heading = f"Validity of judge {judge}: AUROC on labelled texts it was not calibrated on, mean over concepts:"
+    return [Section(heading, (Grid(columns, tuple(rows)), *by_hand))]
 
 
 def _auroc(e: Mapping[str, Any] | None) -> str:

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.core.escape import cell, head, row as line_of
 from bench.core.naming import names_in
+from bench.report.section import Grid, Section
 from bench.report.text import leaderboard
 from bench.results.runs import Run, matched
 from bench.results.tables import Table
@@ -19,31 +19,32 @@ from bench.stats.intervals import Difference, paired
 from bench.stats.pairwise import PER, bradley_terry, length_controlled, win_rate
 
 
-def sections(table: Table) -> list[tuple[str, list[str]]]:
-    """Headings and Markdown rows; none for a table without generations."""
+def sections(table: Table) -> list[Section]:
+    """None for a table without generations."""
     if table.kind == "detector" or not table.concepts:
         return []
     return [*twins(table), *(head_to_head(table) if table.spec["judge"] else []), *optimism(table)]
 
 
-def twins(table: Table) -> list[tuple[str, list[str]]]:
+def twins(table: Table) -> list[Section]:
     """What labels taught: each method with a shuffled twin in the table against it, and against the bare model."""
     bare = next((row.run for row in table.rows if row.run.method == "none"), None)
-    lines = head("method", "Δ to its shuffled twin", "p", "Δ to none", "p")
+    rows = []
     for row in table.rows:
         twin = next((other.run for other in table.rows if is_twin(other.run, row.run)), None)
         if twin is None:
             continue
-        cells = [cell(row.name)]
+        cells = [row.name]
         for other in (twin, bare):
             found = gap(row.run, other, table.concepts) if other else None
             cells += [leaderboard.interval(found), leaderboard.pvalue(found.p)] if found else ["–", "–"]
-        lines.append(line_of(cells))
+        rows.append(tuple(cells))
     heading = (
         "Against the same method fitted on data whose sides were exchanged for half of the examples, and against the "
         "bare model (overall, paired, p uncorrected):"
     )
-    return [(heading, lines)] if len(lines) > 2 else []
+    columns = ("method", "Δ to its shuffled twin", "p", "Δ to none", "p")
+    return [Section(heading, (Grid(columns, tuple(rows)),))] if rows else []
 
 
 def is_twin(one: Run, other: Run) -> bool:
@@ -64,7 +65,7 @@ def gap(one: Run, other: Run, names: Sequence[str]) -> Difference:
     return paired([a for a, _ in known], [b for _, b in known])
 
 
-def head_to_head(table: Table) -> list[tuple[str, list[str]]]:
+def head_to_head(table: Table) -> list[Section]:
     """Win rates and length-controlled differences against the reference; Bradley–Terry abilities over all pairs."""
     if table.reference is None or len(table.rows) < 2:
         return []
@@ -74,22 +75,23 @@ def head_to_head(table: Table) -> list[tuple[str, list[str]]]:
     lengths = dict(zip(names, matched(runs, "tokens", table.concepts), strict=True))
     abilities = bradley_terry(scores).abilities
     other, length = scores[table.reference], lengths[table.reference]
-    lines = head("method", "generations won", "concepts won", "Δ at equal length", "tokens more", "Bradley–Terry")
+    rows: list[tuple[str, ...]] = []
     for name in names:
         ability = leaderboard.interval(abilities[name], signed=True)
         if name == table.reference:
-            lines.append(line_of((cell(name), "reference", "–", "–", "–", ability)))
+            rows.append((name, "reference", "–", "–", "–", ability))
             continue
         won = [leaderboard.percent(win_rate(scores[name], other, per)) for per in PER]
         equal = length_controlled(scores[name], other, lengths[name], length)
         change = leaderboard.interval(equal.equal, signed=True)
-        lines.append(line_of((cell(name), won[0], won[1], change, f"{equal.longer:+.1f}", ability)))
+        rows.append((name, *won, change, f"{equal.longer:+.1f}", ability))
     heading = (
-        f"Head to head with {cell(table.reference)} by overall score (a tie is half a win), and Bradley–Terry "
+        f"Head to head with {table.reference} by overall score (a tie is half a win), and Bradley–Terry "
         "abilities over all pairs of the table (log odds around 0; without interval where a method won or lost "
         "everything):"
     )
-    return [(heading, lines)]
+    columns = ("method", "generations won", "concepts won", "Δ at equal length", "tokens more", "Bradley–Terry")
+    return [Section(heading, (Grid(columns, tuple(rows)),))]
 
 
 def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
@@ -105,11 +107,10 @@ def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
     return found
 
 
-def optimism(table: Table) -> list[tuple[str, list[str]]]:
+def optimism(table: Table) -> list[Section]:
     """Select minus test score at the picked setting; selection can only flatter where settings were tried."""
-    lines = head("method", "settings tried", "select minus test")
     found = optimisms(table)
-    lines += [line_of((cell(name), settings, _shown(gap))) for name, _, settings, gap in found]
+    rows = [(name, settings, _shown(gap)) for name, _, settings, gap in found]
     concepts = tuple(table.rows[0].run.data["concepts"])
     chosen = [
         [own.get(name, np.nan) for name in concepts]
@@ -121,13 +122,13 @@ def optimism(table: Table) -> list[tuple[str, list[str]]]:
     complete = complete[:, ~np.isnan(complete).any(0)]
     if complete.size:
         mean = _shown(_against_zero(list(complete.mean(0))))
-        lines.append(line_of((f"mean of the {len(chosen)} with a choice", "", mean)))
+        rows.append((f"mean of the {len(chosen)} with a choice", "", mean))
     heading = (
         "Optimism of selection: overall score at the picked setting on the select prompts minus that on the test "
         "prompts, paired. The leaderboard uses test scores alone; a method with one setting shows how far "
         "the two sets of prompts differ by themselves."
     )
-    return [(heading, lines)]
+    return [Section(heading, (Grid(("method", "settings tried", "select minus test"), tuple(rows)),))]
 
 
 def _against_zero(values: Sequence[float]) -> Difference | None:

@@ -244,7 +244,7 @@ steerbench.views.table = (() => {
     const open = (heading) => /^(Validity|Prompting against)/.test(heading);
     return [
       fold("How to read this table", el("ul", {}, one.notes.map((note) => el("li", {}, prose(note)))), true),
-      ...one.sections.map(([heading, found]) => fold(heading, blocks(found, heading), open(heading))),
+      ...one.sections.map(({ heading, parts }) => fold(heading, blocks(parts, heading), open(heading))),
       one.figures.length > 0 &&
         el(
           "section",
