@@ -11,9 +11,9 @@ import pytest
 
 from bench.report.text import verdict
 from bench.report.text.leaderboard import cells
-from bench.report.text.verdict import Answer, answers
 from bench.results.runs import load
-from bench.results.tables import Table, select_score, tables
+from bench.results.tables import Row, Table, select_score, tables
+from bench.results.verdict import Answer, answers
 from bench.stats.intervals import Difference, holm, paired
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
         rows = {row.name: row for row in one.table.rows}
         assert len(rows) == max(len(t.rows) for t in found if t.spec["task"] == one.table.spec["task"])
 
-        def on_select(name: str, rows: dict[str, verdict.Row] = rows) -> float:
+        def on_select(name: str, rows: dict[str, Row] = rows) -> float:
             return float(np.mean([v for v in rows[name].run.scores("overall", "select").values() if v is not None]))
 
         prompts = [name for name, row in rows.items() if row.run.family == "prompting"]

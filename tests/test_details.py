@@ -13,6 +13,7 @@ from bench.report.text import sections
 from bench.report.text.leaderboard import interval
 from bench.results.runs import Run, load, matched
 from bench.results.tables import Table, tables
+from bench.results.verdict import is_twin
 from bench.stats.intervals import paired
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +94,7 @@ def test_a_method_stands_beside_its_shuffled_twin(table: Table) -> None:
 def test_a_twin_has_the_same_settings(method: str, params: Any, twin: Any, same: bool) -> None:
     one = Run(Path(), {"spec": {"method": method, "method_params": params}})
     other = Run(Path(), {"spec": {"method": f"shuffled({method})", "method_params": twin}})
-    assert sections.is_twin(other, one) is same
+    assert is_twin(other, one) is same
 
 
 def test_detection_tables_have_neither() -> None:

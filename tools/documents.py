@@ -26,9 +26,9 @@ from bench.report.catalogue import fields, marks, paragraphs
 from bench.report.figures import forest
 from bench.report.text import leaderboard, verdict
 from bench.report.text.opinions import claims
-from bench.report.text.sections import gap
 from bench.results import second_judge
 from bench.results.tables import Table, tables
+from bench.results.verdict import gap
 
 COMMAND = "bench docs"
 COLUMNS = ("method", "family", "paper", "needs", "views", "gives", "fields")
@@ -80,7 +80,7 @@ def _leaderboard(known: Sequence[Table]) -> str:
     image = f"reports/{reports.stem(table)}-{'best' if forest.best(table) else 'forest'}.png"
     head_, line, *rows = section.grid(leaderboard.grid(table, shown))
     gap = [row(["…"] * len(leaderboard.headings(table)))] if len(table.rows) > leaderboard.TOP else []
-    lines = [f"![{cell(leaderboard.title(table))}: each method minus {cell(table.reference or 'prompt')}]({image})", ""]
+    lines = [f"![{cell(table.title)}: each method minus {cell(table.reference or 'prompt')}]({image})", ""]
     if second := second_judge.second(table):
         lines += [*(f"- {section.prose(said)}" for said in claims(table, second)), ""]
     lines += [head_, line, *rows[: leaderboard.TOP], *gap, *rows[leaderboard.TOP :], ""]

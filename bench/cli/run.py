@@ -231,7 +231,7 @@ def _report(root: Path) -> None:
 
 
 def _board(table: Table, console: Console) -> None:
-    grid = Grid(*leaderboard.headings(table), title=escape(leaderboard.title(table)))
+    grid = Grid(*leaderboard.headings(table), title=escape(table.title))
     for row in table.rows:
         grid.add_row(*map(escape, leaderboard.cells(table, row)))
     console.print(grid)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import stats
+from bench.core import registry
 from bench.results.runs import Run
 
 
@@ -35,6 +36,8 @@ class Table:
     """Runs of one group (same task, data, model, engine, judge, protocol), ranked."""
 
     group: str
+    title: str
+    """For readers: task, data, model and preset, and what else tells it from the tables it was made with."""
     spec: Mapping[str, Any]
     axes: tuple[str, ...]
     concepts: tuple[str, ...]
@@ -62,8 +65,61 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     for run in runs:
         groups.setdefault(run.data["group"], []).append(run)
     order = {"paper": 0, "standard": 1, "quick": 2}
-    made = [_table(group, found) for group, found in groups.items()]
+    named = titles(groups)
+    made = [_table(group, named[group], found) for group, found in groups.items()]
     return sorted(made, key=lambda t: (t.spec["task"], t.spec["model"], order[t.spec["protocol"]["preset"]], t.group))
+
+
+def titles(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
+    """group -> a title of its own: what is always named, then exactly the fields in which it differs from others."""
+    shown = {group: _title(runs[0].data) for group, runs in groups.items()}
+    found = {}
+    for group, title in shown.items():
+        alike = [other for other in groups if shown[other] == title]
+        fields = {other: _fields(groups[other][0].data) for other in alike}
+        names = dict.fromkeys(name for own in fields.values() for name in own)
+        differ = [name for name in names if len({fields[other].get(name, "none") for other in alike}) > 1]
+        # Another judge has other parameters, and what has a name needs no digest.
+        plainly = set(differ) - {"weights", "data"}
+        told = [name for name in differ if name in plainly or not plainly]
+        told = [name for name in told if not (name.startswith("judge ") and "judge" in differ)]
+        found[group] = " · ".join([title, *(f"{name} {fields[group].get(name, 'none')}" for name in told)])
+    return found
+
+
+def _title(data: Mapping[str, Any]) -> str:
+    """Task with its parameters, model, preset with what was set in it."""
+    spec, own = data["spec"], data.get("asked", {}).get("protocol", {})
+    extra = (f"{k} {v}" for k, v in sorted(spec["task_params"].items()) if k != "data")
+    parts = ", ".join(part for part in (data_name(spec), *extra) if part)
+    preset = ", ".join([f"preset {spec['protocol']['preset']}", *(f"{k} {_short(v)}" for k, v in own.items())])
+    return f"{spec['task']}{f' ({parts})' if parts else ''} · {spec['model']} · {preset}"
+
+
+def _fields(data: Mapping[str, Any]) -> dict[str, str]:
+    """What makes a group, as text by the names that readers know."""
+    spec, rules = data["spec"], data["spec"]["protocol"]
+    found = {"judge": spec["judge"], "model": str(data.get("asked", {}).get("model", ""))}
+    found |= {f"judge {k}": v for k, v in spec["judge_params"].items()}
+    found |= {"engine": spec["backend"], "dtype": spec["dtype"]}
+    found |= {k: rules[k] for k in ("strength", "compat", "seed")}
+    found["concepts"] = rules["concepts"] or "all"
+    nested = {f"{k} {part}": v for k in ("sampling", "budget") for part, v in rules[k].items()}
+    found |= nested | {k: rules[k] for k in ("coefficients", "select", "test")}
+    found |= {"data": spec["data"][:6], "weights": spec["weights"][:6]}
+    return {name: _short(value) or "none" for name, value in found.items()}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def data_name(spec: Mapping[str, Any]) -> str:
+    """The name of a task's data, where it has a name: what was asked for, else what the task takes by itself."""
+    usual = getattr(registry.table("task").get(spec["task"]), "data", "")
+    return str(spec["task_params"].get("data", usual))
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -75,7 +131,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [name if found.count(name) == 1 else f"{name}-{mark}" for name, mark in zip(found, ids, strict=True)]
 
 
-def _table(group: str, runs: list[Run]) -> Table:
+def _table(group: str, title: str, runs: list[Run]) -> Table:
     named = dict(zip(labels(runs), runs, strict=True))
     axes = tuple(axis for axis in runs[0].data["axes"] if all(axis in run.data["axes"] for run in runs))
     known = {axis: [run.scores(axis) for run in runs] for axis in axes}
@@ -122,6 +178,7 @@ def _table(group: str, runs: list[Run]) -> Table:
     spread = [d.detectable for d in against.values() if math.isfinite(d.detectable)]
     return Table(
         group,
+        title,
         runs[0].data["spec"],
         axes,
         concepts,

@@ -12,7 +12,6 @@ from typing import Any
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.report.figures.sweeps import _end, grid
-from bench.report.text.leaderboard import title
 from bench.results.tables import Table
 
 SHOTS = "shots-"
@@ -65,7 +64,7 @@ def _attacks(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
         title="across: answered questions that keep the rule, shown before the plain one; or insisting around it",
         title_fontsize=8,
     )
-    figure.suptitle(f"{title(table)}: score under attack, 95 % intervals", fontsize=9)
+    figure.suptitle(f"{table.title}: score under attack, 95 % intervals", fontsize=9)
     return figure
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
-from bench.report.text.leaderboard import title
 from bench.results.tables import Table
 
 
@@ -60,5 +59,5 @@ def _detection(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     marks = drawing.families([row["family"] for row in rows])
     marks.append(drawing.handle(marker="|", color="#8a8a8a", ms=7, label="one concept"))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(6, len(marks)), frameon=False, fontsize=8)
-    figure.suptitle(f"{title(table)}: mean and 95 % interval over {len(table.concepts)} concepts", fontsize=9)
+    figure.suptitle(f"{table.title}: mean and 95 % interval over {len(table.concepts)} concepts", fontsize=9)
     return figure

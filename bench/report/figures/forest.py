@@ -13,12 +13,12 @@ from typing import Any
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.report.text import leaderboard
-from bench.report.text.leaderboard import interval, pvalue, title
+from bench.report.text.leaderboard import interval, pvalue
 from bench.report.text.sections import optimisms
 from bench.results.tables import Row, Table
+from bench.results.verdict import LEVEL
 from bench.stats.intervals import Difference
 
-LEVEL = 0.05
 MANY = 25
 """Of more methods, lines stand closer."""
 
@@ -121,7 +121,7 @@ def _forest(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     if known:
         marks.append(drawing.handle(marker="o", mfc="white", label=f"hollow: p ≥ {LEVEL:g} after Holm"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=8)
-    figure.suptitle(f"{title(table)}: means and 95 % intervals over {len(table.concepts)} {table.unit}s", fontsize=9)
+    figure.suptitle(f"{table.title}: means and 95 % intervals over {len(table.concepts)} {table.unit}s", fontsize=9)
     return figure
 
 
@@ -151,5 +151,5 @@ def _optimism(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     marks = drawing.families([row["family"] for row in rows])
     marks.append(drawing.handle(marker="o", mfc="white", label="hollow: nothing to pick"))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(marks)), frameon=False, fontsize=8)
-    figure.suptitle(f"{title(table)}: optimism of selection", fontsize=9)
+    figure.suptitle(f"{table.title}: optimism of selection", fontsize=9)
     return figure

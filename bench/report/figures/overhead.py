@@ -18,7 +18,6 @@ from bench.overhead.record import Overhead
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.report.text.costs import records
-from bench.report.text.leaderboard import title
 from bench.results.tables import Row, Table
 
 SIZES, RANK = (50, 100, 400), 8
@@ -105,7 +104,7 @@ def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> Any:
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     shown = len({point["method"] for point in points})
     of = f" (of {len(table.rows)} methods the {shown} with a cost record)" if shown < len(table.rows) else ""
-    figure.suptitle(f"{title(table)}: score against exact overhead{of}; equal costs stand side by side", fontsize=9)
+    figure.suptitle(f"{table.title}: score against exact overhead{of}; equal costs stand side by side", fontsize=9)
     return figure
 
 

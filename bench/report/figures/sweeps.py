@@ -14,7 +14,6 @@ from typing import Any
 
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
-from bench.report.text.leaderboard import title
 from bench.results.runs import Run
 from bench.results.tables import Table
 from bench.stats.intervals import Estimate, estimate
@@ -141,7 +140,7 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
         title=f"across: {unit}",
         title_fontsize=8,
     )
-    figure.suptitle(f"{title(table)}: select split", fontsize=9)
+    figure.suptitle(f"{table.title}: select split", fontsize=9)
     return figure
 
 

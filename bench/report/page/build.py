@@ -16,8 +16,8 @@ from bench.core.store import write_whole
 from bench.report.page import methods, samples, summary
 from bench.report.page.encoding import key, script
 from bench.report.section import Section
-from bench.report.text.verdict import answers
 from bench.results.tables import Table
+from bench.results.verdict import answers
 
 INDEX = "index.html"
 FOLDER = "page"

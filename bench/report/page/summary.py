@@ -17,11 +17,11 @@ from bench.report.page import methods
 from bench.report.page.encoding import key
 from bench.report.section import Section, as_json
 from bench.report.text import costs, leaderboard
-from bench.report.text.opinions import LEVEL, asking
-from bench.report.text.verdict import Answer
+from bench.report.text.opinions import asking
 from bench.results.runs import finite
 from bench.results.second_judge import second
-from bench.results.tables import Row, Table
+from bench.results.tables import Row, Table, data_name
+from bench.results.verdict import LEVEL, Answer
 from bench.stats.intervals import Difference, Estimate
 
 MEASURES = (
@@ -39,9 +39,9 @@ def table(one: Table, answered: Answer | None, figures: Sequence[str], below: Se
     drift = floor(recorded.values())
     return {
         "key": key(one.group),
-        "title": leaderboard.title(one),
+        "title": one.title,
         "task": spec["task"],
-        "data": leaderboard.data_of(spec) or "its own",
+        "data": data_name(spec) or "its own",
         "model": spec["model"],
         "preset": spec["protocol"]["preset"],
         "engine": f"{spec['backend']}, {spec['dtype']}",

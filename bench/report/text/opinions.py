@@ -13,8 +13,7 @@ from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval, pvalue
 from bench.results.second_judge import Comparison, Second, second as find
 from bench.results.tables import Table
-
-LEVEL = 0.05
+from bench.results.verdict import LEVEL
 
 
 def sections(table: Table, tables: Sequence[Mapping[str, Any]]) -> list[Section]:

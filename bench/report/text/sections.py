@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.core.naming import names_in
 from bench.report.section import Grid, Section
 from bench.report.text import leaderboard
-from bench.results.runs import Run, matched
+from bench.results.runs import matched
 from bench.results.tables import Table
+from bench.results.verdict import gap, is_twin
 from bench.stats.intervals import Difference, paired
 from bench.stats.pairwise import PER, bradley_terry, length_controlled, win_rate
 
@@ -45,24 +45,6 @@ def twins(table: Table) -> list[Section]:
     )
     columns = ("method", "Δ to its shuffled twin", "p", "Δ to none", "p")
     return [Section(heading, (Grid(columns, tuple(rows)),))] if rows else []
-
-
-def is_twin(one: Run, other: Run) -> bool:
-    """Whether run `one` is of the shuffled twin of what `other` ran, settings included."""
-    name, given = other.method, dict(other.data["spec"]["method_params"])
-    if one.method == "shuffled":
-        return name == "diffmean" and one.data["spec"]["method_params"] == given
-    if one.method != f"shuffled({name})":
-        return False
-    whole = given if len(names_in(name)) > 1 else {name: given}
-    return bool(one.data["spec"]["method_params"] == {"shuffled": {}} | whole)
-
-
-def gap(one: Run, other: Run, names: Sequence[str]) -> Difference:
-    """Run `one` minus `other`, overall, paired over those of the units `names` that both have."""
-    scores, others = one.scores("overall"), other.scores("overall")
-    known = [(a, b) for name in names if (a := scores[name]) is not None and (b := others[name]) is not None]
-    return paired([a for a, _ in known], [b for _, b in known])
 
 
 def head_to_head(table: Table) -> list[Section]:
