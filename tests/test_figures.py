@@ -15,9 +15,8 @@ from bench import report
 from bench.report.build import _clear
 from bench.report.figures import across_tasks, attacks, detection, drawing, forest, sweeps
 from bench.report.figures.drawing import Figure, emit
-from bench.report.text import leaderboard
 from bench.results.runs import Run, load
-from bench.results.tables import Table, tables
+from bench.results.tables import Table, data_name, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,8 +54,8 @@ def test_a_figure_is_a_png_an_svg_and_its_rows_and_comes_out_the_same(table: Tab
 
 def test_a_table_names_the_data_its_task_takes_by_itself() -> None:
     known = {"axbench": "mini", "axbench-detect": "concept10", "persona": "mini", "nobody-s": ""}
-    assert {t: leaderboard.data_of({"task": t, "task_params": {}}) for t in known} == known
-    assert leaderboard.data_of({"task": "axbench-detect", "task_params": {"data": "mine"}}) == "mine"
+    assert {t: data_name({"task": t, "task_params": {}}) for t in known} == known
+    assert data_name({"task": "axbench-detect", "task_params": {"data": "mine"}}) == "mine"
 
 
 def luminance(colour: str) -> float:
