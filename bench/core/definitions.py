@@ -29,7 +29,7 @@ CARRIERS = frozenset(
     {
         *("method", "task", "judge", "backend", "forms", "objectives", "registered", "refusal", "change_of"),
         *("stored", "suggest", "Artefacts", "Rows", "Backend", "cache_root", "code_digest", "resolve"),
-        *("Asking", "BatchBackend", "Purse", "Usage", "price_of"),
+        *("RequestPool", "BatchBackend", "SpendingLimit", "Usage", "price_of"),
     }
 )
 """Definitions of bench at which a digest stops: they register, fetch, store, send or pay, and decide no number. What an
