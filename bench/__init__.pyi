@@ -65,5 +65,14 @@ from .interchange.files import (
     load as load,
     save as save,
 )
+from .run.notebook import (
+    Fit as Fit,
+    contrast as contrast,
+    fit as fit,
+    generate as generate,
+    load_model as load_model,
+    load_task as load_task,
+    run as run,
+)
 
 __version__: str

@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from bench.core import registry
@@ -17,7 +18,7 @@ from bench.core.errors import UsageError, suggest
 from bench.core.interfaces import Method
 
 
-def build_method(name: str, params: Mapping[str, Mapping[str, Any]]) -> Method:
+def build_method(name: str, params: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> Method:
     """A registered method, one around another `a(b)`, or a combination `a+b`, with its parameters."""
     parts = [_wrapped(part, params) for part in _terms(name)]
     made: Method = parts[0] if len(parts) == 1 else Composed(tuple(parts))

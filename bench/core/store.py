@@ -52,14 +52,14 @@ class Rows:
     """Append-only JSONL in one folder: one file per writer process, read as a union.
 
     The last row of a key wins; a torn last line is skipped; a row is on its way to the disk when
-    `put` returns, so a killed process loses nothing it had reported.
+    `put` returns, so a killed process loses nothing it had reported. Without a folder they stay in memory.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self._file: TextIO | None = None
         self._rows: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.jsonl")):
+        for path in sorted(folder.glob("*.jsonl")) if folder else ():
             self._rows.update(_lines(path))
 
     def __contains__(self, key: str) -> bool:
@@ -75,14 +75,18 @@ class Rows:
         return list(self._rows.values())
 
     def put(self, key: str, row: Any) -> None:
-        if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            name = f"{time.time_ns()}-{os.getpid()}.jsonl"
-            self._file = (self.folder / name).open("x", encoding="utf-8")
         line = json.dumps({"key": key, "row": row}, allow_nan=False)
+        if self.folder:
+            self._append(self.folder, line)
+        self._rows[key] = row
+
+    def _append(self, folder: Path, line: str) -> None:
+        if self._file is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"{time.time_ns()}-{os.getpid()}.jsonl"
+            self._file = (folder / name).open("x", encoding="utf-8")
         self._file.write(line + "\n")
         self._file.flush()
-        self._rows[key] = row
 
     def close(self) -> None:
         if self._file is not None:

@@ -1,6 +1,10 @@
 from .audit import (
     check as check,
 )
+from .frames import (
+    Results as Results,
+    load as load,
+)
 from .runs import (
     KEYS as KEYS,
     TRIALS as TRIALS,
@@ -10,7 +14,6 @@ from .runs import (
     code_key as code_key,
     find as find,
     finite as finite,
-    load as load,
     lookup as lookup,
     matched as matched,
     means as means,

@@ -10,13 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bench.core.escape import cell, csv_text
 from bench.report.section import Grid, Section, as_json, grid as grid_lines, markdown as section_lines
-from bench.results.runs import Run
+from bench.results.frames import records
+from bench.results.runs import Run, finite
 from bench.results.second_judge import second
-from bench.results.tables import Row, Table, data_name
+from bench.results.tables import Row, Table
 from bench.stats.intervals import Difference, Estimate, paired
 
 
@@ -237,49 +237,6 @@ def markdown(
     return "\n".join(lines)
 
 
-def records(table: Table) -> list[dict[str, Any]]:
-    """A table as data: one row a method and axis, under the columns of `leaderboard.csv`."""
-    spec = table.spec
-    shared = {
-        "task": spec["task"],
-        "data": data_name(spec),
-        "model": spec["model"],
-        "preset": spec["protocol"]["preset"],
-        "judge": spec["judge"],
-        "backend": spec["backend"],
-        "dtype": spec["dtype"],
-        "group": table.group,
-    }
-    found = []
-    for row in table.rows:
-        for axis in ("overall", *table.axes[:-1]):
-            e, d = row.estimates[axis], row.against if axis == "overall" else None
-            found.append(
-                shared
-                | {
-                    "method": row.name,
-                    "family": row.run.family,
-                    "id": row.run.data["id"],
-                    "rank": row.rank,
-                    "axis": axis,
-                }
-                | {"mean": _number(e.mean), "low": _number(e.low), "high": _number(e.high), "concepts": e.n}
-                | {
-                    "delta": _number(d.mean if d else None),
-                    "delta_low": _number(d.low if d else None),
-                    "delta_high": _number(d.high if d else None),
-                    "p": _number(d.p if d else None),
-                    "p_holm": _number(row.p if d else None),
-                    "reference": table.reference,
-                    "coefficient": row.coefficient,
-                    "generations": row.run.data["counts"]["generations"],
-                    "tokens": row.run.data["counts"]["tokens"],
-                    "missing": row.missing,
-                }
-            )
-    return found
-
-
 def csv_of(tables: Sequence[Table]) -> str:
     return csv_text([row for table in tables for row in records(table)])
 
@@ -296,7 +253,7 @@ def json_of(tables: Sequence[Table], below: Mapping[str, Sequence[Section]], fig
             "units": list(table.concepts),
             "unit": table.unit,
             "reference": table.reference,
-            "detectable": _number(table.detectable),
+            "detectable": None if table.detectable is None else finite(table.detectable),
             "rows": records(table),
             "notes": notes(table),
             "sections": as_json(below.get(table.group, ())),
@@ -309,7 +266,3 @@ def json_of(tables: Sequence[Table], below: Mapping[str, Sequence[Section]], fig
         )
         + "\n"
     )
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, 4)
