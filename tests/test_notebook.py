@@ -79,7 +79,7 @@ def test_a_run_is_the_command_s_and_done_once(tmp_path: Path) -> None:
         run.path for run in made
     ]
     assert {run.path for run in bench.results.load(tmp_path)} == {run.path for run in made}
-    with pytest.raises(UsageError, match="did you mean limit"):
+    with pytest.raises(UsageError, match="did you mean 'limit'"):
         bench.run("prompt", limits=2)
 
 
