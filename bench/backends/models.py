@@ -285,9 +285,14 @@ def pick_dtype(wish: str) -> torch.dtype:
     """`auto`: bf16 on a GPU or a processor with bf16 instructions, else fp32."""
     import torch
 
-    from bench.backends.hf import linear
-
     named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
     if wish in named:
         return named[wish]
-    return torch.bfloat16 if torch.cuda.is_available() or linear.fast() else torch.float32
+    return torch.bfloat16 if torch.cuda.is_available() or fast() else torch.float32
+
+
+def fast() -> bool:
+    """Whether this processor multiplies bf16 itself."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

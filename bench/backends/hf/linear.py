@@ -17,10 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def fast() -> bool:
-    """Whether this processor multiplies bf16 itself."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+from bench.backends.models import fast
 
 
 class _Product(torch.autograd.Function):
