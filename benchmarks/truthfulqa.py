@@ -102,7 +102,7 @@ def main() -> None:
     place = Path(__file__)
     with place.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["question", *(f"{axis}_{side}" for axis in AXES for side in ("steerbench", "lm_eval"))])
+        writer.writerow(["question", *(f"{axis}_{side}" for axis in AXES for side in ("bench", "lm_eval"))])
         for question, row in zip(one, pairs, strict=True):
             writer.writerow([question, *(f"{row[side, axis]:.6f}" for axis in (0, 1) for side in (0, 1))])
     found = {
@@ -110,7 +110,7 @@ def main() -> None:
         "dtype": "float32",
         "means": {
             side: {axis: round(float(pairs[:, i, k].mean()), 6) for k, axis in enumerate(AXES)}
-            for i, side in enumerate(("steerbench", "lm_eval"))
+            for i, side in enumerate(("bench", "lm_eval"))
         },
         "largest_difference": {
             axis: float(f"{np.abs(pairs[:, 0, k] - pairs[:, 1, k]).max():.3g}") for k, axis in enumerate(AXES)

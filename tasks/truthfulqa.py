@@ -195,7 +195,7 @@ def template() -> str:
     try:
         text = resources.files("lm_eval").joinpath("tasks/truthfulqa/truthfulqa_mc1.yaml").read_text("utf-8")
     except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise UsageError("format lm-eval needs lm-eval's task files: pip install 'steerbench[eval]'") from error
+        raise UsageError("format lm-eval needs lm-eval's task files: pip install 'steer-or-prompt[eval]'") from error
     import yaml
 
     prompt: str = yaml.safe_load(text)["doc_to_text"]

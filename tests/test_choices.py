@@ -174,7 +174,7 @@ def test_truthfulqa_equals_lm_eval_question_by_question(default_model: Model, tm
     folder = SHARED / "truthfulqa"
     if not folder.is_dir():
         pytest.skip("the TruthfulQA development data is not beside this checkout")
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'steerbench[eval]'")
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'steer-or-prompt[eval]'")
     made = build("task", "truthfulqa", {"data": str(folder), "format": "lm-eval"}, protocol=protocol("quick"))
     samples = made.test(made.concepts()[0])[:8]
     known = {q.text: q for q in made.questions}

@@ -1,4 +1,4 @@
-"""A new kind of edit in a plugin file (docs/examples/edit_kind.py): hf runs it, files hold it, vLLM refuses it by name."""
+"""A new kind of edit in a plugin file (docs/examples/edit_kind.py): hf runs it, vLLM refuses it."""
 
 from __future__ import annotations
 

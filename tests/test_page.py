@@ -28,7 +28,7 @@ RECIPE = Recipe(METHODS, ("ocean", "sql", "music", "space", "dice", "kings"), te
 
 def value(path: Path) -> Any:
     """What a data file hands to the page: its one string, read as JavaScript and then as JSON."""
-    call = r"""steerbench\.put\("[^"]+",JSON\.parse\('((?:[^'\\]|\\.)*)'\)\);\n"""
+    call = r"""bench\.put\("[^"]+",JSON\.parse\('((?:[^'\\]|\\.)*)'\)\);\n"""
     found = re.fullmatch(call, path.read_text("ascii"))
     assert found, path
     read = re.sub(r"\\(u[0-9a-f]{4}|.)", lambda m: chr(int(m[1][1:], 16)) if m[1][1:] else m[1], found[1])

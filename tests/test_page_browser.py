@@ -463,7 +463,7 @@ def test_the_policy_refuses_what_data_would_need_to_run(browser: Any, report: Pa
       attempt("address", () => { document.createElement("script").src = "page/app.js"; });
       // later, since the driver's own calls may use eval
       await new Promise((end) => setTimeout(() => { attempt("eval", () => window.eval("window.pwned = 2")); end(); }));
-      await steerbench.load("../../x").then(() => { tried.loader = "ran"; }, () => { tried.loader = "refused"; });
+      await bench.load("../../x").then(() => { tried.loader = "ran"; }, () => { tried.loader = "refused"; });
       attempt("handler", () => document.body.setAttribute("onclick", "window.pwned = 3"));
       attempt("frame", () => { document.createElement("iframe").srcdoc = "<script>parent.pwned = 4</script>"; });
       return tried;

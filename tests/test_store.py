@@ -21,6 +21,7 @@ from bench.core.content import Array, digest, stored
 from bench.core.deltas import LowRankDelta
 from bench.core.edits import Add, Gate, Span
 from bench.core.errors import BenchError
+from bench.core.paths import cache_root
 from bench.core.steering import Prompt, Steering
 from bench.core.store import Artefacts, Rows, load_value, save_value, write_json
 from bench.interchange.files import load, save
@@ -394,3 +395,18 @@ def test_a_file_of_version_0_1_is_read() -> None:
     kinds = [type(part).__name__ for part in (*steering.edits, *steering.deltas)]
     assert kinds == ["Add", "Add", "Project", "Clamp", "LowRank", "LowRankDelta", "DenseDelta", "RotationDelta"]
     assert steering.digest == "3dc4b096577dc04e28152ce7"
+
+
+def test_a_cache_under_the_old_name_moves_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("BENCH_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "steerbench").mkdir()
+    (tmp_path / "steerbench" / "kept").touch()
+    assert cache_root() == tmp_path / "steer-or-prompt"
+    assert (cache_root() / "kept").is_file()
+    assert capsys.readouterr().err.count("the cache is now") == 1
+    (tmp_path / "steerbench").mkdir()  # an older program's, made since: it stays
+    assert cache_root() == tmp_path / "steer-or-prompt"
+    assert (tmp_path / "steerbench").is_dir()

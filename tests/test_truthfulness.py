@@ -47,10 +47,10 @@ def test_the_committed_table_has_every_question_as_lm_eval_scores_it() -> None:
     said = json.loads((folder / "truthfulqa.json").read_text("utf-8"))
     assert len({row["question"] for row in rows}) == said["questions"] == 817
     for axis in ("mc1", "mc2"):
-        for side in ("steerbench", "lm_eval"):
+        for side in ("bench", "lm_eval"):
             values = [float(row[f"{axis}_{side}"]) for row in rows]
             assert sum(values) / len(values) == pytest.approx(said["means"][side][axis], abs=1e-5)
-        gaps = [abs(float(row[f"{axis}_steerbench"]) - float(row[f"{axis}_lm_eval"])) for row in rows]
+        gaps = [abs(float(row[f"{axis}_bench"]) - float(row[f"{axis}_lm_eval"])) for row in rows]
         assert max(gaps) < 1e-4
 
 

@@ -368,7 +368,7 @@ def test_an_edit_that_touches_nothing_is_an_error(small: Callable[..., tuple[VLL
     with pytest.raises(BenchError, match="touched no position"):
         dict(one.generate([Request(ask("Hi"), nowhere, Sampling(2, 0.0, 0))]))
     # Hooks that are not there must not pass as steering.
-    one._llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.steerbench.apply = lambda *_: None
+    one._llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.steering.apply = lambda *_: None
     with pytest.raises(BenchError, match="touched no position"):
         dict(one.generate([Request(ask("Hi"), kinds(WIDTH, 4, 6.0)["add 1"], Sampling(2, 0.0, 0))]))
 

@@ -71,7 +71,7 @@ class Group(click.Group):
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="steerbench", prog_name="bench")
+@click.version_option(package_name="steer-or-prompt", prog_name="bench")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Import a file that registers classes.")
 def main(plugin: tuple[Path, ...]) -> None:
     """Should I steer this model or just prompt it?"""

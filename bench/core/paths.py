@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
 def cache_root() -> Path:
-    """`$BENCH_CACHE`, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steerbench"
-    return Path(os.environ.get("BENCH_CACHE", default)).expanduser()
+    """`$BENCH_CACHE`, else the user's cache folder; one under the project's old name is moved there, once."""
+    if named := os.environ.get("BENCH_CACHE"):
+        return Path(named).expanduser()
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    here, before = caches / "steer-or-prompt", caches / "steerbench"
+    if before.is_dir() and not here.exists():
+        try:
+            before.rename(here)
+        except FileNotFoundError:
+            return here  # another process was first
+        except OSError:
+            return before
+        print(f"bench: the cache is now {here} (was {before})", file=sys.stderr)
+    return here
 
 
 def default_results() -> Path:

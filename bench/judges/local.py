@@ -146,4 +146,4 @@ class VLLMJudge(LocalJudge):
     def __post_init__(self) -> None:
         super().__post_init__()
         if "vllm" not in table("backend") or importlib.util.find_spec("vllm") is None:
-            raise UsageError("vllm:MODEL needs vLLM: pip install 'steerbench[vllm]', or use hf:MODEL")
+            raise UsageError("vllm:MODEL needs vLLM: pip install 'steer-or-prompt[vllm]', or use hf:MODEL")

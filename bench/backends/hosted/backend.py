@@ -91,7 +91,7 @@ class OpenAIBackend(Backend):
         try:
             import openai
         except ImportError as error:
-            raise UsageError("openai:MODEL needs the openai package: pip install 'steerbench[openai]'") from error
+            raise UsageError("openai:MODEL needs the openai package: pip install 'steer-or-prompt[openai]'") from error
         if not self._key and not self.base_url:
             raise UsageError("openai:MODEL needs OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own")
         return openai.OpenAI(

@@ -245,7 +245,7 @@ class VLLMBackend(Backend):
             self._rank = rank
             with _quiet(self.log):
                 self._llm = self._make()
-                runners = self._llm.collective_rpc("steerbench_install", args=(self.hf.template_prefix, self.compiled))
+                runners = self._llm.collective_rpc("bench_install", args=(self.hf.template_prefix, self.compiled))
             self.runner = runners[0]
         return self._llm.llm_engine
 
@@ -282,7 +282,7 @@ class VLLMBackend(Backend):
             found |= {"enable_lora": True, "max_lora_rank": self._rank, "max_loras": self.max_loras}
         if self.compiled:  # the configuration keys the compile cache: graphs without steering stay out of it
             found["worker_cls"] = "bench.backends.vllm.compiled.CompiledWorker"
-            found["additional_config"] = {"steerbench": 1}
+            found["additional_config"] = {"bench": 1}
         if torch.cuda.is_available():
             found["gpu_memory_utilization"] = self._share(torch.cuda.get_device_properties(0).total_memory)
             if self.compiled:  # a captured graph is replayed without Python, and steering is Python

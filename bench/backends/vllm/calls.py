@@ -68,7 +68,7 @@ class Run:
         """Leave an engine that knows nothing of this call, also when it was not read to its end."""
         if self.flying:
             self.engine.abort_request(list(self.flying))
-        self.engine.collective_rpc("steerbench_clear")
+        self.engine.collective_rpc("bench_clear")
 
     def _adapter(self, i: int) -> str:
         steering = self.requests[i].steering
@@ -81,7 +81,7 @@ class Run:
             if steering is not None and steering.edits:
                 keys[i] = self.wire.add(steering)
         if message := self.wire.message():
-            self.engine.collective_rpc("steerbench_register", args=(message,))
+            self.engine.collective_rpc("bench_register", args=(message,))
         for i in chosen:
             self._add(i, keys.get(i))
 
@@ -125,7 +125,7 @@ class Run:
             numbers = [number for _, number, _ in steered]
             # The last token is drawn and never run.
             limits = [len(o.prompt_token_ids) + len(o.outputs[0].token_ids) - 1 for _, _, o in steered]
-            replies = self.engine.collective_rpc("steerbench_touched", args=(numbers, limits))[0]
+            replies = self.engine.collective_rpc("bench_touched", args=(numbers, limits))[0]
             found = dict(zip(numbers, replies, strict=True))
         self.flushed = time.monotonic()
         for i, number, output in done:

@@ -22,7 +22,7 @@ else:
     from vllm.v1.worker.gpu_worker import Worker
 
 
-@torch.library.custom_op("steerbench::steer", mutates_args=("hidden",))
+@torch.library.custom_op("bench::steer", mutates_args=("hidden",))
 def steer(hidden: Tensor, residual: Tensor, layer: int) -> None:
     """Edit the stream hidden + residual behind decoder layer `layer`, in `hidden`."""
     if running:
@@ -52,6 +52,6 @@ class CompiledWorker(Worker, SteeringExtension):  # type: ignore[misc, unused-ig
 
 def _traced(layer: int) -> Any:
     def hook(_: nn.Module, __: Any, output: Any) -> None:
-        torch.ops.steerbench.steer(output[0], output[1], layer)
+        torch.ops.bench.steer(output[0], output[1], layer)
 
     return hook

@@ -20,7 +20,7 @@ from torch import Tensor
 from bench.core.content import Array
 from bench.core.edits import Add, Clamp, Edit, LowRank, Project, similarity
 
-FIELD = "steerbench"
+FIELD = "bench"
 """Under this name a request carries [its number, its steering's, its prompt's tokens]."""
 SITES = ("resid", "attn", "mlp")
 KINDS: tuple[type[Edit], ...] = (Add, Project, Clamp, LowRank)

@@ -21,11 +21,11 @@ from bench.core.errors import BenchError
 
 
 class SteeringExtension:
-    """Methods of the worker, called by name. All of them start with `steerbench_`: names may not clash."""
+    """Methods of the worker, called by name. All of them start with `bench_`: names may not clash."""
 
     model_runner: Any
 
-    def steerbench_install(self, template_prefix: int, compiled: bool = False) -> str:
+    def bench_install(self, template_prefix: int, compiled: bool = False) -> str:
         """Hook the decoder layers and the runner's input preparation; returns which runner it is.
 
         A compiled engine was hooked as its model was loaded: its graph asks for `packed`.
@@ -33,7 +33,7 @@ class SteeringExtension:
         runner, model = self.model_runner, self.model_runner.get_model()
         config = runner.model_config.hf_config.get_text_config()
         packed = Packed(runner.device, config.hidden_size, template_prefix)
-        self.steerbench = packed
+        self.steering = packed
         if compiled:
             run_with(packed)
             return watch(runner, packed)
@@ -47,18 +47,18 @@ class SteeringExtension:
                 module.register_forward_hook(partial(_hook, packed, layer, site))
         return watch(runner, packed)
 
-    def steerbench_register(self, message: bytes) -> int:
+    def bench_register(self, message: bytes) -> int:
         """Take steerings (`Wire.message`); returns the bank's rows in use."""
-        self.steerbench.register(load(message))
-        return self.steerbench.filled
+        self.steering.register(load(message))
+        return self.steering.filled
 
-    def steerbench_touched(self, numbers: list[int], limits: list[int]) -> list[list[int] | str]:
+    def bench_touched(self, numbers: list[int], limits: list[int]) -> list[list[int] | str]:
         """Per request the positions each edit changed, or what went wrong; the request is forgotten."""
-        return [self.steerbench.positions_edited(n, limit) for n, limit in zip(numbers, limits, strict=True)]
+        return [self.steering.positions_edited(n, limit) for n, limit in zip(numbers, limits, strict=True)]
 
-    def steerbench_clear(self) -> None:
+    def bench_clear(self) -> None:
         """Forget all steerings; no request may be running."""
-        self.steerbench.clear()
+        self.steering.clear()
 
 
 def decoder_layers(model: nn.Module, count: int) -> nn.ModuleList:

@@ -41,7 +41,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "svg.hashsalt": "steerbench",
+    "svg.hashsalt": "bench",
     "svg.fonttype": "path",
     "text.parse_math": False,  # names come from plugins and data: a dollar sign is a dollar sign
 }

@@ -22,7 +22,7 @@ def script(name: str, value: Any) -> bytes:
     text = text.replace("\\", "\\\\").replace("'", "\\'")
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return f"steerbench.put({json.dumps(name)},JSON.parse('{text}'));\n".encode("ascii")
+    return f"bench.put({json.dumps(name)},JSON.parse('{text}'));\n".encode("ascii")
 
 
 def key(name: str) -> str:

@@ -1,9 +1,9 @@
 // The front page: what may be claimed, then one table, sortable and filterable, with what stands below it.
 "use strict";
 
-steerbench.views.table = (() => {
-  const { el, number, interval, chance, to, here, mark, overview, many } = steerbench;
-  const { family, chip, whisker, prose, blocks, fold, choice } = steerbench.parts;
+bench.views.table = (() => {
+  const { el, number, interval, chance, to, here, mark, overview, many } = bench;
+  const { family, chip, whisker, prose, blocks, fold, choice } = bench.parts;
   const KINDS = [
     ["task", "Task"],
     ["data", "Data"],

@@ -1,8 +1,8 @@
 // Pieces that several views share: families, chips, small plots, tables, headed sections.
 "use strict";
 
-steerbench.parts = (() => {
-  const { el, svg, number } = steerbench;
+bench.parts = (() => {
+  const { el, svg, number } = bench;
   // A shape for each family, so that black and white is enough.
   const SHAPES = {
     prompting: "●",
