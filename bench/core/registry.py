@@ -187,7 +187,7 @@ def load_plugin(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a plugin's own code raises
         del sys.modules[name]
-        place = located(error, [str(path)]) or path.name
+        place = located(error, [str(path.absolute())]) or path.name
         if isinstance(error, BenchError):
             raise UsageError(f"plugin {place}: {error}") from error
         reason = (str(error) or "no reason given").split("\n")[0]
