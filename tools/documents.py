@@ -1,4 +1,5 @@
-"""What is generated in the documentation: docs/methods.md, docs/cli.md, and blocks of other pages (`bench docs`).
+"""What is generated in the documentation: docs/methods.md, docs/cli.md, blocks of other pages and the picture of the
+README (`bench docs`).
 
 Invariant: each is a function of the code and the committed results, so that a test can say when one is stale.
 """
@@ -14,23 +15,37 @@ from typing import Any
 
 import click
 
-from bench import report as reports, results
+from bench import results
 from bench.backends.models import DEFAULT
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.escape import cell, head, row
 from bench.core.store import write_whole
 from bench.measure import rejudge
-from bench.report import section
 from bench.report.catalogue import fields, marks, paragraphs
-from bench.report.figures import forest
-from bench.report.text import leaderboard, verdict
-from bench.report.text.opinions import claims
+from bench.report.figures import drawing, verdicts
+from bench.report.text import leaderboard
 from bench.results import second_judge
 from bench.results.tables import Table, tables
 from bench.results.verdict import gap
 
 COMMAND = "bench docs"
+PICTURE = "docs/images/verdicts"
+"""The README's picture, without the endings of its files."""
+KNOWN = (
+    "prompt",
+    "prompt-fewshot",
+    "prompt-search",
+    "diffmean",
+    "caa",
+    "sae",
+    "lora",
+    "loreft",
+    "reps",
+    "none",
+    "random",
+)
+"""Names that most readers look for."""
 COLUMNS = ("method", "family", "paper", "needs", "views", "gives", "fields")
 AWAY = {"axbench-suppress": "suppression", "axbench-attack": "attack, mean of five and of none"}
 """Tasks that want a concept gone, with what docs/reproduction.md calls them."""
@@ -50,7 +65,10 @@ def renew(root: Path, program: click.Group) -> list[Path]:
     texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
     for path, text in texts.items():
         write_whole(path, text.encode())
-    return list(texts)
+    figure = verdicts.verdicts(shown)
+    assert figure is not None  # as in `blocks`
+    (root / PICTURE).parent.mkdir(exist_ok=True)
+    return [*texts, *drawing.emit(figure, root / PICTURE)]
 
 
 def filled(text: str, found: Mapping[str, str]) -> str:
@@ -65,40 +83,28 @@ def filled(text: str, found: Mapping[str, str]) -> str:
 
 def blocks(shown: Sequence[Table]) -> dict[str, str]:
     """The README's generated blocks by name."""
-    said = "\n".join([*verdict.lines(shown), "", verdict.NOTE])
-    return {"answer": said, "leaderboard": _leaderboard(shown), "methods": _methods()}
+    figure = verdicts.verdicts(shown)
+    assert figure is not None  # the checked results have both
+    image = f"![Best steering minus best prompt, task by task]({PICTURE}.png)"
+    return {"verdicts": f"{image}\n\n*{figure.caption}*", "methods": families()}
 
 
 def headline(shown: Sequence[Table]) -> Table:
-    """The table the README shows: of concept steering, the one with most methods."""
+    """Of concept steering, the table with most methods: documents that quote one table quote this one."""
     return max((t for t in shown if t.spec["task"] == "axbench"), key=lambda t: len(t.rows))
 
 
-def _leaderboard(known: Sequence[Table]) -> str:
-    table = headline(known)
-    shown = leaderboard.best(table)
-    image = f"reports/{reports.stem(table)}-{'best' if forest.best(table) else 'forest'}.png"
-    head_, line, *rows = section.grid(leaderboard.grid(table, shown))
-    gap = [row(["…"] * len(leaderboard.headings(table)))] if len(table.rows) > leaderboard.TOP else []
-    lines = [f"![{cell(table.title)}: each method minus {cell(table.reference or 'prompt')}]({image})", ""]
-    if second := second_judge.second(table):
-        lines += [*(f"- {section.prose(said)}" for said in claims(table, second)), ""]
-    lines += [head_, line, *rows[: leaderboard.TOP], *gap, *rows[leaderboard.TOP :], ""]
-    note = f"The best {leaderboard.TOP} of {len(table.rows)} methods, with" if gap else "All methods, with"
-    lines.append(f"{note} the controls. Every table and figure: [reports/leaderboard.md](reports/leaderboard.md).")
-    return "\n".join(lines)
-
-
-def _methods() -> str:
-    """Shipped methods by family, each with a link to its section."""
-
+def families() -> str:
+    """Shipped methods by family: how many, and a few of them with a link each."""
     shipped = [cls for cls in registry.table("method").values() if cls.__module__.startswith("methods.")]
-    lines = head("family", "what it is", "methods")
+    lines = head("family", "what it is", "methods", "such as")
     for family, what in registry.FAMILIES.items():
-        names = [f"[{cls.name}](docs/methods.md#{cls.name})" for cls in shipped if cls.family == family]
+        names = sorted(cls.name for cls in shipped if cls.family == family)
+        few = [name for name in KNOWN if name in names] or names[:3]
+        some = ", ".join(f"[{name}](docs/methods.md#{name})" for name in few)
         if family == "combination":
-            names = [f"`{name}`" for name in registry.combinations()] + ["any `a+b`"]
-        lines.append(row((family, what, ", ".join(sorted(names)))))
+            some = ", ".join(f"`{name}`" for name in registry.combinations())
+        lines.append(row((family, what, str(len(names)) if names else "any `a+b`", some)))
     return "\n".join(lines)
 
 
@@ -126,7 +132,7 @@ def synergy(root: Path) -> str:
 
 
 def calibration(shown: Sequence[Table]) -> str:
-    """How well the README's judge told its calibration texts apart, in the run of the prompt reference."""
+    """How well the judge of the headline table told its calibration texts apart, in the run of the prompt reference."""
     table = headline(shown)
     run = next(row.run for row in table.rows if row.name == table.reference)
     lines = head("axis", "where", "AUROC on its calibration texts")
@@ -136,10 +142,10 @@ def calibration(shown: Sequence[Table]) -> str:
 
 
 def agreement(shown: Sequence[Table]) -> str:
-    """The two judges of the README's table side by side, on every answer that both have rated."""
+    """The two judges of the headline table side by side, on every answer that both have rated."""
     table = headline(shown)
     other = second_judge.second(table)
-    assert other is not None  # the README's table has a second opinion
+    assert other is not None  # the headline table has a second opinion
     said = [
         (row.run, next((o for o in second_judge.of(row.run) if o.judge == other.judge), None)) for row in table.rows
     ]

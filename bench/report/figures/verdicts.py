@@ -1,0 +1,103 @@
+"""Steer or prompt, in one picture: on each task the best steering minus the best prompt, and the verdict in words.
+
+Invariant: it shows the comparisons and the words that `bench.results.verdict` gives, and no other number.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from bench.report.figures import drawing
+from bench.report.figures.drawing import Figure
+from bench.results.tables import Table
+from bench.results.verdict import Answer, answers
+
+ASKED = {
+    "axbench": "Write about a concept",
+    "axbench-suppress": "Leave a concept out",
+    "axbench-attack": "Keep a rule under attack",
+    "truthfulqa": "Prefer the true answer",
+    "truthfulqa-gen": "Answer truthfully",
+    "persona": "Show a trait",
+    "behaviour": "Show a behaviour",
+    "behaviour-open": "Show a behaviour, freely",
+}
+"""What a task asks of an answer, in a few words."""
+
+
+def verdicts(tables: Sequence[Table]) -> Figure | None:
+    """A line for each question that has an answer; none where nothing can be compared."""
+    found = answers(tables)
+    if not found:
+        return None
+    rows = [_row(one, [each.table.spec["task"] for each in found]) for one in found]
+    said = "; ".join(f"{row['asked'].lower()}: {row['verdict']}" for row in rows)
+    models = ", ".join(dict.fromkeys(row["model"] for row in rows))
+    return Figure("verdicts", f"{said[0].upper()}{said[1:]}. Model: {models}.", rows, partial(_verdicts, rows))
+
+
+def share(value: float, sign: str = "") -> str:
+    """A share as percents, with a true minus."""
+    return f"{100 * value:{sign}.0f} %".replace("-", "−")
+
+
+def _row(one: Answer, tasks: Sequence[str]) -> dict[str, Any]:
+    """Scores and difference as shares of the task's scale, so that tasks stand on one axis."""
+    task, scale = one.table.spec["task"], one.table.scale
+    alone = tasks.count(task) == 1
+    best = {"prompt": one.prompt, "steering": one.steering}
+    found = {
+        "task": task,
+        "model": one.table.spec["model"],
+        "asked": ASKED.get(task, task) if alone else one.table.title,
+        "units": f"{len(one.table.concepts)} {one.table.unit}s",
+    }
+    for kind, row in best.items():
+        found |= {kind: row.name, f"{kind}_score": row.estimates["overall"].mean / scale}
+    d = one.difference
+    found |= {"family": one.steering.run.family, "difference": d.mean / scale}
+    return found | {"low": d.low / scale, "high": d.high / scale, "p_holm": one.p, "verdict": one.said}
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
+    figure = drawing.canvas(8.6, 0.66 * len(rows) + 1.0)
+    names, panel, words = figure.subplots(1, 3, sharey=True, width_ratios=[2.3, 4.2, 1.8])
+    figure.get_layout_engine().set(wspace=0, w_pad=0)
+    low, high = min(0.0, *(row["low"] for row in rows)), max(0.0, *(row["high"] for row in rows))
+    margin = 0.06 * ((high - low) or 1.0)
+    panel.set_ylim(len(rows) - 0.5, -0.5)
+    panel.set_xlim(low - margin, high + margin)
+    panel.axvline(0, color="#222222", lw=1)
+    for y, row in enumerate(rows):
+        for part in (names, panel, words):
+            part.axhspan(y - 0.5, y + 0.5, color="white" if y % 2 else "#f3f3f3", lw=0, zorder=0)
+        _line(names, panel, words, y, row)
+    for part in (names, words):
+        part.set_axis_off()
+        part.set_xlim(0, 1)
+    panel.tick_params(axis="y", length=0, labelleft=False)
+    panel.spines["left"].set_visible(False)
+    panel.grid(axis="x", color=drawing.GRID, lw=0.7)
+    panel.xaxis.set_major_formatter(lambda x, _: share(x, "+") if abs(x) > 1e-9 else "0")
+    panel.set_xlabel("best steering minus best prompt, share of the scale, 95 % interval", fontsize=9)
+    for text, side, at in (("prompt ahead", "right", -0.2), ("steering ahead", "left", 0.2)):
+        panel.text(at * margin, -0.56, text, ha=side, va="bottom", fontsize=9, color="#555555")
+    return figure
+
+
+def _line(names: Any, panel: Any, words: Any, y: int, row: Mapping[str, Any]) -> None:
+    """One task: the question and the two that are compared, the difference, the verdict."""
+    colour, marker = drawing.family(row["family"])
+    decided = row["verdict"] in ("steer", "prompt")
+    panel.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
+    panel.plot([row["difference"]], [y], marker, color=colour, ms=8, mfc=colour if decided else "white", mew=1.6)
+    pair = f"{row['steering']} {share(row['steering_score'])}, {row['prompt']} {share(row['prompt_score'])}"
+    names.text(0.95, y - 0.15, row["asked"], ha="right", va="center", fontsize=11)
+    names.text(0.95, y + 0.22, pair, ha="right", va="center", fontsize=8.5, color="#444444")
+    said = textwrap.fill(row["verdict"], 20)
+    size = 9 if "\n" in said else 11
+    words.text(0.06, y + 0.03, said, va="bottom", fontsize=size, weight="bold" if decided else "normal")
+    words.text(0.06, y + 0.22, row["units"], va="center", fontsize=8.5, color="#444444")
