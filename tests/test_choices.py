@@ -185,16 +185,3 @@ def test_truthfulqa_equals_lm_eval_question_by_question(default_model: Model, tm
     for question, values in ours.items():
         assert values == pytest.approx(theirs[question], abs=1e-4), question
     assert template().count("Q: ") == 7
-
-
-def test_the_task_of_the_documentation_runs(tmp_path: Path) -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "tasks.md").read_text("utf-8")
-    code = page.split("```python\n")[1].split("```")[0]
-    head = (
-        "from dataclasses import dataclass\nfrom typing import ClassVar\nfrom bench import task\n"
-        "from bench import Concept, Example, Protocol, Sample, Task, Train, Verdict\n\n"
-    )
-    (tmp_path / "shout.py").write_text(head + code, encoding="utf-8")
-    runs = run(tmp_path, "-t", "shout", "-m", "none,diffmean", "--plugin", str(tmp_path / "shout.py"))
-    assert {r.data["spec"]["task"] for r in runs} == {"shout"}
-    assert all(0 <= r.data["metrics"]["capitals"] <= 1 for r in runs)

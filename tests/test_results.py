@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import script
 
 from bench.core.content import digest
 from bench.overhead.record import Overhead
@@ -154,17 +153,6 @@ def test_a_bare_name_is_the_run_under_the_registered_settings() -> None:
     assert lookup("diffmean", [ROOT / "results"]).variant == "diffmean"
     for run in twice:
         assert lookup(run.path.parent.name, [ROOT / "results"]).path == run.path
-
-
-def test_the_readme_shows_the_leaderboard() -> None:
-    """Its best rows, the reference and the controls, and what may be claimed."""
-    block = script("tools/documents.py").blocks(tables(load(ROOT / "results")))["leaderboard"]
-    assert f"{block}\n<!-- /leaderboard -->" in (ROOT / "README.md").read_text("utf-8")
-    page = (ROOT / "reports" / "leaderboard.md").read_text("utf-8")
-    rows = [line for line in block.splitlines() if line.startswith("| ") and "| … |" not in line]
-    assert len(rows) >= 12
-    assert all(row in page for row in rows)
-    assert all(f"| {name} |" in block for name in ("none", "random", "shuffled", "prompt"))
 
 
 def test_a_curve_shows_the_parts_of_one_setting() -> None:
