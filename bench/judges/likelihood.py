@@ -29,7 +29,7 @@ FILLER = "something of your own choice"
 OPENING = "Some text:"
 FALL = 0.5
 """Weight of tokens the concept makes less likely. At 1 (the plain mean) genre-matched negatives score
-too close to positives, at 0 any broken text rises; see docs/decisions.md for the measurement."""
+too close to positives, at 0 any broken text rises; see docs/why/decisions-judges.md for the measurement."""
 
 
 T = TypeVar("T")

@@ -60,7 +60,7 @@ def studentised(mean: Array, error: Array, means: Array, errors: Array, level: f
     """Bootstrap-t bounds of `mean` `[...]` from resampled `means` and their `errors` `[..., resamples]`.
 
     A resample's error is floored at half the observed one: ratings pile up at 0 and 2, where a resample
-    of equal values would otherwise divide by almost nothing (docs/decisions.md).
+    of equal values would otherwise divide by almost nothing (docs/why/decisions-statistics.md).
     """
     ratio = (means - mean[..., None]) / np.maximum(errors, error[..., None] / 2)
     low, high = np.quantile(ratio, [(1 - level) / 2, (1 + level) / 2], axis=-1)
