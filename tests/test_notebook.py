@@ -111,6 +111,8 @@ def test_samples_are_the_answers_behind_the_numbers(results: Results) -> None:
     assert set(rows["coefficient"]) <= {c["picked"]["coefficient"] for c in run.data["concepts"].values()}
     tried = Results([run]).samples(run.data["id"], split="select")
     assert tried["coefficient"].nunique() >= rows["coefficient"].nunique()
+    assert list(rows["concept"]) == [row["concept"] for row in run.data["samples"]]
+    assert list(rows["overall_rating"]) == [row["ratings"]["overall"] for row in run.data["samples"]]
     with pytest.raises(UsageError, match="select or test"):
         results.samples(split="train")  # type: ignore[arg-type]
 
@@ -122,6 +124,16 @@ def test_verdicts_have_their_interval_and_their_words(results: Results) -> None:
     assert (frame["difference_low"] <= frame["difference"]).all()
     assert all(isinstance(word, str) and word for word in frame["verdict"])
     assert not any(math.isnan(x) for x in frame["difference"])
+
+
+def test_the_notebook_runs_from_a_concept_to_a_verdict() -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(RESULTS.parent / "docs" / "notebooks" / "steer-or-prompt.ipynb", as_version=4)
+    where = {"metadata": {"path": str(RESULTS.parent / "docs" / "notebooks")}}
+    nbclient.NotebookClient(notebook, timeout=900, resources=where).execute()  # an error in a cell is raised
+    shown = notebook.cells[-2].outputs[-1]["data"]["text/plain"]  # the kept runs' verdicts
+    assert "verdict" in shown
+    assert "truthfulqa" in shown
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -63,9 +63,10 @@ class Results(list[Run]):
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("axis")
 
     def samples(self, *methods: str, split: Literal["select", "test"] = "test") -> pd.DataFrame:
-        """The answers behind the numbers, with their ratings: of the named methods (runs, ids), else of every run.
+        """The answers behind the numbers: of the named methods (runs, ids), else of every run.
 
-        On the select split there is a row for each setting that was tried.
+        `text` is the answer, `AXIS_rating` what it was given on an axis. On the select split there is a row for each
+        setting that was tried.
         """
         import pandas as pd
 
@@ -80,7 +81,7 @@ class Results(list[Run]):
                     {"method": run.method, "task": run.data["spec"]["task"], "run": run.data["id"]}
                     | kept
                     | {key: setting[key] for key in ("candidate", "coefficient")}
-                    | row["ratings"]
+                    | {f"{axis}_rating": value for axis, value in row["ratings"].items()}
                 )
         return pd.DataFrame(rows)
 

@@ -174,7 +174,7 @@ def run(
 @contextmanager
 def _bar(stage: str, total: int) -> Iterator[Advance]:
     """A bar for each stage, in a notebook and on a terminal."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with tqdm(total=total, desc=stage, leave=False) as bar:
 
