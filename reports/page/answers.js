@@ -1,9 +1,9 @@
 // The answers to one instruction side by side: by method on the test split, by method and coefficient on the other.
 "use strict";
 
-steerbench.answers = (() => {
-  const { el, number, to, brief, many } = steerbench;
-  const { family, bar } = steerbench.parts;
+bench.answers = (() => {
+  const { el, number, to, brief, many } = bench;
+  const { family, bar } = bench.parts;
   const [ROW, CANDIDATE, COEFFICIENT, TEXT, TOKENS, TOUCHED, JUDGED, PICKED] = [0, 1, 2, 3, 4, 5, 6, 7];
   const APART = 0.5; // of the scale: a gap worth a mark
 

@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const { el, here, overview, views } = steerbench;
+  const { el, here, overview, views } = bench;
   const main = document.getElementById("main");
   const PAGES = { table: "table", method: "methods", methods: "methods", samples: "samples" };
 
@@ -17,14 +17,14 @@
       else link.removeAttribute("aria-current");
     }
     const heading = main.querySelector("h1");
-    document.title = name === "table" || !heading ? "steerbench: steer or prompt?" : `${heading.textContent} · steerbench`;
+    document.title = name === "table" || !heading ? "Steer or prompt?" : `${heading.textContent} · steer or prompt?`;
   }
 
   const THEMES = ["auto", "light", "dark"];
   const button = document.getElementById("theme");
   const kept = () => {
     try {
-      return localStorage.getItem("steerbench-theme");
+      return localStorage.getItem("steer-or-prompt-theme");
     } catch {
       return null; // a browser may refuse it to a file
     }
@@ -39,7 +39,7 @@
     const next = THEMES[(THEMES.indexOf(button.value) + 1) % THEMES.length];
     paint(next);
     try {
-      localStorage.setItem("steerbench-theme", next);
+      localStorage.setItem("steer-or-prompt-theme", next);
     } catch {
       // then it lasts until the page is closed
     }

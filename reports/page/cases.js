@@ -4,8 +4,8 @@
 // rating by the table's judge (`first`), by another (`second`) and the largest gap of any axis, in hundredths.
 "use strict";
 
-steerbench.cases = (() => {
-  const { load } = steerbench;
+bench.cases = (() => {
+  const { load } = bench;
   const [CONCEPT, SPLIT, ID, TEXT, FILE, AT] = [0, 1, 2, 3, 4, 5];
 
   // How far a case's answers are apart, and whose: `[value in hundredths, row, other row]`; null if unknown.

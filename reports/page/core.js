@@ -4,7 +4,7 @@
 // the page's own data folder (the content-security policy and a trusted-types policy hold the page to both).
 "use strict";
 
-const steerbench = (() => {
+const bench = (() => {
   const KEPT = 80; // answer files in memory at once
   const have = new Map();
   const coming = new Map();

@@ -1,9 +1,9 @@
 // The front page: what may be claimed, then one table, sortable and filterable, with what stands below it.
 "use strict";
 
-steerbench.views.table = (() => {
-  const { el, number, interval, chance, to, here, mark, overview, many } = steerbench;
-  const { family, chip, whisker, prose, blocks, fold, choice } = steerbench.parts;
+bench.views.table = (() => {
+  const { el, number, interval, chance, to, here, mark, overview, many } = bench;
+  const { family, chip, whisker, prose, blocks, fold, choice } = bench.parts;
   const KINDS = [
     ["task", "Task"],
     ["data", "Data"],
@@ -244,7 +244,7 @@ steerbench.views.table = (() => {
     const open = (heading) => /^(Validity|Prompting against)/.test(heading);
     return [
       fold("How to read this table", el("ul", {}, one.notes.map((note) => el("li", {}, prose(note)))), true),
-      ...one.sections.map(([heading, found]) => fold(heading, blocks(found, heading), open(heading))),
+      ...one.sections.map(({ heading, parts }) => fold(heading, blocks(parts, heading), open(heading))),
       one.figures.length > 0 &&
         el(
           "section",

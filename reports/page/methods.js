@@ -1,9 +1,9 @@
 // What a method is, where it comes from, and how it did concept by concept.
 "use strict";
 
-steerbench.views.methods = (() => {
-  const { el, to, overview } = steerbench;
-  const { family, glyph } = steerbench.parts;
+bench.views.methods = (() => {
+  const { el, to, overview } = bench;
+  const { family, glyph } = bench.parts;
 
   const summary = (one) => {
     const own = one.parts.find(([label]) => !label);
@@ -42,9 +42,9 @@ steerbench.views.methods = (() => {
   };
 })();
 
-steerbench.views.method = (() => {
-  const { el, to, load, overview, number, interval, chance, brief } = steerbench;
-  const { family, whisker, prose, grid, bar, fold, failure } = steerbench.parts;
+bench.views.method = (() => {
+  const { el, to, load, overview, number, interval, chance, brief } = bench;
+  const { family, whisker, prose, grid, bar, fold, failure } = bench.parts;
 
   function paper(text) {
     const found = /^arXiv:(\d{4}\.\d{4,5})$/.exec(text || "");

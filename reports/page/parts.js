@@ -1,8 +1,8 @@
 // Pieces that several views share: families, chips, small plots, tables, headed sections.
 "use strict";
 
-steerbench.parts = (() => {
-  const { el, svg, number } = steerbench;
+bench.parts = (() => {
+  const { el, svg, number } = bench;
   // A shape for each family, so that black and white is enough.
   const SHAPES = {
     prompting: "●",
@@ -80,11 +80,11 @@ steerbench.parts = (() => {
     );
 
   /** A section's tables, lists and paragraphs. */
-  const blocks = (found, caption) =>
-    found.map(([kind, content]) => {
-      if (kind === "table") return grid(content[0], content.slice(1), caption);
-      if (kind === "list") return el("ul", {}, content.map((item) => el("li", {}, prose(item))));
-      return el("p", {}, prose(content));
+  const blocks = (parts, caption) =>
+    parts.map(({ table, list, text }) => {
+      if (table) return grid(table[0], table.slice(1), caption);
+      if (list) return el("ul", {}, list.map((item) => el("li", {}, prose(item))));
+      return el("p", {}, prose(text));
     });
 
   /** A section to open; a long heading is cut short, and stands whole inside. */

@@ -1,9 +1,9 @@
 // The sample explorer: cases in a list that draws only what is in sight, and the answers of the chosen one.
 "use strict";
 
-steerbench.views.samples = (() => {
-  const { el, to, here, mark, load, overview, many, cases, answers } = steerbench;
-  const { choice, chip, glyph, failure } = steerbench.parts;
+bench.views.samples = (() => {
+  const { el, to, here, mark, load, overview, many, cases, answers } = bench;
+  const { choice, chip, glyph, failure } = bench.parts;
   const HEIGHT = 84; // of a row of the list, as in style.css
   const SPLITS = ["test", "select"];
 
