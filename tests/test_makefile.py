@@ -1,0 +1,32 @@
+"""The Makefile tells a visitor with an older Python what is needed, before it makes anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OLDER = """#!/bin/sh
+if [ "$1" = --version ]; then echo Python 3.10.12; elif [ "$1" = -c ]; then echo False; else touch made; fi
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("target", ["run", "test", "quick", "vllm-cpu"])
+def test_an_older_python_is_refused_before_anything_is_made(tmp_path: Path, target: str) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements-vllm-cpu.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    older = tmp_path / "bin" / "python3"
+    older.parent.mkdir()
+    older.write_text(OLDER)
+    older.chmod(0o755)
+    before = sorted(tmp_path.iterdir())
+    path = f"{older.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["make", target], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "python3 will not do (Python 3.10.12): this needs Python 3.11 or later" in done.stderr.splitlines()[-1]
+    assert sorted(tmp_path.iterdir()) == before
