@@ -1,24 +1,31 @@
-"""Shared fixtures: tiny random models made on the spot, the default model, and the development data."""
+"""Shared fixtures: tiny random models made on the spot, the default model, and the development data.
+
+Every test file loads this one, so it imports nothing that takes time: a fixture imports what it makes. A test gets the
+markers `model`, `browser` and `vllm` by the fixtures that it uses; only `slow` is written at the tests themselves.
+"""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from stub_server import Stub, serving
 
-from bench.backends import tiny
-from bench.backends.hf.backend import HFBackend
-from bench.backends.models import DEFAULT, Model, resolve
-from bench.core import registry
-from bench.results.runs import read
+from bench.backends.tiny import KINDS
+
+if TYPE_CHECKING:
+    from bench.backends.hf.backend import HFBackend
+    from bench.backends.models import Model
 
 KEY = "sk-a-key-like-no-other-0123456789"
+SHIPPED = ("bench", "methods", "tasks")
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 STEERED = Path(__file__).resolve().parents[1] / "results" / "axbench" / "SmolLM2-135M-Instruct"
@@ -37,25 +44,33 @@ def script(file: str) -> ModuleType:
 
 def committed(method: str) -> Path:
     """The folder of a method's committed run of concept steering under the registered settings."""
+    from bench.results.runs import read
+
     found = sorted(STEERED.glob(f"{method}-??????????"))  # its name, and ten digits
     return next(path for path in found if read(path / "run.json").variant == method)
 
 
-@pytest.fixture(scope="session", params=tiny.KINDS)
+@pytest.fixture(scope="session", params=KINDS)
 def any_lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HFBackend:
     """A tiny random model of each kind, in fp32."""
+    from bench.backends import tiny
+
     return tiny.backend(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="session")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> HFBackend:
     """One tiny random Llama in fp32."""
+    from bench.backends import tiny
+
     return tiny.backend(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="session")
 def default_model() -> Model:
     """The real default model (from the cache, the hub, or its wheel)."""
+    from bench.backends.models import DEFAULT, resolve
+
     return resolve(DEFAULT)
 
 
@@ -68,16 +83,25 @@ def axbench_folder() -> Path:
     return folder
 
 
-@pytest.fixture
+def registered() -> dict[str, dict[str, type]]:
+    """The registry's own tables, and none where no test has come near the registry yet."""
+    registry = sys.modules.get("bench.core.registry")
+    return registry._tables if registry else {}
+
+
+@pytest.fixture(autouse=True)
 def own_names() -> Iterator[None]:
-    """What a test registers is forgotten after it."""
-    for kind in registry.KINDS:
-        registry.discover(kind)
-    kept = {kind: dict(table) for kind, table in registry._tables.items()}
+    """What a test registers is forgotten after it, so that tests pass in any order in one process.
+
+    What the program ships stays: its modules register once, on behalf of whichever test asks first.
+    """
+    before = {kind: dict(table) for kind, table in registered().items()}
     yield
-    for kind, table in registry._tables.items():
+    for kind, table in registered().items():
+        shipped = {name: cls for name, cls in table.items() if cls.__module__.split(".")[0] in SHIPPED}
+        kept = shipped | before.get(kind, {})
         table.clear()
-        table.update(kept[kind])
+        table.update(kept)
 
 
 @pytest.fixture

@@ -164,7 +164,6 @@ PLUGINS = {
 }
 
 
-@pytest.mark.usefixtures("own_names")
 @pytest.mark.parametrize("what", PLUGINS)
 def test_a_plugin_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, what: str) -> None:
     path = tmp_path / "broken_plugin.py"

@@ -602,7 +602,6 @@ def plugin(
     return str(path)
 
 
-@pytest.mark.usefixtures("own_names")
 def test_a_plugin_registers_a_method_and_runs_it_alone_and_combined(place: Place) -> None:
     path = plugin(place.root, "mine")
     words = ["-m", "mine,prompt+mine", "-n", "2", "-p", "mine.size=2"]
@@ -615,7 +614,6 @@ def test_a_plugin_registers_a_method_and_runs_it_alone_and_combined(place: Place
     assert next(r for r in listed if r["name"] == "mine")["summary"] == "A direction of ones."
 
 
-@pytest.mark.usefixtures("own_names")
 def test_a_result_is_done_again_when_the_methods_code_changed_and_not_when_a_comment_did(place: Place) -> None:
     words = ["--plugin", plugin(place.root, "mine"), "-m", "mine", "-n", "1"]
     place.run(*words)
@@ -629,7 +627,6 @@ def test_a_result_is_done_again_when_the_methods_code_changed_and_not_when_a_com
     assert again(ONES.replace("layer=1", "layer=2")) == "complete"
 
 
-@pytest.mark.usefixtures("own_names")
 def test_an_unsupported_method_is_a_row_that_says_why(place: Place) -> None:
     site = plugin(place.root, "at-site", needs=["add", "site:mlp"])
     view = plugin(place.root, "on-view", views=["videos"])
@@ -665,7 +662,6 @@ FAILURES = {
 }
 
 
-@pytest.mark.usefixtures("own_names")
 def test_a_failing_fit_fails_its_method_alone(place: Place) -> None:
     words = [word for name, (body, _) in FAILURES.items() for word in ("--plugin", plugin(place.root, name, body))]
     words += ["-m", f"none,{','.join(FAILURES)},prompt", "-n", "2"]
@@ -679,7 +675,6 @@ def test_a_failing_fit_fails_its_method_alone(place: Place) -> None:
     assert (again[0]["status"], again[-1]["status"]) == ("cached", "cached")
 
 
-@pytest.mark.usefixtures("own_names")
 def test_a_fit_that_lacks_a_file_of_its_own_fails_its_method_alone(place: Place) -> None:
     """An OSError of the method's is no failure of our disk: the others run on."""
     path = plugin(place.root, "reader", "open('/nowhere/vectors.npz')")
@@ -689,7 +684,6 @@ def test_a_fit_that_lacks_a_file_of_its_own_fails_its_method_alone(place: Place)
     assert "FileNotFoundError" in reader["reason"]
 
 
-@pytest.mark.usefixtures("own_names")
 @pytest.mark.parametrize("note", ["{'words': {1, 2}}", "{'vector': np.ones(3, complex)}"])
 def test_a_fit_that_cannot_be_kept_fails_its_method_alone(place: Place, note: str) -> None:
     path = plugin(place.root, "odd", f"return [Fitted(Steering(), note={note})]")
@@ -699,7 +693,6 @@ def test_a_fit_that_cannot_be_kept_fails_its_method_alone(place: Place, note: st
     assert odd["reason"]
 
 
-@pytest.mark.usefixtures("own_names")
 def test_a_fit_of_all_concepts_at_once_that_fails_says_why(place: Place) -> None:
     """`fit_all` may be a plain function as well as a generator; its own error is the one to show."""
     path = plugin(place.root, "eager", ONES)
@@ -718,7 +711,6 @@ class Unbound:
 """
 
 
-@pytest.mark.usefixtures("own_names")
 @pytest.mark.parametrize(
     "steering",
     ["Steering(edits=(Add(layer=1, value=np.zeros(8, np.float32)),))", "Unbound()"],
@@ -734,7 +726,6 @@ def test_a_steering_that_fails_when_it_is_applied_fails_its_method_alone(place: 
     assert late["reason"]
 
 
-@pytest.mark.usefixtures("own_names")
 def test_fits_made_before_a_failure_are_kept(place: Place) -> None:
     log = place.root / "fitted"
     count = f"open({str(log)!r}, 'a').write(train.concept.id + chr(10))\n        "
@@ -746,7 +737,6 @@ def test_fits_made_before_a_failure_are_kept(place: Place) -> None:
     assert log.read_text().split()[3:] == ["exceptions"]
 
 
-@pytest.mark.usefixtures("own_names")
 def test_a_name_belongs_to_one_class(place: Place) -> None:
     done = place.bench("run", "--plugin", plugin(place.root, "diffmean"), "-m", "none", expect=2)
     assert "diffmean_plugin.py:8: method 'diffmean' is already methods.diffmean.DiffMean" in done.stderr

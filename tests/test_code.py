@@ -21,7 +21,6 @@ from bench.core.naming import build_method
 from bench.core.registry import get, load_plugin
 from bench.run.identity import keys
 
-pytestmark = pytest.mark.usefixtures("own_names")
 COUNTS = ("generations", "generated_now")
 
 MOVED = (

@@ -17,7 +17,6 @@ from bench.cli.main import main
 from bench.core.registry import judge, load_plugin, table, task
 from bench.run import judge_contract, task_contract
 
-pytestmark = pytest.mark.usefixtures("own_names")
 DATA = {
     "axbench-detect": "axbench/concept10-2b-l20",
     "behaviour": "behaviours",

@@ -170,9 +170,7 @@ def plugin_block(decorator: str) -> str:
     ("words", "decorator"),
     [(("nearness",), "@stored"), (("task", "shout"), "@task"), (("judge", "brief"), "@judge")],
 )
-def test_the_plugins_of_the_page_keep_their_contracts(
-    words: tuple[str, ...], decorator: str, tmp_path: Path, own_names: None
-) -> None:
+def test_the_plugins_of_the_page_keep_their_contracts(words: tuple[str, ...], decorator: str, tmp_path: Path) -> None:
     plugin = tmp_path / f"my_{words[-1]}.py"
     plugin.write_text(plugin_block(decorator))
     checked = CliRunner().invoke(main, ["check", *words, "--plugin", str(plugin)])
@@ -180,9 +178,7 @@ def test_the_plugins_of_the_page_keep_their_contracts(
     assert "FAIL" not in checked.stdout
 
 
-def test_the_task_of_the_page_on_plugins_runs_as_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
-) -> None:
+def test_the_task_of_the_page_on_plugins_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = tmp_path / "my_task.py"
     plugin.write_text(plugin_block("@task"))
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))

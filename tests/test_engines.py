@@ -47,7 +47,7 @@ def test_auto_is_vllm_where_it_is_able_and_the_run_long_enough(folder: Path, mon
     assert made(folder, ["diffmean"], backend="hf", preset="standard").engine == ""
 
 
-def test_auto_says_why_it_is_not_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch, own_names: None) -> None:
+def test_auto_says_why_it_is_not_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "unable", lambda: "vLLM is not installed")
     assert made(folder, ["diffmean", "prompt"], preset="standard").engine == "engine: hf (vLLM is not installed)"
     monkeypatch.setattr(backend, "unable", lambda: "")
@@ -57,7 +57,7 @@ def test_auto_says_why_it_is_not_vllm(folder: Path, monkeypatch: pytest.MonkeyPa
     assert "delta" in found.engine
 
 
-def test_a_plan_says_how_many_adapters_lora_needs(folder: Path, own_names: None) -> None:
+def test_a_plan_says_how_many_adapters_lora_needs(folder: Path) -> None:
     adapter_method()
     found = made(folder, ["adapted", "prompt"], backend="vllm")
     concepts = len(found.task.concepts())

@@ -610,7 +610,6 @@ class Adapter(Method):
 '''
 
 
-@pytest.mark.usefixtures("own_names")
 def test_an_adapter_is_exported_as_a_folder_at_the_strength_of_the_test_answers(tmp_path: Path) -> None:
     plugin = tmp_path / "adapter_method.py"
     plugin.write_text(ADAPTER)

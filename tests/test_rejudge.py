@@ -310,7 +310,7 @@ def echo(rated: Callable[[Item], Verdict]) -> None:
 
 
 def test_ratings_that_went_unanswered_are_asked_for_again(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     asked: list[Item] = []
@@ -334,7 +334,7 @@ def test_ratings_that_went_unanswered_are_asked_for_again(
 
 @pytest.mark.parametrize("task", ["axbench-suppress", "axbench-attack"])
 def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was asked has the wish or the attack in it; the instruction axis is about the question before that."""
     asked: list[Item] = []

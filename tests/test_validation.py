@@ -61,7 +61,7 @@ Rule = Callable[[Item], float | None]
 
 
 @pytest.fixture
-def seeing(own_names: None, cache: Path) -> Callable[[Rule], Instrument]:
+def seeing(cache: Path) -> Callable[[Rule], Instrument]:
     """An instrument whose judge rates by a rule of the test, and notes what it was calibrated on."""
 
     def make(rule: Rule) -> Instrument:
