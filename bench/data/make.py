@@ -80,7 +80,7 @@ class Generator:
         self.asked.update(keys)
         places = {requests[key].prompt: key for key in keys}
         found = [self.rows.get(places[(("user", text),)]) for text in questions]
-        return [Completion(**row | {"touched": tuple(row["touched"])}) for row in found]
+        return [Completion(**row | {"positions_edited": tuple(row["positions_edited"])}) for row in found]
 
     def read(self, what: str, questions: Sequence[str], parse: Callable[[str], Any], tokens: int) -> list[Any]:
         """Parsed replies; those that cannot be read (None) are asked for again, then stay None."""
