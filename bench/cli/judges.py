@@ -23,7 +23,7 @@ from bench.judges.instrument import Instrument, make
 from bench.measure import human_ratings, judge_validity, rejudge
 from bench.results import second_judge
 from bench.results.provenance import provenance
-from bench.results.runs import Run
+from bench.results.runs import Run, load
 
 
 @click.group(cls=WithDefault)
@@ -110,7 +110,7 @@ def find(names: Sequence[str], folder: Path | None) -> list[Run]:
     found: dict[Path, Run] = {}
     for name in names:
         whole = [roots[0]] if name == "all" else roots
-        groups = [[run for run in runs_of.load(root) if _in_group(run, name)] for root in whole]
+        groups = [[run for run in load(root) if _in_group(run, name)] for root in whole]
         group = next(filter(None, groups), [])
         if name == "all" and not group:
             raise UsageError(f"no runs with kept answers in {roots[0]}")

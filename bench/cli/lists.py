@@ -11,7 +11,6 @@ import click
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from bench import results
 from bench.cli.console import out
 from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option, roots
 from bench.core import registry
@@ -33,9 +32,11 @@ def list_(what: str, results: Path | None, late: tuple[Path, ...], as_json: bool
 
 def listing(what: str, folder: Path | None, as_json: bool) -> None:
     if what == "runs":
+        from bench.results.runs import load  # of a folder that is not there yet: no run, and no error
+
         rows: list[dict[str, Any]] = []
         for root in roots(folder):
-            for run in results.load(root):
+            for run in load(root):
                 spec = run.data["spec"]
                 rows.append(
                     {
