@@ -587,7 +587,7 @@ def test_the_reference_s_mode_steers_the_first_token_too(tmp_path: Path) -> None
 def test_a_detector_s_run_has_no_steering(
     shared: tuple[Place, dict[str, results.Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry.get("task", "axbench"), "uses", "detector")
+    monkeypatch.setattr(registry.get("task", "axbench"), "kind", "detector")
     assert "tests detectors: its runs have no steering" in shared[0].bench("export", "diffmean", expect=1).stderr
 
 
