@@ -23,12 +23,14 @@ from bench.backends.tiny import KINDS
 if TYPE_CHECKING:
     from bench.backends.hf.backend import HFBackend
     from bench.backends.models import Model
+    from bench.results.tables import Table
 
 KEY = "sk-a-key-like-no-other-0123456789"
 SHIPPED = ("bench", "methods", "tasks")
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-STEERED = Path(__file__).resolve().parents[1] / "results" / "axbench" / "SmolLM2-135M-Instruct"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+STEERED = RESULTS / "axbench" / "SmolLM2-135M-Instruct"
 
 
 def script(file: str) -> ModuleType:
@@ -64,6 +66,22 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> HFBackend:
     from bench.backends import tiny
 
     return tiny.backend(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def committed_tables() -> list[Table]:
+    """The tables of all committed results, which take seconds: read them, change nothing in them."""
+    from bench.results.runs import load
+    from bench.results.tables import tables
+
+    return tables(load(RESULTS))
+
+
+@pytest.fixture(scope="session")
+def table(committed_tables: list[Table]) -> Table:
+    """Of them the one of concept steering on the default model, whichever others there are."""
+    named = committed("diffmean") / "run.json"
+    return next(one for one in committed_tables if any(row.run.path == named for row in one.rows))
 
 
 @pytest.fixture(scope="session")

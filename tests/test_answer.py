@@ -11,25 +11,19 @@ import pytest
 
 from bench.report.text import verdict
 from bench.report.text.leaderboard import cells
-from bench.results.runs import load
-from bench.results.tables import Row, Table, select_score, tables
+from bench.results.tables import Row, Table, select_score
 from bench.results.verdict import Answer, answers
 from bench.stats.intervals import Difference, holm, paired
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def found() -> list[Table]:
-    return tables(load(ROOT / "results"))
-
-
-def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
-    made = answers(found)
+def test_the_two_were_best_on_the_select_split(committed_tables: list[Table]) -> None:
+    made = answers(committed_tables)
     assert {one.table.spec["task"] for one in made} >= {"axbench"}
     for one in made:
         rows = {row.name: row for row in one.table.rows}
-        assert len(rows) == max(len(t.rows) for t in found if t.spec["task"] == one.table.spec["task"])
+        assert len(rows) == max(len(t.rows) for t in committed_tables if t.spec["task"] == one.table.spec["task"])
 
         def on_select(name: str, rows: dict[str, Row] = rows) -> float:
             return float(np.mean([v for v in rows[name].run.scores("overall", "select").values() if v is not None]))
@@ -51,9 +45,11 @@ def test_the_two_were_best_on_the_select_split(found: list[Table]) -> None:
     assert [one.p for one in made] == holm([one.difference.p for one in made])
 
 
-def test_steering_picked_from_more_settings_than_prompts_get_is_left_out_and_marked(found: list[Table]) -> None:
+def test_steering_picked_from_more_settings_than_prompts_get_is_left_out_and_marked(
+    committed_tables: list[Table],
+) -> None:
     """Five blocks at five coefficients each: the best of 25 leads on the select split, and not on the test split."""
-    one = next(one for one in answers(found) if one.table.spec["task"] == "axbench")
+    one = next(one for one in answers(committed_tables) if one.table.spec["task"] == "axbench")
     rows = {row.name: row for row in one.table.rows}
     wide = rows["diffmean layer=select"]
     assert select_score(wide.run) > select_score(one.steering.run)
@@ -82,14 +78,14 @@ def gap(low: float, high: float) -> Difference:
         ({"twin": False}, "steering leads, no twin beside it"),
     ],
 )
-def test_what_is_said(found: list[Table], changed: dict[str, Any], said: str) -> None:
+def test_what_is_said(committed_tables: list[Table], changed: dict[str, Any], said: str) -> None:
     """Every condition of "steer" is needed, and the losses of steering ask for fewer."""
-    one, *_ = answers(found)
+    one, *_ = answers(committed_tables)
     clear: dict[str, Any] = {"difference": gap(0.1, 0.3), "p": 0.01, "control": ("random", gap(0.1, 0.4))}
     made: Answer = replace(one, **(clear | {"twin": True, "judges": "agreed"} | changed))
     assert made.said == said
 
 
-def test_without_steering_or_prompts_nothing_is_said(found: list[Table]) -> None:
-    assert answers([t for t in found if t.kind == "detector"]) == []
+def test_without_steering_or_prompts_nothing_is_said(committed_tables: list[Table]) -> None:
+    assert answers([t for t in committed_tables if t.kind == "detector"]) == []
     assert verdict.section([]) == []

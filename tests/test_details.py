@@ -11,17 +11,10 @@ import pytest
 from bench.report.section import Grid, Section
 from bench.report.text import sections
 from bench.report.text.leaderboard import interval
-from bench.results.runs import Run, load, matched
-from bench.results.tables import Table, tables
+from bench.results.runs import Run, matched
+from bench.results.tables import Table
 from bench.results.verdict import is_twin
 from bench.stats.intervals import paired
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def table() -> Table:
-    return next(t for t in tables(load(ROOT / "results")) if t.spec["judge"] and t.spec["model"].startswith("SmolLM2"))
 
 
 def rows(section: Section) -> dict[str, tuple[str, ...]]:
@@ -97,7 +90,7 @@ def test_a_twin_has_the_same_settings(method: str, params: Any, twin: Any, same:
     assert is_twin(other, one) is same
 
 
-def test_detection_tables_have_neither() -> None:
-    found = [t for t in tables(load(ROOT / "results")) if t.kind == "detector"]
+def test_detection_tables_have_neither(committed_tables: list[Table]) -> None:
+    found = [t for t in committed_tables if t.kind == "detector"]
     assert found
     assert all(sections.sections(t) == [] for t in found)

@@ -19,8 +19,7 @@ from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.escape import csv_text
 from bench.report.figures import verdicts
-from bench.results.runs import load
-from bench.results.tables import tables
+from bench.results.tables import Table
 from bench.results.verdict import answers
 
 documents = script("tools/documents.py")
@@ -35,9 +34,9 @@ def test_the_committed_commands_are_the_generated_ones() -> None:
     )
 
 
-def test_the_readme_s_blocks_are_the_generated_ones() -> None:
+def test_the_readme_s_blocks_are_the_generated_ones(committed_tables: list[Table]) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    assert filled(text, documents.blocks(tables(load(ROOT / "results")))) == text, f"README.md is stale; run: {COMMAND}"
+    assert filled(text, documents.blocks(committed_tables)) == text, f"README.md is stale; run: {COMMAND}"
 
 
 def test_the_table_of_pairs_is_the_measured_one() -> None:
@@ -54,8 +53,8 @@ def test_the_table_of_effects_is_the_measured_one() -> None:
     assert block.count("\n| ") == 5
 
 
-def test_the_tables_of_suppression_are_those_of_the_results() -> None:
-    block = documents.suppression(tables(load(ROOT / "results")))
+def test_the_tables_of_suppression_are_those_of_the_results(committed_tables: list[Table]) -> None:
+    block = documents.suppression(committed_tables)
     page = (ROOT / "docs" / "reproduction.md").read_text("utf-8")
     assert block in page, f"docs/reproduction.md is stale; run: {COMMAND}"
 
@@ -143,12 +142,11 @@ def test_the_readme_counts_every_shipped_method() -> None:
     assert set(re.findall(r"docs/methods.md#([\w-]+)", block)) <= {cls.name for cls in shipped}
 
 
-def test_the_picture_shows_the_verdicts_of_the_results() -> None:
-    shown = tables(load(ROOT / "results"))
-    figure = verdicts.verdicts(shown)
+def test_the_picture_shows_the_verdicts_of_the_results(committed_tables: list[Table]) -> None:
+    figure = verdicts.verdicts(committed_tables)
     assert figure is not None
     assert csv_text(figure.rows) == (ROOT / f"{documents.PICTURE}.csv").read_text("utf-8"), f"stale; run: {COMMAND}"
-    assert [row["verdict"] for row in figure.rows] == [one.said for one in answers(shown)]
+    assert [row["verdict"] for row in figure.rows] == [one.said for one in answers(committed_tables)]
     assert verdicts.verdicts([]) is None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ OTHERS = [(f"What is {i}?", f"a desk with {i} pens on it") for i in range(4)]
 
 
 @pytest.fixture
-def plugin(own_names: None) -> Iterator[Any]:
+def plugin() -> Any:
     return registry.load_plugin(PLUGIN)
 
 

@@ -15,20 +15,10 @@ from bench import report
 from bench.report.build import _clear
 from bench.report.figures import across_tasks, attacks, detection, drawing, forest, sweeps
 from bench.report.figures.drawing import Figure, emit
-from bench.results.runs import Run, load
-from bench.results.tables import Table, data_name, tables
+from bench.results.runs import Run
+from bench.results.tables import Table, data_name
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def found() -> list[Table]:
-    return tables(load(ROOT / "results"))
-
-
-@pytest.fixture(scope="module")
-def table(found: list[Table]) -> Table:
-    return next(t for t in found if t.spec["task"] == "axbench" and t.spec["model"].startswith("SmolLM2"))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -130,9 +120,9 @@ def test_attacks_have_a_point_by_kind_and_number_of_shots(table: Table, tmp_path
     assert {(row["attack"], row["shots"]) for row in kept} >= {("plain", "0"), ("append", ""), ("shots-12", "12")}
 
 
-def test_detection_keeps_every_concept(found: list[Table], table: Table) -> None:
+def test_detection_keeps_every_concept(committed_tables: list[Table], table: Table) -> None:
     assert detection.detection(table) is None
-    detected = next(t for t in found if t.kind == "detector")
+    detected = next(t for t in committed_tables if t.kind == "detector")
     figure = detection.detection(detected)
     assert figure
     assert len(figure.rows) == len(detected.axes[:-1]) * len(detected.rows) * (1 + len(detected.concepts))
@@ -152,23 +142,23 @@ def test_curves_begin_at_the_bare_model(table: Table) -> None:
     assert not [r for r in figure.rows if r["family"] == "combination" and r["coefficient"] == 0]
 
 
-def test_a_curve_over_folds_has_no_interval(found: list[Table]) -> None:
+def test_a_curve_over_folds_has_no_interval(committed_tables: list[Table]) -> None:
     """Two folds are no sample of anything: the questions are, and select scores are kept by fold."""
-    asked = next(t for t in found if t.spec["task"] == "truthfulqa")
+    asked = next(t for t in committed_tables if t.spec["task"] == "truthfulqa")
     figure = sweeps.coefficients(asked)
     assert figure
     assert all(math.isnan(row["low"]) and math.isnan(row["high"]) for row in figure.rows)
     assert all(math.isfinite(row["mean"]) for row in figure.rows)
 
 
-def test_the_heat_map_has_the_numbers_of_the_leaderboards(found: list[Table]) -> None:
-    for model, figure in across_tasks.heat_maps(found):
-        own = [t for t in found if t.spec["model"] == model]
+def test_the_heat_map_has_the_numbers_of_the_leaderboards(committed_tables: list[Table]) -> None:
+    for model, figure in across_tasks.heat_maps(committed_tables):
+        own = [t for t in committed_tables if t.spec["model"] == model]
         assert len(figure.rows) == sum(len(t.rows) for t in own)
         means = {row.estimates["overall"].mean for t in own for row in t.rows}
         assert {row["overall"] for row in figure.rows} == means
         assert all(0 <= row["share"] <= 1 for row in figure.rows if row["share"] > 0)
-    assert across_tasks.heat_maps(found[:1]) == []
+    assert across_tasks.heat_maps(committed_tables[:1]) == []
 
 
 def test_validity_shows_every_judge_and_nothing_without_one() -> None:

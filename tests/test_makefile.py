@@ -25,10 +25,8 @@ def test_an_older_python_is_refused_before_anything_is_made(tmp_path: Path, targ
     older.write_text(OLDER)
     older.chmod(0o755)
     before = sorted(tmp_path.iterdir())
-    path = f"{older.parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["make", target], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
-    )
+    env = os.environ | {"PATH": f"{older.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["make", target], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode != 0
     assert "python3 will not do (Python 3.10.12): this needs Python 3.11 or later" in done.stderr.splitlines()[-1]
     assert sorted(tmp_path.iterdir()) == before

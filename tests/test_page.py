@@ -20,7 +20,7 @@ from bench.report.page import encoding, samples, summary
 from bench.report.page.build import STATIC
 from bench.report.text.leaderboard import interval
 from bench.report.text.verdict import answers
-from bench.results.tables import tables
+from bench.results.tables import Table, tables
 
 METHODS = (("diffmean", "direction"), ("prompt", "prompting"), ("caa", "direction"), ("none", "control"))
 RECIPE = Recipe(METHODS, ("ocean", "sql", "music", "space", "dice", "kings"), tests=3, selects=2)
@@ -286,10 +286,9 @@ def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
     assert len(found["open"]) == 1
 
 
-def test_labels_claim_nothing_for_a_prompt_against_another() -> None:
+def test_labels_claim_nothing_for_a_prompt_against_another(committed_tables: list[Table]) -> None:
     """Other prompts are no answer to whether the model is to be steered or prompted."""
-    found = tables(results.load(Path(__file__).resolve().parents[1] / "results"))
-    for table in (t for t in found if t.reference and not t.spec["judge"]):
+    for table in (t for t in committed_tables if t.reference and not t.spec["judge"]):
         lists = summary.verdict(table, None)
         named = set(re.findall(r"[\w()+-]+", " ".join((*lists["claimed"], *lists["open"]))))
         assert named & {row.name for row in table.rows if row.run.family in ("direction", "trained", "detector")}

@@ -24,12 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = load(ROOT / "results")
 
 
-@pytest.fixture(scope="module")
-def table() -> Table:
-    found = [t for t in tables(RUNS) if t.spec["model"] == "SmolLM2-135M-Instruct" and t.spec["task"] == "axbench"]
-    return next(t for t in found if t.spec["protocol"]["preset"] == "standard")
-
-
 def test_every_run_keeps_the_rules_of_the_results() -> None:
     """Names, scores from samples, opinions, trials, provenance, controls: `bench check results`."""
     assert RUNS
