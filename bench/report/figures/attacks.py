@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
-from bench.report.figures.sweeps import _end, grid
+from bench.report.figures.sweeps import bound, grid
 from bench.results.tables import Table
 
 SHOTS = "shots-"
@@ -85,5 +85,5 @@ def _line(
         return
     for kind, at in places.items():
         row = known[kind]
-        panel.plot([at, at], [_end(row, "low"), _end(row, "high")], color=colour, lw=1)
+        panel.plot([at, at], [bound(row, "low"), bound(row, "high")], color=colour, lw=1)
         panel.plot([at], [row["mean"]], marker, color=colour, ms=3.4)

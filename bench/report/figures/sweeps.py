@@ -116,7 +116,7 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
                 at, means, color=colour, ls=dashes, lw=1.6 if main else 1.1, marker=marker, ms=3.2 if main else 2.2
             )
             if main:
-                low, high = ([_end(row, end) for row in own] for end in ("low", "high"))
+                low, high = ([bound(row, end) for row in own] for end in ("low", "high"))
                 panel.fill_between(at, low, high, color=colour, alpha=0.13, lw=0)
         panel.set_title(name, fontsize=8)
         panel.set_ylim(-0.04 * table.scale, 1.04 * table.scale)
@@ -150,5 +150,5 @@ def _own(rows: Sequence[Mapping[str, Any]], axis: str) -> bool:
     return bool(found) and (axis == "overall" or found != whole)
 
 
-def _end(row: Mapping[str, Any], end: str) -> float:
+def bound(row: Mapping[str, Any], end: str) -> float:
     return float(row[end]) if math.isfinite(row[end]) else float(row["mean"])
