@@ -57,7 +57,7 @@ def any_lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A tiny random model of each kind, in fp32."""
     from bench.backends import tiny
 
-    return tiny.backend(tmp_path_factory.mktemp(request.param), request.param)
+    return tiny.engine(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +65,7 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> HFBackend:
     """One tiny random Llama in fp32."""
     from bench.backends import tiny
 
-    return tiny.backend(tmp_path_factory.mktemp("llama"))
+    return tiny.engine(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def below(folder: Path) -> list[str]:
         (("-p", "diffmean.layer"), ["-p diffmean.layer: write name.field=value"]),
         (("-p", "layer=2"), ["write name.field=value"]),
         (("-p", "axbench.protocol=quick"), ["axbench.protocol"]),
-        (("-m", "lat", "-p", "lat.orient=maybe"), ["lat.orient = 'maybe' is not a bool"]),
+        (("-m", "lat", "-p", "lat.orient=maybe"), ["lat.orient = 'maybe' is not true or false"]),
         (("--config", "/nowhere/run.toml"), ["cannot read configuration /nowhere/run.toml"]),
         (("--plugin", "/nowhere/mine.py"), ["no plugin file /nowhere/mine.py"]),
     ],

@@ -629,7 +629,9 @@ def test_a_result_is_done_again_when_the_methods_code_changed_and_not_when_a_com
 
 def test_an_unsupported_method_is_a_row_that_says_why(place: Place) -> None:
     site = plugin(place.root, "at-site", needs=["add", "site:mlp"])
-    view = plugin(place.root, "on-view", views=["videos"])
+    view = plugin(place.root, "on-view")
+    with Path(view).open("a", encoding="utf-8") as file:
+        file.write('\nMine.views = frozenset({"videos"})\n')
     done = place.bench(
         *("run", "--backend", "fake", "--json", "--plugin", site, "--plugin", view),
         *("-m", "at-site,on-view,none", "-n", "1"),

@@ -188,8 +188,13 @@ OUT_OF_DATE: set[str] = set()
 
 
 def test_a_key_stops_at_definitions_that_are_there() -> None:
-    names = {name for module in sources("bench") for name in definitions.source(module).defines}
-    assert names >= CARRIERS
+    """And each is one definition: another of that name would drop out of the keys unseen.
+
+    Commands and reports, which nothing that decides a number names, may use the word again.
+    """
+    modules = [m for m in sources("bench") if not m.startswith(("bench.cli", "bench.report"))]
+    names = [name for module in modules for name in definitions.source(module).defines]
+    assert {name: names.count(name) for name in CARRIERS} == dict.fromkeys(CARRIERS, 1)
 
 
 def sources(package: str) -> list[str]:

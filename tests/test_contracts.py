@@ -14,8 +14,9 @@ from conftest import SHARED
 
 from bench import Completion, Concept, Example, Item, Judge, Protocol, Rate, Sample, Task, Train, UsageError, Verdict
 from bench.cli.main import main
+from bench.core.definitions import code_digest
 from bench.core.registry import judge, load_plugin, table, task
-from bench.run import judge_contract, task_contract
+from bench.run import contract as method_contract, judge_contract, task_contract
 
 DATA = {
     "axbench-detect": "axbench/concept10-2b-l20",
@@ -239,6 +240,50 @@ def test_a_plugin_s_unknown_words_are_refused_with_file_and_line(
     with pytest.raises(UsageError, match=r"plugin mine\.py:4: method 'mine'") as error:
         load_plugin(path)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("typo", "said"),
+    [
+        ('views=["text"]', "unknown view 'text': did you mean 'texts'"),
+        ('provides=["steerin"]', "unknown product 'steerin': did you mean 'steering'"),
+        ("antisymetric=True", "unknown flag 'antisymetric': did you mean 'antisymmetric'"),
+    ],
+)
+def test_a_typo_in_a_method_s_declaration_is_refused(typo: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    text = PLUGIN.format(family="direction", needs=["add"], body="pass").replace("needs=", f"{typo}, needs=")
+    path.write_text(text, "utf-8")
+    with pytest.raises(UsageError) as error:
+        load_plugin(path)
+    assert said in str(error.value)
+
+
+def test_two_plugin_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
+    found = []
+    for i in (1, 2):
+        (tmp_path / str(i)).mkdir()
+        path = tmp_path / str(i) / "mine.py"
+        text = PLUGIN.format(family="direction", needs=["add"], body=f"return [{i}]").replace('"mine"', f'"mine-{i}"')
+        path.write_text(text, "utf-8")
+        module = load_plugin(path)
+        found.append((module.Mine, code_digest(module.Mine)))
+    assert found[0][1] == code_digest(found[0][0]) != found[1][1]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return Steering()", "this one has a Steering (mine.py:"),
+        ("return Fitted(Steering())", "not one by itself"),
+        ("return [Fitted(Steering())]", "no candidate has an edit, a delta or a prompt"),
+    ],
+)
+def test_a_fit_of_nothing_or_of_something_else_breaks_the_contract(body: str, said: str, tmp_path: Path) -> None:
+    text = PLUGIN.format(family="direction", needs=["add"], body=body).replace("Method,", "Method, Steering,")
+    (tmp_path / "mine.py").write_text(text, "utf-8")
+    load_plugin(tmp_path / "mine.py")
+    assert said in " ".join(method_contract.check("mine").values())
 
 
 def test_a_plugin_s_failure_names_file_and_line(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_readout(any_lm: HFBack
 
 
 def test_gradients_leave_the_model_as_it_was(readout: Array, tmp_path: Path) -> None:
-    lm = tiny.backend(tmp_path)
+    lm = tiny.engine(tmp_path)
     (before,) = lm.activations([TEXTS[0]], [3])  # the weights load inside a pass without gradients
     (one,), (two,) = (lm.gradients([TEXTS[0]], 1, readout) for _ in range(2))
     assert np.array_equal(one, two)

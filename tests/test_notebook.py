@@ -66,6 +66,12 @@ def test_a_fit_says_what_it_lacks(lm: HFBackend, train: Train) -> None:
         bench.fit(bench.build_method("diffmean"), lm, train, layer=1)
     with pytest.raises(UsageError, match="cannot steer"):
         bench.load_model(backend="fake")
+    with pytest.raises(UsageError, match="candidate 3: diffmean has 1"):
+        bench.fit("diffmean", lm, train).at(0.3, candidate=3)
+    with pytest.raises(UsageError, match="no pair of an instruction and a response"):
+        bench.contrast("the sea", [("What is it?",)], OFFICE)  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="prompts is one text"):
+        bench.generate(lm, "What is it?")
     with pytest.raises(UsageError, match="1 steerings for 2 prompts"):
         bench.generate(lm, ["a", "b"], [None])
 

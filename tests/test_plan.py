@@ -537,7 +537,7 @@ def test_every_coefficient_that_is_set_is_tried_and_none_else() -> None:
         ("a.toml", "[params.protocol]\nseed = 3", "protocol.seed has a flag: --seed"),
         ("a.toml", "[params.protocol]\nconcepts = 3", "protocol.concepts has a flag: --limit"),
         ("a.toml", "[params.protocol]\ntest = 0", "protocol.test = 0: at least 1"),
-        ("a.toml", "[params.protocol]\nselect = 1.5", "protocol.select = 1.5 is not a int"),
+        ("a.toml", "[params.protocol]\nselect = 1.5", "protocol.select = 1.5 is not a whole number"),
         ("a.toml", "[params.protocol]\nsampling = 3", "give one of sampling.max_new_tokens"),
         ("a.toml", "[params.protocol.select]\nn = 3", "protocol.select has no fields"),
         ("a.toml", "[params.protocol.sampling]\ntemperature = -1", "at least 0"),

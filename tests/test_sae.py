@@ -316,7 +316,7 @@ def test_settings_out_of_range_are_refused() -> None:
 
 
 def test_it_also_fits_without_texts_of_the_models_own(tmp_path: Path) -> None:
-    lm = tiny.backend(tmp_path)
+    lm = tiny.engine(tmp_path)
     made = build_method("sae", {"sae": {"tokens": 0}})
     assert made.prompt_writing_cost(BUDGET) == (0, 0)
     assert made.fit(Context(lm, BUDGET), example_train())[0].note["width"] == 64

@@ -84,7 +84,7 @@ def test_the_likeliest_target_is_known_as_such(lm: HFBackend) -> None:
 
 def test_a_window_shorter_than_a_row_still_bounds_what_is_seen(tmp_path: Any) -> None:
     """Gemma's layers with a window of 64 tokens: rows beyond it fall back on the model's own mask."""
-    lm = tiny.backend(tmp_path, "gemma2")
+    lm = tiny.engine(tmp_path, "gemma2")
     requests = [Request(ask("word " * n), target=t) for n in (1, 30) for t in TARGETS]
     assert len(lm.encode(requests[-1].prompt)) > 64
     for request, found in zip(requests, scored(lm, requests), strict=True):

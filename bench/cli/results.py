@@ -105,7 +105,7 @@ def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> 
             continue
         _answer(console, row, picked if found else row)
         if "tokens" in row:
-            console.print(f"{row['tokens']} tokens, positions touched {row['touched']}", markup=False)
+            console.print(f"{row['tokens']} tokens, positions edited {row['touched']}", markup=False)
         _said(console, run.data["spec"]["judge"] or "scores", row)
     for judge, row in second.items():
         _said(console, judge, row, row["ratings"])

@@ -307,7 +307,7 @@ class Method(ABC):
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     views: ClassVar[frozenset[str]] = frozenset({"texts"})
-    """Training views it needs: `texts`, `pairs`, `choices`, `personas`; none for a control."""
+    """Training views it needs: `texts`, `pairs`, `choices`, `personas`, `conditions`; none for a control."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Capabilities its steering and its fit (`train`) will need: support is decided before a model is loaded."""
     deterministic: ClassVar[bool] = True

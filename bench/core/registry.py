@@ -6,6 +6,7 @@ Invariant: a name belongs to one class; a second class under it is an error, not
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -45,6 +46,18 @@ FAMILIES = {
 CAPABILITIES = frozenset({"prompt", "gate", "delta", "train", "site:attn", "site:mlp"})
 """What a method may need of an engine, beside kinds of edits."""
 
+VIEWS = frozenset({"texts", "pairs", "choices", "personas", "conditions"})
+"""Training views a method may learn from (`Train.views`)."""
+PRODUCTS = frozenset({"steering", "detector"})
+"""What a method's fits may hold."""
+FLAGS = frozenset(
+    {
+        *("deterministic", "antisymmetric", "recovers", "validated", "suppresses", "named"),
+        *("uses_prompter", "uses_judge", "needs_all_concepts", "points_away"),
+    }
+)
+"""Class flags of `Method` that its decorator may set."""
+
 T = TypeVar("T")
 
 
@@ -81,6 +94,13 @@ def method(
     known = {*CAPABILITIES, *table("edit")}
     if strange := sorted(set(needs := list(needs)) - known):
         raise UsageError(f"method {name!r}: no engine is known to {strange[0]!r}: {suggest(strange[0], known)}")
+    for what, given, allowed in (
+        ("view", views := list(views), VIEWS),
+        ("product", provides := list(provides), PRODUCTS),
+        ("flag", invariants, FLAGS),
+    ):
+        if strange := sorted(set(given) - allowed):
+            raise UsageError(f"method {name!r}: unknown {what} {strange[0]!r}: {suggest(strange[0], allowed)}")
     return register(
         "method",
         name,
@@ -177,7 +197,8 @@ def load_plugin(path: Path) -> ModuleType:
     """Import one file that registers classes (`--plugin my_method.py`)."""
     if not path.is_file():
         raise UsageError(f"no plugin file {path}")
-    name = f"bench_plugin_{path.stem}"
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files of one name are two modules
+    name = f"bench_plugin_{path.stem}_{place}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"plugin {path} is not a Python file")

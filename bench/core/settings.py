@@ -40,6 +40,9 @@ def changed(value: Data, settings: Mapping[str, Any], where: str) -> Data:
     return dataclasses.replace(value, **own)  # type: ignore[type-var]
 
 
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
+
+
 def cast(value: Any, hint: Any, where: str) -> Any:
     """`value` (text from a command line, or already typed) as the type a field is annotated with."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
@@ -49,8 +52,8 @@ def cast(value: Any, hint: Any, where: str) -> Any:
             return _as(value, option, where)
         except (TypeError, ValueError):
             continue
-    shown = " | ".join(getattr(o, "__name__", str(o)) for o in options)
-    raise UsageError(f"{where} = {value!r} is not a {shown}")
+    shown = " or ".join(WORDS.get(o, getattr(o, "__name__", str(o))) for o in options)
+    raise UsageError(f"{where} = {value!r} is not {shown}")
 
 
 def _as(value: Any, option: Any, where: str) -> Any:

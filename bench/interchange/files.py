@@ -35,9 +35,9 @@ READABLE = (*SUFFIX, "steering-vectors")
 _GUESS = {".gguf": "gguf", ".safetensors": "safetensors", ".pt": "lm-eval", ".pth": "lm-eval"}
 
 
-def save(path: Path | str, steering: Steering, form: str = "", hint: str = "", blocks: str = "layers") -> None:
-    """Write `steering` as a whole file, in the format `form`, else that of its suffix; raises as `encode`."""
-    write_whole(Path(path), encode(steering, form or guess(Path(path)), hint, blocks))
+def save(path: Path | str, steering: Steering, format: str = "", hint: str = "", blocks: str = "layers") -> None:
+    """Write `steering` as a whole file, in the format `format`, else that of its suffix; raises as `encode`."""
+    write_whole(Path(path), encode(steering, format or guess(Path(path)), hint, blocks))
 
 
 def encode(steering: Steering, form: str, hint: str = "", blocks: str = "layers") -> bytes:
@@ -52,15 +52,15 @@ def encode(steering: Steering, form: str, hint: str = "", blocks: str = "layers"
     return pack(steering) if form == "safetensors" else _lm_eval(steering, blocks)
 
 
-def load(path: Path | str, form: str = "", sink: bool = False) -> Steering:
-    """The steering in `path`; `form` is guessed from the suffix.
+def load(path: Path | str, format: str = "", sink: bool = False) -> Steering:
+    """The steering in `path`; `format` is guessed from the suffix.
 
     `steering-vectors` is a mapping from layer to vector, in a `.pt` or `.safetensors` file: that library
     has no format of its own, so its users save `vector.layer_activations`, or a dict that holds it. A layer
     below 0 counts from the end, and stays as it is. Layers whose vector is zero are left out.
     """
     path = Path(path)
-    form = _known(form or guess(path), READABLE)
+    form = _known(format or guess(path), READABLE)
     if not path.is_file():
         raise UsageError(f"no file {path}")
     try:

@@ -66,7 +66,7 @@ class Results(list[Run]):
         """The answers behind the numbers: of the named methods (runs, ids), else of every run.
 
         `text` is the answer, `AXIS_rating` what it was given on an axis. On the select split there is a row for each
-        setting that was tried.
+        setting that was tried. Raises UsageError where a name is none or several of these runs.
         """
         import pandas as pd
 

@@ -20,7 +20,7 @@ from bench.core.errors import located
 from bench.core.interfaces import Backend, Bound, Context, Detector, Fitted, Method, Prompted, ReadSite
 from bench.core.naming import build_method
 from bench.core.protocol import Budget
-from bench.core.steering import Steering
+from bench.core.steering import Prompt, Steering
 from bench.core.store import load_value, save_value
 from bench.core.values import Activations, Choice, Concept, Example, Item, Pair, Request, Sampling, Train, Verdict
 from bench.run.identity import foreign
@@ -84,13 +84,13 @@ def check(name: str, kind: str = "llama", params: Mapping[str, Any] | None = Non
     tiny random model of `kind`."""
     made = build_method(name, {name: params or {}})
     with tempfile.TemporaryDirectory() as folder:
-        lm = tiny.backend(Path(folder) / "model", kind)
+        lm = tiny.engine(Path(folder) / "model", kind)
         fitted: list[Fitted] = []  # one fit serves every check but those of the fit itself
         steps: dict[str, Callable[[], str]] = {"it fits": lambda: _fits(made, lm, fitted)}
         steps["two fits are equal"] = lambda: _deterministic(made, lm, fitted)
         steps["c = 0 is the bare model under the same prompt"] = lambda: _zero(fitted, lm)
         steps["a batch equals its rows"] = lambda: _rows(fitted, lm)
-        steps["its edits fire and change the output"] = lambda: _fires(fitted, lm)
+        steps["its edits fire and change the output"] = lambda: _fires(fitted, lm) or _changes(made, fitted, lm)
         steps["save and load keep the digest"] = lambda: _saved(fitted, lm, Path(folder))
         if made.antisymmetric:
             steps["swapping positives and negatives flips it"] = lambda: _flips(made, lm)
@@ -127,7 +127,15 @@ def _steerings(fitted: Sequence[Fitted], lm: Backend) -> list[Steering]:
 
 
 def _fits(made: Method, lm: Backend, found: list[Fitted]) -> str:
-    found.extend(_fit(made, lm))
+    given: Any = _fit(made, lm)
+    rows = given if isinstance(given, Sequence) else [given]
+    if strange := [type(row).__name__ for row in rows if not isinstance(row, Fitted)]:
+        code = type(made).fit.__code__
+        place = f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+        return f"fit must return a sequence of Fitted; this one has a {strange[0]} ({place})"
+    if given is not rows:
+        return f"fit must return a sequence of Fitted, not one by itself: [{type(given).__name__}(…)]"
+    found.extend(given)
     if not found:
         return "the fit gave no candidate"
     for candidate in found:
@@ -202,12 +210,19 @@ def _fires(fitted: Sequence[Fitted], lm: Backend) -> str:
         found = dict(lm.generate([Request(QUESTION, steering.scaled(4.0), sampling)]))[0]
         gated = [edit.gate is not None for edit in steering.edits]
         if any(n == 0 and not gate for n, gate in zip(found.positions_edited, gated, strict=True)):
-            return f"positions touched per edit: {found.positions_edited}"
+            return f"positions edited per edit: {found.positions_edited}"
         bare = Request(steering.prompt.apply(QUESTION), target="A red ball.")
         if not any(gated) and _scored(lm, [Request(QUESTION, steering.scaled(4.0), target="A red ball.")]) == _scored(
             lm, [bare]
         ):
             return "c = 4 leaves every log-probability as it was"
+    return ""
+
+
+def _changes(made: Method, fitted: Sequence[Fitted], lm: Backend) -> str:
+    found = _steerings(fitted, lm)
+    if found and made.family != "control" and not any(s.edits or s.deltas or s.prompt != Prompt() for s in found):
+        return "no candidate has an edit, a delta or a prompt"
     return ""
 
 

@@ -36,7 +36,7 @@ def check(name: str, params: Mapping[str, Any] | None = None) -> dict[str, str]:
     kind, _, argument = name.partition(":")
     judge: Judge = build("judge", kind, {**(params or {}), **({"model": argument} if argument else {})})
     with tempfile.TemporaryDirectory() as folder:
-        lm = tiny.backend(Path(folder) / "model")
+        lm = tiny.engine(Path(folder) / "model")
         judge.prepare(lm, Rows(Path(folder) / "evidence"), [example_train()])
         steps: dict[str, Callable[[], str]] = {
             "its fingerprint is JSON and its key has a digest": lambda: _identity(judge),

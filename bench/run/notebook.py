@@ -44,6 +44,7 @@ def load_task(name: str = USUAL_TASK, *, preset: str = "quick", limit: int = 0, 
     """A task with its data: `load_task().train(concept)` is what a method is fitted on.
 
     `params` are fields of the task (`data="concept10"`); `limit` leaves only the first so many concepts.
+    Raises UsageError for an unknown name or field, BenchError where the data cannot be read.
     """
     made: Task = build("task", name, params, protocol=protocol(preset, limit=limit))
     return made
@@ -53,7 +54,11 @@ def contrast(concept: str, positives: Sequence[tuple[str, str]], negatives: Sequ
     """Training data of one's own: (instruction, response) pairs that show `concept`, and such that do not.
 
     Instructions that are answered on both sides are contrast pairs too, for the methods that learn from those.
+    Raises UsageError for a row that is no pair.
     """
+    for row in (*positives, *negatives):
+        if isinstance(row, str) or len(row) != 2:
+            raise UsageError(f"{row!r} is no pair of an instruction and a response")
     with_it, without = (tuple(Example(*row) for row in rows) for rows in (positives, negatives))
     answers = {e.instruction: e.response for e in without}
     pairs = [Pair(e.instruction, e.response, answers[e.instruction]) for e in with_it if e.instruction in answers]
@@ -77,6 +82,8 @@ class Fit:
         where the method leaves a choice (`layer="select"`). Raises BenchError for a method that gives a detector
         alone.
         """
+        if not 0 <= candidate < len(self.candidates):
+            raise UsageError(f"candidate {candidate}: {self.method.name} has {len(self.candidates)}, counted from 0")
         chosen = self.candidates[candidate]
         steering = chosen.steering
         if isinstance(steering, Bound):
@@ -134,8 +141,11 @@ def generate(
     """Answers to `prompts` (questions, or chats of (role, text)), in order, under one steering or one for each.
 
     The noise of an answer depends on `seed` and its place alone, so that answers under different steerings differ
-    by the steering.
+    by the steering. Raises UsageError where steerings and prompts do not match in number, BenchError for a layer or
+    a module that the model lacks, and for an edit that reached no position.
     """
+    if isinstance(prompts, str):
+        raise UsageError("prompts is one text: give a list, [prompt]")
     one = [steering] * len(prompts) if steering is None or isinstance(steering, Steering) else list(steering)
     if len(one) != len(prompts):
         raise UsageError(f"{len(one)} steerings for {len(prompts)} prompts: give one, or one for each")
@@ -159,7 +169,8 @@ def run(
 
     `options` are the fields of `bench.run.plan.Options` (`model`, `judge`, `preset`, `limit`, `params`, …). What is
     done is not done again. `results` is the folder for the runs; default: results/ of a checkout, else the scratch
-    folder. Methods that could not run are in the `reasons` of what is returned.
+    folder. Methods that could not run are in the `reasons` of what is returned. Raises UsageError for unknown names and
+    values, BenchError where the judge, the model or the data cannot be had.
     """
     known = {f.name for f in fields(Options)}
     if unknown := sorted(set(options) - known):
