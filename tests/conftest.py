@@ -1,7 +1,7 @@
 """Shared fixtures: tiny random models made on the spot, the default model, and the development data.
 
 Every test file loads this one, so it imports nothing that takes time: a fixture imports what it makes. A test gets the
-markers `model`, `browser` and `vllm` by the fixtures that it uses; only `slow` is written at the tests themselves.
+markers of the fixtures that it uses (`MARKERS`); others stand at the tests themselves.
 """
 
 from __future__ import annotations
@@ -27,10 +27,28 @@ if TYPE_CHECKING:
 
 KEY = "sk-a-key-like-no-other-0123456789"
 SHIPPED = ("bench", "methods", "tasks")
+MARKERS = {"default_model": "model", "browser": "browser", "served": "vllm", "committed_tables": "slow"}
+"""Fixtures whose tests have a marker without saying so."""
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 STEERED = RESULTS / "axbench" / "SmolLM2-135M-Instruct"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in MARKERS.keys() & getattr(item, "fixturenames", ()):
+            item.add_marker(MARKERS[name])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test of a running vLLM says here why there is none; collecting it does not load vLLM."""
+    if item.get_closest_marker("vllm"):
+        from bench.backends.vllm.backend import unable
+
+        if reason := unable():
+            pytest.skip(reason)
 
 
 def script(file: str) -> ModuleType:

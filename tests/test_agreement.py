@@ -62,6 +62,7 @@ def test_a_single_value_has_no_rank_correlation() -> None:
     assert spearman(np.array([[0, 1, 2.0], [0, 10, 11]])) == 1
 
 
+@pytest.mark.slow
 def test_intervals_resample_whole_clusters() -> None:
     """Copies of a cluster's one row add no information: the interval stays as wide."""
     rng = np.random.default_rng(3)

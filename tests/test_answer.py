@@ -18,6 +18,7 @@ from bench.stats.intervals import Difference, holm, paired
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_the_two_were_best_on_the_select_split(committed_tables: list[Table]) -> None:
     made = answers(committed_tables)
     assert {one.table.spec["task"] for one in made} >= {"axbench"}
@@ -45,6 +46,7 @@ def test_the_two_were_best_on_the_select_split(committed_tables: list[Table]) ->
     assert [one.p for one in made] == holm([one.difference.p for one in made])
 
 
+@pytest.mark.slow
 def test_steering_picked_from_more_settings_than_prompts_get_is_left_out_and_marked(
     committed_tables: list[Table],
 ) -> None:
@@ -63,6 +65,7 @@ def gap(low: float, high: float) -> Difference:
     return Difference((low + high) / 2, low, high, 0.01, 12, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -47,6 +47,7 @@ def problems(root: Path) -> list[str]:
     return [f"{found.path}: {found.problem}" for found in audit.check(root)]
 
 
+@pytest.mark.slow
 def test_the_committed_results_are_clean() -> None:
     assert problems(ROOT / "results") == []
 
@@ -171,6 +172,7 @@ def test_a_file_beside_a_run_names_no_place_of_a_machine(root: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_trials_must_give_the_means_settings_were_picked_by(root: Path) -> None:
     path = folder(root) / "trials.jsonl"
     data = json.loads((folder(root) / "run.json").read_text("utf-8"))
@@ -195,6 +197,7 @@ def test_trials_must_give_the_means_settings_were_picked_by(root: Path) -> None:
     assert any("line 1 is no trial" in line for line in problems(root))
 
 
+@pytest.mark.slow
 def test_a_detector_s_auroc_is_computed_again(tmp_path: Path) -> None:
     base = Path("axbench-detect") / MODEL.name
     for source in sorted((ROOT / "results" / base).iterdir()):

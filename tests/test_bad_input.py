@@ -117,6 +117,7 @@ def test_the_other_commands_refuse_in_one_line_too(words: tuple[str, ...], code:
     refused(words, code, part)
 
 
+@pytest.mark.slow
 def test_a_layer_the_model_lacks_fails_the_method_with_the_layers_there_are(tmp_path: Path) -> None:
     done = bench(*RUN, "-m", "diffmean,none", "-p", "diffmean.layer=99", "--json")
     assert done.exit_code == 1
@@ -137,6 +138,7 @@ def test_a_parameter_that_json_cannot_hold_is_refused_before_anything_is_made(tm
     assert not (tmp_path / "cache" / "rows").exists()
 
 
+@pytest.mark.slow
 def test_a_judge_without_a_key_is_said_to_lack_one(tmp_path: Path) -> None:
     refused((*RUN, "-m", "none", "--judge", "openai:some-model"), 2, "OPENAI_API_KEY", "OPENAI_BASE_URL")
     assert not (tmp_path / "results").exists()
@@ -223,6 +225,7 @@ def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
 TRAIN, HELD = Path("generate", "train_data.parquet"), Path("inference", "latent_eval_data.parquet")
 
 
+@pytest.mark.slow
 def test_a_whole_folder_runs(folder: Path) -> None:
     done = bench("run", "--backend", "fake", "-m", "none,diffmean,prompt", "--data", str(folder), "--json")
     assert done.exit_code == 0, done.stderr
@@ -241,6 +244,7 @@ def test_a_whole_folder_runs(folder: Path) -> None:
     assert json.loads(again.stdout)["runs"][0]["status"] == "cached"
 
 
+@pytest.mark.slow
 def test_without_metadata_the_table_names_the_concepts(folder: Path) -> None:
     (folder / "generate" / "metadata.jsonl").unlink()
     done = bench(*RUN, "-m", "none", "--data", str(folder), "--json")
@@ -249,6 +253,7 @@ def test_without_metadata_the_table_names_the_concepts(folder: Path) -> None:
     assert [c["text"] for c in data["concepts"].values()] == ["subject 0", "subject 1"]
 
 
+@pytest.mark.slow
 def test_alpaca_eval_beside_it_is_asked_instead(folder: Path) -> None:
     asked = [f"Alpaca question {i}?" for i in range(12)]
     (folder / "alpaca_eval.json").write_text(json.dumps([{"instruction": text} for text in asked]))
@@ -352,6 +357,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_are_cut_off_are_refused_in_one_line(tmp_path: Path) -> None:
     """As an interrupted copy leaves them."""
     from bench.backends import tiny
@@ -366,6 +372,7 @@ def test_weights_that_are_cut_off_are_refused_in_one_line(tmp_path: Path) -> Non
 # No network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("--data", "concept10"), ("--backend", "hf", "--model", "nobody/nothing")])
 def test_without_a_network_it_says_what_could_not_be_fetched(tmp_path: Path, words: tuple[str, ...]) -> None:
     """In a process of its own: the hub client reads its environment when it is imported."""
@@ -413,6 +420,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return outcome(root / "results")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "where"), [(600, "fit"), (4000, "judge"), (2500, "generate")])
 def test_a_disk_that_fills_up_ends_in_one_line_and_the_same_command_resumes(
     tmp_path: Path, undisturbed: dict[str, Any], size: int, where: str
@@ -435,6 +443,7 @@ def test_a_disk_that_fills_up_ends_in_one_line_and_the_same_command_resumes(
     assert outcome(tmp_path / "results") == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["while writing", "while syncing"])
 def test_a_run_json_that_does_not_fit_is_not_there_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
@@ -459,6 +468,7 @@ def test_a_run_json_that_does_not_fit_is_not_there_at_all(
     assert "0 generations made now" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_report_that_does_not_fit_leaves_the_old_one_whole(tmp_path: Path) -> None:
     """100 bytes stop the table, 5000 a picture."""
     assert bench(*RUN, "-m", "none").exit_code == 0
@@ -473,6 +483,7 @@ def test_a_report_that_does_not_fit_leaves_the_old_one_whole(tmp_path: Path) -> 
         assert [name for name in before if left[name] != before[name]] == []
 
 
+@pytest.mark.slow
 def test_a_results_folder_that_cannot_be_one_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a regular file")
     words = (*RUN, "-m", "none", "--results", str(tmp_path / "file" / "results"))
@@ -525,6 +536,7 @@ def test_a_damaged_run_is_named_and_nothing_is_reported_over_it(tmp_path: Path, 
     assert not (tmp_path / "reports").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_result_of_its_own_is_made_again(tmp_path: Path, what: str) -> None:
     planned = json.loads(bench(*RUN, "-m", "none", "--dry-run", "--json").stdout)["runs"][0]
@@ -534,6 +546,7 @@ def test_a_damaged_result_of_its_own_is_made_again(tmp_path: Path, what: str) ->
     assert json.loads(done.stdout)["runs"][0]["status"] == "complete"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fit.safetensors", "key.json"])
 def test_a_damaged_fit_ends_in_no_traceback_and_in_no_wrong_number(
     tmp_path: Path, undisturbed: dict[str, Any], name: str

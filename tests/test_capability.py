@@ -7,12 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import lm_eval.tasks
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from lm_eval.tasks import TaskManager
 
 from bench import results
 from bench.backends import tiny
@@ -31,6 +29,8 @@ from bench.run.session import execute
 
 ALL = capability.neutral()
 METHODS = ("random", "prompt", "prompt+random", "none")
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,9 @@ def test_a_wrong_word_is_one_line_and_exit_code_two(home: Path, words: tuple[str
 
 
 def test_a_task_that_does_not_exist_is_named_with_the_nearest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Own(TaskManager):
+    import lm_eval.tasks  # takes seconds, which a run of other tests need not wait for
+
+    class Own(lm_eval.tasks.TaskManager):
         """Without lm-eval's own index, which takes ten seconds to read."""
 
         def __init__(self, include_path: str, include_defaults: bool = False) -> None:

@@ -40,6 +40,7 @@ def run(tmp_path: Path, *words: str, expect: int = 0) -> list[results.Run]:
     return results.load(tmp_path / "results")
 
 
+@pytest.mark.slow
 def test_a_run_resamples_questions_and_picks_per_fold(questions: Path, tmp_path: Path) -> None:
     runs = run(tmp_path, "-t", "truthfulqa", "--data", str(questions), "-m", "none,diffmean,prompt")
     assert {r.method for r in runs} == {"none", "diffmean", "prompt"}
@@ -135,6 +136,7 @@ def test_letters_are_drawn_per_question_and_the_behaviour_is_what_counts(behavio
     assert sum(picked) == letters["A"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["behaviour", "behaviour-open"])
 def test_behaviours_run(behaviours: Path, tmp_path: Path, name: str) -> None:
     runs = run(tmp_path, "-t", name, "--data", str(behaviours), "-m", "none,diffmean,prompt,caa")

@@ -98,6 +98,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, list[dict[st
 # Start
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     heavy = "torch transformers scipy.stats sklearn pandas pyarrow matplotlib datasets huggingface_hub openai"
     script = f"""
@@ -149,6 +150,7 @@ def test_list_names_what_is_registered(place: Place, what: str, names: set[str])
     assert all(name in text for name in names)
 
 
+@pytest.mark.slow
 def test_list_runs(shared: tuple[Place, list[dict[str, Any]]], place: Place) -> None:
     done, rows = shared
     listed = strict(done.bench("list", "runs", "--json").stdout)
@@ -173,6 +175,7 @@ def test_models_list(place: Place) -> None:
 # run
 
 
+@pytest.mark.slow
 def test_run_json_is_one_document(shared: tuple[Place, list[dict[str, Any]]]) -> None:
     place, rows = shared
     assert [row["method"] for row in rows] == list(METHODS)
@@ -184,6 +187,7 @@ def test_run_json_is_one_document(shared: tuple[Place, list[dict[str, Any]]]) ->
         assert Path(row["path"]).is_relative_to(place.root / "results" / "axbench" / "fake")
 
 
+@pytest.mark.slow
 def test_stdout_is_one_json_document_even_from_a_process(place: Place) -> None:
     """Nothing that a library prints may stand before or after it."""
     done = place.subprocess("run", "--backend", "fake", "-m", "none", "-n", "1", "--json")
@@ -233,6 +237,7 @@ def test_the_picked_setting_is_the_best_one_on_the_select_split(shared: tuple[Pl
     assert len(picked) > 4  # not always the first
 
 
+@pytest.mark.slow
 def test_a_second_identical_run_generates_and_rates_nothing(place: Place) -> None:
     words = ["-m", ",".join(METHODS), "-n", "2"]
     first = place.run(*words)
@@ -247,6 +252,7 @@ def test_a_second_identical_run_generates_and_rates_nothing(place: Place) -> Non
     assert {path: Path(path).read_bytes() for path in written} == written
 
 
+@pytest.mark.slow
 def test_without_its_run_json_a_run_is_scored_again_from_the_rows(place: Place) -> None:
     first = place.run("-m", "diffmean", "-n", "2")[0]
     lines, before = place.lines(), record(first)
@@ -260,6 +266,7 @@ def test_without_its_run_json_a_run_is_scored_again_from_the_rows(place: Place) 
     assert place.lines() == lines
 
 
+@pytest.mark.slow
 def test_another_method_on_the_same_task_rates_only_its_own(place: Place) -> None:
     place.run("-m", "none", "-n", "2")
     second = place.bench("run", "--backend", "fake", "--json", "-m", "none,diffmean", "-n", "2")
@@ -281,6 +288,7 @@ def test_short_options_say_what_long_ones_say(place: Place) -> None:
         assert short[0] not in ids(place, "run", *long, *missing)
 
 
+@pytest.mark.slow
 def test_parameters_and_limits_reach_the_run(shared: tuple[Place, list[dict[str, Any]]], place: Place) -> None:
     data = record(place.run("-m", "diffmean", "-p", "diffmean.layer=1", "-n", "2")[0])
     assert data["spec"]["method_params"] == {"layer": 1}
@@ -293,6 +301,7 @@ def test_an_exclusion_can_be_given_to_m(place: Place) -> None:
     assert [row.split()[0] for row in found] == ["none", "diffmean"]
 
 
+@pytest.mark.slow
 def test_results_go_to_stdout_and_the_rest_to_stderr(place: Place) -> None:
     done = place.bench("run", "--backend", "fake", "-m", "none,diffmean", "-n", "2")
     for text in ("rank", "diffmean", "Δ to", "bootstrap-t"):
@@ -306,6 +315,7 @@ def test_results_go_to_stdout_and_the_rest_to_stderr(place: Place) -> None:
     assert "bootstrap-t" in with_json.stderr
 
 
+@pytest.mark.slow
 def test_the_results_option_stands_above_the_environment(place: Place) -> None:
     rows = place.run("-m", "none", "-n", "1", "--results", str(place.root / "mine" / "results"))
     assert Path(rows[0]["path"]).is_relative_to(place.root / "mine" / "results")
@@ -316,6 +326,7 @@ def test_the_results_option_stands_above_the_environment(place: Place) -> None:
 # Where a run goes when no folder is given
 
 
+@pytest.mark.slow
 def test_a_fake_run_goes_to_the_scratch_folder_and_says_why(place: Place) -> None:
     done = place.bench("run", "--backend", "fake", "--json", "-m", "none", "-n", "1", BENCH_RESULTS=None)
     row = strict(done.stdout)["runs"][0]
@@ -329,6 +340,7 @@ def test_a_fake_run_goes_to_the_scratch_folder_and_says_why(place: Place) -> Non
     assert str(place.root / "out" / "leaderboard.md") in report.stdout
 
 
+@pytest.mark.slow
 def test_a_run_is_found_by_its_id_wherever_it_lies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checked results first, the scratch folder second; ids too, not only names."""
     monkeypatch.setattr("bench.core.paths.default_results", lambda: place.root / "results")
@@ -408,6 +420,7 @@ def test_a_run_is_found_by_name_folder_id_and_path(shared: tuple[Place, list[dic
         assert strict(place.bench("show", name, "--json").stdout)["id"] == run["id"]
 
 
+@pytest.mark.slow
 def test_a_method_on_several_tasks_means_its_run_on_the_usual_one() -> None:
     """So that the commands of the README hold in a checkout, whose results have more than one task."""
     runs = results.load(ROOT / "results")
@@ -434,6 +447,7 @@ def test_an_unknown_concept_is_refused_by_name(shared: tuple[Place, list[dict[st
     assert "has no concept 'chanse': did you mean 'chance'?" in refused.stderr
 
 
+@pytest.mark.slow
 def test_an_ambiguous_or_unknown_run_is_refused(seeds: tuple[Place, list[dict[str, Any]]]) -> None:
     place, _ = seeds
     several = place.bench("show", "prompt", expect=2)
@@ -465,6 +479,7 @@ def test_compare_is_paired_per_axis(shared: tuple[Place, list[dict[str, Any]]]) 
     assert "fluency" in table
 
 
+@pytest.mark.slow
 def test_comparing_runs_of_different_protocols_is_refused(seeds: tuple[Place, list[dict[str, Any]]]) -> None:
     place, rows = seeds
     done = place.bench("compare", *(Path(row["path"]).parent.name for row in rows), "--json", expect=2)
@@ -472,6 +487,7 @@ def test_comparing_runs_of_different_protocols_is_refused(seeds: tuple[Place, li
     assert done.stderr == "bench: prompt and prompt cannot be compared: they differ in protocol\n"
 
 
+@pytest.mark.slow
 def test_comparing_on_one_concept_is_still_json(place: Place) -> None:
     """No interval and no p exist there: null says so to any reader, NaN is not JSON."""
     place.run("-m", "diffmean,none", "-n", "1")
@@ -484,6 +500,7 @@ def test_comparing_on_one_concept_is_still_json(place: Place) -> None:
 # cache
 
 
+@pytest.mark.slow
 def test_cache_path_size_and_clear(place: Place) -> None:
     assert place.bench("cache", "path").stdout == f"{place.root / 'cache'}\n"
     place.run("-m", "none", "-n", "1")
@@ -507,6 +524,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_report_is_a_pure_function_of_the_results(shared: tuple[Place, list[dict[str, Any]]], tmp_path: Path) -> None:
     """In this process and in another, with another hash seed, folder, time and an empty cache."""
     place, _ = shared
@@ -530,6 +548,7 @@ def test_a_report_is_a_pure_function_of_the_results(shared: tuple[Place, list[di
     assert pictures[0] != pictures[1]
 
 
+@pytest.mark.slow
 def test_a_report_says_what_the_runs_say(shared: tuple[Place, list[dict[str, Any]]], tmp_path: Path) -> None:
     import csv
 
@@ -563,6 +582,7 @@ def test_runs_of_different_protocols_stand_in_different_tables(seeds: tuple[Plac
     assert len(list(reports.glob("axbench-*-forest.png"))) == 2
 
 
+@pytest.mark.slow
 def test_two_settings_of_a_method_stand_in_one_table_under_their_settings(place: Place) -> None:
     for layer in ("1", "2"):
         place.run("-m", "diffmean,none", "-n", "2", "-p", f"diffmean.layer={layer}")
@@ -602,6 +622,7 @@ def plugin(
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_plugin_registers_a_method_and_runs_it_alone_and_combined(place: Place) -> None:
     path = plugin(place.root, "mine")
     words = ["-m", "mine,prompt+mine", "-n", "2", "-p", "mine.size=2"]
@@ -614,6 +635,7 @@ def test_a_plugin_registers_a_method_and_runs_it_alone_and_combined(place: Place
     assert next(r for r in listed if r["name"] == "mine")["summary"] == "A direction of ones."
 
 
+@pytest.mark.slow
 def test_a_result_is_done_again_when_the_methods_code_changed_and_not_when_a_comment_did(place: Place) -> None:
     words = ["--plugin", plugin(place.root, "mine"), "-m", "mine", "-n", "1"]
     place.run(*words)
@@ -627,6 +649,7 @@ def test_a_result_is_done_again_when_the_methods_code_changed_and_not_when_a_com
     assert again(ONES.replace("layer=1", "layer=2")) == "complete"
 
 
+@pytest.mark.slow
 def test_an_unsupported_method_is_a_row_that_says_why(place: Place) -> None:
     site = plugin(place.root, "at-site", needs=["add", "site:mlp"])
     view = plugin(place.root, "on-view")
@@ -664,6 +687,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 def test_a_failing_fit_fails_its_method_alone(place: Place) -> None:
     words = [word for name, (body, _) in FAILURES.items() for word in ("--plugin", plugin(place.root, name, body))]
     words += ["-m", f"none,{','.join(FAILURES)},prompt", "-n", "2"]
@@ -677,6 +701,7 @@ def test_a_failing_fit_fails_its_method_alone(place: Place) -> None:
     assert (again[0]["status"], again[-1]["status"]) == ("cached", "cached")
 
 
+@pytest.mark.slow
 def test_a_fit_that_lacks_a_file_of_its_own_fails_its_method_alone(place: Place) -> None:
     """An OSError of the method's is no failure of our disk: the others run on."""
     path = plugin(place.root, "reader", "open('/nowhere/vectors.npz')")
@@ -686,6 +711,7 @@ def test_a_fit_that_lacks_a_file_of_its_own_fails_its_method_alone(place: Place)
     assert "FileNotFoundError" in reader["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("note", ["{'words': {1, 2}}", "{'vector': np.ones(3, complex)}"])
 def test_a_fit_that_cannot_be_kept_fails_its_method_alone(place: Place, note: str) -> None:
     path = plugin(place.root, "odd", f"return [Fitted(Steering(), note={note})]")
@@ -695,6 +721,7 @@ def test_a_fit_that_cannot_be_kept_fails_its_method_alone(place: Place, note: st
     assert odd["reason"]
 
 
+@pytest.mark.slow
 def test_a_fit_of_all_concepts_at_once_that_fails_says_why(place: Place) -> None:
     """`fit_all` may be a plain function as well as a generator; its own error is the one to show."""
     path = plugin(place.root, "eager", ONES)
@@ -713,6 +740,7 @@ class Unbound:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steering",
     ["Steering(edits=(Add(layer=1, value=np.zeros(8, np.float32)),))", "Unbound()"],

@@ -46,6 +46,7 @@ def changed(one: dict[str, str], two: dict[str, str]) -> set[str]:
     return {name for name in one if one[name] != two[name]}
 
 
+@pytest.mark.slow
 def test_where_code_lies_is_no_part_of_a_key(tmp_path: Path, before: dict[str, str], engine: dict[str, str]) -> None:
     tree = Tree(tmp_path)
     tree.move(*(f"bench.{name}" for name in MOVED), to="bench.moved")
@@ -62,6 +63,7 @@ def harmless(tree: Tree) -> None:
     tree.edit("methods/_directions.py", "import numpy as np", "import math\n\nimport numpy as np\n\nassert math")
 
 
+@pytest.mark.slow
 def test_unused_code_docstrings_comments_and_imports_are_no_part_of_a_key(
     tmp_path: Path, before: dict[str, str], engine: dict[str, str]
 ) -> None:
@@ -94,6 +96,7 @@ TOUCHED: list[tuple[str, tuple[str, str, str], tuple[str, ...]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("edit", "touched"), [row[1:] for row in TOUCHED], ids=[row[0] for row in TOUCHED])
 def test_a_change_reaches_the_keys_of_all_that_name_it_and_no_other(
     edit: tuple[str, str, str], touched: tuple[str, ...], tmp_path: Path, before: dict[str, str]
@@ -109,6 +112,7 @@ FLIPPED = ("bench/core/edits.py", "        return value\n\n    def length", "   
 """The sign of an added vector."""
 
 
+@pytest.mark.slow
 def test_a_changed_kernel_is_in_the_key_of_the_methods_whose_edits_it_makes(
     tmp_path: Path, before: dict[str, str]
 ) -> None:
@@ -133,6 +137,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", NUMBERS)
 def test_what_decides_a_number_beside_method_task_and_judge_is_in_the_key(
     what: str, tmp_path: Path, engine: dict[str, str]
@@ -155,6 +160,7 @@ print(out.getvalue())
 """
 
 
+@pytest.mark.slow
 def test_after_a_flipped_sign_the_run_is_to_do_and_no_old_text_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +183,7 @@ def test_after_a_flipped_sign_the_run_is_to_do_and_no_old_text_is_used(
     assert again["none"][0] == "cached"  # nothing is added to a state there
 
 
+@pytest.mark.slow
 def test_every_committed_result_has_the_key_that_the_code_gives_it() -> None:
     """Through `results/keys.toml`. A change that alters numbers leaves runs out of date: say which below."""
     stale = {file for file, (known, given) in keys(ROOT / "results").items() if known != given}
@@ -187,6 +194,7 @@ OUT_OF_DATE: set[str] = set()
 """Committed files that the present code would make otherwise."""
 
 
+@pytest.mark.slow
 def test_a_key_stops_at_definitions_that_are_there() -> None:
     """And each is one definition: another of that name would drop out of the keys unseen.
 

@@ -33,6 +33,7 @@ def name(runs: dict[str, Run], method: str) -> str:
     return str(runs[method].path.parent)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_the_comparison_finds(runs: dict[str, Run]) -> None:
     done = bench("compare", name(runs, "diffmean"), name(runs, "prompt"), "--json")
     assert done.exit_code == 0, done.output

@@ -28,7 +28,11 @@ DATA = {
 """Tasks without data of their own, and where it lies among the development data."""
 
 
-@pytest.mark.parametrize("name", sorted(table("task")))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.model] * (name == "truthfulqa-gen")) for name in sorted(table("task"))],
+)
 def test_every_shipped_task_keeps_the_contract(name: str) -> None:
     folder = SHARED / DATA.get(name, "")
     if not folder.is_dir():
@@ -38,7 +42,8 @@ def test_every_shipped_task_keeps_the_contract(name: str) -> None:
     assert {label: problem for label, problem in found.items() if problem} == {}
 
 
-@pytest.mark.parametrize("name", ["rules", "embedding", "likelihood"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rules", pytest.param("embedding", marks=pytest.mark.model), "likelihood"])
 def test_every_judge_without_a_server_keeps_the_contract(name: str) -> None:
     found = judge_contract.check(name)
     assert len(found) == 5
@@ -286,6 +291,7 @@ def test_a_fit_of_nothing_or_of_something_else_breaks_the_contract(body: str, sa
     assert said in " ".join(method_contract.check("mine").values())
 
 
+@pytest.mark.slow
 def test_a_plugin_s_failure_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(family="direction", needs=["add"], body="return [1 / 0]"), "utf-8")

@@ -172,6 +172,7 @@ def test_empty_and_refused_answers_are_asked_again_then_left_out_and_counted(
     assert found["check"]["warnings"] > 0  # fewer positives than negatives, and the same answer twice
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """kill -9 in the middle: what was answered is there, and the whole is what an undisturbed command makes."""
     (tmp_path / "c.csv").write_text("concept,genre\nthe sea,text\n")
@@ -206,6 +207,7 @@ def test_a_killed_command_goes_on_where_it_stopped(tmp_path: Path) -> None:
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_real_model_s_folder_passes_the_check_and_plans_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def rows(section: Section) -> dict[str, tuple[str, ...]]:
     return {row[0]: row[1:] for row in grid.rows}
 
 
+@pytest.mark.slow
 def test_optimism_is_select_minus_test_at_the_pick(table: Table) -> None:
     (section,) = sections.optimism(table)
     found = rows(section)
@@ -51,6 +52,7 @@ def test_methods_that_choose_among_settings_look_better_on_select_than_they_are(
     assert mean.startswith("+")
 
 
+@pytest.mark.slow
 def test_head_to_head_counts_the_generations_of_the_runs(table: Table) -> None:
     (section,) = sections.head_to_head(table)
     found = rows(section)
@@ -90,6 +92,7 @@ def test_a_twin_has_the_same_settings(method: str, params: Any, twin: Any, same:
     assert is_twin(other, one) is same
 
 
+@pytest.mark.slow
 def test_detection_tables_have_neither(committed_tables: list[Table]) -> None:
     found = [t for t in committed_tables if t.kind == "detector"]
     assert found

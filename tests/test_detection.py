@@ -158,6 +158,7 @@ def test_the_mean_placement_is_the_auroc(rows: list[tuple[int, bool]]) -> None:
 KINDS = ("positive", "negative", "hard negative", "other")
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(KINDS)), min_size=2, max_size=40))
 def test_thresholds_are_scikit_learns(rows: list[tuple[int, str]]) -> None:
     scores, kinds = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
@@ -232,6 +233,7 @@ def test_an_amount_without_meaning_is_refused(axbench_folder: Path, params: dict
         detect(axbench_folder, **params)
 
 
+@pytest.mark.slow
 def test_a_run_has_every_axis_and_a_concept_without_hard_negatives_stays(axbench_folder: Path, tmp_path: Path) -> None:
     env = {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_RESULTS": str(tmp_path / "results")}
     for extra in ([], ["-p", "axbench-detect.regime=scarce"]):

@@ -51,6 +51,7 @@ def fitted(name: str, ctx: Context, train: Train = TRAIN, **params: Any) -> Any:
     return found.detector
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_contract_holds_on_every_kind_of_model(name: str, kind: str) -> None:

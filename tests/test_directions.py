@@ -862,6 +862,7 @@ def bench(root: Path, *words: str, expect: int = 0) -> Any:
     return done
 
 
+@pytest.mark.slow
 def test_axbench_detect_scores_detectors_from_the_command_line(axbench_folder: Path, tmp_path: Path) -> None:
     command = ["run", "-t", "axbench-detect", "--data", str(axbench_folder), "-m", "diffmean,bow,random,prompt"]
     command += ["--backend", "fake", "--preset", "standard", "-n", "2", "--json"]
@@ -896,6 +897,7 @@ def test_axbench_detect_scores_detectors_from_the_command_line(axbench_folder: P
     assert "median residual norms" not in page
 
 
+@pytest.mark.slow
 def test_a_combination_under_a_gate_runs_again_from_its_own_record(tmp_path: Path) -> None:
     words = ["run", "-m", "cast(prompt+diffmean)", "--backend", "fake", "-n", "1", "--json"]
     (row,) = json.loads(bench(tmp_path, *words).stdout)["runs"]
@@ -904,6 +906,7 @@ def test_a_combination_under_a_gate_runs_again_from_its_own_record(tmp_path: Pat
     assert (again["status"], again["path"]) == ("cached", row["path"])
 
 
+@pytest.mark.slow
 def test_a_gate_over_nothing_fails_its_method_in_one_line(tmp_path: Path) -> None:
     words = ["run", "-m", "cast(prompt),none", "--backend", "fake", "-n", "1", "--json"]
     failed, none = json.loads(bench(tmp_path, *words, expect=1).stdout)["runs"]

@@ -34,6 +34,7 @@ def test_the_committed_commands_are_the_generated_ones() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_readme_s_blocks_are_the_generated_ones(committed_tables: list[Table]) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert filled(text, documents.blocks(committed_tables)) == text, f"README.md is stale; run: {COMMAND}"
@@ -53,6 +54,7 @@ def test_the_table_of_effects_is_the_measured_one() -> None:
     assert block.count("\n| ") == 5
 
 
+@pytest.mark.slow
 def test_the_tables_of_suppression_are_those_of_the_results(committed_tables: list[Table]) -> None:
     block = documents.suppression(committed_tables)
     page = (ROOT / "docs" / "reproduction.md").read_text("utf-8")
@@ -176,6 +178,7 @@ def test_the_plugins_of_the_page_keep_their_contracts(words: tuple[str, ...], de
     assert "FAIL" not in checked.stdout
 
 
+@pytest.mark.slow
 def test_the_task_of_the_page_on_plugins_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = tmp_path / "my_task.py"
     plugin.write_text(plugin_block("@task"))
@@ -198,6 +201,7 @@ def test_the_task_of_the_page_on_plugins_runs_as_written(tmp_path: Path, monkeyp
     assert {row["status"] for row in json.loads(ran.stdout)["runs"]} == {"complete"}
 
 
+@pytest.mark.slow
 def test_renewing_a_checkout_that_is_fresh_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "results").symlink_to(ROOT / "results")

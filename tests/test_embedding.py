@@ -19,6 +19,8 @@ from bench.judges.instrument import NoModel
 
 CONCEPTS = ("medieval", "music")
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module")
 def trains() -> list[Train]:

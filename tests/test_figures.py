@@ -26,6 +26,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_figure_is_a_png_an_svg_and_its_rows_and_comes_out_the_same(table: Table, tmp_path: Path) -> None:
     figure = forest.forest(table)
     first, again = emit(figure, tmp_path / "a.b"), emit(forest.forest(table), tmp_path / "c")
@@ -82,6 +83,7 @@ def many(table: Table, number: int) -> Table:
     return dataclasses.replace(table, rows=tuple(rows), reference=rows[1].name)
 
 
+@pytest.mark.slow
 def test_fifty_methods_fit_a_page_with_a_line_each(table: Table, tmp_path: Path) -> None:
     assert forest.best(many(table, 25)) is None
     front = forest.best(many(table, 50))
@@ -111,6 +113,7 @@ def attacked(table: Table) -> Table:
     return dataclasses.replace(table, axes=(*kinds, "overall"), rows=rows)
 
 
+@pytest.mark.slow
 def test_attacks_have_a_point_by_kind_and_number_of_shots(table: Table, tmp_path: Path) -> None:
     assert attacks.attacks(table) is None
     figure = attacks.attacks(attacked(table))

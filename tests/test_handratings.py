@@ -21,6 +21,7 @@ def runs() -> list[Run]:
     return [r for r in load(ROOT / "results") if r.data["spec"]["task"] == "axbench" and r.variant in METHODS]
 
 
+@pytest.mark.slow
 def test_a_draw_is_even_over_methods_concepts_and_coefficients(runs: list[Run]) -> None:
     rows = draw(runs, 60, seed=1)
     back = {name(run, s["id"]): (run, s) for run in runs for s in run.data["samples"]}
@@ -34,6 +35,7 @@ def test_a_draw_is_even_over_methods_concepts_and_coefficients(runs: list[Run]) 
     assert len({row.id for row in rows}) == 60
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_its_seed_alone(runs: list[Run]) -> None:
     assert draw(runs, 20, seed=1) == draw(runs, 20, seed=1) != draw(runs, 20, seed=2)
 

@@ -73,6 +73,7 @@ def every_kind() -> list[Steering]:
     ]
 
 
+@pytest.mark.slow
 def test_c_0_is_the_bare_model_under_the_same_prompt(any_lm: HFBackend) -> None:
     for steering in every_kind():
         off = [Request(ask(a), steering.scaled(0), DRAWN, seed=3, target="A ball.") for a in ASKS]
@@ -93,6 +94,7 @@ def test_an_unsteered_row_keeps_its_bits_in_a_batch_with_steered_rows(lm: HFBack
         assert with_steered[0] != pytest.approx(without[0], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_equals_its_rows(any_lm: HFBackend) -> None:
     requests = [
         Request(ask(a), steering, DRAWN, seed=i, target="It is a red ball.")
@@ -336,6 +338,7 @@ def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkey
     assert not any(type(m) is linear.Widened for m in HFBackend(tiny.build(tmp_path), "bfloat16").model.modules())
 
 
+@pytest.mark.slow
 def test_a_front_that_prompts_share_is_read_once_and_changes_no_answer(
     any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
     return root, load(root)
 
 
+@pytest.mark.slow
 def test_reports_of_hostile_runs_hold_no_markup_and_no_formula(hostile: tuple[Path, list[Run]], tmp_path: Path) -> None:
     written = build(hostile[0], tmp_path)
     assert {path.suffix for path in written} == {".md", ".csv", ".html", ".json", ".png", ".svg"}

@@ -518,6 +518,7 @@ def test_a_run_that_a_format_cannot_hold_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_the_cache_the_command_that_fills_it_is_named_and_does(tmp_path: Path) -> None:
     place = Place(tmp_path)
     before = place.run("diffmean")["diffmean"]

@@ -48,6 +48,7 @@ def held(train: Train, side: str) -> list[tuple[str, str]]:
     return [(e.instruction, " ".join(e.response.split()[:32])) for e in getattr(train, side)[16:]]
 
 
+@pytest.mark.slow
 def test_concept_ratings_separate_held_out_texts(judge: Likelihood, trains: list[Train]) -> None:
     for train in trains:
         sides = [
@@ -58,12 +59,14 @@ def test_concept_ratings_separate_held_out_texts(judge: Likelihood, trains: list
         assert np.mean(sides[1]) < 0.3
 
 
+@pytest.mark.slow
 def test_a_concept_is_not_seen_in_another_concepts_texts(judge: Likelihood, trains: list[Train]) -> None:
     one, two = trains
     items = [Item("concept", one.concept, i, text) for i, text in held(two, "positives")]
     assert np.mean(rate(judge, items)) < 0.5
 
 
+@pytest.mark.slow
 def test_instruction_ratings_fall_when_the_instruction_is_another(judge: Likelihood, trains: list[Train]) -> None:
     rows = held(trains[0], "negatives")
     matched = [Item("instruction", trains[0].concept, i, text) for i, text in rows]
@@ -71,6 +74,7 @@ def test_instruction_ratings_fall_when_the_instruction_is_another(judge: Likelih
     assert np.mean(rate(judge, matched)) > np.mean(rate(judge, moved)) + 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_broken_text_loses_fluency_and_gains_no_concept(judge: Likelihood, trains: list[Train], kind: str) -> None:
     for train in trains:

@@ -35,6 +35,7 @@ def sent(stub: Stub) -> list[str]:
     return [json.loads(line)["body"]["messages"][0]["content"] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_through_batches_gives_the_ratings_of_one_without(stub: Stub) -> None:
     stub.statuses = lambda seen: ["validating", "in_progress", "finalizing"][seen - 1] if seen < 4 else "completed"
     data = records(run(*BATCH, "-p", "openai.price=2,8"))[0]
@@ -49,6 +50,7 @@ def test_a_run_through_batches_gives_the_ratings_of_one_without(stub: Stub) -> N
     assert plain["id"] == data["id"]  # how it was asked is no part of what it is
 
 
+@pytest.mark.slow
 def test_a_batch_that_runs_is_picked_up_by_the_same_command(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub.statuses = lambda seen: "in_progress"
 
@@ -68,6 +70,7 @@ def test_a_batch_that_runs_is_picked_up_by_the_same_command(stub: Stub, monkeypa
     assert len(set(sent(stub))) == len(sent(stub)) == 30
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_reads_does_not_pay_again(stub: Stub) -> None:
     """Some ratings of a finished batch were kept, the rest not: the next command asks for the rest alone."""
     reading = judge().rate(items(20))
@@ -122,6 +125,7 @@ def test_a_batch_that_the_service_lost_is_made_anew(stub: Stub) -> None:
     assert None not in values(dict(judge().rate(items(4))))
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_refused_ends_the_run_in_one_line(stub: Stub) -> None:
     stub.statuses = lambda seen: "failed"
     one_line(run(*BATCH), "its batch has failed")

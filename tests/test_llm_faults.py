@@ -68,6 +68,7 @@ def twice(stub: Stub) -> list[str]:
 # Errors that pass
 
 
+@pytest.mark.slow
 def test_429_500_and_a_dropped_connection_are_retried(stub: Stub, tmp_path: Path) -> None:
     trouble = {2: error(429), 5: error(500), 9: error(503), 12: None}
     stub.behave = lambda number, prompt: trouble[number] if number in trouble else well(number, prompt)
@@ -166,6 +167,7 @@ def unlucky(prompt: str) -> bool:
     return sum(prompt.encode()) % 7 == 0
 
 
+@pytest.mark.slow
 def test_a_request_given_up_is_none_with_its_reason_and_is_asked_again_by_the_same_command(
     stub: Stub, tmp_path: Path
 ) -> None:
@@ -206,6 +208,7 @@ def test_a_request_given_up_is_none_with_its_reason_and_is_asked_again_by_the_sa
     assert len(stub.requests) == asked
 
 
+@pytest.mark.slow
 def test_as_many_may_be_missing_as_the_user_says(stub: Stub) -> None:
     stub.behave = lambda number, prompt: answer("Hm.") if unlucky(prompt) else well(number, prompt)
     data = records(run("--max-unscored", "0.9"))[0]
@@ -219,6 +222,7 @@ def test_as_many_may_be_missing_as_the_user_says(stub: Stub) -> None:
     assert bench("run", "--max-unscored", "1.5").exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_text_the_server_will_not_take_is_kept_as_missing(stub: Stub, tmp_path: Path) -> None:
     """No retry mends it and it concerns no other text: the run goes on, and does not ask again."""
     said = "This model's maximum context length is 2048 tokens, however you requested 4096"
@@ -230,6 +234,7 @@ def test_a_text_the_server_will_not_take_is_kept_as_missing(stub: Stub, tmp_path
     assert any("context length" in row["row"]["reason"] for row in judgements(tmp_path))
 
 
+@pytest.mark.slow
 def test_in_axbenchs_own_mode_a_request_without_answer_is_missing_and_not_zero(stub: Stub) -> None:
     stub.behave = lambda number, prompt: error(500) if unlucky(prompt) else answer("Rating: [[2]]")
     data = records(run(*FAST, "--compat", "axbench"), 1)[0]
@@ -333,6 +338,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     one_line(run(*words), "judge-model at http://127.0.0.1:9/v1")
 
 
+@pytest.mark.slow
 def test_when_the_server_recovers_only_what_is_missing_is_asked(stub: Stub, tmp_path: Path) -> None:
     words = ("-p", "openai.retries=0", "-p", "openai.workers=2")
     stub.behave = lambda number, prompt: well(number, prompt) if number <= 8 else error(500)
@@ -350,6 +356,7 @@ def test_when_the_server_recovers_only_what_is_missing_is_asked(stub: Stub, tmp_
     assert len(judgements(tmp_path)) == ASKED
 
 
+@pytest.mark.slow
 def test_an_answer_that_was_paid_for_is_not_asked_for_again(stub: Stub) -> None:
     """One request fails at once; those under way beside it are answered and must not be thrown away."""
 
@@ -372,6 +379,7 @@ def test_an_answer_that_was_paid_for_is_not_asked_for_again(stub: Stub) -> None:
     assert [p for p, n in Counter(stub.answered).items() if n > 1] == []
 
 
+@pytest.mark.slow
 def test_a_key_that_expires_ends_the_run_with_all_that_was_rated(stub: Stub, tmp_path: Path) -> None:
     stub.behave = lambda number, prompt: well(number, prompt) if number <= 20 else refusal(401, "Expired key")
     line = one_line(run("-p", "openai.workers=4"), "401", "Expired key", "the same command goes on from there")
@@ -436,6 +444,7 @@ def test_a_model_that_wants_its_limit_under_another_name_gets_it(stub: Stub) -> 
     assert stub.requests[-1]["max_completion_tokens"] == 256
 
 
+@pytest.mark.slow
 def test_weighted_ratings_use_the_odds_where_they_come_and_say_so(stub: Stub, tmp_path: Path) -> None:
     odds = {"0": math.log(0.2), "1": math.log(0.2), "2": math.log(0.4), "3": math.log(0.2)}
     tokens = [("Rating: [[", {}), ("2", odds), ("]]", {})]
@@ -464,6 +473,7 @@ def test_a_server_that_refuses_to_give_odds_is_read_as_it_writes(stub: Stub) -> 
 # Tokens and money
 
 
+@pytest.mark.slow
 def test_tokens_money_and_the_served_model_are_counted(stub: Stub, tmp_path: Path) -> None:
     usage = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 40}}
     stub.behave = lambda number, prompt: answer("Rating: [[1]]", usage=usage, model=f"m-{number % 2}")
@@ -492,6 +502,7 @@ def test_money_is_no_part_of_the_identity(stub: Stub) -> None:
     assert run_id() != run_id("-p", "openai.weighted=true")
 
 
+@pytest.mark.slow
 def test_asking_stops_before_it_costs_too_much_and_goes_on_with_more(stub: Stub, tmp_path: Path) -> None:
     """The server bills what a request could cost at most: even so the limit holds."""
 
@@ -588,6 +599,7 @@ def test_a_purse_is_not_overdrawn_by_many_at_once() -> None:
 # The key
 
 
+@pytest.mark.slow
 def test_the_key_is_in_no_file_and_no_message(
     stub: Stub, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

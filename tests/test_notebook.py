@@ -37,6 +37,7 @@ def test_contrast_pairs_what_is_answered_on_both_sides(train: Train) -> None:
     assert train.concept.id == bench.contrast("the sea", SEA[:1], OFFICE[:1]).concept.id
 
 
+@pytest.mark.slow
 def test_no_strength_is_the_bare_model_and_strength_is_not(lm: HFBackend, train: Train) -> None:
     fitted = bench.fit("diffmean", lm, train)
     prompts = ["What is it?", "Where is it?"]
@@ -89,6 +90,7 @@ def test_a_run_is_the_command_s_and_done_once(tmp_path: Path) -> None:
         bench.run("prompt", limits=2)
 
 
+@pytest.mark.slow
 def test_frames_say_what_the_tables_say(results: Results) -> None:
     frame = results.table()
     for table in tables(results):
@@ -123,6 +125,7 @@ def test_samples_are_the_answers_behind_the_numbers(results: Results) -> None:
         results.samples(split="train")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_verdicts_have_their_interval_and_their_words(results: Results) -> None:
     frame = results.verdicts()
     assert isinstance(frame, pd.DataFrame)
@@ -132,6 +135,8 @@ def test_verdicts_have_their_interval_and_their_words(results: Results) -> None:
     assert not any(math.isnan(x) for x in frame["difference"])
 
 
+@pytest.mark.slow
+@pytest.mark.model
 def test_the_notebook_runs_from_a_concept_to_a_verdict() -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(RESULTS.parent / "docs" / "notebooks" / "steer-or-prompt.ipynb", as_version=4)

@@ -284,6 +284,7 @@ def test_what_has_no_rule_is_refused(tmp_path: Path) -> None:
         of_file(tmp_path / "list.json")
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_flops_are_those_torch_counts(any_lm: HFBackend) -> None:
     """Tokens one by one, so that no masked product is counted; past the window of the tiny Gemma (64)."""
@@ -511,6 +512,7 @@ def test_a_model_by_name_or_by_its_configuration_alone(tmp_path: Path, monkeypat
     assert {r["prefix_cached"] for r in found["breakeven"]} == {True, False}
 
 
+@pytest.mark.slow
 def test_a_figure_is_written_with_its_data(tmp_path: Path) -> None:
     done = bench("--model", "llama-2-7b", "--figure", str(tmp_path / "llama.png"), "--rank", "4")
     assert "LoRA rank 4, all linears" in done.stdout

@@ -72,6 +72,7 @@ def costs(runs: dict[str, Run]) -> dict[str, sidecars.Overhead]:
     return {name: sidecars.required(run) for name, run in runs.items()}
 
 
+@pytest.mark.slow
 def test_both_sides_write_equally_much(costs: dict[str, sidecars.Overhead]) -> None:
     for one in costs.values():
         measured = one.data["measured"]
@@ -79,6 +80,7 @@ def test_both_sides_write_equally_much(costs: dict[str, sidecars.Overhead]) -> N
         assert [len(measured["seconds"][side]) for side in ("unsteered", "steered")] == [3, 3]
 
 
+@pytest.mark.slow
 def test_ratios_are_those_of_the_seconds(costs: dict[str, sidecars.Overhead]) -> None:
     for one in costs.values():
         seconds = one.data["measured"]["seconds"]
@@ -89,6 +91,7 @@ def test_ratios_are_those_of_the_seconds(costs: dict[str, sidecars.Overhead]) ->
             assert one.ratio(f"first_token_{state}") == Spread.of([a / b for a, b in zip(*sides, strict=True)])
 
 
+@pytest.mark.slow
 def test_exact_costs_come_from_the_steering(costs: dict[str, sidecars.Overhead]) -> None:
     arch = costs["caa"].arch
     assert (arch.hidden, arch.layers, arch.kv_heads) == (32, 4, 2)
@@ -105,6 +108,7 @@ def test_exact_costs_come_from_the_steering(costs: dict[str, sidecars.Overhead])
     assert costs["prompt"].data["exact"]["request_ratio"] > costs["caa"].data["exact"]["request_ratio"] > 1
 
 
+@pytest.mark.slow
 def test_a_fit_costs_the_tokens_it_reads(costs: dict[str, sidecars.Overhead]) -> None:
     assert costs["none"].data["fit"]["tokens"] == costs["prompt"].data["fit"]["tokens"] == 0
     read = costs["caa"].data["fit"]["tokens"]
@@ -114,6 +118,7 @@ def test_a_fit_costs_the_tokens_it_reads(costs: dict[str, sidecars.Overhead]) ->
         assert one.data["fit"]["in_requests"] >= 0
 
 
+@pytest.mark.slow
 def test_a_local_judge_costs_tokens_and_no_money(costs: dict[str, sidecars.Overhead]) -> None:
     for one in costs.values():
         assert one.data["judge"]["tokens_per_answer"] > 6
@@ -121,6 +126,7 @@ def test_a_local_judge_costs_tokens_and_no_money(costs: dict[str, sidecars.Overh
         assert one.data["judge"]["answers"] > 0
 
 
+@pytest.mark.slow
 def test_the_engine_is_named(costs: dict[str, sidecars.Overhead]) -> None:
     engine = costs["none"].data["engine"]
     assert (engine["backend"], engine["dtype"]) == ("hf", dtype("auto"))  # bf16 where the processor has it
@@ -140,6 +146,7 @@ def test_a_spread_larger_than_the_overhead_is_not_distinguishable() -> None:
         Spread.of([1.0])
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_is_kept(folder: Path, runs: dict[str, Run]) -> None:
     rows = json.loads(bench("overhead", "prompt", "caa", "--results", str(folder), "--json").stdout)
     assert [row["method"] for row in rows] == ["prompt", "caa"]
@@ -150,12 +157,14 @@ def test_the_command_shows_what_is_kept(folder: Path, runs: dict[str, Run]) -> N
     assert "only ratios" in text or torch.cuda.is_available()
 
 
+@pytest.mark.slow
 def test_comparing_shows_the_costs(folder: Path) -> None:
     found = json.loads(bench("compare", "prompt", "caa", "--results", str(folder), "--json").stdout)
     assert [row["method"] for row in found["cost"]] == ["prompt", "caa"]
     assert "first token, cold" in bench("compare", "prompt", "caa", "--results", str(folder)).stdout
 
 
+@pytest.mark.slow
 def test_the_report_has_the_costs_and_the_same_bytes_twice(folder: Path, tmp_path: Path) -> None:
     first, second = (build(folder, tmp_path / name) for name in ("one", "two"))
     assert [p.name for p in first] == [p.name for p in second]
@@ -180,6 +189,7 @@ def test_the_report_has_the_costs_and_the_same_bytes_twice(folder: Path, tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_a_report_without_costs_has_no_table_of_them(folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "results"
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns(sidecars.NAME))
@@ -190,6 +200,7 @@ def test_a_report_without_costs_has_no_table_of_them(folder: Path, tmp_path: Pat
     assert "add --measure" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_or_foreign_record_is_an_error(folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "results"
     shutil.copytree(folder, own)
@@ -209,6 +220,7 @@ def fake(costs: dict[str, sidecars.Overhead], name: str, time: float, fit: float
     return sidecars.Overhead(data)
 
 
+@pytest.mark.slow
 def test_a_fit_is_repaid_by_faster_answers(costs: dict[str, sidecars.Overhead]) -> None:
     def against(time: float) -> str:
         found = {"caa": fake(costs, "caa", time, 12.0), "prompt": fake(costs, "prompt", 1.5, 2.0)}
@@ -271,6 +283,7 @@ class Thrice:
         return 1
 
 
+@pytest.mark.slow
 def test_drawing_several_answers_multiplies_the_cost(
     runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -288,6 +301,7 @@ def test_drawing_several_answers_multiplies_the_cost(
     assert one.flops(512) == pytest.approx(200)
 
 
+@pytest.mark.slow
 def test_binding_to_a_prompt_is_counted(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     model = str(load(folder)[0].data["asked"]["model"])
@@ -301,6 +315,7 @@ def test_binding_to_a_prompt_is_counted(folder: Path, monkeypatch: pytest.Monkey
     assert extra.once > exact.prefill_flops(arch, 100)  # it reads the prompt twice more
 
 
+@pytest.mark.slow
 def test_a_fit_s_own_texts_end_where_they_end(
     runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -319,6 +334,7 @@ def test_a_fit_s_own_texts_end_where_they_end(
     assert seen == [False, False]
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_does_not_end_the_others(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -337,6 +353,7 @@ def test_a_method_that_fails_does_not_end_the_others(
     assert "ValueError: broken" in done.stderr
 
 
+@pytest.mark.slow
 def test_detection_runs_have_nothing_to_measure() -> None:
     root = Path(__file__).resolve().parents[1] / "results"
     run = next(run for run in load(root) if not run.data["spec"]["judge"])

@@ -85,6 +85,7 @@ def test_a_text_comes_back_from_its_script_and_cannot_leave_it(text: str, tmp_pa
     assert put("x.js", tmp_path, content) == content
 
 
+@pytest.mark.slow
 def test_a_report_with_its_page_is_the_same_twice(place: Path, tmp_path: Path) -> None:
     build(place / "results", tmp_path / "reports")
     one, two = files(place / "reports"), files(tmp_path / "reports")
@@ -92,6 +93,7 @@ def test_a_report_with_its_page_is_the_same_twice(place: Path, tmp_path: Path) -
     assert {"index.html", "page/app.js", "page/data/overview.js"} <= set(one)
 
 
+@pytest.mark.slow
 def test_every_script_and_style_of_the_page_is_written(place: Path) -> None:
     text = (place / "reports" / "index.html").read_text("utf-8")
     named = re.findall(r'(?:src|href)="(page/[^"]+)"', text)
@@ -198,6 +200,7 @@ def test_a_file_of_answers_stays_small_whatever_the_table(
     assert sum(sizes) == sum(run.data["counts"]["generations"] for run in results.load(place / "results"))
 
 
+@pytest.mark.slow
 def test_an_earlier_page_s_data_goes_and_nothing_else_does(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "results", tmp_path / "results")
     build(tmp_path / "results", tmp_path / "reports")
@@ -218,6 +221,7 @@ def test_an_earlier_page_s_data_goes_and_nothing_else_does(place: Path, tmp_path
     assert len(list((tmp_path / "reports" / "page" / "data").glob("*/"))) == 1
 
 
+@pytest.mark.slow
 def test_trials_that_are_not_the_run_s_are_an_error(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "results", tmp_path / "results")
     path = sorted((tmp_path / "results").rglob(results.TRIALS))[0]
@@ -228,6 +232,7 @@ def test_trials_that_are_not_the_run_s_are_an_error(place: Path, tmp_path: Path)
             build(tmp_path / "results", tmp_path / "reports")
 
 
+@pytest.mark.slow
 def test_costs_have_columns_where_they_are_measured(place: Path, tmp_path: Path) -> None:
     for path, tokens in zip(write(RECIPE, tmp_path / "results"), (0, 120), strict=False):
         price(path, tokens, 1.02)
@@ -286,6 +291,7 @@ def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
     assert len(found["open"]) == 1
 
 
+@pytest.mark.slow
 def test_labels_claim_nothing_for_a_prompt_against_another(committed_tables: list[Table]) -> None:
     """Other prompts are no answer to whether the model is to be steered or prompted."""
     for table in (t for t in committed_tables if t.reference and not t.spec["judge"]):

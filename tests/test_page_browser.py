@@ -19,7 +19,11 @@ from bench.report.build import build
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 expect = playwright.expect  # waits: a link's new view comes with `hashchange`, after the click has returned
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium at hand: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium at hand: apt-get install chromium"),
+]
 
 QUIET = ("no-sandbox", "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
          "disable-quic", "disable-dev-shm-usage")  # fmt: skip

@@ -83,6 +83,7 @@ def test_a_difference_that_is_all_length_vanishes_at_equal_length() -> None:
     assert found.longer == pytest.approx(12, abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("concepts", [12, 30])
 def test_the_interval_at_equal_length_covers_95_percent(concepts: int) -> None:
@@ -195,6 +196,7 @@ def test_bradley_terry_does_not_depend_on_the_order_of_methods() -> None:
         assert vars(there[name]) == pytest.approx(vars(back[name]), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("concepts", [12, 30])
 def test_the_interval_of_an_ability_covers_95_percent(concepts: int) -> None:

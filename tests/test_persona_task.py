@@ -125,6 +125,7 @@ def test_what_only_follows_the_instruction_knows_nothing_within() -> None:
     assert correlation(np.arange(2.0), np.arange(2.0)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["mini", "folder"])
 def test_a_run_keeps_and_shows_what_its_vectors_foretold(traits: Path, tmp_path: Path, data: str) -> None:
     given = ["--data", str(traits)] if data == "folder" else ["--limit", "2"]

@@ -69,6 +69,7 @@ def test_the_push_is_gone_after_a_failure_and_cannot_be_after_the_last_block(lm:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["1", "2", "3"])
 def test_a_fit_under_no_push_is_the_plain_fit_wherever_it_starts_from(lm: HFBackend, layers: str) -> None:
     """Blocks below the first changed one are frozen: the push lies below, at and above that place."""
@@ -99,6 +100,7 @@ def test_a_loss_under_a_push_is_the_one_a_plain_pass_gives(lm: HFBackend) -> Non
         assert found.note["loss_first"] == pytest.approx(-score.mean, rel=0.02), layers
 
 
+@pytest.mark.slow
 def test_a_push_along_what_training_does_leaves_less_of_it_to_do(lm: HFBackend) -> None:
     ctx = context(lm, 12)
     made = build_method("lora", {"lora": {"layers": "1", "rate": 0.01}})
@@ -140,6 +142,7 @@ def test_data_the_model_wrote_itself_differs_in_nothing(lm: HFBackend) -> None:
         projection_difference(ctx, other, LAYER, np.zeros(32), sampling)
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_each_data_set(lm: HFBackend) -> None:
     made = script("benchmarks/persona_training.py")
     train = replace(TRAIN, pairs=TRAIN.pairs[:4])

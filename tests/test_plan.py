@@ -402,6 +402,7 @@ def replayed(path: Path) -> list[str]:
     return ids(Options(**from_file(path)))
 
 
+@pytest.mark.slow
 def test_a_run_json_replays_to_the_same_ids(tmp_path: Path) -> None:
     words = ["run", "--backend", "fake", "-m", "none,diffmean,prompt+diffmean", "-n", "2", "--seed", "3", "--json"]
     done = bench(*words, "--strength", "max-act", "-p", "diffmean.layer=1")
@@ -417,6 +418,7 @@ def test_a_run_json_replays_to_the_same_ids(tmp_path: Path) -> None:
     assert json.loads(seeded.stdout)["runs"][0]["id"] != data["id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -447,6 +449,7 @@ class Even(Judge):
         yield from enumerate([Verdict(1.0)] * len(items))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_model_of_ones_own_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder's name does not say where it lies, nor a hub model's name who owns it."""
     from bench.backends import tiny
@@ -509,6 +512,7 @@ def test_a_run_whose_sweep_was_set_stays_out_of_the_checked_results() -> None:
     assert not [why for why in results.refusals(plain.specs[0], plain.asked) if "protocol" in why]
 
 
+@pytest.mark.slow
 def test_every_coefficient_that_is_set_is_tried_and_none_else() -> None:
     done = bench("run", "--backend", "fake", "-m", "diffmean", "-n", "1", "--coefficients", "0,0.1,-0.3", "--json")
     assert done.exit_code == 0, done.stderr
@@ -567,6 +571,7 @@ def run_and_plan(*words: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return json.loads(planned.stdout), {r["method"]: json.loads(Path(r["path"]).read_text("utf-8")) for r in runs}
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_the_run_then_generates(tmp_path: Path) -> None:
     planned, runs = run_and_plan("-m", "none,diffmean,prompt", "-n", "3")
     for row in planned["runs"]:
@@ -583,6 +588,7 @@ def test_a_dry_run_says_what_the_run_then_generates(tmp_path: Path) -> None:
     assert planned["results"] == str(tmp_path / "results")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "each"), [("axbench-attack", 2), ("axbench-suppress", 3)])
 def test_a_dry_run_counts_what_a_task_has_rated(task: str, each: int) -> None:
     """An attack's axes are kinds of question, not ratings of one answer."""
@@ -590,6 +596,7 @@ def test_a_dry_run_counts_what_a_task_has_rated(task: str, each: int) -> None:
     assert planned["runs"][0]["ratings"] == each * planned["runs"][0]["generations"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing_and_afterwards_says_that_nothing_is_left(tmp_path: Path) -> None:
     words = ["run", "--backend", "fake", "-m", "none,prompt", "-n", "2"]
     assert bench(*words, "--dry-run").exit_code == 0
@@ -602,6 +609,7 @@ def test_a_dry_run_writes_nothing_and_afterwards_says_that_nothing_is_left(tmp_p
     assert again["eta_seconds"] == 0
 
 
+@pytest.mark.slow
 def test_the_plan_is_an_upper_bound_for_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything asked of the model counts, the drafts that a prompter writes too."""
     asked: list[int] = []

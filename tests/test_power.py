@@ -159,6 +159,7 @@ DESIGNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("concepts", "instructions", "difference", "family"), DESIGNS)
 def test_predicted_power_is_the_simulated_power(
     concepts: int, instructions: int, difference: float, family: int
@@ -190,6 +191,7 @@ def test_the_attained_level_is_what_null_experiments_give() -> None:
     assert (p < 0.01).mean() == pytest.approx(attained(0.01, 8), abs=0.005)
 
 
+@pytest.mark.slow
 def test_needed_concepts_are_just_enough_and_detectable_differences_just_seen() -> None:
     for difference, family in ((0.3, 1), (0.15, 1), (0.15, 10), (0.05, 1)):
         n = needed(SPREAD, difference, 6, family=family)
@@ -226,6 +228,7 @@ def bench(*words: str, expect: int = 0) -> Any:
     return done
 
 
+@pytest.mark.slow
 def test_bench_power_plans_from_two_committed_runs() -> None:
     found = json.loads(bench(*RUNS, "-d", "0.3", "--after-holm", "2", "--json").stdout)
     from bench import results
@@ -245,6 +248,7 @@ def test_bench_power_plans_from_two_committed_runs() -> None:
     assert {(row["concepts"], row["instructions"]) for row in found["table"]} >= {(12, 1), (100, 20)}
 
 
+@pytest.mark.slow
 def test_bench_power_prints_its_table_and_defaults_to_a_tenth_of_the_scale() -> None:
     shown = bench(*RUNS, "--axis", "concept").stdout
     assert "difference of 0.2 in concept" in shown
@@ -252,6 +256,7 @@ def test_bench_power_prints_its_table_and_defaults_to_a_tenth_of_the_scale() -> 
     assert "12 concepts × 6 instructions: power" in shown
 
 
+@pytest.mark.slow
 def test_bench_power_refuses_what_it_cannot_pair() -> None:
     assert "no axis 'style'" in bench(*RUNS, "--axis", "style", expect=2).stderr
     detecting = next(RESULTS.glob("axbench-detect/*/diffmean-*")).name

@@ -265,6 +265,7 @@ def test_best_of_n_draws_as_many_answers_as_the_budget_has_trials_unless_told() 
         assert build_method("prompt-best-of-n", {"prompt-best-of-n": params}).samples_per_prompt(BUDGET) == n
 
 
+@pytest.mark.slow
 def test_best_of_n_pays_for_every_answer_it_draws(tmp_path: Path) -> None:
     words = ["run", "-m", "prompt-best-of-n,none", "--backend", "fake", "-n", "2", "--json"]
     env = {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_RESULTS": str(tmp_path / "results")}

@@ -21,6 +21,8 @@ def test_every_folder_of_the_package_has_its_line() -> None:
     assert set(re.findall(r"^bench/(\w+)/ ", TEXT, re.M)) == folders
 
 
+@pytest.mark.slow
+@pytest.mark.model
 def test_its_python_steers_the_default_model(capsys: pytest.CaptureFixture[str]) -> None:
     """Two answers are printed: of the model as it is, and of one steered to the sea."""
     block = next(text for text in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "load_model" in text)

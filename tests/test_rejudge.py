@@ -72,6 +72,7 @@ def opinion(run: Run, shift: Mapping[str, float], judge: str = "other", independ
     return second_judge.read(path)
 
 
+@pytest.mark.slow
 def test_rules_rate_kept_answers_once_and_leave_the_run_alone(results: Path) -> None:
     """Concepts of the mini set are no rules: every rating is missing, and says why."""
     before = {p: p.read_bytes() for p in results.rglob("run.json")}
@@ -88,6 +89,7 @@ def test_rules_rate_kept_answers_once_and_leave_the_run_alone(results: Path) -> 
     assert {p: p.read_bytes() for p in results.rglob("run.json")} == before
 
 
+@pytest.mark.slow
 def test_all_and_a_group_name_every_run_with_answers(results: Path) -> None:
     group = load(results)[0].data["group"]
     for name in ("all", group[:6]):
@@ -109,6 +111,7 @@ def test_a_group_is_found_in_the_scratch_folder_too(
     assert {run.path for run in found} == {run.path for run in load(paths.scratch())}
 
 
+@pytest.mark.slow
 def test_the_judge_to_ask_is_another_than_the_table_s(results: Path) -> None:
     for judge, other in (("likelihood", "embedding"), ("embedding", "openai:MODEL")):
         for path in results.rglob("run.json"):
@@ -122,6 +125,7 @@ def test_the_judge_to_ask_is_another_than_the_table_s(results: Path) -> None:
         assert claims.asking(table) in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -145,6 +149,7 @@ def test_wrong_words_are_usage_errors(
     assert not list(results.rglob("judged-*"))
 
 
+@pytest.mark.slow
 def test_changed_data_is_refused(results: Path) -> None:
     path = next(results.rglob("diffmean-*/run.json"))
     data = json.loads(path.read_text("utf-8"))
@@ -155,6 +160,7 @@ def test_changed_data_is_refused(results: Path) -> None:
     assert "its data is not the data at hand" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_drawn_file_is_never_written_over(results: Path, tmp_path: Path) -> None:
     out = tmp_path / "hand.csv"
     words = ["sample", "diffmean", "prompt", "-n", "10", "--out", str(out)]
@@ -164,6 +170,7 @@ def test_a_drawn_file_is_never_written_over(results: Path, tmp_path: Path) -> No
     assert out.read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_equal_judges_agree_and_favour_nobody(results: Path) -> None:
     runs = load(results)
     found = side_by_side(runs, runs, [opinion(run, {}) for run in runs])
@@ -175,6 +182,7 @@ def test_equal_judges_agree_and_favour_nobody(results: Path) -> None:
     assert not found["prompt_bias"]["overall"]["flagged"]
 
 
+@pytest.mark.slow
 def test_a_judge_that_favours_prompts_is_flagged(results: Path) -> None:
     runs = load(results)
     fair = [opinion(run, {"prompt": -0.5}) for run in runs]
@@ -183,6 +191,7 @@ def test_a_judge_that_favours_prompts_is_flagged(results: Path) -> None:
     assert found["flagged"]
 
 
+@pytest.mark.slow
 def test_no_claim_without_a_second_opinion(results: Path) -> None:
     table = tables(load(results))[0]
     (section,) = claims.second(table, second_judge.second(table))
@@ -190,6 +199,7 @@ def test_no_claim_without_a_second_opinion(results: Path) -> None:
     assert "better" not in str(section.parts)
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_not_independent_gives_no_second_opinion(results: Path) -> None:
     runs = load(results)
     for run in runs:
@@ -197,6 +207,7 @@ def test_a_judge_that_is_not_independent_gives_no_second_opinion(results: Path) 
     assert second_judge.second(tables(runs)[0]) is None
 
 
+@pytest.mark.slow
 def test_claims_need_agreement_in_sign(results: Path) -> None:
     """The second judge turns diffmean around and leaves random where it was; one run it never saw."""
     runs = load(results)
@@ -216,6 +227,7 @@ def test_claims_need_agreement_in_sign(results: Path) -> None:
     assert "No second opinion, nothing is claimed: prompt+diffmean" in text
 
 
+@pytest.mark.slow
 def test_a_judge_asked_again_is_no_second_opinion_and_hides_none(results: Path) -> None:
     for run in load(results):
         opinion(run, {}, judge=run.data["spec"]["judge"])
@@ -228,6 +240,7 @@ def test_a_judge_asked_again_is_no_second_opinion_and_hides_none(results: Path) 
     assert found.judge == "other"
 
 
+@pytest.mark.slow
 def test_opinions_are_compared_by_the_units_that_a_run_resamples(results: Path) -> None:
     """Where a question is the unit, concept means of an opinion would pair with nothing."""
     for path in results.rglob("run.json"):
@@ -249,6 +262,7 @@ def test_opinions_are_compared_by_the_units_that_a_run_resamples(results: Path) 
     assert compared["prompt_bias"]["overall"]["mean"] == pytest.approx(-0.5)
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_section_and_is_stable(results: Path, tmp_path: Path) -> None:
     for run in load(results):
         opinion(run, {})
@@ -262,6 +276,7 @@ def test_the_report_shows_the_section_and_is_stable(results: Path, tmp_path: Pat
     assert "Validity of judge likelihood" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{", "[]", '{"version": 9}', '{"version": 1, "run": "x"}'])
 def test_a_damaged_opinion_is_an_error(results: Path, content: str) -> None:
     run = load(results)[0]
@@ -270,6 +285,7 @@ def test_a_damaged_opinion_is_an_error(results: Path, content: str) -> None:
         second_judge.of(run)
 
 
+@pytest.mark.slow
 def test_an_opinion_of_another_run_is_an_error(results: Path) -> None:
     one, two = load(results)[:2]
     shutil.copy(opinion(one, {}).path, two.path.parent)
@@ -309,6 +325,7 @@ def echo(rated: Callable[[Item], Verdict]) -> None:
             yield from ((i, rated(item)) for i, item in enumerate(items))
 
 
+@pytest.mark.slow
 def test_ratings_that_went_unanswered_are_asked_for_again(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +349,7 @@ def test_ratings_that_went_unanswered_are_asked_for_again(
     assert len(asked) == len({(item.axis, item.concept.id, item.instruction, item.text) for item in asked}) + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["axbench-suppress", "axbench-attack"])
 def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

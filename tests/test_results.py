@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = load(ROOT / "results")
 
 
+@pytest.mark.slow
 def test_every_run_keeps_the_rules_of_the_results() -> None:
     """Names, scores from samples, opinions, trials, provenance, controls: `bench check results`."""
     assert RUNS
@@ -60,6 +61,7 @@ def test_one_judge_rates_all_runs_on_the_same_data_under_one_calibration() -> No
     assert {key for key, calibrations in found.items() if len(calibrations) > 1} == set()
 
 
+@pytest.mark.slow
 def test_a_table_says_where_its_runs_were_rated_under_several_calibrations(table: Table) -> None:
     made = {digest(row.run.data["calibration"]) for row in table.rows}
     said = [note for note in notes(table) if "was calibrated" in note]
@@ -131,6 +133,7 @@ def test_detection_has_the_paper_s_order() -> None:
     assert abs(means["random"] - 0.5) < 0.2
 
 
+@pytest.mark.slow
 def test_the_reports_are_what_the_results_give(tmp_path: Path) -> None:
     """Pictures depend on the machine's fonts and are compared by name alone; nothing else lies beside them."""
     written = build(ROOT / "results", tmp_path)
@@ -140,6 +143,7 @@ def test_the_reports_are_what_the_results_give(tmp_path: Path) -> None:
             assert (ROOT / "reports" / path.name).read_text("utf-8") == path.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_bare_name_is_the_run_under_the_registered_settings() -> None:
     """Beside it stands `diffmean layer=select`, which is named by its folder."""
     twice = [run for run in RUNS if run.method == "diffmean" and run.data["spec"]["task"] == "axbench"]

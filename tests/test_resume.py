@@ -205,6 +205,7 @@ def same(place: Place, undisturbed: Place, deaths: int, in_flight: int = 1) -> N
     place.check_fits()
 
 
+@pytest.mark.slow
 def test_an_undisturbed_run_asks_once_for_every_answer(undisturbed: Place) -> None:
     rows, torn = undisturbed.rows("generations")
     assert len(rows) == CALLS == undisturbed.calls()
@@ -213,6 +214,7 @@ def test_an_undisturbed_run_asks_once_for_every_answer(undisturbed: Place) -> No
     undisturbed.check_fits()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_times_it_ends_as_if_nothing_had_happened(place: Place, undisturbed: Place, seed: int) -> None:
     rng, deaths = random.Random(seed), 0
@@ -229,6 +231,7 @@ def test_killed_at_random_times_it_ends_as_if_nothing_had_happened(place: Place,
     same(place, undisturbed, deaths)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_while_generating_it_still_gets_there(place: Place, undisturbed: Place) -> None:
     """Killed a few answers further each time: what one attempt answered, the next one has."""
     rng, deaths = random.Random(4), 0
@@ -247,6 +250,7 @@ def test_killed_again_and_again_while_generating_it_still_gets_there(place: Plac
     same(place, undisturbed, deaths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsync", "replace", "rename"])
 def test_killed_where_a_file_gets_its_name_it_is_whole_or_not_there(
     place: Place, undisturbed: Place, name: str
@@ -267,6 +271,7 @@ def test_killed_where_a_file_gets_its_name_it_is_whole_or_not_there(
     same(place, undisturbed, deaths)
 
 
+@pytest.mark.slow
 def test_interrupted_by_a_person_it_says_how_to_go_on(place: Place, undisturbed: Place) -> None:
     pid = place.start(delay=0.01)
     until = time.monotonic() + 20
@@ -283,6 +288,7 @@ def test_interrupted_by_a_person_it_says_how_to_go_on(place: Place, undisturbed:
     same(place, undisturbed, deaths=1)
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_cache_do_not_disturb_each_other(place: Place, undisturbed: Place) -> None:
     """Both may do the same work, as neither sees what the other has just done; both end with the same result."""
     pids = [place.start(delay=0.002, tag=tag) for tag in ("0", "1")]

@@ -74,6 +74,7 @@ def release(folder: Path, width: int = 24, threshold: float = 1.0, latents: int 
     return arrays
 
 
+@pytest.mark.slow
 def test_the_contract_holds_for_clamps_too() -> None:
     found = check("sae", params={"operator": "clamp", "tokens": 64})
     assert len(found) >= 6
@@ -88,6 +89,7 @@ def test_topk_keeps_exactly_k_and_the_largest() -> None:
     assert topk(z - 100, 5).count_nonzero() == 0  # nothing below 0 counts as active
 
 
+@pytest.mark.slow
 def test_a_planted_sparse_dictionary_is_recovered() -> None:
     truth, rows = planted()
     learnt = learn(rows, width=64, k=3, seed=0, epochs=8)  # twice the truth: .97 to .99 over seeds
@@ -97,6 +99,7 @@ def test_a_planted_sparse_dictionary_is_recovered() -> None:
     assert np.allclose(np.linalg.norm(learnt.decoder, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_latents_that_fall_silent_are_put_to_use() -> None:
     rows = planted(8, 16, 2, 2000)[1]
     wide = learn(rows, width=64, k=2, seed=0, epochs=8)
@@ -105,6 +108,7 @@ def test_latents_that_fall_silent_are_put_to_use() -> None:
     assert abs(silent - wide.report["dead"]) < 0.35  # TopK's count, and the threshold's
 
 
+@pytest.mark.slow
 def test_the_scale_of_training_is_folded_back(texts: list[Array], learnt: Dictionary) -> None:
     large = learn([text * 1024 for text in texts], width=32, k=3, seed=0, epochs=8)
     np.testing.assert_allclose(large.encoder, learnt.encoder, atol=1e-4)
@@ -118,6 +122,7 @@ def test_the_scale_of_training_is_folded_back(texts: list[Array], learnt: Dictio
     assert learnt.threshold[0] == pytest.approx(float(least), rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_reported_figures_are_those_of_held_out_texts(texts: list[Array], learnt: Dictionary) -> None:
     x = np.concatenate(texts[::10])
     a = np.maximum(x @ learnt.encoder.T + learnt.bias, 0)
@@ -129,6 +134,7 @@ def test_the_reported_figures_are_those_of_held_out_texts(texts: list[Array], le
     assert learnt.report["undertrained"] is True
 
 
+@pytest.mark.slow
 def test_training_leaves_the_global_generator_alone_and_repeats(texts: list[Array]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -146,6 +152,7 @@ def test_aurocs_are_those_of_scikit_learn_with_ties() -> None:
     np.testing.assert_allclose(aurocs(scored, positive), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pick", ["auroc", "difference"])
 def test_the_latent_of_a_planted_concept_is_picked(pick: str) -> None:
     ctx, train = Planted(FakeBackend(), BUDGET), example_train()
@@ -162,6 +169,7 @@ def test_the_latent_of_a_planted_concept_is_picked(pick: str) -> None:
     assert above.min() > below.max()
 
 
+@pytest.mark.slow
 def test_texts_that_do_not_differ_have_no_latent() -> None:
     train = example_train()
     same = Train(train.concept, train.positives, train.positives)
@@ -187,6 +195,7 @@ def test_clamping_a_latent_to_its_own_value_changes_nothing(lm: HFBackend) -> No
     assert np.abs(steered[2] - bare).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_each_row_of_a_batch_clamps_to_its_own_value(lm: HFBackend) -> None:
     made = build_method("sae", {"sae": {"operator": "clamp", "tokens": 64}})
     fitted = made.fit(Context(lm, BUDGET, trains=(example_train(),)), example_train())[0]
@@ -284,6 +293,7 @@ class Asked(FakeBackend):
         return super().generate(requests)
 
 
+@pytest.mark.slow
 def test_a_run_trains_one_dictionary_and_writes_no_more_than_it_declares(tmp_path: Path) -> None:
     one = example_train()
     two = dataclasses.replace(one, positives=one.positives[:5], hard_negatives=(Example("Row?", "Row the boat."),))
@@ -315,6 +325,7 @@ def test_settings_out_of_range_are_refused() -> None:
             build_method("sae", {"sae": params})
 
 
+@pytest.mark.slow
 def test_it_also_fits_without_texts_of_the_models_own(tmp_path: Path) -> None:
     lm = tiny.engine(tmp_path)
     made = build_method("sae", {"sae": {"tokens": 0}})

@@ -186,6 +186,7 @@ def shots(number: int) -> str:
     return f"Shots {number}. " + "Ask; answer. " * 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefill", ["", "So"])
 def test_prompts_that_begin_alike_are_read_together_and_score_as_alone(
     any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch, prefill: str

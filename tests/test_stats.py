@@ -33,6 +33,7 @@ MEASURED = coverage.measured()
 """The table of docs/statistics.md: 10,000 samples a cell, standard error .0022 at .95."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", coverage.SHAPES)
 def test_intervals_cover_95_percent_at_30_concepts(shape: str) -> None:
     """Normal and skewed: 4,000 fresh samples a distribution, standard error .0034."""
@@ -42,6 +43,7 @@ def test_intervals_cover_95_percent_at_30_concepts(shape: str) -> None:
     assert found == pytest.approx(MEASURED[shape, "t", 30], abs=0.0145)  # 3.5 standard errors of the difference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 12])
 @pytest.mark.parametrize("shape", coverage.SHAPES)
 def test_intervals_cover_above_92_percent_at_10_to_12_concepts(shape: str, n: int) -> None:
@@ -50,12 +52,14 @@ def test_intervals_cover_above_92_percent_at_10_to_12_concepts(shape: str, n: in
     assert found == pytest.approx(MEASURED[shape, "t", n], abs=0.0145)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "n"), [("normal", 30), ("exponential (skewness 2)", 12)])
 def test_bca_intervals_cover_what_the_docs_say(shape: str, n: int) -> None:
     """2,000 samples: the difference to the table has a standard error of .006."""
     assert coverage.coverage(shape, n, "bca", 2000, seed=1) == pytest.approx(MEASURED[shape, "bca", n], abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", coverage.HARD)
 def test_the_docs_say_where_coverage_fails(shape: str) -> None:
     found = coverage.coverage(shape, 12, "t", 4000, seed=1)
@@ -205,6 +209,7 @@ def test_above_13_concepts_p_is_a_sampled_one_and_the_same_every_time() -> None:
     assert 0 < d.p < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 12, 30])
 @pytest.mark.parametrize("shape", ["normal", "heavy tails", "ratings"])
 def test_p_under_no_difference_is_uniform(n: int, shape: str) -> None:
@@ -274,6 +279,7 @@ def test_nan_stays_nan_and_counts_for_nothing() -> None:
     assert math.isnan(found[3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["normal", "ratings"])
 def test_holm_keeps_the_family_wise_error_at_5_percent(shape: str) -> None:
     """4,000 families of 8 methods against one reference at 12 concepts, 3 of them truly better; a standard error .0034.

@@ -42,6 +42,7 @@ def clean(lm: HFBackend) -> bool:
     return ours == own and not any("forward" in vars(block) for block in blocks(lm.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [name for name in forms() if name not in ("hyper", "full")])
 def test_a_batch_of_concepts_trains_each_as_alone(lm: HFBackend, form: str) -> None:
     made, objective = small(form), goal("antipasto" if form == "rotation" else "reps")
@@ -127,6 +128,7 @@ def test_a_loss_that_is_not_finite_names_method_concept_and_step(lm: HFBackend) 
     assert clean(lm)
 
 
+@pytest.mark.slow
 def test_a_plateau_ends_training_of_that_concept_alone(lm: HFBackend) -> None:
     long = Budget(sequences=16, tokens=64, epochs=12, trials=2)
     flat = group(lm, small("vector"), rate=1e-12, budget=long, patience=2).fit()[0]
@@ -221,6 +223,7 @@ def test_an_objective_that_reads_no_changed_state_is_an_error(lm: HFBackend) -> 
         group(lm, small("lora", layers=(0.75,)), goal("reroute", targets=(0.25,)))
 
 
+@pytest.mark.slow
 def test_a_backend_without_a_model_makes_trained_methods_unsupported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +236,7 @@ def test_a_backend_without_a_model_makes_trained_methods_unsupported(
     assert states["diffmean"][0] == "complete"
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_rows_and_tokens_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     words = "run -m trained,diffmean -p reps.batch=4 -n 2 --backend fake --dry-run --json"

@@ -140,6 +140,7 @@ def test_lorra_is_at_its_target_where_there_is_no_contrast(lm: HFBackend) -> Non
     assert (losses(group(lm, small("lora"), goal("lorra"))) > 0.05).all()
 
 
+@pytest.mark.slow
 def test_antipasto_measures_orthonormal_axes_and_pushes_its_signs_apart(lm: HFBackend) -> None:
     made = group(lm, small("rotation"), goal("antipasto"), [letters(count=8)], rate=0.02, budget=LONG)
     axes = made.constants["axes"][0]
@@ -161,6 +162,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n for n in TRAINED if n not in ("circuit-breaker", "lorra", "antipasto", "hypersteer")]
 )
@@ -188,6 +190,7 @@ def test_a_planted_concept_is_learnt_and_holds_on_new_texts(
         assert gain > 2 * abs(margin(lm, random.scaled(strength), held) - margin(lm, None, held))
 
 
+@pytest.mark.slow
 def test_a_hypernetwork_writes_vectors_for_what_it_saw_and_marks_what_it_did_not(lm: HFBackend) -> None:
     trains = [letters(), letters("high", "mnop", "efgh", seed=1), letters("odd", "qrst", "ijkl", seed=2)]
     alone = build_method("hypersteer", {}).fit(Context(lm, LONG, trains=(trains[0],)), trains[0])[0]
@@ -199,6 +202,7 @@ def test_a_hypernetwork_writes_vectors_for_what_it_saw_and_marks_what_it_did_not
     assert len(digests) == 3
 
 
+@pytest.mark.slow
 def test_a_circuit_breaker_breaks_what_it_was_shown_and_reports_refusals(lm: HFBackend) -> None:
     train = letters(count=12)
     fitted = build_method("circuit-breaker", {"circuit-breaker": SETTINGS["circuit-breaker"]}).fit(
@@ -220,6 +224,7 @@ def test_lorra_brings_states_nearer_to_its_target(lm: HFBackend) -> None:
     assert fitted.note["loss_last"] < 0.98 * fitted.note["loss_first"]
 
 
+@pytest.mark.slow
 def test_antipasto_fits_from_personas_alone(lm: HFBackend) -> None:
     fitted = build_method("antipasto", {"antipasto": SETTINGS["antipasto"]}).fit(Context(lm, LONG), letters(count=8))[0]
     assert isinstance(fitted.steering, Steering)

@@ -60,6 +60,7 @@ def test_at_first_the_model_is_as_it_was(any_lm: HFBackend, form: str) -> None:
     assert scored(made, 0.0) == pytest.approx(bare, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", forms())
 def test_what_is_exported_acts_as_it_did_in_training(any_lm: HFBackend, form: str) -> None:
     made = group(any_lm, small(form), trains=TWO, rate=0.1)
@@ -206,6 +207,7 @@ def test_the_first_order_rotation_is_exported_as_one(lm: HFBackend) -> None:
     assert error == pytest.approx(4 * np.linalg.norm(k, 2) ** 2, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_bounded_rotation_stays_within_its_angle(lm: HFBackend) -> None:
     made = group(lm, small("rotation", init=50.0), goal("antipasto"), rate=1e-6)
     (one,) = made.fit()

@@ -94,6 +94,7 @@ def test_more_examples_than_there_are_is_a_usage_error(questions: Path) -> None:
         task(questions, "truthfulqa-gen", examples=4)
 
 
+@pytest.mark.slow
 def test_the_plan_takes_the_task_s_budget_and_a_run_replays(questions: Path, tmp_path: Path) -> None:
     (one,) = run(tmp_path, questions, "-t", "truthfulqa", "-m", "diffmean", "-p", "truthfulqa.examples=4")
     assert one.data["spec"]["protocol"]["budget"]["sequences"] == 8
@@ -102,6 +103,7 @@ def test_the_plan_takes_the_task_s_budget_and_a_run_replays(questions: Path, tmp
     assert plan.specs[0].id == one.data["id"]
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) -> None:
     methods = "none,diffmean,caa,prompt-manyshot"
     for size in (1, 4, 8):
@@ -138,6 +140,7 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
         assert {c["note"]["shots"] for c in one.data["concepts"].values()} == {int(size)}
 
 
+@pytest.mark.slow
 def test_trained_methods_take_one_question_and_no_speed_is_learnt_where_nothing_is_written(
     questions: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +165,7 @@ def test_trained_methods_take_one_question_and_no_speed_is_learnt_where_nothing_
     assert all(sorted(rows) == [1, 2] for rows in curve.rows.values())
 
 
+@pytest.mark.model
 def test_an_answer_near_a_true_reference_is_true(questions: Path) -> None:
     path = questions / "mc_task.json"
     rows = json.loads(path.read_text("utf-8"))
@@ -191,6 +195,7 @@ def test_an_answer_near_a_true_reference_is_true(questions: Path) -> None:
     assert row["overall"].value == pytest.approx(3 / (1 / 2 + 1 + 1))
 
 
+@pytest.mark.slow
 def test_free_form_runs_and_resamples_questions(questions: Path, tmp_path: Path) -> None:
     words = ["-t", "truthfulqa-gen", "-m", "none,diffmean,prompt", "-p", "truthfulqa-gen.tested=4"]
     runs = run(tmp_path, questions, *words)

@@ -202,6 +202,8 @@ def test_a_concept_without_a_class_is_left_out() -> None:
     assert (found["auroc"], found["n"], found["low"]) == (0.875, 4, None)
 
 
+@pytest.mark.slow
+@pytest.mark.model
 def test_the_embedding_judge_through_the_command_line(part: Path, cache: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     command = ["judge", "validate", "--judge", "embedding", "--data", str(part), "--json", "--save"]

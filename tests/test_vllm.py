@@ -30,7 +30,6 @@ from bench.core.errors import BenchError
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 
-needed = pytest.mark.skipif(bool(backend.unable()), reason=backend.unable())
 WIDTH = 128
 """Hidden size of the tiny models: the attention kernels of a processor take heads of 32 and more."""
 PUSH = 120.0
@@ -186,7 +185,7 @@ def engine(default_model: Model) -> Iterator[VLLMBackend]:
     made.close()
 
 
-@needed
+@pytest.mark.vllm
 def test_64_requests_with_steerings_of_their_own_equal_hf(engine: VLLMBackend, default_model: Model) -> None:
     steerings = list(kinds(576, 30, PUSH).values())
     requests = [
@@ -197,7 +196,8 @@ def test_64_requests_with_steerings_of_their_own_equal_hf(engine: VLLMBackend, d
     assert engine.runner == "V1"  # the processor build; GPUs run V2
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_an_unsteered_request_does_not_see_its_neighbours(engine: VLLMBackend) -> None:
     steerings = [None, *kinds(576, 30, PUSH).values()]
     mixed = [Request(ask(text), s, Sampling(16, 0.0, 0)) for text in ASKS[:3] for s in steerings]
@@ -219,7 +219,8 @@ def test_an_unsteered_request_does_not_see_its_neighbours(engine: VLLMBackend) -
     assert any(list(one[i].token_ids) != list(two[i].token_ids) for i in one if i not in unsteered)
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_sampling_belongs_to_the_request(engine: VLLMBackend) -> None:
     push = kinds(576, 30, PUSH)["add 1"]
     drawn = [Request(ask(ASKS[0]), s, Sampling(8, 1.0, 50), seed=seed) for s in (None, push) for seed in (1, 2**62 + 1)]
@@ -228,7 +229,8 @@ def test_sampling_belongs_to_the_request(engine: VLLMBackend) -> None:
     assert len({together[i].text for i in range(4)}) == 4
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_an_answer_not_awaited_leaves_nothing_behind(engine: VLLMBackend) -> None:
     push = kinds(576, 30, PUSH)["add 1"]
     for _ in engine.generate(
@@ -240,7 +242,7 @@ def test_an_answer_not_awaited_leaves_nothing_behind(engine: VLLMBackend) -> Non
     assert answer.positions_edited == (answer.prompt_tokens + answer.tokens - 2,)
 
 
-@needed
+@pytest.mark.vllm
 def test_the_engine_writes_to_its_log_and_not_to_the_terminal(
     engine: VLLMBackend, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,7 +251,8 @@ def test_the_engine_writes_to_its_log_and_not_to_the_terminal(
     assert "LLM engine" in engine.log.read_text("utf-8")
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_other_questions_go_to_transformers_in_the_same_run(engine: VLLMBackend, default_model: Model) -> None:
     lm = HFBackend(default_model, "float32")
     push = kinds(576, 30, PUSH)["add 1"]
@@ -265,7 +268,8 @@ def test_other_questions_go_to_transformers_in_the_same_run(engine: VLLMBackend,
     assert engine.fingerprint() != lm.fingerprint()
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_tiny_models_of_other_families_equal_hf(kind: str, small: Callable[..., tuple[VLLMBackend, HFBackend]]) -> None:
     one, lm = small(kind)
@@ -281,7 +285,8 @@ def test_tiny_models_of_other_families_equal_hf(kind: str, small: Callable[..., 
     assert fired == {True, False}
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_the_prefix_cache_never_mixes_steered_and_unsteered_blocks(
     small: Callable[..., tuple[VLLMBackend, HFBackend]],
 ) -> None:
@@ -305,7 +310,8 @@ def test_the_prefix_cache_never_mixes_steered_and_unsteered_blocks(
     assert cached == [False, False, True, True, False, True, False, False, True]
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_chunked_prefill_and_preemption_change_nothing(
     small: Callable[..., tuple[VLLMBackend, HFBackend]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +333,8 @@ def test_chunked_prefill_and_preemption_change_nothing(
         dict(one.generate([Request(ask("Hi"), gated)]))
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_steering_inside_the_compiled_graph_equals_hf(
     small: Callable[..., tuple[VLLMBackend, HFBackend]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +347,7 @@ def test_steering_inside_the_compiled_graph_equals_hf(
         dict(one.generate([Request(ask("Hi"), steerings["sites"])]))
 
 
-@needed
+@pytest.mark.vllm
 def test_what_cannot_be_done_is_refused_before_the_engine_starts(
     small: Callable[..., tuple[VLLMBackend, HFBackend]],
 ) -> None:
@@ -359,7 +366,8 @@ def test_what_cannot_be_done_is_refused_before_the_engine_starts(
     assert one._llm is None
 
 
-@needed
+@pytest.mark.slow
+@pytest.mark.vllm
 def test_an_edit_that_touches_nothing_is_an_error(small: Callable[..., tuple[VLLMBackend, HFBackend]]) -> None:
     one, _ = small()
     nowhere = Steering(
@@ -373,7 +381,7 @@ def test_an_edit_that_touches_nothing_is_an_error(small: Callable[..., tuple[VLL
         dict(one.generate([Request(ask("Hi"), kinds(WIDTH, 4, 6.0)["add 1"], Sampling(2, 0.0, 0))]))
 
 
-@needed
+@pytest.mark.vllm
 def test_the_gpu_runner_has_what_the_extension_reads() -> None:
     """V2 needs Triton and does not run on a processor: hold its interface, which `watch` probes."""
     import dataclasses
@@ -390,6 +398,7 @@ def test_the_gpu_runner_has_what_the_extension_reads() -> None:
     assert "self.add_requests(" in source
 
 
+@pytest.mark.slow
 def test_a_version_outside_the_tested_range_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for found, reason in (
         ("0.31.2", "outside the tested range"),

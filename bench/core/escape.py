@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-FORMULA = re.compile(r"^\s*[=+\-@\t\r\n]")
+FORMULA = re.compile(r"^'*\s*[=+\-@\t\r\n]")
+"""With apostrophes of its own before it, so that taking away the one which guards a text gives that text."""
 NUMBER = re.compile(r"^[+-]?\d+(\.\d*)?(e[+-]?\d+)?$", re.IGNORECASE)
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 LINK = re.compile(r"\b(?:https?|ftp)://|\bwww\.", re.IGNORECASE)
