@@ -119,7 +119,9 @@ def test_every_page_of_the_documentation_has_one_place_in_the_site() -> None:
         else:
             todo += node if isinstance(node, list) else node.values()
     docs = ROOT / "docs"
-    assert sorted(found) == sorted(page.relative_to(docs).as_posix() for page in docs.rglob("*.md"))
+    assert sorted(found) == sorted(
+        page.relative_to(docs).as_posix() for page in docs.rglob("*") if page.suffix in (".md", ".ipynb")
+    )
 
 
 def test_the_front_page_leads_to_every_page() -> None:

@@ -52,8 +52,14 @@ def cast(value: Any, hint: Any, where: str) -> Any:
             return _as(value, option, where)
         except (TypeError, ValueError):
             continue
-    shown = " or ".join(WORDS.get(o, getattr(o, "__name__", str(o))) for o in options)
+    shown = " or ".join(map(_told, options))
     raise UsageError(f"{where} = {value!r} is not {shown}")
+
+
+def _told(option: Any) -> str:
+    if typing.get_origin(option) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(option)))}"
+    return WORDS.get(option, getattr(option, "__name__", str(option)))
 
 
 def _as(value: Any, option: Any, where: str) -> Any:
