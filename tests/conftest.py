@@ -23,6 +23,7 @@ from bench.backends.tiny import KINDS
 if TYPE_CHECKING:
     from bench.backends.hf.backend import HFBackend
     from bench.backends.models import Model
+    from bench.results.runs import Run
     from bench.results.tables import Table
 
 KEY = "sk-a-key-like-no-other-0123456789"
@@ -32,7 +33,6 @@ MARKERS = {"default_model": "model", "browser": "browser", "served": "vllm", "co
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-STEERED = RESULTS / "axbench" / "SmolLM2-135M-Instruct"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at them
@@ -62,12 +62,15 @@ def script(file: str) -> ModuleType:
     return module
 
 
-def committed(method: str) -> Path:
-    """The folder of a method's committed run of concept steering under the registered settings."""
+def committed(method: str, task: str = "axbench", preset: str = "standard") -> Path:
+    """The folder of a method's committed run under the registered settings: others may be added beside it."""
     from bench.results.runs import read
 
-    found = sorted(STEERED.glob(f"{method}-??????????"))  # its name, and ten digits
-    return next(path for path in found if read(path / "run.json").variant == method)
+    def meant(run: Run) -> bool:
+        return run.variant == method and run.data["spec"]["protocol"]["preset"] == preset
+
+    found = sorted((RESULTS / task / "SmolLM2-135M-Instruct").glob(f"{method}-??????????"))  # its name, and ten digits
+    return next(path for path in found if meant(read(path / "run.json")))
 
 
 @pytest.fixture(scope="session", params=KINDS)
@@ -84,6 +87,16 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> HFBackend:
     from bench.backends import tiny
 
     return tiny.engine(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def one_model(tmp_path: Path) -> Path:
+    """The committed results on the default model, where a method's name says which run is meant."""
+    for folder in RESULTS.glob("*/SmolLM2-135M-Instruct"):
+        task = tmp_path / "committed" / folder.parent.name
+        task.mkdir(parents=True)
+        (task / folder.name).symlink_to(folder)
+    return tmp_path / "committed"
 
 
 @pytest.fixture(scope="session")

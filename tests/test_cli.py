@@ -421,12 +421,12 @@ def test_a_run_is_found_by_name_folder_id_and_path(shared: tuple[Place, list[dic
 
 
 @pytest.mark.slow
-def test_a_method_on_several_tasks_means_its_run_on_the_usual_one() -> None:
+def test_a_method_on_several_tasks_means_its_run_on_the_usual_one(one_model: Path) -> None:
     """So that the commands of the README hold in a checkout, whose results have more than one task."""
-    runs = results.load(ROOT / "results")
+    runs = results.runs.load(one_model)
     both = [run for run in runs if run.method == "diffmean"]
     assert {run.data["spec"]["task"] for run in both} >= {"axbench", "axbench-detect"}
-    assert results.lookup("diffmean", [ROOT / "results"]).data["spec"]["task"] == "axbench"
+    assert results.lookup("diffmean", [one_model]).data["spec"]["task"] == "axbench"
 
 
 def test_a_method_s_name_stands_above_the_beginning_of_an_id(

@@ -9,20 +9,19 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import committed
 
 from bench.cli.main import main
 from bench.report.build import publish
 from bench.results import comparison
-from bench.results.runs import TRIALS, Run, load
+from bench.results.runs import TRIALS, Run, read
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, Run]:
-    folder = ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct"
-    found = [run for run in load(ROOT / "results") if run.path.parents[1] == folder]
-    return {run.method: run for run in found}
+    return {method: read(committed(method) / "run.json") for method in ("diffmean", "prompt", "none")}
 
 
 def bench(*words: str) -> Any:

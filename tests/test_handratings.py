@@ -6,19 +6,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import committed
 
 from bench.core.errors import BenchError, UsageError
 from bench.measure import human_ratings
 from bench.measure.human_ratings import COLUMNS, draw, name, read, write
-from bench.results.runs import Run, load
+from bench.results.runs import Run, read as run_of
 
-ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("diffmean", "prompt", "random", "pca", "shuffled", "prompt+diffmean")
 
 
 @pytest.fixture(scope="module")
 def runs() -> list[Run]:
-    return [r for r in load(ROOT / "results") if r.data["spec"]["task"] == "axbench" and r.variant in METHODS]
+    return [run_of(committed(method) / "run.json") for method in METHODS]
 
 
 @pytest.mark.slow

@@ -297,7 +297,8 @@ def test_labels_claim_nothing_for_a_prompt_against_another(committed_tables: lis
     for table in (t for t in committed_tables if t.reference and not t.spec["judge"]):
         lists = summary.verdict(table, None)
         named = set(re.findall(r"[\w()+-]+", " ".join((*lists["claimed"], *lists["open"]))))
-        assert named & {row.name for row in table.rows if row.run.family in ("direction", "trained", "detector")}
+        steered = {row.name for row in table.rows if row.run.family in ("direction", "trained", "detector")}
+        assert named & steered or not steered
         assert named & {row.name for row in table.rows if row.run.family == "prompting"} <= {table.reference}
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
+from conftest import RESULTS, committed
 
 from bench.cli.judges import find
 from bench.cli.main import main
@@ -27,19 +28,16 @@ from bench.results.runs import Run, load
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import tables
 
-ROOT = Path(__file__).resolve().parents[1]
-COMMITTED = ROOT / "results" / "axbench" / "SmolLM2-135M-Instruct"
 METHODS = ("diffmean", "prompt", "prompt+diffmean", "random")
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Four committed runs without their opinions, in a folder of their own."""
-    for run in load(ROOT / "results"):
-        if run.data["spec"]["task"] == "axbench" and run.variant in METHODS:
-            folder = tmp_path / "results" / run.path.parent.relative_to(ROOT / "results")
-            folder.mkdir(parents=True)
-            shutil.copy(run.path, folder)
+    for source in map(committed, METHODS):
+        folder = tmp_path / "results" / source.relative_to(RESULTS)
+        folder.mkdir(parents=True)
+        shutil.copy(source / "run.json", folder)
     return tmp_path / "results"
 
 
