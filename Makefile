@@ -14,7 +14,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 quick: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m "not slow and not model and not browser and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not model and not browser and not vllm"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -494,6 +494,7 @@ def test_a_results_folder_that_cannot_be_one_is_said(tmp_path: Path) -> None:
     assert "0 generations made now" in done.stderr  # what was generated before is not lost
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("a regular file")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "file" / "cache"))

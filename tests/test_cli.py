@@ -576,6 +576,7 @@ def test_a_report_without_runs_is_refused(place: Place) -> None:
     assert not (place.root / "reports").exists()
 
 
+@pytest.mark.slow
 def test_runs_of_different_protocols_stand_in_different_tables(seeds: tuple[Place, list[dict[str, Any]]]) -> None:
     reports = seeds[0].root / "reports"
     assert (reports / "leaderboard.md").read_text("utf-8").count("## axbench (mini)") == 2

@@ -181,6 +181,7 @@ def detect(folder: Path, preset: str = "paper", **params: object) -> AxBenchDete
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("regime", "amount", "positives", "negatives"),
     [("scarce", 0, 4, 4), ("scarce", 32, 16, 16), ("imbalanced", 0, 4, 72), ("imbalanced", 0.5, 72, 72),

@@ -165,6 +165,7 @@ def test_a_gradient_on_the_way_is_that_of_the_mixed_states(lm: HFBackend, readou
     assert (up - down) / 2 == pytest.approx(float((gradient * step).sum()), rel=2e-2)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_add_up_to_the_change_of_the_readout(any_lm: HFBackend, readout: Array) -> None:
     text, steps = TEXTS[3], 64
     base = np.concatenate([r.values[1] for r in any_lm.activations(TEXTS, [1])]).mean(0)

@@ -541,6 +541,7 @@ def test_a_threshold_below_everything_is_plain_steering_and_one_above_it_the_bar
         assert here == there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cast", "cosine"])
 def test_the_gate_measures_what_the_fit_measured(kind: str, any_lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx, fitted, choose = Context(any_lm, BUDGET), [], methods.cast._threshold

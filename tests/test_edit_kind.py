@@ -33,6 +33,7 @@ def test_its_method_keeps_the_contract(plugin: Any) -> None:
     assert not any(contract.check("rotation").values())
 
 
+@pytest.mark.slow
 def test_hf_runs_it(plugin: Any, lm: HFBackend) -> None:
     fitted = bench.fit("rotation", lm, bench.contrast("the sea", TEXTS, OTHERS))
     ask = ["What is it?", "Where?"]

@@ -244,6 +244,7 @@ def test_sampling_follows_the_distribution(lm: HFBackend) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_queries_taken_together_give_what_sdpa_gives(

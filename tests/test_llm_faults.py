@@ -104,6 +104,7 @@ PASSING: dict[str, Callable[[int, str], Reply | float | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", PASSING)
 def test_a_fault_that_passes_costs_no_rating(stub: Stub, what: str) -> None:
     """The first twelve requests fail, then the server is well: each text gets its rating, once."""
@@ -325,6 +326,7 @@ LASTING: dict[str, Callable[[int, str], Reply | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", LASTING)
 def test_a_server_that_always_fails_ends_in_one_line(stub: Stub, tmp_path: Path, what: str) -> None:
     stub.behave = LASTING[what]

@@ -384,6 +384,7 @@ def test_ratings_belong_to_their_items_in_whatever_order_they_come(stub: Stub) -
         assert found[i].value == rated(prompt)
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_stops_the_asking(stub: Stub) -> None:
     """Ctrl-C or a full disk while ratings come in: what waits in the queue is neither asked nor paid for."""
 

@@ -77,6 +77,7 @@ def test_a_fit_says_what_it_lacks(lm: HFBackend, train: Train) -> None:
         bench.generate(lm, ["a", "b"], [None])
 
 
+@pytest.mark.slow
 def test_a_run_is_the_command_s_and_done_once(tmp_path: Path) -> None:
     asked = {"backend": "fake", "judge": "rules", "preset": "quick", "limit": 2, "results": tmp_path}
     made = bench.run("prompt,none,lora", **asked, progress=False)  # type: ignore[arg-type]

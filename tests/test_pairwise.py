@@ -49,6 +49,7 @@ def test_winning_everything_still_leaves_doubt_and_no_concept_no_answer() -> Non
     assert win_rate(np.full((2, 3), np.nan), np.ones((2, 3))).n == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concepts", [12, 30])
 @pytest.mark.parametrize(("chance", "spread"), [(0.5, 0.0), (0.7, 0.15), (0.95, 0.05)])
 def test_the_interval_of_a_win_rate_covers_at_least_95_percent(concepts: int, chance: float, spread: float) -> None:

@@ -48,6 +48,7 @@ NESTED = {"instruction": "concept", "seed": "instruction"}
 SDS = {"concept": 0.5, "instruction": 0.4, "seed": 0.3, "judge": 0.6, "concept × judge": 0.2, "residual": 0.35}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.25])
 def test_components_of_a_crossed_table_are_unbiased_balanced_or_not(missing: float) -> None:
     """400 tables of 12 concepts × 5 instructions × 3 seeds × 4 judges, normal, a quarter of cells missing or none."""

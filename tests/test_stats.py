@@ -357,6 +357,7 @@ def test_ranks_do_not_depend_on_the_order_of_the_methods(concepts: np.ndarray) -
     assert shared_ranks(scores) == shared_ranks(dict(reversed(scores.items())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_simultaneous_tests_keep_the_family_wise_error_and_find_what_is_there(shift: float) -> None:
     """400 families of 45 dependent pairs of 10 methods at 12 concepts, normal; one method shifted."""

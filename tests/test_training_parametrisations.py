@@ -219,6 +219,7 @@ def test_the_bounded_rotation_stays_within_its_angle(lm: HFBackend) -> None:
         assert angles.max() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lora", "dora", "pissa"])
 def test_the_forward_pass_is_pefts(any_lm: HFBackend, form: str) -> None:
     import copy
