@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from stub_server import Stub, serving
 
 from bench.backends.tiny import KINDS
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from bench.backends.models import Model
     from bench.results.runs import Run
     from bench.results.tables import Table
+
+settings.register_profile("any host", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("any host")
 
 KEY = "sk-a-key-like-no-other-0123456789"
 SHIPPED = ("bench", "methods", "tasks")

@@ -61,6 +61,10 @@ def test_a_sentence_shows_what_it_was_given_and_links_nothing(text: str) -> None
     assert shown(made).split() == text.split()
 
 
+def test_a_line_s_end_beside_code_is_a_space() -> None:
+    assert prose("`a`\nb\n`c`") == "`a` b `c`"
+
+
 @given(st.text(alphabet=st.sampled_from("p <.[]()01+-a\n|&`")))
 def test_a_cell_of_a_grid_is_one_cell_without_a_tag(text: str) -> None:
     *_, line = grid(Grid(("a",), ((text,),)))

@@ -41,8 +41,9 @@ def prose(text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    """`cell` of a part of a line, which keeps the spaces at its ends."""
-    return text and (" " if text[0] == " " else "") + cell(text) + (" " if text[-1] == " " and text.strip() else "")
+    """`cell` of a part of a line, with a space at an end where it had one, or a new line."""
+    before, after = text[:1].isspace(), text[-1:].isspace() and text.strip()
+    return (" " if before else "") + cell(text) + (" " if after else "")
 
 
 def grid(found: Grid) -> list[str]:
