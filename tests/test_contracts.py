@@ -15,7 +15,7 @@ from conftest import SHARED
 from bench import Completion, Concept, Example, Item, Judge, Protocol, Rate, Sample, Task, Train, UsageError, Verdict
 from bench.cli.main import main
 from bench.core.definitions import code_digest
-from bench.core.registry import judge, load_plugin, table, task
+from bench.core.registry import VIEWS, judge, load_plugin, table, task
 from bench.run import contract as method_contract, judge_contract, task_contract
 
 DATA = {
@@ -262,6 +262,10 @@ def test_a_typo_in_a_method_s_declaration_is_refused(typo: str, said: str, tmp_p
     with pytest.raises(UsageError) as error:
         load_plugin(path)
     assert said in str(error.value)
+
+
+def test_the_views_a_method_may_name_are_those_of_training_data() -> None:
+    assert method_contract.example_train().views == VIEWS
 
 
 def test_two_plugin_files_of_one_name_are_two_modules(tmp_path: Path) -> None:

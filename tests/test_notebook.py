@@ -11,7 +11,7 @@ import pytest
 import bench
 from bench import BenchError, Train, UsageError
 from bench.backends.hf.backend import HFBackend
-from bench.results import Results, tables
+from bench.results import Results
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ASKED = ("What is nice?", "Describe a day.", "Tell me something.", "What did you see?")
@@ -94,7 +94,7 @@ def test_a_run_is_the_command_s_and_done_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_frames_say_what_the_tables_say(results: Results) -> None:
     frame = results.table()
-    for table in tables(results):
+    for table in results.tables:
         rows = frame[frame["group"] == table.group]
         assert list(rows["method"]) == [row.name for row in table.rows]
         for row, (_, told) in zip(table.rows, rows.iterrows(), strict=True):

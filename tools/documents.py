@@ -65,10 +65,8 @@ def renew(root: Path, program: click.Group) -> list[Path]:
     texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
     for path, text in texts.items():
         write_whole(path, text.encode())
-    figure = verdicts.verdicts(shown)
-    assert figure is not None  # as in `blocks`
     (root / PICTURE).parent.mkdir(exist_ok=True)
-    return [*texts, *drawing.emit(figure, root / PICTURE)]
+    return [*texts, *drawing.emit(picture(shown), root / PICTURE)]
 
 
 def filled(text: str, found: Mapping[str, str]) -> str:
@@ -83,10 +81,15 @@ def filled(text: str, found: Mapping[str, str]) -> str:
 
 def blocks(shown: Sequence[Table]) -> dict[str, str]:
     """The README's generated blocks by name."""
-    figure = verdicts.verdicts(shown)
-    assert figure is not None  # the checked results have both
     image = f"![Best steering minus best prompt, task by task]({PICTURE}.png)"
-    return {"verdicts": f"{image}\n\n*{figure.caption}*", "methods": families()}
+    return {"verdicts": f"{image}\n\n*{picture(shown).caption}*", "methods": families()}
+
+
+def picture(shown: Sequence[Table]) -> drawing.Figure:
+    """The README's picture of the verdicts."""
+    figure = verdicts.verdicts(shown)
+    assert figure is not None  # the checked results have prompts and steering
+    return figure
 
 
 def headline(shown: Sequence[Table]) -> Table:

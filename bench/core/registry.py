@@ -50,13 +50,6 @@ VIEWS = frozenset({"texts", "pairs", "choices", "personas", "conditions"})
 """Training views a method may learn from (`Train.views`)."""
 PRODUCTS = frozenset({"steering", "detector"})
 """What a method's fits may hold."""
-FLAGS = frozenset(
-    {
-        *("deterministic", "antisymmetric", "recovers", "validated", "suppresses", "named"),
-        *("uses_prompter", "uses_judge", "needs_all_concepts", "points_away"),
-    }
-)
-"""Class flags of `Method` that its decorator may set."""
 
 T = TypeVar("T")
 
@@ -89,28 +82,25 @@ def method(
 ) -> Callable[[type[T]], type[T]]:
     """Register a `Method`. `provides` is what its fits hold (`steering`, `detector`); `invariants` are
     its class flags (`antisymmetric`, `recovers`, ...). A new kind of edit is registered before what needs it."""
-    if family not in FAMILIES:
-        raise UsageError(f"method {name!r}: unknown family {family!r}: {suggest(family, FAMILIES)}")
+    views, provides = list(views), list(provides)
+    _refuse_unknown(name, "family", [family], FAMILIES)
+    _refuse_unknown(name, "view", views, VIEWS)
+    _refuse_unknown(name, "product", provides, PRODUCTS)
     known = {*CAPABILITIES, *table("edit")}
     if strange := sorted(set(needs := list(needs)) - known):
         raise UsageError(f"method {name!r}: no engine is known to {strange[0]!r}: {suggest(strange[0], known)}")
-    for what, given, allowed in (
-        ("view", views := list(views), VIEWS),
-        ("product", provides := list(provides), PRODUCTS),
-        ("flag", invariants, FLAGS),
-    ):
-        if strange := sorted(set(given) - allowed):
-            raise UsageError(f"method {name!r}: unknown {what} {strange[0]!r}: {suggest(strange[0], allowed)}")
-    return register(
-        "method",
-        name,
-        family=family,
-        paper=paper,
-        views=frozenset(views),
-        needs=frozenset(needs),
-        provides=frozenset(provides),
-        **invariants,
-    )
+
+    def add(cls: type[T]) -> type[T]:
+        _refuse_unknown(name, "flag", invariants, [flag for flag in dir(cls) if isinstance(getattr(cls, flag), bool)])
+        sets = {"views": frozenset(views), "needs": frozenset(needs), "provides": frozenset(provides)}
+        return register("method", name, family=family, paper=paper, **sets, **invariants)(cls)
+
+    return add
+
+
+def _refuse_unknown(method: str, what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    if strange := sorted(set(given).difference(known)):
+        raise UsageError(f"method {method!r}: unknown {what} {strange[0]!r}: {suggest(strange[0], known)}")
 
 
 def combine(*names: str) -> None:

@@ -104,6 +104,15 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
             continue  # the torn last line of a killed writer
 
 
+def put_in_place(made: Path, folder: Path, whole: Callable[[Path], bool]) -> None:
+    """Rename a finished folder, or leave the `whole` one that another process put there first; raises OSError else."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not whole(folder):
+            raise
+
+
 class Artefacts:
     """Content-addressed folders: made under a temporary name, then renamed."""
 
@@ -126,10 +135,7 @@ class Artefacts:
         try:
             write(temporary)
             write_json(temporary / "key.json", plain(why))
-            temporary.rename(final)
-        except OSError:
-            if not self.has(key):  # another process may have finished the same folder first
-                raise
+            put_in_place(temporary, final, lambda _: self.has(key))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return final

@@ -5,8 +5,10 @@ Invariant: every number comes from where the reports take it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +45,7 @@ class Results(list[Run]):
         """
         import pandas as pd
 
-        return pd.DataFrame([_wide(table, name) for table in self.tables for name in (row.name for row in table.rows)])
+        return pd.DataFrame([row for table in self.tables for row in _wide(table)])
 
     def compare(self, one: str, two: str) -> pd.DataFrame:
         """Run `one` minus run `two` (methods, run folders or ids), axis by axis, paired over what both were asked.
@@ -113,12 +115,13 @@ def _interval(name: str, d: Difference) -> dict[str, float]:
     return {name: d.mean, f"{name}_low": d.low, f"{name}_high": d.high}
 
 
-def _wide(table: Table, name: str) -> dict[str, Any]:
-    """One method of a table as one row."""
-    first, *others = [one for one in records(table) if one["method"] == name]
-    bounds = {f"{one['axis']}{end}": one[k] for one in (first, *others) for end, k in ENDS.items()}
-    shared = {k: v for k, v in first.items() if k not in ("axis", *ENDS.values())}
-    return {"method": name, "rank": shared["rank"], **bounds, **shared}
+def _wide(table: Table) -> Iterator[dict[str, Any]]:
+    """The methods of a table, each as one row."""
+    for name, rows in groupby(records(table), key=itemgetter("method")):
+        first, *others = rows
+        bounds = {f"{one['axis']}{end}": one[k] for one in (first, *others) for end, k in ENDS.items()}
+        shared = {k: v for k, v in first.items() if k not in ("axis", *ENDS.values())}
+        yield {"method": name, "rank": shared["rank"], **bounds, **shared}
 
 
 ENDS = {"": "mean", "_low": "low", "_high": "high"}

@@ -322,20 +322,23 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
     for root in roots:
         runs = load(root)
         known += [run.path.parent.name for run in runs]
-        if _meant(name, runs):
-            return chosen(name, runs)
+        if found := _meant(name, runs):
+            return _only(name, found)
     where = " or ".join(f"{root.name}/" for root in dict.fromkeys(roots))
     raise UsageError(f"no run {name!r} in {where}: {suggest(name, known) if known else 'it is empty'}")
 
 
 def chosen(name: str, runs: Sequence[Run]) -> Run:
     """The one of `runs` that a method's name, a run's folder or the beginning of an id means; raises UsageError."""
-    found = _meant(name, runs)
+    if found := _meant(name, runs):
+        return _only(name, found)
+    known = [*dict.fromkeys(run.method for run in runs), *(run.path.parent.name for run in runs)]
+    raise UsageError(f"no run {name!r} among these: {suggest(name, known) if known else 'there is none'}")
+
+
+def _only(name: str, found: Sequence[Run]) -> Run:
     if len(found) > 1:
         raise UsageError(f"{name!r} is several runs, name one: {', '.join(map(_told, found))}")
-    if not found:
-        known = [*dict.fromkeys(run.method for run in runs), *(run.path.parent.name for run in runs)]
-        raise UsageError(f"no run {name!r} among these: {suggest(name, known) if known else 'there is none'}")
     return found[0]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from bench.core.content import digest, stored
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError
-from bench.core.interfaces import Context, Fitted, Method
+from bench.core.interfaces import Backend, Context, Fitted, Method
 from bench.core.steering import Steering
 from bench.core.store import Artefacts, load_value, pack
 from bench.core.values import Train
@@ -107,6 +107,15 @@ def given(method: Method, train: Train, suppresses: bool) -> Train:
     if not any(part.family == "prompting" for part in method.family_tree):
         return replace(train, prompts=())
     return train.reversed() if suppresses and method.family == "prompting" else train
+
+
+def lacks(method: Method, backend: Backend, views: frozenset[str], steers: bool = True) -> str:
+    """Why a method cannot be fitted on data with these views, or cannot steer (`steers`) this engine; "" if it can."""
+    if steers and (lacking := sorted(method.needs - backend.can)):
+        return f"backend {backend.name} cannot {', '.join(lacking)}"
+    if missing := sorted(method.views - views):
+        return f"the data has no {', '.join(missing)}"
+    return ""
 
 
 FILE = "fit.safetensors"

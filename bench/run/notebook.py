@@ -22,7 +22,7 @@ from bench.core.steering import Steering
 from bench.core.store import Rows
 from bench.core.values import Concept, Example, Pair, Request, Sampling, Train
 from bench.results import Results, read
-from bench.run.fits import given
+from bench.run.fits import given, lacks
 from bench.run.plan import Options, make
 from bench.run.session import Advance, execute
 from bench.run.strength import Strength
@@ -116,10 +116,8 @@ def fit(
         method = build_method(method, {method: params})
     elif params:
         raise UsageError(f"{method.name} has its fields already: {', '.join(params)}")
-    if missing := sorted(method.views - train.views):
-        raise BenchError(f"{method.name} learns from {', '.join(missing)}, which these data lack")
-    if lacking := sorted(method.needs - model.can):
-        raise BenchError(f"backend {model.name} cannot {', '.join(lacking)}, which {method.name} needs")
+    if reason := lacks(method, model, train.views):
+        raise BenchError(f"{method.name}: {reason}")
     if method.uses_judge or method.needs_all_concepts:
         what = "asks the judge" if method.uses_judge else "learns from all concepts of a task"
         raise BenchError(f"{method.name} {what} while it is fitted: use bench.run")

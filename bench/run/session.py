@@ -29,6 +29,7 @@ from bench.core.store import Rows
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, Verdict
 from bench.judges.judging import judged_by, rate
 from bench.run.engines import make_backend, make_prompter
+from bench.run.fits import lacks
 from bench.run.identity import code_of, foreign
 from bench.run.jobs import Ask, Job, ratings, record, row, tried
 from bench.run.monitor import reading
@@ -145,18 +146,17 @@ class Session:
 
     def _support(self, job: Job) -> None:
         """Decide before a model is loaded whether a method can run here, and say why not."""
-        lacking = sorted(job.method.needs - self.backend.can)
         views = frozenset.intersection(*(train.views for train in self.trains.values()))
+        reason = lacks(job.method, self.backend, views, steers=self.task.kind == "steering")
         if self.task.kind not in job.method.provides:
-            job.status, job.reason = "unsupported", f"it gives no {self.task.kind}, which task {job.spec.task} needs"
-        elif lacking and self.task.kind == "steering":
-            job.status, job.reason = "unsupported", f"backend {self.backend.name} cannot {', '.join(lacking)}"
-        elif missing := sorted(job.method.views - views):
-            job.status, job.reason = "unsupported", f"the data has no {', '.join(missing)}"
-        elif job.method.samples_per_prompt(self.rules.budget) > 1 and any(
-            train.prompts for train in self.trains.values()
+            reason = f"it gives no {self.task.kind}, which task {job.spec.task} needs"
+        elif (
+            not reason
+            and job.method.samples_per_prompt(self.rules.budget) > 1
+            and any(train.prompts for train in self.trains.values())
         ):
             reason = f"it keeps the answer most about a concept, which task {job.spec.task} does not ask for"
+        if reason:
             job.status, job.reason = "unsupported", reason
 
     def _fit(self, job: Job, advance: Advance) -> None:

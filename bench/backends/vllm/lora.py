@@ -17,6 +17,7 @@ from bench.core.content import digest
 from bench.core.deltas import Delta, LowRankDelta
 from bench.core.errors import BenchError
 from bench.core.paths import cache_root
+from bench.core.store import put_in_place
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks an engine can be started with."""
@@ -54,11 +55,7 @@ def adapter(deltas: Sequence[Delta], root: Path | None = None) -> Path:
         work.mkdir()
         for name, content in encode(deltas, even=True).items():
             (work / name).write_bytes(content)
-        try:
-            work.rename(folder)
-        except OSError:  # another process wrote the same
-            if not folder.is_dir():
-                raise
+        put_in_place(work, folder, Path.is_dir)
     return folder
 
 
