@@ -6,6 +6,7 @@ Invariant: the same data gives the same bytes; what colour tells apart, a marker
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,4 +116,10 @@ def _png(picture: Any) -> bytes:
 def _svg(picture: Any) -> bytes:
     drawn = io.BytesIO()
     picture.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    return drawn.getvalue()
+    return _numbered(drawn.getvalue())
+
+
+def _numbered(svg: bytes) -> bytes:
+    """Its clip paths numbered in order: matplotlib names them by a memory address, which differs between processes."""
+    names: dict[bytes, bytes] = {}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda found: names.setdefault(found[0], b"clip%d" % len(names)), svg)
