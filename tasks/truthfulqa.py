@@ -88,6 +88,7 @@ class TruthfulQA(Task):
     axes: ClassVar[tuple[str, ...]] = ("mc1", "mc2")
     scale: ClassVar[float] = 1.0
     rated: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
     protocol: Protocol
     data: str = "hub"
     format: Literal["chat", "lm-eval"] = "chat"

@@ -37,6 +37,7 @@ class TruthfulQAGen(TruthfulQA):
     ratings: ClassVar[int] = 2
     scale: ClassVar[float] = 2.0
     rated: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
     least: ClassVar[int] = 16
     format: Literal["chat"] = "chat"
     _known: dict[str, Array] = field(default_factory=dict, init=False, repr=False, compare=False)

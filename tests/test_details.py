@@ -14,7 +14,7 @@ from bench.report.text.leaderboard import interval
 from bench.results.runs import Run, matched
 from bench.results.tables import Table
 from bench.results.verdict import is_twin
-from bench.stats.intervals import paired
+from bench.stats.significance import paired
 
 
 def rows(section: Section) -> dict[str, tuple[str, ...]]:

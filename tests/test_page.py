@@ -257,7 +257,7 @@ CONCEPTS = tuple(f"concept-{i}" for i in range(12))
 
 def test_every_method_is_claimed_where_both_judges_see_it(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS, CONCEPTS), tmp_path)
-    assert found["claimed"][0].startswith("Better than prompt: diffmean (likelihood and second agree")
+    assert found["claimed"][0].startswith("Better than prompt: diffmean (likelihood: p < .05")
     assert found["claimed"][1].startswith("prompt is better than caa (")
     assert found["claimed"][2] == "prompt is better than the controls none."
     assert found["open"] == []
@@ -266,7 +266,8 @@ def test_every_method_is_claimed_where_both_judges_see_it(tmp_path: Path) -> Non
 def test_the_page_gives_the_answer_of_the_leaderboard(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS, CONCEPTS), tmp_path)
     (one,) = answers(tables(results.load(tmp_path)))
-    assert found["word"].lower() == one.said == "steering leads, no twin beside it"
+    assert found["word"].lower() == one.said == "undecided"
+    assert "its twin did not run" in found["text"]
     assert "diffmean" in found["text"]
     assert interval(one.difference) in found["text"]
 
@@ -278,14 +279,14 @@ def test_prompting_is_the_answer_where_it_is_better(tmp_path: Path) -> None:
 
 def test_too_few_concepts_show_no_difference(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS[:2], CONCEPTS[:3]), tmp_path)
-    assert found["word"] == "No difference seen"
+    assert found["word"] == "Undecided"
     assert found["claimed"] == []
     assert found["open"] == ["Not told apart from prompt: diffmean."]
 
 
 def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS, CONCEPTS, judged=False), tmp_path)
-    assert found["word"] == "One judge's word"
+    assert found["word"] == "Undecided"
     assert found["claimed"] == []
     assert "Only likelihood has rated" in found["open"][0]
     assert len(found["open"]) == 1

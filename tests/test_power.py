@@ -19,8 +19,8 @@ from conftest import committed
 from bench.cli.main import main
 from bench.core.errors import UsageError
 from bench.stats import power
-from bench.stats.intervals import sign_flip
 from bench.stats.power import Components, Pilot, attained, components, detectable, needed, pilot
+from bench.stats.significance import sign_flip
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 RUNS = tuple(committed(method).name for method in ("diffmean", "prompt"))

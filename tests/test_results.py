@@ -19,7 +19,7 @@ from bench.results import second_judge
 from bench.results.audit import check
 from bench.results.runs import Run, load, lookup, published, read
 from bench.results.tables import Table, select_score, tables
-from bench.stats.intervals import paired
+from bench.stats.significance import paired
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = load(ROOT / "results")

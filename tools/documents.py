@@ -26,8 +26,8 @@ from bench.report.catalogue import fields, marks, paragraphs
 from bench.report.figures import drawing, verdicts
 from bench.report.text import leaderboard
 from bench.results import second_judge
+from bench.results.differences import difference
 from bench.results.tables import Table, tables
-from bench.results.verdict import gap
 
 COMMAND = "bench docs"
 PICTURE = "docs/images/verdicts"
@@ -173,7 +173,7 @@ def depths(shown: Sequence[Table]) -> str:
     for one in table.rows:
         fixed = rows.get(one.run.method)
         if (found := leaderboard.depth(table, one)) and fixed:
-            gain = gap(one.run, fixed.run, table.concepts)
+            gain = difference(one.run, fixed.run, units=table.concepts)
             texts = [leaderboard.interval(found.gain), leaderboard.pvalue(found.gain.p), str(found.best)]
             lines.append(row((cell(fixed.name), *texts, leaderboard.interval(gain), leaderboard.pvalue(gain.p))))
     return "\n".join(lines)

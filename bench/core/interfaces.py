@@ -443,6 +443,8 @@ class Task(ABC):
     """Whether a judge rates the answers."""
     ratings: ClassVar[int] = 0
     """Ratings that one answer takes; 0: one for each axis."""
+    decides: ClassVar[bool] = True
+    """Whether its score may decide between steering and prompting; False where a form of answer alone earns it."""
     suppresses_concept: ClassVar[bool] = False
     """Whether the concept must not show: edits are negated, and prompting methods see the data reversed."""
 

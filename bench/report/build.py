@@ -21,8 +21,8 @@ from bench.report.figures.drawing import Figure, emit
 from bench.report.section import Section
 from bench.report.text import costs, leaderboard, monitors, opinions, sections as head_to_head, verdict
 from bench.results.runs import load
-from bench.results.second_judge import validations, validity
 from bench.results.tables import Table, tables
+from bench.results.validity import validations, validity
 
 FIGURES = (
     forest.best,

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
-from bench import results, stats
+from bench import results
+from bench.results.differences import difference
 from bench.results.runs import Run
 from bench.stats import pairwise
-from bench.stats.intervals import Difference, Estimate
+from bench.stats.intervals import Estimate
 from bench.stats.pairwise import LengthControlled
+from bench.stats.significance import Difference
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,10 @@ def compare(one: Run, two: Run) -> dict[str, Axis]:
     results.same_group(one, two)
     found = {}
     for axis in one.data["axes"]:
-        a, b = one.scores(axis), two.scores(axis)
-        both = [name for name in a if a[name] is not None and b.get(name) is not None]
         scores = results.matched([one, two], axis)
         lengths = results.matched([one, two], "tokens") if one.data["spec"]["judge"] else None
         found[axis] = Axis(
-            stats.paired([float(a[n] or 0) for n in both], [float(b[n] or 0) for n in both]),
+            difference(one, two, axis),
             {per: pairwise.win_rate(scores[0], scores[1], per) for per in pairwise.PER},
             pairwise.length_controlled(*scores, *lengths) if lengths is not None else None,
         )

@@ -16,7 +16,7 @@ from bench.core.errors import UsageError
 from bench.results import comparison, verdict
 from bench.results.runs import Run, chosen, finite, read, trials
 from bench.results.tables import Table, data_name, tables
-from bench.stats.intervals import Difference
+from bench.stats.significance import Difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,8 +94,8 @@ class Results(list[Run]):
         rows = [
             {"table": one.table.title, "prompt": one.prompt.name, "steering": one.steering.name}
             | _interval("difference", one.difference)
-            | {"p_holm": one.p, "judges": one.judges, "control": one.control[0] if one.control else None}
-            | {"verdict": one.said}
+            | {"p_holm": one.p, "judges": one.judges, "registered": one.registered}
+            | {"verdict": one.said, "reason": one.reason}
             for one in verdict.answers(self.tables)
         ]
         return pd.DataFrame(rows)
@@ -121,7 +121,7 @@ def _wide(table: Table) -> Iterator[dict[str, Any]]:
         first, *others = rows
         bounds = {f"{one['axis']}{end}": one[k] for one in (first, *others) for end, k in ENDS.items()}
         shared = {k: v for k, v in first.items() if k not in ("axis", *ENDS.values())}
-        yield {"method": name, "rank": shared["rank"], **bounds, **shared}
+        yield {"method": name, "rank": shared["rank"], "rank_high": shared["rank_high"], **bounds, **shared}
 
 
 ENDS = {"": "mean", "_low": "low", "_high": "high"}
@@ -150,7 +150,8 @@ def records(table: Table) -> list[dict[str, Any]]:
                     "method": row.name,
                     "family": row.run.family,
                     "id": row.run.data["id"],
-                    "rank": row.rank,
+                    "rank": row.rank[0] if row.rank else None,
+                    "rank_high": row.rank[1] if row.rank else None,
                     "axis": axis,
                 }
                 | {"mean": finite(e.mean), "low": finite(e.low), "high": finite(e.high), "concepts": e.n}
@@ -161,6 +162,9 @@ def records(table: Table) -> list[dict[str, Any]]:
                     "p": finite(d.p) if d else None,
                     "p_holm": finite(row.p) if d and row.p is not None else None,
                     "reference": table.reference,
+                    "corrected": finite(row.corrected.mean) if axis == "overall" and row.corrected else None,
+                    "corrected_low": finite(row.corrected.low) if axis == "overall" and row.corrected else None,
+                    "corrected_high": finite(row.corrected.high) if axis == "overall" and row.corrected else None,
                     "coefficient": row.coefficient,
                     "generations": row.run.data["counts"]["generations"],
                     "tokens": row.run.data["counts"]["tokens"],

@@ -1,4 +1,4 @@
-"""What other judges said of a run: the files beside its `run.json`, and the validity tables of judges.
+"""What other judges said of a run: the files beside its `run.json`.
 
 Invariant: an opinion belongs to one run, judge and calibration; reading one needs no model.
 """
@@ -6,16 +6,18 @@ Invariant: an opinion belongs to one run, judge and calibration; reading one nee
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.core.content import digest
 from bench.core.errors import BenchError
+from bench.results.differences import between
 from bench.results.runs import Run, code_key, pooled
 from bench.results.tables import Row, Table
-from bench.stats.intervals import Difference, paired
+from bench.stats.significance import Difference, significant
 
 VERSION = 1
 NEEDED = ("run", "id", "judge", "judge_params", "independent", "calibration", "samples", "concepts", "code")
@@ -44,6 +46,16 @@ class JudgeRatings:
     def scores(self, axis: str) -> dict[str, float | None]:
         """Mean of each concept."""
         return {name: means[axis] for name, means in self.data["concepts"].items()}
+
+    def ratings(self, axis: str) -> dict[str, float | None]:
+        """generation -> its rating."""
+        return {s["id"]: s["ratings"].get(axis) for s in self.data["samples"]}
+
+    def units(self, run: Run, axis: str) -> dict[str, float | None]:
+        """What it gives each unit that the intervals of `run`, which it rated, resample."""
+        units = {s["id"]: s["unit"] for s in run.data["samples"] if "unit" in s}
+        named = pooled((units[name], value) for name, value in self.ratings(axis).items() if name in units)
+        return named or self.scores(axis)
 
 
 def identity(judge: str, params: Mapping[str, Any]) -> str:
@@ -78,24 +90,24 @@ def of(run: Run) -> list[JudgeRatings]:
     return found
 
 
-def scores(run: Run, opinion: JudgeRatings, axis: str) -> dict[str, float | None]:
-    """What an opinion of `run` gives each unit that the run's intervals resample."""
-    units = {s["id"]: s["unit"] for s in run.data["samples"] if "unit" in s}
-    named = pooled((units[s["id"]], s["ratings"].get(axis)) for s in opinion.data["samples"] if s["id"] in units)
-    return named or opinion.scores(axis)
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """Prompt reference against one method: does the second judge see the same sign?"""
+    """Prompt reference against one method: does the second judge see it too?"""
 
     name: str
     first: Difference
-    """Method minus reference, by the table's own judge; `p` is the one Holm corrected over the table."""
+    """Method minus reference, by the table's own judge."""
     p: float
+    """Of `first`, which Holm corrected over the table."""
     second: Difference | None
     state: str
-    """`agreed`, `disputed`, or `no second opinion`."""
+    """`agreed` where the second judge sees the same sign, `disputed`, or `no second opinion`."""
+
+    @property
+    def claimed(self) -> bool:
+        """Whether both judges see it: the first after correction, the second by itself."""
+        both = self.state == "agreed" and self.second is not None and significant(self.second.p)
+        return both and significant(self.p)
 
 
 @dataclass(frozen=True)
@@ -106,32 +118,33 @@ class Second:
     comparisons: tuple[Comparison, ...]
 
 
-def second(table: Table) -> Second | None:
-    """The independent judge that rated most of the table's methods, and what it says of each comparison.
-
-    Every method is compared with the table's prompt reference on `overall`, except other prompts:
-    no claim about steering rests on those.
-    """
-    if table.reference is None or not table.concepts:
-        return None
+def chosen(table: Table) -> tuple[str, dict[str, JudgeRatings]] | None:
+    """The independent judge that rated most of the table's methods, and its opinion of each (by row's name)."""
     own = table.spec["judge"]  # asked again, it is no second one
     opinions = {row.name: [o for o in of(row.run) if o.independent and o.judge != own] for row in table.rows}
-    judges: dict[tuple[str, str], int] = {}
-    for found in opinions.values():
-        for o in found:
-            key = (o.judge, identity(o.judge, o.data["judge_params"]))
-            judges[key] = judges.get(key, 0) + 1
+    judges = Counter((o.judge, identity(o.judge, o.data["judge_params"])) for found in opinions.values() for o in found)
     if not judges:
         return None
-    chosen = max(sorted(judges), key=lambda key: judges[key])
-    other = {
+    best = max(sorted(judges), key=lambda key: judges[key])
+    return best[0], {
         name: o
         for name, found in opinions.items()
         for o in found
-        if (o.judge, identity(o.judge, o.data["judge_params"])) == chosen
+        if (o.judge, identity(o.judge, o.data["judge_params"])) == best
     }
+
+
+def second(table: Table) -> Second | None:
+    """What an independent judge says of each method against the table's prompt reference, on `overall`.
+
+    Other prompts are left out: no claim about steering rests on those.
+    """
+    found = chosen(table) if table.reference is not None and table.concepts else None
+    if found is None:
+        return None
+    judge, other = found
     rows = [row for row in table.rows if row.against and row.run.family != "prompting"]
-    return Second(chosen[0], tuple(_compare(table, row, other) for row in rows))
+    return Second(judge, tuple(_compare(table, row, other) for row in rows))
 
 
 def _compare(table: Table, row: Row, other: Mapping[str, JudgeRatings]) -> Comparison:
@@ -139,9 +152,11 @@ def _compare(table: Table, row: Row, other: Mapping[str, JudgeRatings]) -> Compa
     assert first is not None and p is not None and table.reference is not None  # noqa: PT018
     if row.name in other and table.reference in other:
         runs = {one.name: one.run for one in table.rows}
-        one, two = (scores(runs[name], other[name], "overall") for name in (row.name, table.reference))
-        pairs = [(a, b) for c in table.concepts if (a := one.get(c)) is not None and (b := two.get(c)) is not None]
-        found = paired(*zip(*pairs, strict=True)) if pairs else None
+        one, two = (
+            (other[name].units(runs[name], "overall"), other[name].ratings("overall"))
+            for name in (row.name, table.reference)
+        )
+        found = between(row.run, one, two, table.concepts)
     return Comparison(row.name, first, p, found, _state(first, found))
 
 
@@ -149,29 +164,3 @@ def _state(first: Difference, found: Difference | None) -> str:
     if found is None:
         return "no second opinion"
     return "agreed" if first.mean * found.mean > 0 else "disputed"
-
-
-def validity(roots: Iterable[Path], judge: str, params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The validation tables of one judge with these parameters, from `ROOT/judges/`; the first root that has any."""
-    for root in roots:
-        own = [
-            t for t in validations(root) if t["judge"] == judge and digest(t["judge_params"]) == digest(dict(params))
-        ]
-        if own:
-            return own
-    return []
-
-
-def validations(root: Path) -> list[Mapping[str, Any]]:
-    """Every validation table of a results folder, in a fixed order."""
-    return [_table(path) for path in sorted((root / "judges").glob("*.json"))]
-
-
-def _table(path: Path) -> Mapping[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if missing := [name for name in ("judge", "axes", "data", "judge_params") if name not in data]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-    except (OSError, ValueError, TypeError) as error:
-        raise BenchError(f"judges/{path.name} is not a judge's validation: {str(error).splitlines()[0]}") from error
-    return data

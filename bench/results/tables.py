@@ -9,10 +9,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from bench import stats
 from bench.core import registry
+from bench.core.paths import default_results
+from bench.results import validity
+from bench.results.differences import difference
 from bench.results.runs import Run
 
 
@@ -22,13 +26,16 @@ class Row:
 
     run: Run
     name: str
-    rank: int | None
+    rank: tuple[int, int] | None
+    """The best and the worst that simultaneous comparisons leave; None for a control and for what is unvalidated."""
     estimates: Mapping[str, stats.Estimate]
     against: stats.Difference | None
     p: float | None
     """Holm-corrected over the table."""
     coefficient: float | None
     missing: int
+    corrected: stats.Estimate | None = None
+    """`overall` less what readers found the judge to favour the method's family by."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Table:
     @property
     def kind(self) -> str:
         return self.rows[0].run.kind
+
+    @property
+    def decides(self) -> bool:
+        """Whether its task's score may decide between steering and prompting (`Task.decides`)."""
+        return bool(getattr(registry.table("task").get(self.spec["task"]), "decides", True))
 
     @property
     def unit(self) -> str:
@@ -134,26 +146,32 @@ def labels(runs: Sequence[Run]) -> list[str]:
 def _table(group: str, title: str, runs: list[Run]) -> Table:
     named = dict(zip(labels(runs), runs, strict=True))
     axes = tuple(axis for axis in runs[0].data["axes"] if all(axis in run.data["axes"] for run in runs))
-    known = {axis: [run.scores(axis) for run in runs] for axis in axes}
+    scores = {axis: [run.scores(axis) for run in runs] for axis in axes}
 
     def whole(name: str, axis: str) -> bool:
         """Whether all runs have a score; what the data has for none (no hard negatives, say) is no gap."""
-        found = [scores.get(name) is not None for scores in known[axis]]
+        found = [own.get(name) is not None for own in scores[axis]]
         return all(found) or (axis != "overall" and not any(found))
 
     concepts = tuple(name for name in runs[0].scores("overall") if all(whole(name, axis) for axis in axes))
 
     def values(run: Run, axis: str) -> list[float]:
-        scores = run.scores(axis)
-        return [v for name in concepts if (v := scores[name]) is not None]
+        own = run.scores(axis)
+        return [v for name in concepts if (v := own[name]) is not None]
 
     scale = float(runs[0].data.get("scale", 2.0))
+    spec = runs[0].data["spec"]
+    known = validity.validity(_roots(runs[0]), spec["judge"], spec["judge_params"]) if spec["judge"] else []
+    if validity.may_rank(known, spec["task"]) is False:
+        title += BELOW
     reference = _reference(named)
     overall = {name: values(run, "overall") for name, run in named.items()}
-    ranked = {n: v for n, v in overall.items() if named[n].data["validated"]}
-    ranks = stats.shared_ranks(ranked) if len(concepts) > 1 else dict.fromkeys(ranked, 1)
+    ranked = {n: v for n, v in overall.items() if named[n].data["validated"] and named[n].family != "control"}
+    ranks = stats.rank_intervals(ranked) if len(concepts) > 1 else dict.fromkeys(ranked, (1, len(ranked)))
     others = [name for name in named if name != reference]
-    against = {n: stats.paired(overall[n], overall[reference]) for n in others} if reference and concepts else {}
+    against: dict[str, stats.Difference] = {}
+    if reference and concepts:
+        against = {n: difference(named[n], named[reference], units=concepts) for n in others}
     corrected = dict(zip(against, stats.holm([d.p for d in against.values()]), strict=True))
     rows = [
         Row(
@@ -168,10 +186,11 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
         )
         for name, run in named.items()
     ]
+    rows = [replace(row, corrected=_corrected(row, known, spec["task"], scale)) for row in rows]
     rows.sort(key=lambda row: (-row.estimates["overall"].mean, row.name))
     controls = [n for n, run in named.items() if run.method in ("none", "shuffled", "random")]
     contrasts = {
-        name: {c: stats.paired(values(run, axes[0]), values(named[c], axes[0])) for c in controls}
+        name: {c: difference(run, named[c], axes[0], concepts) for c in controls}
         for name, run in named.items()
         if name not in controls and concepts
     }
@@ -179,7 +198,7 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
     return Table(
         group,
         title,
-        runs[0].data["spec"],
+        spec,
         axes,
         concepts,
         reference,
@@ -188,6 +207,20 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
         scale,
         contrasts,
     )
+
+
+BELOW = " · judge below its gate"
+"""In the title of a table whose judge did not pass what it must show before it ranks (docs/judge.md)."""
+
+
+def _roots(run: Run) -> list[Path]:
+    """The results folder of a run, and the checked one."""
+    return [run.path.parents[min(3, len(run.path.parents) - 1)], default_results()]
+
+
+def _corrected(row: Row, known: Sequence[Mapping[str, Any]], task: str, scale: float) -> stats.Estimate | None:
+    found = validity.corrected(row.estimates["overall"], known, task, row.run.family)
+    return _within(found, scale) if found else None
 
 
 def _within(e: stats.Estimate, scale: float) -> stats.Estimate:

@@ -1,109 +1,263 @@
-"""Steer or prompt, task by task: the best prompt against the best steering, both picked before the test split.
+"""Steer or prompt, task by task: a prompt, a steering and a combination, all named before the test split.
 
-Invariant: which two are compared is decided on the select split alone; "steer" is said only where the difference is
-beyond chance after Holm over the tasks, a second judge (where there is a judge) sees the same sign, and the steering is
-beyond its controls, its own shuffled twin among them.
+Invariant: a claim has one p, the largest of everything it needs at once: its lead over each rival and over every
+control, by the run's judge and by a second one. Prompts and steering are held to the same rule, and p is corrected
+(Holm) over all that is asked together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.core.content import digest
 from bench.core.naming import names_in
+from bench.results.differences import between, difference
+from bench.results.hypotheses import MARGIN, Registration, of as registered_by
 from bench.results.runs import Run
-from bench.results.second_judge import second
+from bench.results.second_judge import JudgeRatings, chosen
 from bench.results.tables import Row, Table, baselines, select_score
-from bench.stats.intervals import Difference, holm, paired
+from bench.stats.significance import Difference, equivalent, holm, significant, union
 
 STEERING = ("direction", "trained")
 """Families that change the model; a combination has a prompt in it."""
-LEVEL = 0.05
 QUESTION = ("task", "task_params", "data", "model", "weights")
 """Fields of a spec that make a question of its own."""
+VERDICTS = ("steer", "prompt", "combine", "equivalent", "neither beats doing nothing", "undecided")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one method is above all others named, each a paired difference on `overall`."""
+
+    word: str
+    """The verdict it would be: `steer`, `prompt` or `combine`."""
+    method: str
+    parts: Mapping[str, Difference]
+    """rival or control -> the method minus it, by the run's judge."""
+    others: Mapping[str, Difference] | None
+    """The same by a second judge; None where there is none or it has not rated all of them."""
+    missing: str = ""
+    """A control without which nothing is claimed."""
+    p: float = math.nan
+    """Of all parts at once by both judges, after Holm over all that is asked together."""
+
+    @property
+    def alone(self) -> float:
+        """p of this claim by itself."""
+        if self.missing:
+            return math.nan
+        found = [union(list(self.parts.values()))]
+        if self.others is not None:
+            found.append(union(list(self.others.values())))
+        return math.nan if any(map(math.isnan, found)) else max(found)
+
+    @property
+    def nearest(self) -> str:
+        """The rival or control that it is least surely above."""
+        return max(self.parts, key=lambda name: _doubt(self.parts[name]))
+
+
+def _doubt(d: Difference) -> tuple[bool, float]:
+    """Orders differences by how little they show that they are above 0."""
+    return not d.mean > 0, -d.low if math.isfinite(d.low) else math.inf
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One task's comparison, on `overall`."""
+    """What one table says to "steer or prompt?"."""
 
     table: Table
     prompt: Row
     steering: Row
+    registered: bool
+    """Whether these two were named before the runs were made, else they were best on the select split."""
     difference: Difference
     """Steering minus prompt, paired."""
-    p: float
-    """Of the difference, after Holm over the tasks that are answered together."""
-    control: tuple[str, Difference] | None
-    """Steering minus the control that it is least surely above, its own shuffled twin among them."""
-    twin: bool
-    """Whether that twin ran."""
     second: Difference | None
-    """Steering minus prompt by an independent judge."""
-    judges: str
-    """`agreed`, `disputed`, `no second opinion`, or "" where the task asks no judge."""
+    """The same by a second judge."""
+    claims: tuple[Claim, ...]
+    idle: Mapping[str, Difference]
+    """`prompt` and `steering`, each minus the bare model; empty where that did not run."""
+    margin: float
+    """Differences within it are as good as none, in units of the score."""
+    p_equivalent: float
+    """Of two one-sided tests at the margin, after Holm."""
+    judges: int
+    """How many rated what is compared; 0 where the task asks no judge."""
 
     @property
     def said(self) -> str:
-        """What a reader may take from it."""
-        if self.p >= LEVEL or self.difference.low <= 0 <= self.difference.high:
-            return "no difference seen"
-        if self.judges == "disputed":
-            return "the judges differ"
-        if self.judges == "no second opinion":
-            return "one judge's word"
-        if self.difference.mean < 0:
-            return "prompt"
-        if self.control is None:
-            return "steering leads, no control beside it"
-        if self.control[1].low <= 0:
-            return f"steering leads, and {self.control[0]} with it"
-        return "steer" if self.twin else "steering leads, no twin beside it"
+        """The verdict: one of `VERDICTS`, with a mark where a single judge gave it."""
+        if won := self._won:
+            return won.word if self.judges != 1 else f"{won.word} (one judge)"
+        if self.idle and not any(d.mean > 0 and significant(d.p) for d in self.idle.values()):
+            return "neither beats doing nothing"
+        return "equivalent" if significant(self.p_equivalent) else "undecided"
+
+    @property
+    def _won(self) -> Claim | None:
+        claims = sorted(self.claims, key=lambda c: c.word != "combine")
+        return next((claim for claim in claims if significant(claim.p)), None)
+
+    @property
+    def decided(self) -> bool:
+        return self.said != "undecided"
+
+    @property
+    def p(self) -> float:
+        """Of the claim that came nearest, corrected."""
+        return min((claim.p for claim in self.claims if not math.isnan(claim.p)), default=math.nan)
+
+    @property
+    def reason(self) -> str:
+        """Why, in words: what decided, or what stood in the way."""
+        if won := self._won:
+            return f"{won.method} is above {_listed(list(won.parts))}"
+        if self.said == "neither beats doing nothing":
+            return f"neither {self.prompt.name} nor {self.steering.name} is shown to be above none"
+        if self.said == "equivalent":
+            return f"the difference lies within ±{self.margin:g}"
+        d = self.difference
+        if d.piled:
+            return "most concepts do not tell the two apart, and too few do for a test"
+        if math.isnan(d.p) or not significant(d.p):
+            return "the difference is not beyond chance"
+        claim = next(c for c in self.claims if c.word == ("steer" if d.mean > 0 else "prompt"))
+        if claim.missing:
+            return f"{claim.method} leads, and {claim.missing} did not run"
+        if weak := [n for n, part in claim.parts.items() if not (part.mean > 0 and significant(part.p))]:
+            return f"{claim.method} leads, and is not shown to be above {_listed(weak)}"
+        if claim.others is not None:
+            unseen = [n for n, part in claim.others.items() if not (part.mean > 0 and significant(part.p))]
+            if unseen:
+                return f"{claim.method} leads by one judge; the second does not see it above {_listed(unseen)}"
+        return f"{claim.method} leads, and not after correction for all that is asked together"
 
     @property
     def chosen(self) -> tuple[int, int]:
         """How many prompts and how many steering methods the two were picked from."""
-        return len(baselines({row.name: row.run for row in self.table.rows})), len(_steered(self.table))
+        return len(baselines({row.name: row.run for row in self.table.rows})), len(steered(self.table))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def answers(tables: Sequence[Table]) -> list[Answer]:
-    """One for each task (with its settings and data) on a model and preset that ran prompts and steering: its
-    largest table, whoever judged it."""
+    """For each task (with its settings and data) on a model and preset that ran prompts and steering, from its largest
+    table: one for each family that was registered, or one of the two that were best on the select split.
+
+    A task whose score is no evidence by itself (`Task.decides`) has none.
+    """
     largest: dict[str, Table] = {}
     for table in tables:
         spec = table.spec
         place = digest([spec[k] for k in QUESTION], spec["protocol"]["preset"])
         if table.kind == "steering" and len(table.rows) > len(largest[place].rows if place in largest else ()):
             largest[place] = table
-    found = [one for table in largest.values() if (one := _answer(table))]
-    return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+    found = [one for table in largest.values() for one in _answers(table)]
+    asked = [p for one in found for p in _asked(one)]
+    corrected = iter(holm(asked))
+    found = [replace(one, claims=_corrected(one, [next(corrected) for _ in _asked(one)])) for one in found]
+    same = holm([one.p_equivalent for one in found])
+    return [replace(one, p_equivalent=p) for one, p in zip(found, same, strict=True)]
 
 
-def _steered(table: Table) -> list[Row]:
+def _asked(one: Answer) -> list[float]:
+    """p of each question: which of the two leads (two-sided, so one question), and whether both together do."""
+    either = [c.alone for c in one.claims if c.word != "combine"]
+    known = [p for p in either if not math.isnan(p)]
+    # A claim that lacks a control is none, and its rival's p of 1 must not stand for it.
+    return [min(known, default=math.nan), *(c.alone for c in one.claims if c.word == "combine")]
+
+
+def _corrected(one: Answer, found: Sequence[float]) -> tuple[Claim, ...]:
+    either, *both = found
+    lowest = _asked(one)[0]
+    made = []
+    for claim in one.claims:
+        if claim.word == "combine":
+            made.append(replace(claim, p=both[0]))
+        else:
+            made.append(replace(claim, p=either if claim.alone == lowest else claim.alone))
+    return tuple(made)
+
+
+def steered(table: Table) -> list[Row]:
     """Steering that may be the best; not of more settings than a prompt gets wordings, which leads by luck alone."""
     known = [row for row in table.rows if row.run.family in STEERING and row.run.data["validated"]]
     return [row for row in known if not row.run.over_budget]
 
 
-def _answer(table: Table) -> Answer | None:
-    prompt = next((row for row in table.rows if row.name == table.reference), None)
-    steered = _steered(table)
-    if prompt is None or not steered or len(table.concepts) < 2:
-        return None
-    best = max(sorted(steered, key=lambda row: row.name), key=lambda row: select_score(row.run))
-    assert best.against is not None  # every row but the reference has it
-    # A twin of another method is no control of this one.
-    own = [row for row in table.rows if row.run.family == "control" and "(" not in row.run.method]
-    twins = [row for row in table.rows if is_twin(row.run, best.run)]
-    gaps = {row.name: gap(best.run, row.run, table.concepts) for row in (*own, *twins)}
-    nearest = min(gaps, key=lambda name: gaps[name].low) if gaps else ""
-    opinion = second(table) if table.spec["judge"] else None
-    said = next((c for c in opinion.comparisons if c.name == best.name), None) if opinion else None
-    judges = (said.state if said else "no second opinion") if table.spec["judge"] else ""
-    control = (nearest, gaps[nearest]) if gaps else None
-    other = said.second if said else None
-    return Answer(table, prompt, best, best.against, best.against.p, control, bool(twins), other, judges)
+def _answers(table: Table) -> list[Answer]:
+    if len(table.concepts) < 2 or not table.decides:
+        return []
+    registration = registered_by([row.run.data for row in table.rows])
+    if registration:
+        rows = {row.name: row for row in table.rows}
+        prompt = rows.get(registration.prompt)
+        pairs = [(prompt, rows[name]) for name in registration.steering.values() if prompt and name in rows]
+        if pairs:
+            both = rows.get(registration.combination)
+            return [_answer(table, one, other, both, registration) for one, other in pairs if one]
+    best = next((row for row in table.rows if row.name == table.reference), None)
+    known = sorted(steered(table), key=lambda row: row.name)
+    if best is None or not known:
+        return []
+    mixed = sorted((r for r in table.rows if r.run.family == "combination"), key=lambda row: row.name)
+    mixed = [row for row in mixed if not row.run.over_budget and row.run.data["validated"]]
+    both = max(mixed, key=lambda row: select_score(row.run)) if mixed else None
+    return [_answer(table, best, max(known, key=lambda row: select_score(row.run)), both, None)]
+
+
+def _answer(table: Table, prompt: Row, steering: Row, both: Row | None, registration: Registration | None) -> Answer:
+    second = chosen(table)
+    opinions = second[1] if second else {}
+    margin = (registration.margin if registration else MARGIN) * table.scale
+    claims = [
+        _claim(table, "steer", steering, [prompt], opinions),
+        _claim(table, "prompt", prompt, [steering], opinions),
+    ]
+    if both:
+        claims.append(_claim(table, "combine", both, [prompt, steering], opinions))
+    bare = next((row for row in table.rows if row.run.method == "none"), None)
+    idle = {name: _gap(table, row, bare) for name, row in (("prompt", prompt), ("steering", steering)) if bare}
+    gap = claims[0].parts[prompt.name]
+    other = (claims[0].others or {}).get(prompt.name)
+    scores = [[float(row.run.scores("overall")[c] or 0) for c in table.concepts] for row in (steering, prompt)]
+    same = equivalent(scores[0], scores[1], margin, gap.error)
+    judged = 0 if not table.spec["judge"] else 2 if all(c.others is not None for c in claims[:2]) else 1
+    return Answer(
+        table, prompt, steering, registration is not None, gap, other, tuple(claims), idle, margin, same, judged
+    )
+
+
+def _claim(table: Table, word: str, row: Row, rivals: Sequence[Row], opinions: Mapping[str, JudgeRatings]) -> Claim:
+    """`row` above its rivals and above every control; a twin of another method is no control of this one."""
+    own = [r for r in table.rows if r.run.family == "control" and "(" not in r.run.method]
+    twins = [r for r in table.rows if is_twin(r.run, row.run)]
+    below = {r.name: r for r in (*rivals, *own, *twins) if r.name != row.name}
+    missing = "" if own else "a control"
+    if word == "steer" and not twins:
+        missing = missing or "its twin"
+    parts = {name: _gap(table, row, other) for name, other in below.items()}
+    others = None
+    if row.name in opinions and all(name in opinions for name in below):
+        others = {name: _opinion(table, row, other, opinions) for name, other in below.items()}
+    return Claim(word, row.name, parts, others, missing)
+
+
+def _gap(table: Table, one: Row, other: Row) -> Difference:
+    return difference(one.run, other.run, units=table.concepts)
+
+
+def _opinion(table: Table, one: Row, other: Row, opinions: Mapping[str, JudgeRatings]) -> Difference:
+    a, b = (
+        (opinions[row.name].units(row.run, "overall"), opinions[row.name].ratings("overall")) for row in (one, other)
+    )
+    return between(one.run, a, b, table.concepts)
 
 
 def is_twin(one: Run, other: Run) -> bool:
@@ -115,10 +269,3 @@ def is_twin(one: Run, other: Run) -> bool:
         return False
     whole = given if len(names_in(name)) > 1 else {name: given}
     return bool(one.data["spec"]["method_params"] == {"shuffled": {}} | whole)
-
-
-def gap(one: Run, other: Run, names: Sequence[str]) -> Difference:
-    """Run `one` minus `other`, overall, paired over those of the units `names` that both have."""
-    scores, others = one.scores("overall"), other.scores("overall")
-    known = [(a, b) for name in names if (a := scores[name]) is not None and (b := others[name]) is not None]
-    return paired([a for a, _ in known], [b for _, b in known])

@@ -3,13 +3,18 @@ from .agreement import (
 )
 from .intervals import (
     RESAMPLES as RESAMPLES,
-    Difference as Difference,
     Estimate as Estimate,
     Form as Form,
     estimate as estimate,
-    holm as holm,
     intervals as intervals,
+)
+from .significance import (
+    LEVEL as LEVEL,
+    Difference as Difference,
+    equivalent as equivalent,
+    holm as holm,
     paired as paired,
-    shared_ranks as shared_ranks,
+    rank_intervals as rank_intervals,
     sign_flip as sign_flip,
+    significant as significant,
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
+from bench.report.text import leaderboard
 from bench.results.tables import Table
 
 
@@ -29,7 +30,7 @@ def heat_maps(tables: Sequence[Table]) -> list[tuple[str, Figure]]:
                 "task": column,
                 "overall": row.estimates["overall"].mean,
                 "share": row.estimates["overall"].mean / table.scale,
-                "rank": row.rank,
+                "rank": leaderboard.rank(row),
             }
             for column, table in zip(_columns(own), own, strict=True)
             for row in table.rows

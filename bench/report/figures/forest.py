@@ -16,8 +16,7 @@ from bench.report.text import leaderboard
 from bench.report.text.leaderboard import interval, pvalue
 from bench.report.text.sections import optimisms
 from bench.results.tables import Row, Table
-from bench.results.verdict import LEVEL
-from bench.stats.intervals import Difference
+from bench.stats.significance import LEVEL, Difference, significant
 
 MANY = 25
 """Of more methods, lines stand closer."""
@@ -44,7 +43,7 @@ def _rows(table: Table, shown: Sequence[Row]) -> list[dict[str, Any]]:
     rows = []
     for row in shown:
         d = row.against
-        found: dict[str, Any] = {"method": row.name, "family": row.run.family, "rank": row.rank}
+        found: dict[str, Any] = {"method": row.name, "family": row.run.family, "rank": leaderboard.rank(row)}
         found |= {"delta": d.mean, "delta_low": d.low, "delta_high": d.high, "p": d.p, "p_holm": row.p} if d else {}
         for axis in axes:
             e = row.estimates[axis]
@@ -102,7 +101,7 @@ def _forest(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
                 note = "reference" if row["method"] == table.reference else "–"
                 panel.text(at, y, note, va="center", fontsize=6.5, color="#444444")
                 continue
-            beyond = row["p_holm"] is not None and row["p_holm"] < LEVEL
+            beyond = significant(row["p_holm"])
             _mark(panel, y, row, (row["delta"], row["delta_low"], row["delta_high"]), beyond)
             d = Difference(row["delta"], row["delta_low"], row["delta_high"], row["p"], 0, 0.0)
             text = f"{interval(d, 2 if table.scale > 1 else 3)}  p {pvalue(row['p_holm'])}"
@@ -113,7 +112,9 @@ def _forest(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     for panel, axis in zip(panels, parts, strict=True):
         _lines(panel, rows, small)
         for y, row in enumerate(rows):
-            _mark(panel, y, row, (row[axis], row[f"{axis}_low"], row[f"{axis}_high"]), row["rank"] is not None)
+            _mark(
+                panel, y, row, (row[axis], row[f"{axis}_low"], row[f"{axis}_high"]), row["rank"] != leaderboard.UNRANKED
+            )
         panel.set_title(axis, fontsize=9)
         panel.set_xlim(-0.04 * table.scale, 1.04 * table.scale)
         panel.set_xticks([0, table.scale / 2, table.scale], ["0", f"{table.scale / 2:g}", f"{table.scale:g}"])

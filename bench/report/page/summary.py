@@ -21,8 +21,9 @@ from bench.report.text.opinions import asking
 from bench.results.runs import finite
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table, data_name
-from bench.results.verdict import LEVEL, Answer
-from bench.stats.intervals import Difference, Estimate
+from bench.results.verdict import Answer
+from bench.stats.intervals import Estimate
+from bench.stats.significance import Difference, significant
 
 MEASURES = (
     None, "prompt_tokens", "flops_percent", "bytes_percent", "kv_percent", "request_flops_percent", "artefact_bytes",
@@ -68,7 +69,7 @@ def _row(one: Table, row: Row, cost: Overhead | None, drift: Floor) -> dict[str,
         "method": row.run.method,
         "family": row.run.family,
         "remarks": leaderboard.remarks(row.run),
-        "rank": row.rank,
+        "rank": list(row.rank) if row.rank else None,
         "file": methods.file_of(row.run),
         "scores": [span(row.estimates[axis]) for axis in ("overall", *one.axes[:-1])],
         "delta": span(row.against) if row.against else None,
@@ -106,7 +107,7 @@ def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
             f"Differences to {one.reference} below {one.detectable:.2f} may go unseen: the widest row would find that "
             "much in 4 of 5 repetitions."
         )
-    if unvalidated := [row.name for row in one.rows if row.rank is None]:
+    if unvalidated := [row.name for row in one.rows if not row.run.data["validated"]]:
         caveats.append(f"Without a positive control yet, and not ranked: {', '.join(unvalidated)}.")
     lists: Lists = ([], [])
     if one.reference is not None:
@@ -129,8 +130,9 @@ def _headline(one: Table, answered: Answer | None) -> tuple[str, str]:
             "Steering and prompts are not compared here: too little ran, or a larger table has the answer.",
         )
     pair = [f"{row.name} {row.estimates['overall'].mean:.2f}" for row in (answered.steering, answered.prompt)]
-    gap = f"{leaderboard.interval(answered.difference)}, p {leaderboard.pvalue(answered.p)} after Holm over the tasks"
-    text = f"The steering and the prompt that did best on the select split: {pair[0]} against {pair[1]}, {gap}."
+    gap = f"{leaderboard.interval(answered.difference)}, p {leaderboard.pvalue(answered.p)}"
+    named = "registered before the runs" if answered.registered else "that did best on the select split"
+    text = f"The steering and the prompt {named}: {pair[0]} against {pair[1]}, {gap}. Why: {answered.reason}."
     return answered.said[0].upper() + answered.said[1:], text
 
 
@@ -146,19 +148,19 @@ def _judged(one: Table) -> Lists:
         return [], [f"Any difference between prompting and steering. {why}: `{asking(one)}` asks another judge."]
     family = {row.name: row.run.family for row in one.rows}
     steering = [c for c in opinion.comparisons if family[c.name] != "control"]
-    clear = [c for c in steering if c.state == "agreed" and c.p < LEVEL]
+    clear = [c for c in steering if c.claimed]
     above = [c.name for c in clear if c.first.mean > 0]
     beaten = [c.name for c in clear if c.first.mean < 0]
     reference = one.reference
     controls = [c for c in opinion.comparisons if family[c.name] == "control"]
-    lost = [c.name for c in controls if c.state == "agreed" and c.p < LEVEL and c.first.mean < 0]
-    agreed = f"{one.spec['judge']} and {opinion.judge} agree in sign, p < .05 after Holm over the table"
+    lost = [c.name for c in controls if c.claimed and c.first.mean < 0]
+    agreed = f"{one.spec['judge']}: p < .05 after Holm over the table; {opinion.judge}: the same sign, p < .05"
     claimed = [
         *([f"Better than {reference}: {', '.join(above)} ({agreed})."] if above else []),
         *([f"{reference} is better than {', '.join(beaten)} ({agreed})."] if beaten else []),
         *([f"{reference} is better than the controls {', '.join(lost)}."] if lost else []),
     ]
-    unclear = [c.name for c in steering if c.state == "agreed" and c.p >= LEVEL]
+    unclear = [c.name for c in steering if c.state == "agreed" and not c.claimed]
     disputed = [c.name for c in steering if c.state == "disputed"]
     alone = [c.name for c in steering if c.state == "no second opinion"]
     left = [
@@ -188,6 +190,6 @@ def _against(one: Table) -> tuple[list[str], list[str], list[str]]:
     for row in one.rows:
         if row.against is None or row.p is None or row.run.family in ("control", "prompting"):
             continue
-        side = rest if row.p >= LEVEL else above if row.against.mean > 0 else beaten
+        side = rest if not significant(row.p) else above if row.against.mean > 0 else beaten
         side.append(row.name)
     return above, beaten, rest

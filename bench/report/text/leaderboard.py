@@ -17,7 +17,8 @@ from bench.results.frames import records
 from bench.results.runs import Run, finite
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table
-from bench.stats.intervals import Difference, Estimate, paired
+from bench.stats.intervals import Estimate
+from bench.stats.significance import Difference, paired
 
 
 def headings(table: Table) -> list[str]:
@@ -26,6 +27,7 @@ def headings(table: Table) -> list[str]:
         "method",
         "family",
         "overall",
+        *(["corrected"] if _has_corrected(table) else []),
         *table.axes[:-1],
         f"Δ to {table.reference or 'prompt'}",
         "p (Holm)",
@@ -38,15 +40,32 @@ def cells(table: Table, row: Row) -> list[str]:
     """One row of a leaderboard as text, in the order of `headings`."""
     digits = 2 if table.scale > 1 else 3
     return [
-        str(row.rank) if row.rank else "unvalidated",
+        rank(row),
         row.name,
         ", ".join([row.run.family, *remarks(row.run)]),
-        *(interval(row.estimates[axis], digits) for axis in ("overall", *table.axes[:-1])),
+        interval(row.estimates["overall"], digits),
+        *([interval(row.corrected, digits) if row.corrected else "–"] if _has_corrected(table) else []),
+        *(interval(row.estimates[axis], digits) for axis in table.axes[:-1]),
         interval(row.against, digits) if row.against else "reference" if row.name == table.reference else "–",
         pvalue(row.p),
         *([f"{row.coefficient:g}" if row.coefficient is not None else "–"] if table.kind == "steering" else []),
         str(row.missing),
     ]
+
+
+def _has_corrected(table: Table) -> bool:
+    return any(row.corrected for row in table.rows)
+
+
+UNRANKED = "unvalidated"
+
+
+def rank(row: Row) -> str:
+    """The ranks a row may have, `1` or `1–14`; a control has none."""
+    if row.rank is None:
+        return "–" if row.run.data["validated"] else UNRANKED
+    low, high = row.rank
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def remarks(run: Run) -> list[str]:
@@ -60,7 +79,8 @@ def interval(e: Estimate | Difference, digits: int = 2, signed: bool = False) ->
     form = f"{'+' if signed or isinstance(e, Difference) else ''}.{digits}f"
     if not math.isfinite(e.low):
         return f"{e.mean:{form}}"
-    return f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]"
+    mark = " ≈" if isinstance(e, Difference) and e.piled else ""
+    return f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]{mark}"
 
 
 def percent(e: Estimate) -> str:
@@ -94,8 +114,8 @@ def notes(table: Table) -> list[str]:
     picked = extent(c["select"][0]["n"] for c in asked)
     lines = [
         f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {picked} select prompts{of}; {judge}.",
-        f"Intervals: 95 % bootstrap-t over {table.unit}s. Methods that simultaneous sign-flip tests of all pairs "
-        "cannot tell apart (max-t, family-wise 5 %) share a rank.",
+        f"Intervals: 95 % bootstrap-t over {table.unit}s. A rank runs from 1 plus the methods surely better to all "
+        "less those surely worse (simultaneous sign-flip tests of all pairs, max-t, family-wise 5 %).",
         f"c: median picked coefficient, in {unit}. Engine {spec['backend']}, {spec['dtype']}.",
     ]
     if table.detectable is not None:
@@ -110,12 +130,17 @@ def notes(table: Table) -> list[str]:
             f"{spec['judge']} was calibrated {len(made)} times on the same texts, as the runs were made on different "
             f"machines or days ({counts} methods); what rounding moved between them is in docs/judge.md."
         )
+    if _has_corrected(table):
+        lines.append(
+            "Corrected: overall less what the judge favours the method's family by on answers that readers rated "
+            "(prediction-powered), with both uncertainties."
+        )
     if spec["judge"] and (other := second(table)):
         lines.append(f"Rated again by {other.judge}, an independent judge: what both allow to be claimed stands below.")
     elif spec["judge"]:
         lines.append(
             "One judge rated this table. Whether prompting beats steering is not claimed until an independent "
-            "judge agrees in sign."
+            "judge sees it too."
         )
     return lines
 
@@ -141,8 +166,8 @@ def _detection(table: Table) -> list[str]:
         f"{len(table.concepts)} concepts, {texts} labelled texts; AUROC of positives against negatives, and "
         "(auroc_hard) against negatives and hard negatives together. 0.5 is chance.",
         *([RARE] if "f1_rare" in table.axes else []),
-        "Intervals: 95 % bootstrap-t over concepts. Detectors that simultaneous sign-flip tests of all pairs "
-        "cannot tell apart (max-t, family-wise 5 %) share a rank.",
+        "Intervals: 95 % bootstrap-t over concepts. A rank runs from 1 plus the detectors surely better to all "
+        "less those surely worse (simultaneous sign-flip tests of all pairs, max-t, family-wise 5 %).",
         f"Each detector was fitted on at most {spec['protocol']['budget']['sequences']} training texts per concept, "
         f"none of them evaluated. Engine {spec['backend']}, {spec['dtype']}.",
     ]

@@ -1,6 +1,6 @@
 """What a leaderboard may claim of prompting against steering, and how far its judge can be trusted.
 
-Invariant: no claim is printed that an independent judge does not share in sign; what the judges dispute
+Invariant: no claim is printed that an independent judge does not see beyond chance too; what the judges dispute
 is listed by name.
 """
 
@@ -13,7 +13,6 @@ from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval, pvalue
 from bench.results.second_judge import Comparison, Second, second as find
 from bench.results.tables import Table
-from bench.results.verdict import LEVEL
 
 
 def sections(table: Table, tables: Sequence[Mapping[str, Any]]) -> list[Section]:
@@ -56,7 +55,7 @@ def claims(table: Table, opinion: Second) -> list[str]:
     for c in opinion.comparisons:
         if c.state != "agreed":
             found[c.state].append(c.name)
-        elif c.p < LEVEL:
+        elif c.claimed:
             found["above" if c.first.mean > 0 else "below"].append(c.name)
     lines = []
     if found["below"]:
@@ -64,7 +63,7 @@ def claims(table: Table, opinion: Second) -> list[str]:
     if found["above"]:
         lines.append(f"{_names(found['above'])}: better than {table.reference}, both judges agree.")
     if not found["above"] and not found["below"]:
-        lines.append(f"No difference to {table.reference} is both beyond chance and shared by both judges.")
+        lines.append(f"No difference to {table.reference} is beyond chance by both judges.")
     if found["disputed"]:
         lines.append(f"Disputed, the judges differ in sign, nothing is claimed: {_names(found['disputed'])}.")
     if found["no second opinion"]:
@@ -83,17 +82,39 @@ def validity(tables: Sequence[Mapping[str, Any]], judge: str) -> list[Section]:
         return [Section(f"Validity of judge {judge}: not measured with these settings.", (line,))]
     pairs = list(dict.fromkeys((axis, other) for t in tables for axis, found in t["axes"].items() for other in found))
     columns = ("data", *(f"{axis}: {other.replace('_', ' ')}" for axis, other in pairs), "missing")
-    rows, by_hand = [], []
+    rows: list[tuple[str, ...]] = []
+    by_hand: list[str] = []
     for t in tables:
         cells = [_auroc(t["axes"].get(axis, {}).get(other)) for axis, other in pairs]
         gone = sum(axis["missing"] for axis in t.get("missing", {}).values())
-        rows.append((t["data"], *cells, str(gone)))
-        if human := t.get("human"):
-            each = ", ".join(f"{axis} {_spearman(e)}" for axis, e in human.items())
-            texts = max(e["n"] for e in human.values())
-            by_hand.append(f"Against {texts} texts rated by hand, Spearman's ρ, interval over concepts: {each}.")
+        if t["axes"]:
+            rows.append((t["data"], *cells, str(gone)))
+        by_hand += _by_readers(t)
     heading = f"Validity of judge {judge}: AUROC on labelled texts it was not calibrated on, mean over concepts:"
-    return [Section(heading, (Grid(columns, tuple(rows)), *by_hand))]
+    grids = [Grid(columns, tuple(rows))] if rows else []
+    return [Section(heading if rows else f"Validity of judge {judge}:", (*grids, *by_hand))]
+
+
+def _by_readers(t: Mapping[str, Any]) -> list[str]:
+    """How a judge compares with readers, and they among themselves, whom it favours, and what it may rank."""
+    if "gate" not in t:  # nobody read, or a table of before there were readers
+        return []
+    human = t["human"]
+    unseen = ", on answers it was not fitted on" if t.get("held_out") else ""
+    each = ", ".join(f"{axis} {_spearman(e)} (error {e['mae']:.2f})" for axis, e in human.items())
+    lines = [f"Against {max(e['n'] for e in human.values())} answers that readers rated{unseen}, Spearman's ρ: {each}."]
+    if names := t["readers"].get("names"):
+        own = [f"{axis} κ {e['kappa']:.2f}, α {e['alpha']:.2f}" for axis, e in t["readers"].items() if axis != "names"]
+        lines.append(f"The readers among themselves ({' and '.join(names)}): {'; '.join(own)}.")
+    for task, families in t["families"].items():
+        own = [f"{family} {_bias(e)}" for family, e in families.items()]
+        lines.append(f"Judge minus readers on {task}: {', '.join(own)}.")
+    missed = [f"{line['asked']} ({line['value']})" for line in t["gate"]["lines"] if not line["passed"]]
+    return [*lines, f"Its gate: {'missed: ' + '; '.join(missed) if missed else 'passed'}."]
+
+
+def _bias(e: Mapping[str, Any]) -> str:
+    return f"{e['bias']:+.2f}" + (f" [{e['low']:+.2f}, {e['high']:+.2f}]" if e["low"] is not None else "")
 
 
 def _auroc(e: Mapping[str, Any] | None) -> str:

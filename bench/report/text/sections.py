@@ -12,11 +12,12 @@ import numpy as np
 
 from bench.report.section import Grid, Section
 from bench.report.text import leaderboard
+from bench.results.differences import difference
 from bench.results.runs import matched
 from bench.results.tables import Table
-from bench.results.verdict import gap, is_twin
-from bench.stats.intervals import Difference, paired
+from bench.results.verdict import is_twin
 from bench.stats.pairwise import PER, bradley_terry, length_controlled, win_rate
+from bench.stats.significance import Difference, paired
 
 
 def sections(table: Table) -> list[Section]:
@@ -36,7 +37,7 @@ def twins(table: Table) -> list[Section]:
             continue
         cells = [row.name]
         for other in (twin, bare):
-            found = gap(row.run, other, table.concepts) if other else None
+            found = difference(row.run, other, units=table.concepts) if other else None
             cells += [leaderboard.interval(found), leaderboard.pvalue(found.p)] if found else ["–", "–"]
         rows.append(tuple(cells))
     heading = (

@@ -1,4 +1,4 @@
-"""The verdicts as a table of Markdown: one line a task."""
+"""The verdicts as a table of Markdown: one line a comparison, then families at equal numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from bench.core.escape import cell, head, row as line_of
 from bench.report.text import leaderboard
+from bench.results.families import families
 from bench.results.tables import Table
-from bench.results.verdict import answers
+from bench.results.verdict import Answer, answers, steered
 
 
 def lines(tables: Sequence[Table]) -> list[str]:
@@ -15,36 +16,63 @@ def lines(tables: Sequence[Table]) -> list[str]:
     found = answers(tables)
     if not found:
         return []
-    columns = ("best prompt", "best steering", "steering − prompt", "p (Holm)", "second judge", "− nearest control")
-    made = head("task", *columns, "verdict")
+    columns = ("prompt", "steering", "steering − prompt", "second judge", "p (all at once, Holm)", "verdict", "why")
+    made = head("task", *columns)
     for one in found:
-        difference, control = one.difference, "–"
-        if one.control:
-            control = f"{leaderboard.interval(one.control[1])} ({cell(one.control[0])})"
         scores = [
-            f"{cell(row.name)} {row.estimates['overall'].mean:.2f} (of {tried})"
+            f"{cell(row.name)} {row.estimates['overall'].mean:.2f}"
+            + ("" if one.registered else f" (best of {tried} on select)")
             for row, tried in zip((one.prompt, one.steering), one.chosen, strict=True)
         ]
         other = leaderboard.interval(one.second) if one.second else "–"
-        cells = [*scores, leaderboard.interval(difference), leaderboard.pvalue(one.p), other, control]
-        said = f"**{one.said}**" if one.said in ("prompt", "steer") else cell(one.said)
-        made.append(line_of([cell(one.table.title), *cells, said]))
+        cells = [*scores, leaderboard.interval(one.difference), other, leaderboard.pvalue(one.p)]
+        said = f"**{cell(one.said)}**" if one.decided else cell(one.said)
+        made.append(line_of([cell(one.table.title), *cells, said, cell(one.reason)]))
     return made
+
+
+def equal_numbers(found: Sequence[Answer]) -> list[str]:
+    """Families at equal numbers, a line for each table that has a choice on both sides."""
+    made = head("task", "prompts", "steering", "best of k each", "steering − prompts", "p", "p of the labels")
+    rows = []
+    for table in {one.table.group: one.table for one in found}.values():
+        if (both := families(table, steered(table))) is None:
+            continue
+        means = [curve[both.k - 1].mean for curve in both.curves]
+        gap = leaderboard.interval(both.difference)
+        shown = f"k = {both.k}: {means[0]:.2f} and {means[1]:.2f}"
+        chances = [leaderboard.pvalue(p) for p in (both.difference.p, both.p_labels)]
+        rows.append(line_of([cell(table.title), str(both.prompts), str(both.steering), shown, gap, *chances]))
+    return [*made, *rows] if rows else []
 
 
 def section(tables: Sequence[Table]) -> list[str]:
     """The first section of the leaderboard page."""
     found = lines(tables)
-    return ["## Steer or prompt?", "", *found, "", NOTE, ""] if found else []
+    if not found:
+        return []
+    asked = answers(tables)
+    unregistered = [] if all(one.registered for one in asked) else [UNREGISTERED, ""]
+    more = equal_numbers(asked)
+    below = ["### The best of as many", "", *more, "", EQUAL, ""] if more else []
+    return ["## Steer or prompt?", "", *found, "", *unregistered, NOTE, "", *below]
 
 
+UNREGISTERED = (
+    "Nothing was registered before these runs (`hypotheses.toml`), so each kind sends the method that did best on the "
+    "select prompts. The larger family has the better luck there: read the table of equal numbers beside it."
+)
 NOTE = (
-    "Of each kind (of how many, in brackets) the method that did best on the select prompts, scored on the test "
-    "prompts: overall, paired, 95 % intervals. A prompt that keeps the best of several answers is left out, for "
-    "steering writes one, and so is steering picked from more settings than prompts get. That is one comparison a "
-    "task, and p is corrected over the tasks; the leaderboards compare every method, and correct over all of those. "
-    "The second judge rates the same answers, where judges rate at all. The nearest control is the one that steering "
-    "is least surely above. *Steer* needs an interval above 0, a second judge that sees the same sign, and a lead over "
-    "every control: none, random, shuffled, and its own twin, which is the same method fitted on examples of which "
-    "half have their labels exchanged."
+    "Scores are of the test prompts: overall, paired, 95 % intervals. *Steer* and *prompt* follow one rule. The winner "
+    "must lead the other and every control (none, random, shuffled, and for steering its own twin, which is the same "
+    "method fitted on examples of which half have their labels exchanged); where a judge rates, a second one must see "
+    "all of that too. The p is the largest of all these, corrected over all that is asked here. *Combine*: the "
+    "combination leads both and every control. *Neither beats doing nothing*: no lead over the bare model is shown. "
+    "*Equivalent*: the difference lies within the margin, by two one-sided tests. Else *undecided*, with what stood in "
+    "the way."
+)
+EQUAL = (
+    "What the best of k methods, drawn at random from a family and chosen on the select prompts, scores on the test "
+    "prompts; k is the size of the smaller family. p of the labels: how often a random choice of which methods are "
+    "called prompts gives as large a lead, either way."
 )

@@ -1,0 +1,59 @@
+"""One run minus another: the one place where two runs are compared.
+
+Invariant: paired over the units both have, and no error is smaller than what the answers' own noise, and questions
+that concepts share, leave of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from bench.results.runs import Run
+from bench.stats.significance import Difference, crossed_error, paired
+
+Scores = Mapping[str, float | None]
+"""unit, or generation -> score; None where there is none."""
+
+
+def difference(one: Run, two: Run, axis: str = "overall", units: Iterable[str] | None = None) -> Difference:
+    """Run `one` minus `two` on an axis, over those of `units` (all there are) that both have."""
+    return between(one, (one.scores(axis), ratings(one, axis)), (two.scores(axis), ratings(two, axis)), units)
+
+
+def ratings(run: Run, axis: str) -> Scores:
+    """generation -> its score on an axis; empty where a unit's score is no mean of its generations' scores."""
+    if run.kind == "detector":
+        return {}
+    return {s["id"]: s["ratings"].get(axis) for s in run.data["samples"]}
+
+
+def between(
+    run: Run, one: tuple[Scores, Scores], two: tuple[Scores, Scores], units: Iterable[str] | None = None
+) -> Difference:
+    """The difference of two sets of scores, each given by unit and by generation, on the questions of `run`."""
+    (a, own), (b, other) = one, two
+    pairs = [
+        (x, y) for n in (a if units is None else units) if (x := a.get(n)) is not None and (y := b.get(n)) is not None
+    ]
+    scale, error = float(run.data.get("scale", 2.0)), _error(run, own, other, a if units is None else units)
+    return paired([x for x, _ in pairs], [y for _, y in pairs], scale, error)
+
+
+def _error(run: Run, one: Scores, two: Scores, units: Iterable[str]) -> float:
+    rows: dict[str, list[tuple[float, str]]] = {name: [] for name in units}
+    for s in run.data["samples"]:
+        x, y, unit = one.get(s["id"]), two.get(s["id"]), s.get("unit", s["concept"])
+        if unit in rows and x is not None and y is not None:
+            rows[unit].append((x - y, s.get("question", s.get("instruction", s["id"]))))
+    widest = max((len(row) for row in rows.values()), default=0)
+    if widest < 2:
+        return 0.0
+    values, asked = np.full((len(rows), widest), np.nan), np.zeros((len(rows), widest), dtype=int)
+    numbers: dict[str, int] = {}
+    for i, row in enumerate(rows.values()):
+        for k, (value, question) in enumerate(row):
+            values[i, k], asked[i, k] = value, numbers.setdefault(question, len(numbers))
+    error = crossed_error(values, asked)
+    return error if np.isfinite(error) else 0.0

@@ -1,0 +1,91 @@
+"""What was registered before the runs: which prompt and which steering a claim will rest on, and by what margin.
+
+Invariant: a run carries the registration as it stood when the run was made, so no later edit of the file can turn
+what was found into what was expected.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.core.content import digest
+from bench.core.errors import BenchError, suggest
+
+FILE = "hypotheses.toml"
+"""In a results folder, committed before its runs."""
+MARGIN = 0.1
+"""Share of the scale within which two methods are equivalent, where nothing else was registered."""
+FAMILIES = ("direction", "trained")
+KEYS = {"prompt", "combination", *FAMILIES}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The primary comparison of one task."""
+
+    prompt: str
+    steering: Mapping[str, str] = field(default_factory=dict)
+    """family -> method."""
+    combination: str = ""
+    margin: float = MARGIN
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The registered hypotheses of a results folder as they stand in the file; empty where it has none.
+
+        margin = 0.1                  # share of the scale within which two methods are equivalent
+        models = ["SmolLM2-135M-Instruct"]
+        [tasks.axbench]
+        prompt = "prompt"
+        direction = "diffmean"
+        trained = "lora"
+        combination = "prompt+diffmean"
+
+    Raises BenchError for a file that does not say this.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BenchError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    if unknown := sorted(set(data) - {"margin", "models", "tasks"}):
+        raise BenchError(f"{path.name}: {suggest(unknown[0], ('margin', 'models', 'tasks'))}")
+    margin, tasks, models = data.get("margin", MARGIN), data.get("tasks", {}), data.get("models", [])
+    if not isinstance(margin, int | float) or not 0 < margin < 1:
+        raise BenchError(f"{path.name}: margin = {margin!r} is no share of the scale")
+    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+        raise BenchError(f"{path.name}: models is a list of names")
+    for name, named in tasks.items():
+        if unknown := sorted(set(named) - KEYS):
+            raise BenchError(f"{path.name}, tasks.{name}: {suggest(unknown[0], sorted(KEYS))}")
+        if "prompt" not in named or not set(named) & set(FAMILIES):
+            raise BenchError(f"{path.name}, tasks.{name}: name a prompt, and a method of {' or '.join(FAMILIES)}")
+        if wrong := [key for key, value in named.items() if not isinstance(value, str)]:
+            raise BenchError(f"{path.name}, tasks.{name}: {wrong[0]} is the name of a method")
+    return data
+
+
+def registered(folder: Path, task: str, model: str) -> dict[str, Any]:
+    """What a run on this task and model carries of it; empty where nothing was registered for them."""
+    data = read(folder)
+    named = data.get("tasks", {}).get(task)
+    if not named or model not in data.get("models", [model]):
+        return {}
+    return dict(named) | {"margin": float(data.get("margin", MARGIN)), "file": digest(data)[:12]}
+
+
+def of(runs: Sequence[Mapping[str, Any]]) -> Registration | None:
+    """The registration that all of the runs (`run.json` as read) were made under; None where one was made under
+    none or another."""
+    made = [run.get("registered") or {} for run in runs]
+    if not made or not made[0] or any(one != made[0] for one in made):
+        return None
+    named = made[0]
+    steering = {family: str(named[family]) for family in FAMILIES if family in named}
+    return Registration(str(named["prompt"]), steering, str(named.get("combination", "")), float(named["margin"]))

@@ -1,0 +1,67 @@
+"""How far a judge is to be trusted: the tables that `bench judge validate --save` keeps, and what follows from them.
+
+Invariant: a judge ranks a task only where it was held against readers and passed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.core.content import digest
+from bench.core.errors import BenchError
+from bench.stats.intervals import Estimate
+
+
+def validity(roots: Iterable[Path], judge: str, params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The validation tables of one judge with these parameters, from `ROOT/judges/`; the first root that has any."""
+    for root in roots:
+        own = [
+            t for t in validations(root) if t["judge"] == judge and digest(t["judge_params"]) == digest(dict(params))
+        ]
+        if own:
+            return own
+    return []
+
+
+def validations(root: Path) -> list[Mapping[str, Any]]:
+    """Every validation table of a results folder, in a fixed order."""
+    return [_table(path) for path in sorted((root / "judges").glob("*.json"))]
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if missing := [name for name in ("judge", "axes", "data", "judge_params") if name not in data]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (OSError, ValueError, TypeError) as error:
+        raise BenchError(f"judges/{path.name} is not a judge's validation: {str(error).splitlines()[0]}") from error
+    return data
+
+
+def may_rank(found: Sequence[Mapping[str, Any]], task: str) -> bool | None:
+    """Whether a judge with these tables may rank a task; None where no readers were asked.
+
+    A task that no reader's rating is of goes by the three axes together.
+    """
+    gates = [table["gate"]["tasks"] for table in found if "gate" in table]
+    return bool(gates[0].get(task, gates[0].get("overall", False))) if gates else None
+
+
+def corrected(e: Estimate, found: Sequence[Mapping[str, Any]], task: str, family: str) -> Estimate | None:
+    """A mean less what the judge is known to favour its family by (prediction-powered, Angelopoulos et al. 2023).
+
+    The judge rates all answers, readers a few; the mean difference on those corrects the rest, and its uncertainty
+    is added. None where no reader rated answers of this family on this task.
+    """
+    known = [table["families"].get(task, {}).get(family) for table in found if "families" in table]
+    if not known or known[0] is None or known[0]["low"] is None or not math.isfinite(e.low):
+        return None
+    bias, low, high = (known[0][name] for name in ("bias", "low", "high"))
+    mean = e.mean - bias
+    return Estimate(
+        mean, mean - math.hypot(e.mean - e.low, high - bias), mean + math.hypot(e.high - e.mean, bias - low), e.n
+    )
