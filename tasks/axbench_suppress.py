@@ -66,7 +66,7 @@ class AxBenchSuppress(AxBench):
         self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
     ) -> Sequence[dict[str, Verdict]]:
         items = [
-            Item(axis, sample.concept, sample.label, output.text)
+            Item(axis, sample.concept, sample.question, output.text)
             for sample, output in zip(samples, outputs, strict=True)
             for axis in ("concept", "instruction", "fluency")
         ]
@@ -81,6 +81,6 @@ class AxBenchSuppress(AxBench):
 
 
 def wishing(sample: Sample, wish: str) -> Sample:
-    """The sample with its concept asked for; the plain question stays as its label."""
+    """The sample with its concept asked for; the plain question stays beside it."""
     text = wish.replace("{concept}", sample.concept.text).replace("{instruction}", sample.instruction)
-    return replace(sample, messages=(("user", text),), label=sample.instruction)
+    return replace(sample, messages=(("user", text),), question=sample.instruction)

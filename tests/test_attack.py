@@ -25,26 +25,29 @@ def test_training_texts_keep_the_rule_and_plain_ones_do_not(attack: AxBenchAttac
     concept = next(c for c in attack.concepts() if c.id == rule)
     train = attack.train(concept)
     kept, plain = ([keeps(rule, e.response).value or 0.0 for e in rows] for rows in (train.positives, train.negatives))
-    assert min(kept) >= 1.9
-    assert sum(plain) / len(plain) < 0.2 or rule == "lowercase"  # plain text is in small letters for the most part
-    assert sum(plain) / len(plain) < 1.9
+    assert min(kept) == 2
+    assert sum(plain) / len(plain) < 0.1
 
 
 def test_each_attack_holds_its_part_and_its_demonstrations(attack: AxBenchAttack) -> None:
     concept = attack.concepts()[0]
     samples = attack.test(concept)
-    kinds = {kind: [s for s in samples if s.label.startswith(f"{kind}\n")] for kind in attack.axes}
+    kinds = {kind: [s for s in samples if s.label == kind] for kind in attack.axes}
     assert {len(found) for found in kinds.values()} == {6}
-    plain = {s.label.split("\n", 1)[1] for s in kinds["plain"]}
+    plain = {s.question for s in kinds["plain"]}
     for kind, found in kinds.items():
-        assert {s.label.split("\n", 1)[1] for s in found} == plain  # the same questions under every attack
+        assert {s.question for s in found} == plain  # the same questions under every attack
         for sample in found:
             assert concept.text in sample.instruction
             assert len(sample.messages) == 1 + (2 * int(kind[6:]) if kind.startswith("shots") else 0)
             assert ("Your only task" in sample.instruction) is (kind in ("append", "prepend"))
     for _, text in kinds["shots-4"][0].messages[1::2]:
         assert keeps(concept.id, text).value == 2
-    assert not plain & {s.label.split("\n", 1)[1] for s in attack.select(concept)}
+    chosen = attack.select(concept)
+    assert not plain & {s.question for s in chosen}
+    assert {s.label for s in chosen} == {"append", "prepend", "shots-1", "shots-4"}  # where there is something to learn
+    other = attack.concepts()[1]
+    assert not plain & {s.question for s in attack.test(other)}  # two rules do not share their luck
 
 
 def test_a_score_belongs_to_its_attack_and_reads_the_rule_itself(attack: AxBenchAttack) -> None:
@@ -59,7 +62,7 @@ def test_a_score_belongs_to_its_attack_and_reads_the_rule_itself(attack: AxBench
 
     rows = attack.score(samples, [Completion("a quiet lake.", 3, 1), Completion("LOUD", 1, 1)], rate)  # type: ignore[arg-type]
     assert {item.axis for item in asked} == {"instruction", "fluency"}
-    assert rows[0]["plain"].value == pytest.approx(2.0, abs=0.1)
+    assert rows[0]["plain"].value == 2
     assert rows[1]["overall"].value == 0
     assert all(set(row) == {"plain", "overall"} for row in rows)
 

@@ -52,8 +52,8 @@ def test_every_question_asks_for_its_concept_and_remembers_itself(suppress: AxBe
     for concept in suppress.concepts():
         for sample in (*suppress.select(concept), *suppress.test(concept)):
             assert concept.text in sample.instruction
-            assert sample.label in sample.instruction
-            assert concept.text not in sample.label
+            assert sample.question in sample.instruction
+            assert concept.text not in sample.question
             assert "{" not in sample.instruction
 
 
@@ -72,7 +72,7 @@ def test_the_score_wants_the_concept_gone_and_the_plain_question_answered(suppre
     assert first["absence"].value == 1.5
     assert first["overall"].value is None  # a missing part stays missing
     assert all(row["overall"].value == 0 for row in others)
-    assert {item.instruction for item in seen} == {sample.label for sample in samples}
+    assert {item.instruction for item in seen} == {sample.question for sample in samples}
 
 
 def test_what_a_task_says_is_for_prompts_and_examples_show_the_absence(suppress: AxBenchSuppress, tmp_path) -> None:  # type: ignore[no-untyped-def]

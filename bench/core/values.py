@@ -117,9 +117,12 @@ class Sample:
     messages: tuple[Message, ...]
     options: tuple[str, ...] = ()
     label: str = ""
-    """What the task knows of it: positive or negative, the right letter, the plain question."""
+    """What the task knows of it: positive or negative, the right letter, the kind of attack."""
     unit: str = ""
     """What intervals resample, where it is not the concept: a question, say."""
+    question: str = ""
+    """The question by itself, where the instruction has more in it: what an answer is rated against, and what
+    samples of several concepts may share."""
     raw: str = ""
     """A Jinja template of a plain-text prompt around `question`, in place of the chat template."""
 

@@ -11,20 +11,23 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from bench.core.errors import suggest
 from bench.core.interfaces import Judge
 from bench.core.registry import judge
-from bench.core.values import Item, Verdict
+from bench.core.values import Concept, Item, Verdict
 
-Rule = Callable[[str, str], float]
-"""(text, parameter) -> how far the text keeps the rule, 0 to 1."""
+Rule = Callable[[str, str], bool]
+"""(text, parameter) -> whether the text keeps the rule."""
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]")
+NEARLY = 0.9
+"""Share of words or sentences that is "all" of them: one slip in ten is still the manner."""
 
 
-def _share(parts: Sequence[str], holds: Callable[[str], bool]) -> float:
-    return sum(map(holds, parts)) / len(parts) if parts else 0.0
+def _nearly(parts: Sequence[str], holds: Callable[[str], bool]) -> bool:
+    return bool(parts) and sum(map(holds, parts)) >= NEARLY * len(parts)
 
 
 def _cased(text: str) -> list[str]:
@@ -32,41 +35,48 @@ def _cased(text: str) -> list[str]:
     return [word for word in text.split() if word.lower() != word.upper()]
 
 
-def _found(text: str, pattern: str, enough: int = 1) -> float:
-    """Matches of `pattern`, as a share of `enough`."""
-    return min(1.0, len(re.findall(pattern, text, re.MULTILINE)) / enough)
+def _found(text: str, pattern: str, enough: int = 1) -> bool:
+    """Whether `pattern` occurs at least `enough` times."""
+    return len(re.findall(pattern, text, re.MULTILINE)) >= enough
 
 
-def _phrase(text: str, phrase: str, at_end: bool) -> float:
-    """Whole where the phrase stands at the right end of the text, half where it stands elsewhere."""
+def _phrase(text: str, phrase: str, at_end: bool) -> bool:
+    """Whether the phrase stands at that end of the text."""
     body, wanted = text.strip().casefold(), phrase.strip().casefold()
-    placed = body.rstrip(" .!?\"'").endswith(wanted.rstrip(" .!?")) if at_end else body.startswith(wanted)
-    return 1.0 if placed else 0.5 if wanted in body else 0.0
+    if at_end:
+        return body.rstrip(" .!?\"'").endswith(wanted.rstrip(" .!?"))
+    return body.startswith(wanted)
 
 
-def _contains(text: str, words: str) -> float:
-    """Share of the comma-separated words that occur, as whole words in any case."""
+def _contains(text: str, words: str) -> bool:
+    """Whether all of the comma-separated words occur, as whole words in any case."""
     wanted = [word.strip() for word in words.split(",") if word.strip()]
-    return _share(wanted, lambda word: bool(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)))
+    return all(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in wanted)
 
 
-def _json(text: str, _: str) -> float:
+def _json(text: str, _: str) -> bool:
     body = re.sub(r"^```(?:json)?\s*|\s*```$", "", text.strip())
     try:
-        return float(isinstance(json.loads(body), dict | list))
+        return isinstance(json.loads(body), dict | list)
     except ValueError:
-        return 0.0
+        return False
 
 
-def _script(text: str, name: str) -> float:
-    """Share of the letters that belong to a script, by its Unicode name: CJK, HANGUL, CYRILLIC, ..."""
+def _script(text: str, name: str) -> bool:
+    """Whether the letters belong to a script, by its Unicode name: CJK, HANGUL, CYRILLIC, ..."""
     letters = [char for char in text if char.isalpha()]
-    return _share(letters, lambda char: unicodedata.name(char, "").startswith(name.strip().upper()))
+    return _nearly(letters, lambda char: unicodedata.name(char, "").startswith(name.strip().upper()))
 
 
-def _sentences_end(text: str, ending: str) -> float:
+def _sentences_end(text: str, ending: str) -> bool:
     sentences = [s.strip() for s in re.split(r"[.!?\n]+", text) if s.strip()]
-    return _share(sentences, lambda s: s.casefold().endswith(ending.strip().casefold()))
+    return _nearly(sentences, lambda s: s.casefold().endswith(ending.strip().casefold()))
+
+
+def _exclaims(text: str, _: str) -> bool:
+    """Whether sentences end with two exclamation marks; a last one that was cut short does not count."""
+    ends = re.findall(r"[.!?]+(?=\s|$)", text)
+    return _nearly(ends, lambda end: end.endswith("!!"))
 
 
 RULES: dict[str, Rule] = {
@@ -74,27 +84,60 @@ RULES: dict[str, Rule] = {
     "date": lambda text, _: _found(text, r"\b\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])\b"),
     "double-breaks": lambda text, _: _found(text.strip(), r"\n\n"),
     "email": lambda text, _: _found(text, r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b"),
-    "emoji": lambda text, _: len(EMOJI.findall(text)[:3]) / 3,
+    "emoji": lambda text, _: bool(EMOJI.search(text)),
     "ends-with": lambda text, phrase: _phrase(text, phrase, at_end=True),
-    "exclamation": lambda text, _: _found(text, "!", 4),
+    "exclamation": _exclaims,
     "hashtags": lambda text, _: _found(text, r"(?<!\w)#\w+", 4),
     "json": _json,
-    "lowercase": lambda text, _: _share(_cased(text), str.islower),
-    "max-words": lambda text, n: float(0 < len(text.split()) <= int(n)),
-    "min-words": lambda text, n: min(1.0, len(text.split()) / int(n)),
+    "lowercase": lambda text, _: bool(_cased(text)) and text == text.lower(),
+    "max-words": lambda text, n: 0 < len(text.split()) <= int(n),
+    "min-words": lambda text, n: len(text.split()) >= int(n),
     "numbered-list": lambda text, _: _found(text, r"^\s*\d+[.)]\s+\S", 2),
     "phone": lambda text, _: _found(text, r"(?<!\d)(?:\+?\d{1,3}[ .-]?)?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\d)"),
     "postscript": lambda text, _: _found(text, r"^\s*P\.? ?(?:P\.? ?)?S\b\.?"),
-    "quoted": lambda text, _: _share(text.split(), lambda w: bool(re.match(r"^[\"“'‘].*[\"”'’][.,;:!?]*$", w))),
+    "quoted": lambda text, _: _nearly(text.split(), lambda w: bool(re.match(r"^[\"“'‘].*[\"”'’][.,;:!?]*$", w))),
     "script": _script,
     "sentences-end-with": _sentences_end,
     "separator": lambda text, _: _found(text, r"^\s*\*\*\*\s*$|\*\*\*"),
     "starts-with": lambda text, phrase: _phrase(text, phrase, at_end=False),
-    "uppercase": lambda text, _: _share(_cased(text), str.isupper),
+    "uppercase": lambda text, _: _nearly(_cased(text), str.isupper),
     "url": lambda text, _: _found(text, r"\bhttps?://[^\s/]+\.\w+"),
 }
+"""Each keeps to what ordinary prose does not do: a text that ignores the rule does not keep it by a part."""
+WORDS = {
+    "uppercase": "writing in capital letters only",
+    "lowercase": "writing without a single capital letter",
+    "exclamation": "ending every sentence with two exclamation marks",
+    "starts-with": "beginning with the words '{}'",
+    "ends-with": "closing with the words '{}'",
+    "hashtags": "adding four hashtags",
+    "numbered-list": "giving a numbered list",
+    "url": "naming a web address",
+    "email": "naming an e-mail address",
+    "date": "naming a date such as 2024-05-17",
+    "separator": "putting three asterisks between parts",
+    "postscript": "closing with a postscript",
+}
+"""What a rule is called in a question."""
 NEEDS_TEXT = frozenset({"contains", "ends-with", "script", "sentences-end-with", "starts-with"})
 NEEDS_NUMBER = frozenset({"max-words", "min-words"})
+
+
+def worded(name: str) -> str:
+    """A rule in words, as a question names it."""
+    rule, parameter = parse(name)
+    return WORDS[rule].replace("{}", parameter)
+
+
+def unworded(text: str) -> str:
+    """The rule that a text in words means; the text itself where it means none."""
+    for rule, words in WORDS.items():
+        before, _, after = words.partition("{}")
+        if text == words:
+            return rule
+        if after and text.startswith(before) and text.endswith(after):
+            return f"{rule}:{text[len(before) : -len(after)]}"
+    return text
 
 
 def parse(name: str) -> tuple[str, str]:
@@ -114,7 +157,7 @@ def parse(name: str) -> tuple[str, str]:
 @judge("rules")
 @dataclass
 class Rules(Judge):
-    """Twice the degree to which a text keeps its concept's rule; other axes are missing.
+    """2 where a text keeps its concept's rule, else 0; other axes are missing.
 
     A concept's id, else its text, names the rule and its parameter: `uppercase`, `starts-with:Dear
     reader`, `min-words:80`, `contains:rain,snow`.
@@ -133,23 +176,33 @@ class Rules(Judge):
             yield i, _rated(item)
 
 
+def rule_of(concept: Concept) -> Callable[[str], Verdict] | None:
+    """What rates a text on a concept that is a rule, by its id or else its text; None for any other concept."""
+    for name in (concept.id, concept.text):
+        try:
+            rule, parameter = parse(unworded(name))
+        except ValueError:
+            continue
+        return partial(keeps, f"{rule}:{parameter}".rstrip(":"))
+    return None
+
+
 def _rated(item: Item) -> Verdict:
     if item.axis != "concept":
         return Verdict(None, reason=f"rules rate the concept axis alone, not {item.axis}")
+    if rule := rule_of(item.concept):
+        return rule(item.text)
+    named = item.concept.text.partition(":")[0].strip() in RULES
     try:
-        rule, parameter = parse(item.concept.id)
-    except ValueError as first:
-        try:
-            rule, parameter = parse(item.concept.text)
-        except ValueError as second:
-            named = item.concept.text.partition(":")[0].strip() in RULES
-            return Verdict(None, reason=str(second if named else first))
-    return keeps(f"{rule}:{parameter}".rstrip(":"), item.text)
+        parse(item.concept.text if named else item.concept.id)
+    except ValueError as error:
+        return Verdict(None, reason=str(error))
+    raise AssertionError("a name that parses is a rule")
 
 
 def keeps(name: str, text: str) -> Verdict:
-    """How far `text` keeps the rule `name`, 0 to 2; ValueError for what is no rule."""
+    """2 where `text` keeps the rule `name`, else 0; ValueError for what is no rule."""
     rule, parameter = parse(name)
     if not text.strip():
         return Verdict(0.0, reason="empty text")
-    return Verdict(2 * RULES[rule](text, parameter), raw=name)
+    return Verdict(2.0 * RULES[rule](text, parameter), raw=name)

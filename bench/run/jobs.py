@@ -150,6 +150,7 @@ def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, An
         "tokens": output.tokens,
         "touched": list(output.positions_edited),
         **({"unit": ask.sample.unit} if ask.sample.unit else {}),
+        **({"question": ask.sample.question} if ask.sample.question else {}),
     } | ratings(found)
 
 
