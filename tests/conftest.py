@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 settings.register_profile("any host", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("any host")
 
+os.environ.setdefault("BENCH_JUDGE", "likelihood")  # the default judge loads two models
 KEY = "sk-a-key-like-no-other-0123456789"
 SHIPPED = ("bench", "methods", "tasks")
 MARKERS = {"default_model": "model", "browser": "browser", "served": "vllm", "committed_tables": "slow"}

@@ -11,7 +11,7 @@ from hypothesis import example, given, strategies as st
 from payloads import FORMULA, PAYLOADS
 
 from bench.core.escape import NUMBER, cell, csv_text, guarded, name, unguarded
-from bench.measure import human_ratings
+from bench.results import ratings
 
 
 @given(st.text())
@@ -42,11 +42,11 @@ def test_a_guarded_text_is_read_back_as_it_was(text: str) -> None:
 
 
 def test_hand_ratings_start_no_formula_and_come_back(tmp_path: Path) -> None:
-    rows = [human_ratings.Rated(f"{i:x}", p, p, p, {"concept": 1.0}) for i, p in enumerate(PAYLOADS)]
-    human_ratings.write(tmp_path / "r.csv", rows)
+    rows = [ratings.Rated(ratings.Answer(f"{i:x}", p, p, p), p, {"concept": 1.0}) for i, p in enumerate(PAYLOADS)]
+    ratings.write(tmp_path / "r.csv", rows)
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8", errors="surrogatepass") as file:
         assert not [v for row in csv.reader(file) for v in row if v.startswith(FORMULA)]
-    assert human_ratings.read(tmp_path / "r.csv") == rows
+    assert ratings.read(tmp_path / "r.csv") == rows
 
 
 def test_numbers_of_a_csv_stay_numbers() -> None:

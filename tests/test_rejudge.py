@@ -23,7 +23,7 @@ from bench.measure.rejudge import side_by_side
 from bench.report.build import build
 from bench.report.section import Grid
 from bench.report.text import opinions as claims
-from bench.results import second_judge
+from bench.results import second_judge, validity
 from bench.results.runs import Run, load
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import tables
@@ -296,13 +296,13 @@ def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
     table = {"judge": "likelihood", "axes": {"concept": {"negative": {"auroc": 0.9, "low": 0.8, "high": 1, "n": 7}}}}
     path = tmp_path / "judges" / "likelihood-x.json"
     path.write_text(json.dumps(table | {"data": "x", "judge_params": {"texts": 12}}))
-    assert len(second_judge.validity([tmp_path], "likelihood", {"texts": 12})) == 1
-    assert second_judge.validity([tmp_path], "likelihood", {"texts": 9}) == []
-    (section,) = claims.validity(second_judge.validity([tmp_path], "likelihood", {"texts": 12}), "likelihood")
+    assert len(validity.validity([tmp_path], "likelihood", {"texts": 12})) == 1
+    assert validity.validity([tmp_path], "likelihood", {"texts": 9}) == []
+    (section,) = claims.validity(validity.validity([tmp_path], "likelihood", {"texts": 12}), "likelihood")
     assert section.parts == (Grid(("data", "concept: negative", "missing"), (("x", "0.900 [0.800, 1.000]", "0"),)),)
     path.write_text("{}")
     with pytest.raises(BenchError, match="is not a judge's validation"):
-        second_judge.validity([tmp_path], "likelihood", {})
+        validity.validity([tmp_path], "likelihood", {})
 
 
 def echo(rated: Callable[[Item], Verdict]) -> None:

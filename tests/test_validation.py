@@ -20,8 +20,10 @@ from bench.core.registry import judge
 from bench.core.values import Concept, Example, Item, Train, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.instrument import Instrument
-from bench.measure.human_ratings import Rated, write
-from bench.measure.judge_validity import load, questions, separation, validate
+from bench.measure.judge_validity import questions, separation, validate
+from bench.measure.readers import composite, gate
+from bench.measure.reference import load
+from bench.results.ratings import Answer, Origin, Rated, key_of, write, write_key
 
 
 @pytest.fixture(scope="module")
@@ -168,23 +170,91 @@ def test_data_without_labelled_texts_is_refused(seeing: Callable[[Rule], Instrum
         validate(seeing(lambda item: 1.0), "mini")
 
 
-def test_human_ratings_give_a_rank_correlation(seeing: Callable[[Rule], Instrument], tmp_path: Path) -> None:
-    concepts = list(load("mini").concepts())
-    rows = [
-        Rated(
-            f"r{k}", c.text if k % 2 else c.id, "Say it.", "word " * (1 + (5 * k) % 17), {"concept": ((5 * k) % 17) / 8}
-        )
-        for k, c in enumerate(concepts)
-    ]
-    path = tmp_path / "hand.csv"
-    write(path, rows)
-    found = validate(seeing(lambda i: min(2.0, len(i.text.split()) / 10)), "mini", human=path)
+def rated(n: int, concepts: int = 6) -> list[Rated]:
+    """Answers whose length is what readers go by; the second reader is half a point off at every third."""
+    rows = []
+    for k in range(n):
+        length = 1 + (5 * k) % 17
+        answer = Answer(f"r{k}", f"subject {k % concepts}", "Say it.", "word " * length)
+        given = {axis: min(2.0, length / 8) for axis in ("concept", "instruction", "fluency")}
+        rows.append(Rated(answer, "one", given))
+        if k % 3 == 0:
+            rows.append(Rated(answer, "two", {axis: max(0.0, v - 0.5) for axis, v in given.items()}))
+    return rows
+
+
+def test_a_judge_is_held_against_readers_on_any_file(seeing: Callable[[Rule], Instrument], tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    write(path, [row for row in rated(60) if row.reader == "one"])
+    found = validate(seeing(lambda i: min(2.0, len(i.text.split()) / 8)), "mini", human=[path])
     assert found["axes"] == {}
-    assert found["human"]["concept"]["spearman"] == pytest.approx(1, abs=0.05)
-    assert set(found["human"]) == {"concept"}
-    write(path, [Rated("x", "no such concept", "q", "t", {"concept": 1})])
-    with pytest.raises(UsageError, match="no such concept"):
-        validate(seeing(lambda i: 1.0), "mini", human=path)
+    assert set(found["human"]) == {"concept", "instruction", "fluency", "overall"}
+    for e in found["human"].values():
+        assert e["spearman"] == pytest.approx(1, abs=0.01)
+        assert e["mae"] == pytest.approx(0, abs=1e-6)
+        assert e["n"] == 60
+    assert found["readers"] == {}
+    assert found["ranked"] == {}  # nobody says where they came from
+    json.dumps(found, allow_nan=False)
+
+
+def test_readers_families_and_the_gate(seeing: Callable[[Rule], Instrument], tmp_path: Path) -> None:
+    """A judge half a point too kind to what a prompt wrote: the bias is found, and named by family."""
+    path = tmp_path / "theirs.csv"
+    rows = rated(60)
+    write(path, rows)
+    families = ("prompting", "direction")
+    write_key(
+        key_of(path),
+        [
+            Origin(r.answer.id, "run", str(k), "axbench", "m", "some", families[int(r.answer.id[1:]) % 2], "1")
+            for k, r in enumerate(rows)
+            if r.reader == "one"
+        ],
+    )
+
+    def kind(item: Item) -> float:
+        return min(2.0, len(item.text.split()) / 8 + 0.5)
+
+    found = validate(seeing(kind), "mini", human=[path])
+    assert found["readers"]["names"] == ["one", "two"]
+    assert found["readers"]["concept"]["n"] == 20
+    assert found["readers"]["overall"]["spearman"] > 0.9
+    assert set(found["families"]["axbench"]) == set(families)
+    for e in found["families"]["axbench"].values():
+        assert 0.2 < e["bias"] < 0.8
+        assert e["low"] > 0
+    assert found["ranked"]["axbench"]["mae"] > 0.25
+    assert not found["gate"]["tasks"]["axbench"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "passed"),
+    [
+        ({}, True),
+        ({"human": {"overall": {"spearman": 0.7, "mae": 0.1}}}, False),
+        ({"human": {"overall": {"spearman": 0.8, "mae": 0.3}}}, False),
+        ({"human": {}}, False),
+        ({"broken": {"auroc": 0.9}}, False),
+        ({"broken": {}}, False),
+        ({"garbage": {"highest": 0.6}}, False),
+        ({"ceiling": {"concept": 0.1, "fluency": 0.9}}, False),
+    ],
+)
+def test_every_line_of_the_gate_is_needed(changed: Mapping[str, Any], passed: bool) -> None:
+    good: dict[str, Any] = {
+        "human": {"overall": {"spearman": 0.8, "mae": 0.2}},
+        "ranked": {},
+        "broken": {"auroc": 0.99},
+        "garbage": {"highest": 0.4},
+        "ceiling": {"concept": 0.1, "fluency": 0.5},
+    }
+    assert gate(good | changed)["tasks"]["overall"] is passed
+
+
+def test_the_composite_ends_at_0_where_an_axis_does() -> None:
+    assert composite({"concept": 2, "instruction": 1, "fluency": 2}) == pytest.approx(1.5)
+    assert composite({"concept": 0, "instruction": 2, "fluency": 2}) == 0
 
 
 def test_each_text_is_asked_with_another_text_s_instruction() -> None:

@@ -18,12 +18,15 @@ from bench.cli.console import out as stdout, progress, say
 from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option, roots as roots_of
 from bench.core.errors import UsageError, suggest
 from bench.core.paths import default_results
+from bench.core.protocol import DEFAULT_JUDGE, usual_judge
 from bench.core.store import write_json
 from bench.judges.instrument import Instrument, make
-from bench.measure import human_ratings, judge_validity, rejudge
-from bench.results import second_judge
+from bench.measure import judge_validity, reference, rejudge
+from bench.results import ratings, second_judge
 from bench.results.provenance import provenance
 from bench.results.runs import Run, load
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group(cls=WithDefault)
@@ -55,14 +58,13 @@ def judge_rate(
 
 
 @judge.command("validate")
-@click.option("--judge", "name", required=True, help="Judge to validate.")
+@click.option("--judge", "name", default=usual_judge, show_default=DEFAULT_JUDGE, help="Judge to validate.")
 @click.option("--data", default="mini", help="Folder in AxBench's layout, concept10 or concept500.")
 @click.option("--model", default="", help="Model that a judge without its own reads [the default model].")
 @click.option("--dtype", default="auto", help="Its number type.")
 @click.option("-n", "--limit", type=click.IntRange(1), default=None, help="Only the first so many concepts.")
-@click.option(
-    "--human", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of hand ratings (judge sample)."
-)
+@click.option("--human", multiple=True, type=FILE, help="CSV of readers' ratings (judge sample); repeat for several.")
+@click.option("--key", type=FILE, help="Where the rated answers came from [FILE.key.csv beside the first].")
 @click.option("--collapsed", multiple=True, metavar="RUN", help="A run whose answers are known to have broken down.")
 @click.option("--save", is_flag=True, help="Keep the table in RESULTS/judges/, where reports find it.")
 @results_option
@@ -74,16 +76,17 @@ def judge_validate(
     model: str,
     dtype: str,
     limit: int | None,
-    human: Path | None,
+    human: tuple[Path, ...],
+    key: Path | None,
     collapsed: tuple[str, ...],
     save: bool,
     results: Path | None,
     late: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Measure how well a judge tells labelled texts apart, and how far it agrees with people."""
+    """Measure how well a judge tells labelled texts apart, and how far it agrees with readers."""
     plugins(late)
-    validate(name, data, model, dtype, limit or 0, human, collapsed, save, results, as_json)
+    validate(name, data, model, dtype, limit or 0, human, key, collapsed, save, results, as_json)
 
 
 @judge.command("sample")
@@ -93,12 +96,14 @@ def judge_validate(
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV to write.")
 @results_option
 def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, results: Path | None) -> None:
-    """Draw answers of RUNS for a person to rate blind, spread over methods, concepts and coefficients."""
-    rows = human_ratings.draw(find(runs, results), count, seed)
+    """Draw answers of RUNS for readers to rate blind, spread over families, tasks, concepts, coefficients, methods."""
     if out.exists():
         raise UsageError(f"{out} exists and may hold ratings: move it or name another file")
-    human_ratings.write(out, rows)
+    drawn = reference.draw(find(runs, results), count, seed)
+    ratings.write(out, [ratings.Rated(answer, "") for answer, _ in drawn])
+    ratings.write_key(ratings.key_of(out), [origin for _, origin in drawn])
     click.echo(str(out))
+    click.echo(f"bench: {ratings.key_of(out).name} says where they came from; readers do not see it", err=True)
 
 
 def find(names: Sequence[str], folder: Path | None) -> list[Run]:
@@ -216,7 +221,8 @@ def validate(
     model: str,
     dtype: str,
     limit: int,
-    human: Path | None,
+    human: Sequence[Path],
+    key: Path | None,
     collapsed: Sequence[str],
     save: bool,
     folder: Path | None,
@@ -228,7 +234,7 @@ def validate(
     with Instrument(judge, model or DEFAULT, dtype) as instrument:
         total = sum(judge_validity.count(data, limit).values())
         with progress(f"validate {judge}", total) as advance:
-            found = judge_validity.validate(instrument, data, limit, broken, human, advance)
+            found = judge_validity.validate(instrument, data, limit, broken, human, key, advance)
     if save:
         name = "".join(c if c.isalnum() or c in "-._" else "-" for c in f"{judge}-{found['data']}")
         path = (folder or default_results()) / "judges" / f"{name}.json"
@@ -258,5 +264,23 @@ def _validity(found: Mapping[str, Any], console: Console) -> None:
             console.print(
                 f"- concept rating of {label} texts after {kind.replace('_', ' ')}: {_interval(e, 'change', '+')}"
             )
-    for axis, e in found.get("human", {}).items():
-        console.print(f"- {axis} against {e['n']} ratings by hand: ρ {_interval(e, 'spearman')}")
+    if "human" in found:
+        _readers(found, console)
+
+
+def _readers(found: Mapping[str, Any], console: Console) -> None:
+    """Agreement with readers, whom the judge favours, and whether it may rank."""
+    grid = Grid("axis", "answers", "Spearman ρ", "error", "readers: ρ", "κ", "α", title=f"{found['judge']} and readers")
+    for axis, e in found["human"].items():
+        own = found["readers"].get(axis)
+        among = [f"{own[k]:.2f}" if own and own[k] is not None else "–" for k in ("spearman", "kappa", "alpha")]
+        grid.add_row(axis, str(e["n"]), _interval(e, "spearman"), f"{e['mae']:.2f}", *among)
+    console.print(grid)
+    for task, families in found["families"].items():
+        each = ", ".join(f"{family} {_interval(e, 'bias', '+')}" for family, e in families.items())
+        console.print(f"- judge minus readers on {task}: {each}", soft_wrap=True)
+    for line in found["gate"]["lines"]:
+        value = "not measured" if line["value"] is None else f"{line['value']:.3f}"
+        console.print(f"- {'passed' if line['passed'] else 'MISSED'}: {line['asked']}: {value}", soft_wrap=True)
+    may = [task for task, passed in found["gate"]["tasks"].items() if passed]
+    console.print(f"It may rank: {', '.join(may) or 'nothing'}; other tables say so in their titles.", soft_wrap=True)

@@ -38,7 +38,10 @@ from bench.run.spending import spend
 @click.option("-t", "--task", help="Task [axbench].")
 @click.option("--data", help="Data of the task: mini, concept10, concept500, or a folder.")
 @click.option("--model", help="Hub id, folder, or packaged name.")
-@click.option("--judge", help="likelihood, openai:MODEL (any compatible server), hf:MODEL or vllm:MODEL.")
+@click.option(
+    "--judge",
+    help="ensemble, embedding, likelihood, openai:MODEL (or any compatible server), hf:MODEL, vllm:MODEL [ensemble].",
+)
 @click.option("--prompter", help="Model that writes prompts: openai:MODEL; default: the target model.")
 @click.option("--backend", help="Engine: hf, vllm, or auto (vllm where it is able and pays) [hf].")
 @click.option("--dtype", help="auto, float32, bfloat16, float16.")

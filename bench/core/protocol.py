@@ -6,6 +6,7 @@ Invariant: equal protocols make results comparable; nothing that leaves the numb
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -93,6 +94,14 @@ STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
 
 USUAL_TASK = "axbench"
 """The task that is meant where none is named."""
+DEFAULT_JUDGE = "ensemble"
+"""The judge that rates where neither a command nor `BENCH_JUDGE` names one."""
+
+
+def usual_judge() -> str:
+    """The judge that rates where none is named."""
+    return os.environ.get("BENCH_JUDGE") or DEFAULT_JUDGE
+
 
 PRESETS = {
     "quick": Protocol("quick", (), 2, 3, Sampling(32), Budget(24, 64, 2, 3)),

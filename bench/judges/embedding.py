@@ -111,10 +111,12 @@ class Embedding(Judge):
     def key(self, item: Item) -> Any:
         if item.axis == "fluency":
             return item.axis, item.text, self._surface.name if self._surface else ""
-        return item, self._scales.get(self._place(item))
+        return item, self._scale(item)
 
-    def _place(self, item: Item) -> tuple[str, str]:
-        return item.axis, item.concept.id if item.axis == "concept" else item.concept.genre
+    def _scale(self, item: Item) -> Scale:
+        """Of the item's concept or genre; where that was not calibrated, what the others have in common."""
+        own = self._scales.get((item.axis, item.concept.id if item.axis == "concept" else item.concept.genre))
+        return own or Scale.pooled([one for (axis, _), one in self._scales.items() if axis == item.axis])
 
     def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
         if self._surface is None:
@@ -133,7 +135,7 @@ class Embedding(Judge):
             x = surface.score(item.text)
             return Verdict(2 / (1 + math.exp(-max(-50.0, min(50.0, x)))), raw=f"{x:.3f}")
         value = found[_query(item)]
-        return Verdict(self._scales[self._place(item)].rating(value), raw=f"{value:.4f}")
+        return Verdict(self._scale(item).rating(value), raw=f"{value:.4f}")
 
     def _measure(self, queries: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
         """Cosine of each query, kept; all texts not yet known are embedded in one pass."""
@@ -169,6 +171,11 @@ def _parts(named: str) -> list[str]:
     kind, _, text = named.partition(":")
     if kind == "whole":
         return [text]
+    return sentences(text)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, lines counting as such; the text itself where nothing in it is a word."""
     parts = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", text)]
     return [part for part in parts if re.search(r"\w", part)] or [text]
 
@@ -203,7 +210,7 @@ class Encoder:
         self.tokenizer = AutoTokenizer.from_pretrained(model.path)
         self.model = AutoModel.from_pretrained(model.path, dtype=torch.float32).eval()
 
-    @property
+    @cached_property
     def words(self) -> frozenset[str]:
         """Whole words of the encoder's vocabulary, in lower case."""
         return frozenset(word for word in self.tokenizer.get_vocab() if word.isalpha())

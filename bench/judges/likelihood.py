@@ -67,6 +67,15 @@ class Scale:
         return replace(self, faint=min(float(np.quantile(without, FAINT)), self.zero - 1e-6))
 
     @classmethod
+    def pooled(cls, scales: Sequence[Scale]) -> Scale:
+        """What several scales of an axis have in common: for a concept or genre that nothing was calibrated on."""
+        if not scales:
+            raise BenchError("a judge must be calibrated (prepare) before it rates")
+        zero, two, apart = (float(np.mean([getattr(one, name) for one in scales])) for name in ("zero", "two", "auroc"))
+        known = [one.faint for one in scales if one.faint is not None]
+        return cls(zero, two, apart, float(np.mean(known)) if known else None)
+
+    @classmethod
     def fit(cls, without: Sequence[float], shown: Sequence[float], where: str) -> Scale:
         """`zero` is exceeded by a tenth of the texts without, `two` is the median of those with."""
         zero, two = float(np.quantile(without, 0.9)), float(np.median(shown))
@@ -148,10 +157,12 @@ class Likelihood(Judge):
         return {f"{axis}/{where}": vars(scale) for (axis, where), scale in self._scales.items()}
 
     def key(self, item: Item) -> Any:
-        return item, self._scales.get(self._place(item)), self._fluency if item.axis == "fluency" else ()
+        return item, self._fluency if item.axis == "fluency" else self._scale(item)
 
-    def _place(self, item: Item) -> tuple[str, str]:
-        return item.axis, item.concept.id if item.axis == "concept" else item.concept.genre
+    def _scale(self, item: Item) -> Scale:
+        """Of the item's concept or genre; where that was not calibrated, what the others have in common."""
+        own = self._scales.get((item.axis, item.concept.id if item.axis == "concept" else item.concept.genre))
+        return own or Scale.pooled([one for (axis, _), one in self._scales.items() if axis == item.axis])
 
     def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
         step = 128
@@ -176,7 +187,7 @@ class Likelihood(Judge):
             x = float(np.dot(self._fluency[:-1], features)) + self._fluency[-1]
             return Verdict(2 / (1 + math.exp(-max(-50.0, min(50.0, x)))), raw=f"{x:.3f}")
         value = _gain(example, item.concept.text, found) if item.axis == "concept" else _pull(example, found)
-        return Verdict(self._scales[self._place(item)].rating(value), raw=f"{value:.4f}")
+        return Verdict(self._scale(item).rating(value), raw=f"{value:.4f}")
 
     def _measure(self, queries: Sequence[Query]) -> dict[Query, Array]:
         """Evidence of each (context, text), kept, so that axes and methods share forward passes."""

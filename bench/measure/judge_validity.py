@@ -17,15 +17,15 @@ import numpy as np
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Task
-from bench.core.protocol import protocol
-from bench.core.registry import build
 from bench.core.values import Concept, Example, Item, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.instrument import Instrument
-from bench.measure import human_ratings
-from bench.results.runs import Run
-from bench.stats.agreement import clustered, spearman
-from bench.stats.intervals import Estimate, auroc, estimate
+from bench.measure import readers
+from bench.measure.reference import described, load
+from bench.results import ratings
+from bench.results.runs import Run, finite
+from bench.stats.agreement import spearman
+from bench.stats.intervals import auroc, estimate
 
 MOVED, BROKEN = 18, 8
 """Texts of each class of a concept that are paired with another's instruction, and that are broken in
@@ -41,12 +41,6 @@ class Question:
     label: str
     group: str
     """`concept`, `instruction`, `fluency`: the axis tested; or `shift`: concept of a text that was broken."""
-
-
-def load(data: str, limit: int = 0) -> Task:
-    """The AxBench task over `data`: concepts, training texts, and labelled evaluation texts."""
-    task: Task = build("task", "axbench", {"data": data}, protocol=protocol("paper", limit=limit))
-    return task
 
 
 def questions(concept: Concept, texts: Sequence[tuple[Example, str]]) -> list[Question]:
@@ -88,19 +82,20 @@ def validate(
     data: str,
     limit: int = 0,
     collapsed: Sequence[Run] = (),
-    human: Path | None = None,
+    human: Sequence[Path] = (),
+    key: Path | None = None,
     advance: Advance = lambda steps: None,
 ) -> dict[str, Any]:
     """The validity of a judge as JSON: `judge`, `axes`, and what else was seen.
 
-    `collapsed` are runs whose test texts are known to be broken down; `human` is a CSV of hand
-    ratings whose concepts belong to `data` or to the mini set.
+    `collapsed` are runs whose test texts are known to be broken down; `human` are CSV files of readers' ratings
+    (`ratings.read`), `key` says where the rated answers came from.
     """
     task = load(data, limit)
     concepts = list(task.concepts())
     texts = {c.id: list(task.evaluation(c)) for c in concepts}
     if not all(texts.values()):
-        if human is None:
+        if not human:
             raise UsageError(f"data {data!r} has no labelled evaluation texts: give a folder in AxBench's layout")
         concepts = []
     found: dict[str, Any] = {"judge": instrument.name, "axes": {}, "data": Path(data).name}
@@ -118,8 +113,10 @@ def validate(
             for name, rows in asked.items()
         }
         found |= _figures(rated, bool(collapsed))
-    if human is not None:
-        found["human"] = _against_people(instrument, task, human_ratings.read(human), advance)
+    if human:
+        known = [file for file in (key, *map(ratings.key_of, human)) if file and file.is_file()]
+        origins = ratings.read_key(known[0]) if known else {}
+        found |= readers.against(instrument, task, human, origins, advance)
     return found | {"judge_params": dict(instrument.judge.fingerprint()), "model": instrument.backend.fingerprint()}
 
 
@@ -187,9 +184,9 @@ def separation(better: Mapping[str, Sequence[float]], worse: Mapping[str, Sequen
     found = [auroc(np.array([*b, *w]), np.repeat([1, 0], [len(b), len(w)])) for b, w in both]
     e = estimate(found)
     return {
-        "auroc": _number(e.mean),
-        "low": _number(float(np.clip(e.low, 0, 1))),
-        "high": _number(float(np.clip(e.high, 0, 1))),
+        "auroc": finite(e.mean),
+        "low": finite(float(np.clip(e.low, 0, 1))),
+        "high": finite(float(np.clip(e.high, 0, 1))),
         "n": sum(len(b) + len(w) for b, w in both),
     }
 
@@ -197,7 +194,7 @@ def separation(better: Mapping[str, Sequence[float]], worse: Mapping[str, Sequen
 def _missing(rated: Rated, axis: str) -> dict[str, Any]:
     values = [v.value for rows in rated.values() for q, v in rows if q.item.axis == axis]
     gone = sum(v is None for v in values)
-    return {"missing": gone, "n": len(values), "rate": _number(gone / max(1, len(values)))}
+    return {"missing": gone, "n": len(values), "rate": finite(gone / max(1, len(values)))}
 
 
 def _length_bias(rated: Rated, axis: str) -> dict[str, Any]:
@@ -211,7 +208,7 @@ def _length_bias(rated: Rated, axis: str) -> dict[str, Any]:
             cells.append(spearman(np.array(pairs, dtype=float).T))
         if known := [c for c in cells if not math.isnan(c)]:
             per_concept.append(math.fsum(known) / len(known))
-    return _estimate(estimate(per_concept), "spearman")
+    return described(estimate(per_concept), "spearman")
 
 
 def _shift(rated: Rated, label: str, kind: str) -> dict[str, Any]:
@@ -223,48 +220,4 @@ def _shift(rated: Rated, label: str, kind: str) -> dict[str, Any]:
         pairs = [b - a for a, b in zip(whole, torn, strict=True) if a is not None and b is not None]
         if pairs:
             changes.append(math.fsum(pairs) / len(pairs))
-    return _estimate(estimate(changes), "change")
-
-
-def _against_people(
-    instrument: Instrument, task: Task, rows: Sequence[human_ratings.Rated], advance: Advance
-) -> dict[str, Any]:
-    """Spearman of judge and person per axis, with a bootstrap interval over concepts."""
-    known = {name: (task, c) for c in task.concepts() for name in (c.id, c.text)}
-    mini = load("mini")
-    known = {name: (mini, c) for c in mini.concepts() for name in (c.id, c.text)} | known
-    if unknown := sorted({row.concept for row in rows} - set(known)):
-        raise UsageError(f"no concept {unknown[0]!r} in the data or the mini set")
-    # Each set is calibrated whole, as a run calibrates it: an instruction anchor belongs to a genre.
-    verdicts: dict[tuple[str, str], Verdict] = {}
-    for source in (task, mini):
-        own = [row for row in rows if known[row.concept][0] is source]
-        if not own:
-            continue
-        instrument.prepare([source.train(c) for c in source.concepts()])
-        items = {
-            (row.id, axis): Item(axis, known[row.concept][1], row.instruction, row.text)
-            for row in own
-            for axis in row.ratings
-        }
-        verdicts |= dict(zip(items, instrument.rate(list(items.values()), advance), strict=True))
-    found = {}
-    for axis in human_ratings.AXES:
-        both = [
-            (verdicts[row.id, axis].value, row.ratings[axis], row.concept)
-            for row in rows
-            if axis in row.ratings and verdicts[row.id, axis].value is not None
-        ]
-        if both:
-            judged, person, clusters = zip(*both, strict=True)
-            e = clustered(spearman, np.array([judged, person], dtype=float), clusters)
-            found[axis] = _estimate(e, "spearman") | {"n": len(both)}
-    return found
-
-
-def _estimate(e: Estimate, name: str) -> dict[str, Any]:
-    return {name: _number(e.mean), "low": _number(e.low), "high": _number(e.high), "n": e.n}
-
-
-def _number(value: float) -> float | None:
-    return round(value, 4) if math.isfinite(value) else None
+    return described(estimate(changes), "change")

@@ -18,7 +18,7 @@ from bench.core.interfaces import Task
 from bench.core.protocol import Budget, Protocol
 from bench.core.registry import build
 from bench.core.store import write_json
-from bench.core.values import Completion, Sampling
+from bench.core.values import Completion, Sample, Sampling
 from bench.judges.instrument import Instrument
 from bench.results import provenance, second_judge
 from bench.results.runs import Run
@@ -100,10 +100,7 @@ def _alike(runs: Sequence[Run]) -> dict[tuple[str, str, str, str, int, int], lis
 
 def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str, Any]:
     rows = run.data["samples"]
-    asked = {sample.id: sample for concept in task.concepts() for sample in task.test(concept)}
-    if strange := [s["id"] for s in rows if s["id"] not in asked]:
-        raise BenchError(f"{run.path.parent.name}: sample {strange[0]} is none that its task asks now")
-    samples = [asked[s["id"]] for s in rows]  # the task's own: what it rates may stand in a sample's label
+    samples = asked_of(run, task)
     outputs = [Completion(s["text"], s["tokens"], 0) for s in rows]
     verdicts = list(task.score(samples, outputs, instrument.rate))
     axes = (*task.axes, "overall")
@@ -131,6 +128,15 @@ def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str
         "unanswered": sum(v.transient for row in verdicts for v in row.values()),
         "provenance": provenance.provenance(),
     }
+
+
+def asked_of(run: Run, task: Task) -> list[Sample]:
+    """What the task asked for each kept answer of a run, in order; refused where it asks something else now."""
+    asked = {sample.id: sample for concept in task.concepts() for sample in task.test(concept)}
+    for kept in run.data["samples"]:
+        if kept["id"] not in asked or asked[kept["id"]].instruction != kept["instruction"]:
+            raise BenchError(f"{run.path.parent.name}: sample {kept['id']} is not what its task asks now")
+    return [asked[kept["id"]] for kept in run.data["samples"]]
 
 
 def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]) -> dict[str, Any]:
@@ -178,7 +184,7 @@ def _ratings(voice: Voice, axis: str) -> dict[str, float]:
 
 def _known(run: Run, voice: Voice, axis: str) -> dict[str, float]:
     """unit -> score, those that are not missing."""
-    found = second_judge.scores(run, voice, axis) if isinstance(voice, JudgeRatings) else voice.scores(axis)
+    found = voice.units(run, axis) if isinstance(voice, JudgeRatings) else voice.scores(axis)
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from bench import results
 from bench.core import registry
 from bench.core.content import digest
-from bench.core.errors import BenchError
-from bench.core.naming import names_in
-from bench.results import second_judge, sidecars
+from bench.core.errors import BenchError, suggest
+from bench.core.naming import build_method, names_in
+from bench.results import hypotheses, ratings, second_judge, sidecars, validity
 from bench.results.runs import Run
 from bench.stats import detection
 
@@ -57,7 +57,7 @@ def check(root: Path) -> list[Finding]:
     runs: list[Run] = []
     try:
         retired = graveyard(root)
-        second_judge.validations(root)
+        validity.validations(root)
     except BenchError as error:
         return [Finding(RETIRED if RETIRED in str(error) else "judges", str(error))]
     for path in sorted(root.glob("*/*/*/run.json")):
@@ -68,6 +68,8 @@ def check(root: Path) -> list[Finding]:
     for run in runs:
         found += of_run(run, root, retired)
     found += _keys(root)
+    found += _registration(root)
+    found += _references(root, runs)
     found += [Finding(_below(path, root), "is no file of a results folder") for path in _strays(root)]
     return sorted([*found, *together(runs, root)], key=lambda f: (f.path, f.problem))
 
@@ -112,6 +114,49 @@ def _keys(root: Path) -> Iterator[Finding]:
             yield Finding(results.KEYS, f"{file} is not there, or was not written with the key {was}")
 
 
+def _registration(root: Path) -> Iterator[Finding]:
+    """Hypotheses that cannot be read, or name what is not registered or of another family."""
+    try:
+        named = hypotheses.read(root).get("tasks", {})
+    except BenchError as error:
+        yield Finding(hypotheses.FILE, str(error))
+        return
+    for task, methods in named.items():
+        if task not in registry.table("task"):
+            yield Finding(hypotheses.FILE, f"task {suggest(task, registry.table('task'))}")
+        for role, name in methods.items():
+            family = {"prompt": "prompting"}.get(role, role)
+            try:
+                own = build_method(name, {}).family
+            except BenchError as error:
+                yield Finding(hypotheses.FILE, f"tasks.{task}: {error}")
+                continue
+            if own != family:
+                yield Finding(hypotheses.FILE, f"tasks.{task}: {name} is of family {own}, not {family}")
+
+
+def _references(root: Path, runs: Sequence[Run]) -> Iterator[Finding]:
+    """Readers' ratings whose answers lead nowhere, or to another text than the run has."""
+    texts = {(run.data["id"], s["id"]): s.get("text") for run in runs for s in run.data["samples"]}
+    for path in sorted((root / "judges").glob("*.csv")):
+        if path.name.endswith(".key.csv"):
+            continue
+        name = f"judges/{path.name}"
+        try:
+            rows, key = ratings.read(path), ratings.read_key(ratings.key_of(path))
+        except BenchError as error:
+            yield Finding(name, str(error))
+            continue
+        if silent := sum(not row.reader for row in rows):
+            yield Finding(name, f"{silent} rows do not say who rated them")
+        for answer in dict.fromkeys(row.answer for row in rows):
+            origin = key.get(answer.id)
+            if origin is None or ratings.blind(origin.run, origin.sample) != answer.id:
+                yield Finding(name, f"{answer.id} leads to no run and sample")
+            elif texts.get((origin.run, origin.sample), answer.answer) != answer.answer:
+                yield Finding(name, f"{answer.id}: run {origin.run} has another text for {origin.sample}")
+
+
 def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
@@ -124,7 +169,7 @@ def _strays(root: Path) -> list[Path]:
         beside = ("run.json", results.TRIALS, sidecars.NAME, sidecars.CAPABILITY)
         known = path.parent in own and (path.name in beside or re.fullmatch(r"judged-.+\.json", path.name))
         known = known or (path.parent == root / "judges" and path.suffix in (".json", ".csv"))
-        if not known and path not in (root / RETIRED, root / results.KEYS, root / "README.md"):
+        if not known and path not in (root / RETIRED, root / hypotheses.FILE, root / results.KEYS, root / "README.md"):
             found.append(path)
     return found
 

@@ -23,7 +23,7 @@ from bench.core.errors import UsageError, suggest
 from bench.core.interfaces import Judge, Method, Task
 from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
-from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol
+from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol, usual_judge
 from bench.core.settings import cast
 from bench.run.spending import spend, trials
 
@@ -35,7 +35,7 @@ class Options:
     methods: tuple[str, ...] = ("all",)
     task: str = USUAL_TASK
     model: str = DEFAULT
-    judge: str = "likelihood"
+    judge: str = field(default_factory=usual_judge)
     backend: str = "hf"
     dtype: str = "auto"
     preset: str = "quick"
