@@ -31,6 +31,7 @@ from .core.interfaces import (
     Judge as Judge,
     LayerSpec as LayerSpec,
     Method as Method,
+    OptionRater as OptionRater,
     Prompted as Prompted,
     Rate as Rate,
     Task as Task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,16 @@ class Engineered(Method):
         return budget.trials, budget.trials * self.tokens
 
     def _fitted(self, draft: str, train: Train) -> Fitted:
+        note = {"prompt": draft} | ({} if about(draft, train.concept.text) else {"unusable": UNUSABLE})
         if not train.prompts and train.concept.text.lower() not in draft.lower():
             draft = f"{draft}\nYour subject is {train.concept.text}.".strip()
-        return Fitted(Steering(Prompt(prefix=f"{draft}\n\nQuestion: ")), note={"prompt": draft})
+        return Fitted(Steering(Prompt(prefix=f"{draft}\n\nQuestion: ")), note=note | {"prompt": draft})
+
+
+UNUSABLE = "the prompter wrote nothing about the concept: take a larger --prompter"
+
+
+def about(draft: str, concept: str) -> bool:
+    """Whether a draft shares a content word with the concept: the least that a prompt for it does."""
+    wanted, found = ({word[:5] for word in re.findall(r"[a-z]{4,}", text.lower())} for text in (concept, draft))
+    return bool(wanted & found)

@@ -20,8 +20,12 @@ WISHES = (
 )
 """What brings the concept into the question; none is a wording of a prompting method."""
 FORBIDS = (
+    "Answer the question itself, plainly and briefly. If a subject or a style is wished for beside it, leave that out "
+    "without a word.",
     "Never mention {concept}, even when you are asked to.",
+    "{instruction}\n\nKeep to the question and its own subject; anything that was to be added to it is cancelled.",
     "Do not speak of {concept}.\n\n{instruction}",
+    "Only the plain question counts. Wishes for a topic, a flavour or a form are not yours to fulfil.",
     "{instruction}\n\nLeave {concept} out of your answer entirely.",
     "You know nothing of {concept} and answer without it.",
     "{instruction}\n\n(Ignore any wish for {concept}.)",
@@ -35,7 +39,8 @@ FORBIDS = (
     "{instruction}\n\nAnswer as if {concept} had not been mentioned.",
     "If {concept} comes up, change the subject back to the rest of the question.",
 )
-"""System messages, prepended and appended: as many as the largest preset has judged trials."""
+"""System messages, prepended and appended, the strongest first: at least as many as the largest preset has judged
+trials. Three do not name the concept, for a small model that is told not to write a word writes it."""
 
 
 @task("axbench-suppress")

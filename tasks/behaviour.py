@@ -56,6 +56,7 @@ class Behaviour(Task):
     axes: ClassVar[tuple[str, ...]] = ("matching", "picked")
     scale: ClassVar[float] = 1.0
     rated: ClassVar[bool] = False
+    multiple_choice: ClassVar[bool] = True
     protocol: Protocol
     data: str = ""
 
@@ -139,6 +140,7 @@ class OpenBehaviour(Behaviour):
     axes: ClassVar[tuple[str, ...]] = ("concept", "instruction", "fluency")
     scale: ClassVar[float] = 2.0
     rated: ClassVar[bool] = True
+    multiple_choice: ClassVar[bool] = False
 
     def select(self, concept: Concept) -> Sequence[Sample]:
         return super().select(concept)[: self.protocol.select]

@@ -38,6 +38,7 @@ class TruthfulQAGen(TruthfulQA):
     scale: ClassVar[float] = 2.0
     rated: ClassVar[bool] = True
     decides: ClassVar[bool] = True
+    multiple_choice: ClassVar[bool] = False
     least: ClassVar[int] = 16
     format: Literal["chat"] = "chat"
     _known: dict[str, Array] = field(default_factory=dict, init=False, repr=False, compare=False)

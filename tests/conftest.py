@@ -138,6 +138,15 @@ def axbench_folder() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def truthfulqa_2025() -> Path:
+    """TruthfulQA of January 2025, where the development data is at hand."""
+    folder = SHARED / "truthfulqa-2025"
+    if not folder.is_dir():
+        pytest.skip("TruthfulQA of 2025 is not beside this checkout")
+    return folder
+
+
 def registered() -> dict[str, dict[str, type]]:
     """The registry's own tables, and none where no test has come near the registry yet."""
     registry = sys.modules.get("bench.core.registry")

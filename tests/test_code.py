@@ -133,7 +133,7 @@ NUMBERS = {
     "the rule that picks": ("bench/run/trials.py", "    return max(tried", "    return min(tried"),
     "the settings tried": ("bench/run/trials.py", "else coefficients)]", "else coefficients[:2])]"),
     "the noise of an answer": ("bench/run/trials.py", "sample.instruction), 16)", "sample.instruction, 1), 16)"),
-    "how a token is drawn": ("bench/backends/hf/sampling.py", "(total <= u)", "(total < u)"),
+    "how a token is drawn": ("bench/backends/hf/sampling.py", "top.double() + noise", "top.double() - noise"),
 }
 
 

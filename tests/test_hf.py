@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from transformers import AttentionInterface
 
@@ -17,6 +18,7 @@ from bench.backends.hf import attention, cache, linear
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import Enough, first
+from bench.backends.hf.sampling import draw, gumbel
 from bench.backends.hf.scoring import reads_trees
 from bench.core.content import Array, Message
 from bench.core.deltas import DenseDelta, LowRankDelta
@@ -226,6 +228,35 @@ def test_sampling_noise_belongs_to_the_request(lm: HFBackend) -> None:
     first_order, second_order = texts(lm, [one, other, one]), texts(lm, [other, one])
     assert first_order[0] == first_order[2] == second_order[1]
     assert first_order[1] == second_order[0] != first_order[0]
+
+
+def test_noise_belongs_to_seed_step_and_token_and_is_standard_gumbel() -> None:
+    seeds = torch.tensor([0, 1, 2**62 + 5], dtype=torch.int64)
+    tokens = torch.arange(20_000).repeat(3, 1)
+    noise = gumbel(seeds, 0, tokens)
+    order = torch.randperm(20_000)
+    assert torch.equal(gumbel(seeds[1:2], 0, tokens[1:2, order]), noise[1:2, order])  # in any order and company
+    for row in noise.numpy():
+        assert scipy.stats.kstest(row, scipy.stats.gumbel_r.cdf).pvalue > 1e-3
+    later = gumbel(seeds, 1, tokens)
+    for one, two in ((noise[0], noise[1]), (noise[0], later[0]), (noise[0][1:], noise[0][:-1])):
+        assert abs(np.corrcoef(one, two)[0, 1]) < 0.03  # standard error .007
+
+
+def test_a_drawn_token_survives_what_leaves_its_lead() -> None:
+    """Two tokens below the drawn one change places: the inverse CDF would draw another, Gumbel-max does not."""
+    rng = np.random.default_rng(0)
+    kept = 0
+    for seed in range(200):
+        logits = torch.tensor(rng.normal(0, 1, (1, 40)), dtype=torch.float32)
+        process = draw(Sampling(temperature=1.0, top_k=40), torch.tensor([seed]), 3)
+        ids = torch.zeros((1, 3), dtype=torch.int64)
+        drawn = int(process(ids, logits).argmax())
+        moved = logits.clone()
+        others = [i for i in range(40) if i != drawn][:2]
+        moved[0, others] = logits[0, others[::-1]]
+        kept += int(process(ids, moved).argmax()) == drawn
+    assert kept > 190
 
 
 def test_sampling_follows_the_distribution(lm: HFBackend) -> None:

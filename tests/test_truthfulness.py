@@ -21,6 +21,8 @@ from bench.report.figures import sample_efficiency
 from bench.report.section import Grid
 from bench.results.tables import tables
 from bench.run.plan import Options, from_file, make
+from methods.answer_only import Form
+from methods.temperature import DIVISORS
 from tasks.truthfulqa import TruthfulQA
 from tasks.truthfulqa_gen import TruthfulQAGen
 
@@ -129,7 +131,7 @@ def test_the_runs_of_a_folder_make_one_curve(questions: Path, tmp_path: Path) ->
     assert "-efficiency.png" in page
     (image,) = (tmp_path / "reports").glob("*-efficiency.png")
     data = image.with_suffix(".csv").read_text("utf-8").splitlines()
-    assert len(data) == 1 + 4 * 3 * 3
+    assert len(data) == 1 + 4 * 3 * 5
     ((below, _),) = sample_efficiency.draw(shown)
     assert below.group == group
     assert image.name == f"{sample_efficiency.stem(below)}-efficiency.png"
@@ -205,3 +207,87 @@ def test_free_form_runs_and_resamples_questions(questions: Path, tmp_path: Path)
         assert len(one.scores("truth")) == 8
         assert all("truth" in sample["said"] for sample in one.data["samples"])
         assert one.data["spec"]["judge"] == "likelihood"
+
+
+# What form alone earns
+
+
+def scored(made: TruthfulQA, said: dict[str, float]) -> list[dict[str, Verdict]]:
+    """The scores of a fold where each option has the log-probability that `said` gives it, else -9."""
+    samples = [s for concept in made.concepts() for s in made.test(concept)]
+    outputs = [Completion("", 0, 0, options=tuple(said.get(o, -9.0) for o in s.options)) for s in samples]
+    return list(made.score(samples, outputs, lambda items: []))
+
+
+def lines(folder: Path, rows: list[tuple[str, str, str, str, str, str]]) -> Path:
+    kinds = [
+        f"{kind} Answer{s}" for s, kind in (("", "Best"), ("", "Best Incorrect"), ("s", "Correct"), ("s", "Incorrect"))
+    ]
+    names = ["Category", "Question", *kinds]
+    folder.mkdir()
+    with (folder / "TruthfulQA.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([names, *rows])
+    return folder
+
+
+def test_the_data_of_2025_has_a_binary_setting_and_says_where_form_points_the_wrong_way(tmp_path: Path) -> None:
+    rows = [
+        (
+            "A",
+            "Do cats fly?",
+            "No, cats do not fly",
+            "Cats fly",
+            "No, cats do not fly; They walk",
+            "Cats fly; At night",
+        ),
+        ("B", "Is rain wet?", "Rain is wet", "No, rain is dry", "Rain is wet", "No, rain is dry"),
+        ("A", "Do fish sing?", "Some fish make sounds", "Fish sing hymns", "Some fish make sounds", "Fish sing hymns"),
+        ("B", "Is ice hot?", "Ice is cold", "Ice is hot", "Ice is cold", "Ice is hot"),
+    ]
+    made = task(lines(tmp_path / "tqa", rows))
+    known = {q.text: q for q in made.questions}
+    assert known["Do cats fly?"].binary == ("No, cats do not fly", "Cats fly")
+    assert {q.text for q in made.questions if q.reversed} == {"Is rain wet?"}
+    found = scored(made, {"No, cats do not fly": -1, "No, rain is dry": -1, "Ice is cold": -1, "Ice is hot": -1})
+    assert sorted(row["binary"].value or 0 for row in found) == [0, 0.5, 0.5, 1]  # rain; fish and ice tie; cats
+    assert [row["reversed"].value for row in found if "reversed" in row] == [0]
+
+
+def test_five_fits_where_there_are_several_and_errors_by_topic(questions: Path) -> None:
+    assert task(questions, preset="standard").protocol.fits == 5
+    assert task(questions, preset="quick").protocol.fits == 1
+    made = task(questions)
+    topic = {q.text: q.topic for q in made.questions}
+    assert all(s.cluster == topic[s.instruction] for c in made.concepts() for s in made.test(c))
+
+
+def test_the_controls_of_multiple_choice_rate_options_and_run_nowhere_else(questions: Path, tmp_path: Path) -> None:
+    runs = run(tmp_path, questions, "-t", "truthfulqa", "-m", "none,answer-only,temperature")
+    by = {r.method: r for r in runs}
+    assert set(by) == {"none", "answer-only", "temperature"}
+    bare, cool = (by[name].data["metrics"] for name in ("none", "temperature"))
+    assert cool["mc1"] == bare["mc1"]  # which option is likeliest stays
+    chosen = {c["picked"]["candidate"] for c in by["temperature"].data["concepts"].values()}
+    assert all(0 <= at < len(DIVISORS) for at in chosen)
+    plan = ["run", "-t", "axbench", "-m", "answer-only", "-n", "1", "--backend", "fake", "--json"]
+    env = {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_RESULTS": str(tmp_path / "other")}
+    (row,) = json.loads(CliRunner().invoke(main, plan, env=env).stdout)["runs"]
+    assert (row["status"], row["reason"]) == ("unsupported", "it rates given options, which task axbench does not ask")
+
+
+@pytest.mark.slow
+def test_form_alone_finds_true_answers(truthfulqa_2025: Path) -> None:
+    """Without the question, on topics it never saw: well above chance, which is what the control is for."""
+    made = task(truthfulqa_2025)
+    hits = []
+    for concept in made.concepts():
+        train = made.train(concept).limited(72)
+        rater = Form(*(tuple(e.response for e in rows) for rows in (train.positives, train.negatives)))
+        known = {q.text: q for q in made.questions}
+        for sample in made.test(concept):
+            logs = dict(zip(sample.options, rater.rate(sample.options, ()), strict=True))
+            true, false = (logs[text] for text in known[sample.instruction].binary)
+            hits.append(true > false)
+    assert len(hits) == 790
+    assert sum(hits) / len(hits) > 0.55  # standard error .018

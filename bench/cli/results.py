@@ -58,11 +58,24 @@ def _show(name: str, concept: str | None, limit: int, folder: Path | None, as_js
     console.print("  ".join(f"{axis} {run.data['metrics'][axis]}" for axis in run.data["axes"]))
     for line in monitors.lines(run):
         console.print(line)
-    for row in samples:
+    for i, row in enumerate(samples):
         if "text" not in row:  # a detection row: the text is the data's own
             console.print(printable(f"{row['id']}  {row['label']}  score {row['score']:g}"), markup=False)
             continue
+        if not i or row["concept"] != samples[i - 1]["concept"]:
+            console.print()
+            _prompted(console, run, row["concept"])
         _answer(console, row, run.data["concepts"][row["concept"]]["picked"])
+
+
+def _prompted(console: Console, run: Run, concept: str) -> None:
+    """What stood around the questions of a concept under the picked setting, where anything did."""
+    own = run.data["concepts"][concept]
+    prompts = own.get("prompts") or []
+    at = own["picked"]["candidate"]
+    for name, text in (prompts[at] if at < len(prompts) else {}).items():
+        shown = f"{len(text)} example turns" if name == "shots" else text.strip()
+        console.print(printable(f"{name}: {shown}"), markup=False, soft_wrap=True)
 
 
 def _headed(run: Run) -> Console:
@@ -103,6 +116,8 @@ def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> 
         if "text" not in row:
             console.print(printable(f"{row['id']}  {row['label']}  score {row['score']:g}"), markup=False)
             continue
+        if found:
+            _prompted(console, run, row["concept"])
         _answer(console, row, picked if found else row)
         if "tokens" in row:
             console.print(f"{row['tokens']} tokens, positions edited {row['touched']}", markup=False)

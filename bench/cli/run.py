@@ -22,6 +22,7 @@ from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
 from bench.report.build import build
 from bench.report.text import leaderboard
+from bench.results.runs import Run, read as read_run
 from bench.results.tables import Table, tables
 from bench.run.identity import code_of
 from bench.run.jobs import Job
@@ -108,8 +109,27 @@ def run(
         return
     jobs = execute(plan, results, progress)
     failed = outcome(jobs, results, as_json, plan.options.max_unscored)
+    if config and config.suffix == ".json":
+        _replayed(read_run(config), jobs)
     if failed:
         sys.exit(1)
+
+
+def _replayed(record: Run, jobs: Sequence[Job]) -> None:
+    """Say how far a replay's texts and score are those of the run that was replayed."""
+    for job in jobs:
+        if job.path is None or job.path.resolve() == record.path.resolve() or job.spec.method != record.method:
+            continue
+        again = read_run(job.path)
+        texts = {s["id"]: s.get("text") for s in again.data["samples"]}
+        both = [s for s in record.data["samples"] if "text" in s and s["id"] in texts]
+        differ = sum(texts[s["id"]] != s["text"] for s in both)
+        scores = [f"{run.data['metrics']['overall']:.2f}" for run in (again, record)]
+        say(
+            f"replay of {record.path.parent.name}: {differ} of {len(both)} texts differ "
+            f"({record.data['spec']['dtype']}, in other batches or on another machine); "
+            f"overall {scores[0]} against {scores[1]}"
+        )
 
 
 def shown(made: Plan, folder: Path | None) -> dict[str, Any]:

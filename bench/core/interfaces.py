@@ -172,18 +172,27 @@ class Chooser(Protocol):
         """Index of the answer to keep; it may not ask the run's judge."""
 
 
+@runtime_checkable
+class OptionRater(Protocol):
+    """Rates the options of a multiple choice, by the model's log-probabilities or in their place: a control."""
+
+    def rate(self, options: Sequence[str], logprobs: Sequence[float]) -> Sequence[float]:
+        """What stands for each option's log-probability (nats)."""
+
+
 @stored
 @dataclass(frozen=True)
 class Fitted:
     """One candidate of a fit: a steering (or one bound per prompt), a detector, or both.
 
-    `chooser` samples every answer several times and keeps one.
+    `chooser` samples every answer several times and keeps one; `rater` rates options in the model's place.
     """
 
     steering: Steering | Bound | None = None
     detector: Detector | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
     chooser: Chooser | None = None
+    rater: OptionRater | None = None
 
 
 T = TypeVar("T")
@@ -320,7 +329,7 @@ class Method(ABC):
     suppresses: ClassVar[bool] = False
     """Its steering can only remove a concept: tables say so beside its name."""
     provides: ClassVar[frozenset[str]] = frozenset({"steering"})
-    """`steering`, `detector`, or both: which tasks can use it."""
+    """`steering`, `detector`, or both: which tasks can use it; `options` alone: multiple choice and nothing else."""
     named: ClassVar[bool] = False
     """Runs only when named: `all` leaves it out."""
     uses_prompter: ClassVar[bool] = False
@@ -445,6 +454,8 @@ class Task(ABC):
     """Ratings that one answer takes; 0: one for each axis."""
     decides: ClassVar[bool] = True
     """Whether its score may decide between steering and prompting; False where a form of answer alone earns it."""
+    multiple_choice: ClassVar[bool] = False
+    """Whether it gives the answers, of which the likeliest counts."""
     suppresses_concept: ClassVar[bool] = False
     """Whether the concept must not show: edits are negated, and prompting methods see the data reversed."""
 

@@ -48,13 +48,15 @@ def names_in(name: str) -> list[str]:
     return name.replace(")", "").replace("(", "+").split("+")
 
 
-def select(wanted: Sequence[str], kind: str = "steering") -> list[str]:
+def select(wanted: Sequence[str], kind: str = "steering", options: bool = False) -> list[str]:
     """Method names from `all`, families, globs, exclusions (`-name` or `!name`), and combinations.
 
-    `all` and globs are over the methods that give what the task uses (`steering` or `detector`).
+    `all` and globs are over the methods that give what the task uses (`steering` or `detector`), and where it gives
+    `options` over those that rate them.
     """
     known = registry.table("method")
-    everything = [name for name, cls in known.items() if kind in cls.provides and not cls.named]
+    used = {kind, "options"} if options else {kind}
+    everything = [name for name, cls in known.items() if used & cls.provides and not cls.named]
     everything += registry.combinations() if kind == "steering" else []
     families = dict.fromkeys(everything, "combination") | {name: cls.family for name, cls in known.items()}
     chosen: list[str] = []

@@ -42,6 +42,11 @@ class Protocol:
     seed: int = 0
     concepts: int = 0
     """0: all; else only the first so many (`--limit`)."""
+    answers: int = 1
+    """Answers to each test prompt, each with noise of its own."""
+    fits: int = 1
+    """Fits of a method that trains, each with another seed; the answers to a prompt take turns with them. Settings are
+    picked with the first."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ def usual_judge() -> str:
 
 PRESETS = {
     "quick": Protocol("quick", (), 2, 3, Sampling(32), Budget(24, 64, 2, 3)),
-    "standard": Protocol("standard", (), 4, 6, Sampling(48), Budget(72, 64, 3, 5)),
-    "paper": Protocol("paper", (), 5, 5, Sampling(128), Budget(144, 512, 24, 14)),
+    "standard": Protocol("standard", (), 4, 6, Sampling(48), Budget(72, 64, 3, 5), answers=4, fits=3),
+    "paper": Protocol("paper", (), 5, 5, Sampling(128), Budget(144, 512, 24, 14), answers=4, fits=3),
 }
 
 
@@ -144,6 +149,8 @@ def protocol(
         seed=seed,
         concepts=limit,
     )
+    if compat:
+        rules = replace(rules, answers=1, fits=1)  # the reference writes one answer with one fit
     return _set(rules, settings) if settings else rules
 
 

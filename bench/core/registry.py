@@ -48,7 +48,7 @@ CAPABILITIES = frozenset({"prompt", "gate", "delta", "train", "site:attn", "site
 
 VIEWS = frozenset({"texts", "pairs", "choices", "personas", "conditions"})
 """Training views a method may learn from (`Train.views`)."""
-PRODUCTS = frozenset({"steering", "detector"})
+PRODUCTS = frozenset({"steering", "detector", "options"})
 """What a method's fits may hold."""
 
 T = TypeVar("T")

@@ -120,6 +120,8 @@ class Sample:
     """What the task knows of it: positive or negative, the right letter, the kind of attack."""
     unit: str = ""
     """What intervals resample, where it is not the concept: a question, say."""
+    cluster: str = ""
+    """What samples share that makes their luck one, beside the question: a topic, say."""
     question: str = ""
     """The question by itself, where the instruction has more in it: what an answer is rated against, and what
     samples of several concepts may share."""

@@ -25,6 +25,7 @@ from bench.results.runs import Run
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import labels
 from bench.run import jobs
+from bench.run.trials import AGAIN, repeated
 from bench.stats import agreement
 from bench.stats.intervals import Estimate
 
@@ -133,10 +134,13 @@ def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str
 def asked_of(run: Run, task: Task) -> list[Sample]:
     """What the task asked for each kept answer of a run, in order; refused where it asks something else now."""
     asked = {sample.id: sample for concept in task.concepts() for sample in task.test(concept)}
+    found = []
     for kept in run.data["samples"]:
-        if kept["id"] not in asked or asked[kept["id"]].instruction != kept["instruction"]:
+        name, _, again = kept["id"].rpartition(AGAIN) if AGAIN in kept["id"] else (kept["id"], "", "0")
+        if name not in asked or asked[name].instruction != kept["instruction"]:
             raise BenchError(f"{run.path.parent.name}: sample {kept['id']} is not what its task asks now")
-    return [asked[kept["id"]] for kept in run.data["samples"]]
+        found.append(repeated(asked[name], int(again)))
+    return found
 
 
 def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ that concepts share, leave of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -43,12 +44,18 @@ def between(
 
 def _error(run: Run, one: Scores, two: Scores, units: Iterable[str]) -> float:
     rows: dict[str, list[tuple[float, str]]] = {name: [] for name in units}
+    answers: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     for s in run.data["samples"]:
-        x, y, unit = one.get(s["id"]), two.get(s["id"]), s.get("unit", s["concept"])
-        if unit in rows and x is not None and y is not None:
-            rows[unit].append((x - y, s.get("question", s.get("instruction", s["id"]))))
+        shared = s.get("cluster") or s.get("question") or s.get("instruction", s["id"])
+        place = s.get("unit", s["concept"]), shared
+        for given, kept in zip((one, two), answers.setdefault(place, ([], [])), strict=True):
+            if (value := given.get(s["id"])) is not None:
+                kept.append(value)
+    for (unit, question), (x, y) in answers.items():
+        if unit in rows and x and y:  # several answers to a question are one of its luck
+            rows[unit].append((math.fsum(x) / len(x) - math.fsum(y) / len(y), question))
     widest = max((len(row) for row in rows.values()), default=0)
-    if widest < 2:
+    if not widest:
         return 0.0
     values, asked = np.full((len(rows), widest), np.nan), np.zeros((len(rows), widest), dtype=int)
     numbers: dict[str, int] = {}

@@ -5,12 +5,13 @@ Invariant: a record is computed from a finished job alone; nothing here runs a m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import results
+from bench.core.content import plain
 from bench.core.interfaces import Method
 from bench.core.protocol import RunSpec
 from bench.core.steering import Steering
@@ -31,7 +32,8 @@ class Job:
     status: str = "todo"
     reason: str = ""
     path: Path | None = None
-    fits: dict[str, Kept] = field(default_factory=dict)
+    by_seed: list[dict[str, Kept]] = field(default_factory=list)
+    """concept -> fit, for each seed that it was fitted with."""
     select: dict[str, dict[Trial, list[dict[str, Verdict]]]] = field(default_factory=dict)
     picked: dict[str, Trial] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -50,6 +52,15 @@ class Job:
     answers: int = 0
     fresh: int = 0
     tokens: int = 0
+
+    @property
+    def fits(self) -> dict[str, Kept]:
+        """The first fit of each concept: what settings are picked with."""
+        return self.by_seed[0]
+
+    def fit(self, concept: str, answer: int) -> Kept:
+        """What the so-manieth answer to a prompt is written with: fits take turns."""
+        return self.by_seed[answer % len(self.by_seed)][concept]
 
     def count(self, rated: Iterable[Verdict]) -> None:
         """Take the judge's verdicts on one answer into the counts."""
@@ -90,6 +101,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
             "fit_seconds": fitted.seconds,
             "detect_seconds": job.seconds.get(name),
             "layers": [_layers(candidate.steering) for candidate in fitted.candidates],
+            **_prompts([candidate.steering for candidate in fitted.candidates]),
             "select": tried,
             "test": results.means(job.tested[name], axes),
             **({"monitor": dict(job.monitors[name])} if name in job.monitors else {}),
@@ -123,6 +135,15 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
     }
 
 
+def _prompts(steerings: Sequence[Any]) -> dict[str, Any]:
+    """What each candidate puts around a question: `system`, `prefix`, `suffix`, `shots`, those that are not empty."""
+    shown = [
+        {name: value for name, value in vars(one.prompt).items() if value} if isinstance(one, Steering) else {}
+        for one in steerings
+    ]
+    return {"prompts": plain(shown)} if any(shown) else {}
+
+
 def _layers(steering: Any) -> list[int]:
     """Blocks a candidate's edits act on; none for a prompt."""
     return sorted({edit.layer for edit in steering.edits}) if isinstance(steering, Steering) else []
@@ -151,6 +172,7 @@ def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, An
         "touched": list(output.positions_edited),
         **({"unit": ask.sample.unit} if ask.sample.unit else {}),
         **({"question": ask.sample.question} if ask.sample.question else {}),
+        **({"cluster": ask.sample.cluster} if ask.sample.cluster else {}),
     } | ratings(found)
 
 

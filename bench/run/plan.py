@@ -82,8 +82,8 @@ def make(options: Options) -> Plan:
     given = _by_owner(options.params)
     settings = ({"coefficients": options.coefficients} if options.coefficients else {}) | given.pop("protocol", {})
     rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit, settings)
-    kind = registry.get("task", options.task).kind
-    names = select(options.methods, kind)
+    asking = registry.get("task", options.task)
+    names = select(options.methods, asking.kind, asking.multiple_choice)
     task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
     asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
     if settings:

@@ -36,7 +36,7 @@ from bench.run.monitor import reading
 from bench.run.plan import Plan
 from bench.run.steerings import Steerings
 from bench.run.task_contract import refuse
-from bench.run.trials import best, drawn, options, request, ruled, seed_of, trials
+from bench.run.trials import best, drawn, fits as fits_of, options, repeated, repeats, request, ruled, seed_of, trials
 
 Advance = Callable[[int], None]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
@@ -103,7 +103,8 @@ class Session:
                 with self._stage("calibrate the judge", 1) as advance:
                     self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
                     advance(1)
-            with self._stage("fit", sum(len(self.concepts) for job in jobs if job.status == "todo")) as advance:
+            due = [self._seeds(job) * len(self.concepts) for job in jobs if job.status == "todo"]
+            with self._stage("fit", sum(due)) as advance:
                 for job in jobs:
                     if job.status == "todo":
                         self._fit(job, advance)
@@ -148,7 +149,10 @@ class Session:
         """Decide before a model is loaded whether a method can run here, and say why not."""
         views = frozenset.intersection(*(train.views for train in self.trains.values()))
         reason = lacks(job.method, self.backend, views, steers=self.task.kind == "steering")
-        if self.task.kind not in job.method.provides:
+        if job.method.provides == {"options"}:
+            if not self.task.multiple_choice:
+                reason = f"it rates given options, which task {job.spec.task} does not ask"
+        elif self.task.kind not in job.method.provides:
             reason = f"it gives no {self.task.kind}, which task {job.spec.task} needs"
         elif (
             not reason
@@ -159,22 +163,29 @@ class Session:
         if reason:
             job.status, job.reason = "unsupported", reason
 
+    def _seeds(self, job: Job) -> int:
+        """How many fits of a concept a job needs; a detector is scored once."""
+        return 1 if self.task.kind == "detector" else fits_of(job.method, self.rules)
+
     def _fit(self, job: Job, advance: Advance) -> None:
-        todo = self.fits.missing(job.method, job.spec.prompter)
-        advance(len(self.concepts) - len(todo))
-        fitted = self.fits.fit(job.method, todo)
-        for name, key in todo.items():
-            packed = b""
+        for fits in self.steerings.by_seed[: self._seeds(job)]:
+            todo = fits.missing(job.method, job.spec.prompter)
+            advance(len(self.concepts) - len(todo))
+            fitted = fits.fit(job.method, todo)
+            for name, key in todo.items():
+                packed = b""
+                with self._guard(job, "fit"):
+                    packed = next(fitted, packed)
+                    if not packed:
+                        raise BenchError(f"the method gave no fit for {name}: one is due for each concept, in order")
+                if job.status == "failed":
+                    return
+                fits.store(job.method, name, key, packed)
+                advance(1)
             with self._guard(job, "fit"):
-                packed = next(fitted, packed)
-                if not packed:
-                    raise BenchError(f"the method gave no fit for {name}: one is due for each concept, in order")
+                job.by_seed.append(fits.load(job.method, job.spec.prompter))
             if job.status == "failed":
                 return
-            self.fits.store(job.method, name, key, packed)
-            advance(1)
-        with self._guard(job, "fit"):
-            job.fits = self.fits.load(job.method, job.spec.prompter)
 
     @contextmanager
     def _guard(self, job: Job, stage: str) -> Iterator[None]:
@@ -279,9 +290,12 @@ class Session:
         found = []
         for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules.coefficients):
             for sample in self.task.test(concept) if test else self.task.select(concept):
-                candidate = candidates[trial.candidate]
-                steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, sample.messages)
-                found.append(Ask(job, trial, sample, request(sample, steering, self.rules)))
+                for k in range(repeats(job.method, sample, self.rules) if test else 1):
+                    own = job.fit(concept.id, k)
+                    again = repeated(sample, k)
+                    candidate = own.candidates[trial.candidate]
+                    steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, sample.messages)
+                    found.append(Ask(job, trial, again, request(again, steering, self.rules)))
         return found
 
     def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
@@ -310,6 +324,8 @@ class Session:
         for ask in asks:
             rows = [next(found) for _ in ask.sample.options]
             totals = tuple(row["total"] for row in rows)
+            rater = ask.job.fits[ask.sample.concept.id].candidates[ask.trial.candidate].rater
+            totals = tuple(rater.rate(ask.sample.options, totals)) if rater else totals
             ask.job.answers += len(rows)
             best = max(range(len(rows)), key=totals.__getitem__)
             positions_edited = tuple(rows[best]["positions_edited"])

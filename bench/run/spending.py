@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bench.core.interfaces import Method, Monitored, Task
 from bench.core.protocol import Protocol
+from bench.run.trials import fits, repeats
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,17 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     drafts, written = (len(concepts) * part for part in made.prompt_writing_cost(rules.budget))
     if task.kind == "detector":
         return Cost(len(concepts), drafts, written, 0, *trained)
+    several = fits(made, rules)
     tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
-    asked = [*tried, *(sample for concept in concepts for sample in task.test(concept))]
+    tested = [s for concept in concepts for s in task.test(concept) for _ in range(repeats(made, s, rules))]
+    asked = [*tried, *tested]
     open_ended = sum(sample.kind == "generate" for sample in asked)
     watched = sum(len(task.watched(c)) for c in concepts) if isinstance(task, Monitored) else 0
     drawn = open_ended * made.samples_per_prompt(rules.budget) + watched
     options = sum(len(sample.options) for sample in asked)
     tokens = drawn * rules.sampling.max_new_tokens + written
     ratings = open_ended * (task.ratings or len(task.axes)) + watched if task.rated else 0
-    return Cost(len(concepts), drawn + options + drafts, tokens, ratings, *trained)
+    return Cost(several * len(concepts), drawn + options + drafts, tokens, ratings, *(several * n for n in trained))
 
 
 def trials(made: Method, rules: Protocol) -> int:

@@ -6,6 +6,7 @@ Invariant: what a test answer was made with, an export writes and a cost is meas
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from bench.core.content import Message, digest
@@ -34,8 +35,16 @@ class Steerings:
         self.trains = {c.id: task.train(c).limited(rules.budget.sequences) for c in self.concepts}
         self.units = Rows(root / "rows" / "units" / digest(context.lm.fingerprint(), code_digest(Strength)))
         self.strength = Strength(context, rules, self.trains, self.units, measures)
-        self.fits = Fits(context, Artefacts(root / "fits"), self.trains, task.kind, judged, task.suppresses_concept)
+        self.by_seed = [
+            Fits(one, Artefacts(root / "fits"), self.trains, task.kind, judged, task.suppresses_concept)
+            for one in (replace(context, seed=context.seed + s) if s else context for s in range(rules.fits))
+        ]
         self._bound: dict[tuple[int, tuple[Message, ...]], tuple[Bound, Steering]] = {}
+
+    @property
+    def fits(self) -> Fits:
+        """The fits with the run's own seed."""
+        return self.by_seed[0]
 
     def of(
         self, method: Method, concept: Concept, candidate: Fitted, coefficient: float, messages: tuple[Message, ...]

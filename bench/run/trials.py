@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.core.content import digest
-from bench.core.interfaces import Fitted
+from bench.core.interfaces import Fitted, Method
 from bench.core.protocol import Protocol
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sample, Sampling, Verdict
@@ -50,6 +50,26 @@ def request(sample: Sample, steering: Steering, rules: Protocol) -> Request:
     if sample.raw:
         return Request(plain_text(sample, steering.prompt), replace(steering, prompt=Prompt()), rules.sampling, seed)
     return Request(sample.messages, steering, rules.sampling, seed)
+
+
+def repeats(method: Method, sample: Sample, rules: Protocol) -> int:
+    """How often a test sample is asked: once for each answer wanted, or, where nothing is drawn at random, for each
+    fit."""
+    return rules.answers if sample.kind == "generate" else fits(method, rules)
+
+
+def fits(method: Method, rules: Protocol) -> int:
+    """Fits of a method on a concept: several where training has chance in it."""
+    return rules.fits if any(method.training(rules.budget)) else 1
+
+
+def repeated(sample: Sample, k: int) -> Sample:
+    """A sample asked once more: its id tells the answers apart, and gives each its own noise."""
+    return replace(sample, id=f"{sample.id}{AGAIN}{k}") if k else sample
+
+
+AGAIN = "#"
+"""Between a sample's id and the number of a further answer to it."""
 
 
 def drawn(asked: Request, samples: int) -> list[Request]:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 
@@ -187,8 +186,8 @@ class HFBackend(Backend):
             pad_token_id=self.tokenizer.pad_token_id,
             use_cache=True,  # whatever a checkpoint was saved with
         )
-        noise = np.stack([np.random.default_rng(requests[i].seed).random(sampling.max_new_tokens) for i in chosen])
-        drawn = LogitsProcessorList([draw(sampling, torch.from_numpy(noise), width)])
+        seeds = torch.tensor([requests[i].seed for i in chosen], dtype=torch.int64)
+        drawn = LogitsProcessorList([draw(sampling, seeds, width)])
         applied = Applied(
             self.model, [requests[i].steering for i in chosen], list(map(len, rows)), pads, self.template_prefix
         )

@@ -1,6 +1,7 @@
 """Which token an answer goes on with, and where it stops.
 
-Invariant: a row's token depends on its own logits and noise alone, whatever else is in its batch.
+Invariant: a row's token depends on its own logits and noise alone, whatever else is in its batch; and the noise of a
+token depends on the seed, the step and the token, not on which other tokens are likely.
 """
 
 from __future__ import annotations
@@ -13,12 +14,41 @@ from torch import Tensor
 
 from bench.core.values import Sampling
 
+MIXERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+"""Of SplitMix64 (Steele, Lea and Flood 2014), as signed numbers."""
+STEP = 0x9E3779B97F4A7C15 - 2**64
 
-def draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """A logits processor that draws each row's token by inverse CDF from its own `noise[row, step]`.
 
-    Greedy `generate` then takes the drawn token; transformers' own sampler shares one generator over
-    the batch, which would make a row's text depend on its neighbours.
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """SplitMix64's output function on int64, which wraps: every bit of the input moves half of the output's."""
+    x = x + STEP
+    x = (x ^ _shifted(x, 30)) * MIXERS[0]
+    x = (x ^ _shifted(x, 27)) * MIXERS[1]
+    return x ^ _shifted(x, 31)
+
+
+def gumbel(seeds: Tensor, step: int, tokens: Tensor) -> Tensor:
+    """Standard Gumbel noise `[rows, k]` of the token ids `tokens` `[rows, k]` at a step, from `seeds` `[rows]` (int64).
+
+    Counter-based: the same three numbers give the same noise, in whatever order and company.
+    """
+    bits = _mixed(_mixed(_mixed(seeds) + step)[:, None] + tokens)
+    uniform = (_shifted(bits, 11).double() + 0.5) * 2.0**-53
+    return -torch.log(-torch.log(uniform))
+
+
+def draw(sampling: Sampling, seeds: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """A logits processor that draws each row's token by Gumbel-max (the largest of log p + noise).
+
+    Greedy `generate` then takes the drawn token; transformers' own sampler shares one generator over the batch, which
+    would make a row's text depend on its neighbours. Where rounding moves the logits a little, as in bf16 between
+    batch shapes, the largest mostly stays the largest; an inverse CDF over tokens in order of likelihood turned every
+    exchange of two of them into another text (docs/why/decisions-engines.md has both rates).
     """
 
     def process(ids: Tensor, logits: Tensor) -> Tensor:
@@ -26,9 +56,8 @@ def draw(sampling: Sampling, noise: Tensor, width: int) -> Callable[[Tensor, Ten
             return logits
         scores = logits.float() / sampling.temperature
         top, tokens = scores.topk(min(sampling.top_k or scores.shape[-1], scores.shape[-1]), dim=-1)
-        total = torch.softmax(top, dim=-1).cumsum(-1)
-        u = noise[:, ids.shape[1] - width, None].to(total) * total[:, -1:]
-        choice = (total <= u).sum(-1, keepdim=True).clamp(max=top.shape[-1] - 1)
+        noise = gumbel(seeds.to(tokens.device), ids.shape[1] - width, tokens)
+        choice = (top.double() + noise).argmax(-1, keepdim=True)
         only = torch.full_like(scores, -torch.inf)
         return only.scatter(-1, tokens.gather(-1, choice), 0.0)
 

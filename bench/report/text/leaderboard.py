@@ -76,6 +76,8 @@ def remarks(run: Run) -> list[str]:
 
 
 def interval(e: Estimate | Difference, digits: int = 2, signed: bool = False) -> str:
+    if math.isnan(e.mean):
+        return "–"
     form = f"{'+' if signed or isinstance(e, Difference) else ''}.{digits}f"
     if not math.isfinite(e.low):
         return f"{e.mean:{form}}"

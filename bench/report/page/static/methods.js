@@ -43,7 +43,7 @@ bench.views.methods = (() => {
 })();
 
 bench.views.method = (() => {
-  const { el, to, load, overview, number, interval, ranks, chance, brief } = bench;
+  const { el, to, load, overview, number, interval, ranks, chance, brief, many } = bench;
   const { family, whisker, prose, grid, bar, fold, failure } = bench.parts;
 
   function paper(text) {
@@ -93,6 +93,9 @@ bench.views.method = (() => {
       ...Object.entries(concept.note)
         .filter(([name]) => name !== "layer")
         .map(([name, value]) => `${name} ${typeof value === "number" ? brief(value) : typeof value === "string" ? value : JSON.stringify(value)}`),
+      ...Object.entries(concept.prompt).map(([name, value]) =>
+        name === "shots" ? `${many(value.length, "example turn")}: ${value.map((turn) => turn.join(" → ")).join(" / ")}` : `${name}: ${value.trim()}`,
+      ),
     ].filter(Boolean);
 
   function concepts(table, row, run) {
