@@ -22,9 +22,9 @@ WISHES = (
 FORBIDS = (
     "Answer the question itself, plainly and briefly. If a subject or a style is wished for beside it, leave that out "
     "without a word.",
-    "Never mention {concept}, even when you are asked to.",
     "{instruction}\n\nKeep to the question and its own subject; anything that was to be added to it is cancelled.",
     "Do not speak of {concept}.\n\n{instruction}",
+    "Never mention {concept}, even when you are asked to.",
     "Only the plain question counts. Wishes for a topic, a flavour or a form are not yours to fulfil.",
     "{instruction}\n\nLeave {concept} out of your answer entirely.",
     "You know nothing of {concept} and answer without it.",

@@ -460,14 +460,37 @@ def test_an_ambiguous_or_unknown_run_is_refused(seeds: tuple[Place, list[dict[st
     assert unknown.stderr.count("\n") == 1
 
 
+def test_several_answers_and_fits_stand_in_the_run_and_a_replay_compares_itself(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    rows = place.run("-m", "prompt,diffmean", "-n", "2", "--set", "protocol.answers=3", "--set", "protocol.fits=2")
+    prompt, vector = (record(row) for row in rows)
+    for one in (prompt, vector):
+        ids = [s["id"] for s in one["samples"]]
+        assert len(ids) == len(set(ids)) == 2 * 3 * 3  # concepts, test prompts, answers
+        assert {i.partition("#")[2] for i in ids} == {"", "1", "2"}
+        again = [s["text"] for s in one["samples"] if s["id"].startswith(f"{s['concept']}/test/0")]
+        assert len(set(again)) > 1  # each has noise of its own
+        assert all(c["test"]["n"] == 9 for c in one["concepts"].values())
+    assert all("prompts" in c for c in prompt["concepts"].values())
+    assert not any("prompts" in c for c in vector["concepts"].values())
+    shown = place.bench("show", "prompt").stdout
+    (first,) = {json.dumps(c["prompts"][c["picked"]["candidate"]]) for c in list(prompt["concepts"].values())[:1]}
+    assert next(iter(json.loads(first).values())).strip().splitlines()[0] in shown
+    path = rows[1]["path"]
+    done = place.bench("run", "--config", path, "--results", str(tmp_path / "again"))
+    assert "0 of 18 texts differ" in done.stderr
+    assert "overall" in done.stderr
+
+
 def test_compare_is_paired_per_axis(shared: tuple[Place, list[dict[str, Any]]]) -> None:
     place, rows = shared
     found = strict(place.bench("compare", "diffmean", "none", "--json").stdout)
     one, two = record(rows[1]), record(rows[0])
     assert list(found) == one["axes"] == ["concept", "instruction", "fluency", "overall"]
     for axis, row in found.items():
-        expected = stats.paired(*([c["test"][axis] for c in d["concepts"].values()] for d in (one, two)))
-        assert {k: row[k] for k in vars(expected)} == pytest.approx(vars(expected))
+        plain = stats.paired(*([c["test"][axis] for c in d["concepts"].values()] for d in (one, two)))
+        assert (row["mean"], row["n"]) == (pytest.approx(plain.mean), plain.n)
+        assert row["error"] >= plain.error - 1e-9  # never below what the answers' own noise leaves of it
         assert 0 <= row["wins"]["generation"]["low"] <= row["wins"]["generation"]["mean"] <= 1
         assert row["length"]["plain"] == pytest.approx(row["mean"], abs=1e-3)
         assert row["n"] == 4

@@ -42,8 +42,11 @@ def test_every_shipped_task_keeps_the_contract(name: str) -> None:
     assert {label: problem for label, problem in found.items() if problem} == {}
 
 
+MODELS = [pytest.param(name, marks=pytest.mark.model) for name in ("embedding", "ensemble")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rules", pytest.param("embedding", marks=pytest.mark.model), "likelihood"])
+@pytest.mark.parametrize("name", ["rules", *MODELS, "likelihood"])
 def test_every_judge_without_a_server_keeps_the_contract(name: str) -> None:
     found = judge_contract.check(name)
     assert len(found) == 5

@@ -267,7 +267,8 @@ def test_endless_answers_reach_their_length(lm: HFBackend) -> None:
     finally:
         lm.endless = False
     assert {c.tokens for c in found.values()} == {40}
-    assert all(found[i].text.startswith(c.text) for i, c in ended.items())
+    whole = {i: c.text.rstrip("\N{REPLACEMENT CHARACTER}") for i, c in ended.items()}  # a character cut in its bytes
+    assert all(found[i].text.startswith(text) for i, text in whole.items())
 
 
 # Methods that answer several times, or bind to each prompt

@@ -340,6 +340,8 @@ RULES: dict[str, Any] = {
     "compat": "axbench",
     "seed": 1,
     "concepts": 3,
+    "answers": 2,
+    "fits": 2,
 }
 OWN = {"method", "method_params", "prompter"}
 """What may differ between the rows of one table."""

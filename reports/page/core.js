@@ -73,6 +73,11 @@ const bench = (() => {
   function interval([, low, high], digits = 2, signed = false) {
     return low === null ? "" : `[${number(low, digits, signed)}, ${number(high, digits, signed)}]`;
   }
+  /** The ranks a row may have, as "3" or "1–14"; "" for none. */
+  function ranks(pair) {
+    return !pair ? "" : pair[0] === pair[1] ? String(pair[0]) : `${pair[0]}–${pair[1]}`;
+  }
+
   function chance(p) {
     if (p === null || p === undefined) return "–";
     return p < 0.001 ? "<.001" : p < 1 ? p.toFixed(3).replace(/^0/, "") : "1";
@@ -103,5 +108,5 @@ const bench = (() => {
   }
 
   const overview = () => have.get("overview");
-  return { put, load, el, svg, number, interval, chance, brief, many, to, here, mark, overview, views: {} };
+  return { put, load, el, svg, number, interval, ranks, chance, brief, many, to, here, mark, overview, views: {} };
 })();

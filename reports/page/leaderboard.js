@@ -2,7 +2,7 @@
 "use strict";
 
 bench.views.table = (() => {
-  const { el, number, interval, chance, to, here, mark, overview, many } = bench;
+  const { el, number, interval, ranks, chance, to, here, mark, overview, many } = bench;
   const { family, chip, whisker, prose, blocks, fold, choice } = bench.parts;
   const KINDS = [
     ["task", "Task"],
@@ -86,7 +86,7 @@ bench.views.table = (() => {
       ];
     };
     const found = [
-      { key: "rank", label: "Rank", by: (r) => r.rank, up: true, cell: (r) => (r.rank ? String(r.rank) : "not ranked") },
+      { key: "rank", label: "Rank", by: (r) => (r.rank ? r.rank[0] + r.rank[1] / 1e4 : null), up: true, cell: (r) => ranks(r.rank) || "not ranked" },
       {
         key: "method",
         label: "Method",

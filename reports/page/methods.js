@@ -32,7 +32,7 @@ bench.views.methods = (() => {
                   { cls: "card small", href: to(["method", one.name]) },
                   el("span", { cls: "word" }, glyph(one.family), ` ${one.name}`),
                   el("span", { cls: "text" }, summary(one)),
-                  el("span", { cls: "what" }, places(one.name).map(({ table, row }) => `${table.task}: rank ${row.rank || "–"}`).join(" · ") || "no result in this report"),
+                  el("span", { cls: "what" }, places(one.name).map(({ table, row }) => `${table.task}: rank ${ranks(row.rank) || "–"}`).join(" · ") || "no result in this report"),
                 ),
               ),
           ),
@@ -43,7 +43,7 @@ bench.views.methods = (() => {
 })();
 
 bench.views.method = (() => {
-  const { el, to, load, overview, number, interval, chance, brief } = bench;
+  const { el, to, load, overview, number, interval, ranks, chance, brief, many } = bench;
   const { family, whisker, prose, grid, bar, fold, failure } = bench.parts;
 
   function paper(text) {
@@ -93,6 +93,9 @@ bench.views.method = (() => {
       ...Object.entries(concept.note)
         .filter(([name]) => name !== "layer")
         .map(([name, value]) => `${name} ${typeof value === "number" ? brief(value) : typeof value === "string" ? value : JSON.stringify(value)}`),
+      ...Object.entries(concept.prompt).map(([name, value]) =>
+        name === "shots" ? `${many(value.length, "example turn")}: ${value.map((turn) => turn.join(" → ")).join(" / ")}` : `${name}: ${value.trim()}`,
+      ),
     ].filter(Boolean);
 
   function concepts(table, row, run) {
@@ -143,7 +146,7 @@ bench.views.method = (() => {
         whisker(row.scores[0], 0, table.scale, reference ? reference.scores[0][0] : null, row.family),
         el("b", {}, ` ${number(row.scores[0][0], digits)}`),
         ` ${interval(row.scores[0], digits)} overall`,
-        row.rank ? `, rank ${row.rank}` : ", not ranked: no positive control yet",
+        row.rank ? `, rank ${ranks(row.rank)}` : ", not ranked",
         row.delta && `; Δ to ${table.reference} ${number(row.delta[0], digits, true)} ${interval(row.delta, digits, true)}, p ${chance(row.p)}`,
         row.name === table.reference && "; the reference of this table",
       ),
