@@ -10,7 +10,8 @@ import pytest
 
 from bench.report.section import Grid, Section
 from bench.report.text import sections
-from bench.report.text.leaderboard import interval
+from bench.report.text.leaderboard import cells, interval
+from bench.results.differences import difference
 from bench.results.runs import Run, matched
 from bench.results.tables import Table
 from bench.results.verdict import is_twin
@@ -74,8 +75,25 @@ def test_a_method_stands_beside_its_shuffled_twin(table: Table) -> None:
     runs = {row.name: row.run for row in table.rows}
     row = rows(section)["diffmean"]
     for control in ("shuffled", "none"):
-        scores = [[runs[name].scores("overall")[c] or 0.0 for c in table.concepts] for name in ("diffmean", control)]
-        assert interval(paired(*scores)) in row
+        assert interval(difference(runs["diffmean"], runs[control], units=table.concepts)) in row
+
+
+def test_the_variance_of_a_difference_is_split_over_what_was_drawn(table: Table) -> None:
+    (section,) = sections.noise(table)
+    for concepts, questions, answers in rows(section).values():
+        assert answers == "in the questions"  # one answer each: their noise cannot be told apart
+        assert int(concepts.rstrip("%")) + int(questions.rstrip("%")) in (99, 100, 101)
+
+
+def test_picks_at_the_end_of_the_sweep_are_marked(table: Table) -> None:
+    marked = {row.name: row.run.grid_end for row in table.rows if row.run.grid_end}
+    assert set(marked.values()) <= {"the weakest c", "the strongest c"}
+    for name, end in marked.items():
+        run = next(row.run for row in table.rows if row.name == name)
+        picked = [c["picked"]["coefficient"] for c in run.data["concepts"].values()]
+        tried = [t["coefficient"] for c in run.data["concepts"].values() for t in c["select"]]
+        assert picked.count((min if "weak" in end else max)(tried)) > len(picked) / 2
+        assert f"mostly at {end}" in cells(table, next(row for row in table.rows if row.name == name))[2]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,23 @@ def test_a_gguf_file_has_the_keys_and_types_llama_cpp_reads(tmp_path: Path) -> N
         assert np.array_equal(tensor.data, vector(layer))
 
 
-@pytest.mark.parametrize("form", list(interchange.SUFFIX))
+VECTORS = [form for form in interchange.SUFFIX if form != "json"]
+"""Formats that hold vectors; json holds prompts."""
+
+
+def test_a_prompt_is_text_that_anyone_can_read(tmp_path: Path) -> None:
+    prompt = Prompt("Be brief.", "First: ", " (in one line)", (("Hi.", "Hello."),))
+    interchange.save(tmp_path / "p.json", Steering(prompt))
+    assert json.loads((tmp_path / "p.json").read_text("utf-8"))["system"] == "Be brief."
+    assert interchange.load(tmp_path / "p.json").prompt == prompt
+    with pytest.raises(BenchError, match="json holds prompts alone"):
+        interchange.save(tmp_path / "v.json", added(1))
+    (tmp_path / "odd.json").write_text('{"system": 1, "prefix": "", "suffix": "", "shots": []}', "utf-8")
+    with pytest.raises(BenchError, match="is not a json steering"):
+        interchange.load(tmp_path / "odd.json")
+
+
+@pytest.mark.parametrize("form", VECTORS)
 def test_a_file_reads_back_exactly_and_is_written_alike(form: str, tmp_path: Path) -> None:
     path, steering = tmp_path / f"v{interchange.SUFFIX[form]}", added(1, 3)
     interchange.save(path, steering, form)
@@ -112,7 +128,7 @@ def test_only_safetensors_holds_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sink", [False, True])
-@pytest.mark.parametrize("form", list(interchange.SUFFIX))
+@pytest.mark.parametrize("form", VECTORS)
 def test_an_exported_vector_steers_as_before(lm: HFBackend, form: str, sink: bool, tmp_path: Path) -> None:
     path, steering = tmp_path / f"v{interchange.SUFFIX[form]}", added(1, 2, sink=sink)
     interchange.save(path, steering, form)
@@ -427,7 +443,7 @@ def norms(place: Place, run: results.Run, layers: Sequence[int]) -> dict[str, li
     return found
 
 
-@pytest.mark.parametrize("form", list(interchange.SUFFIX))
+@pytest.mark.parametrize("form", VECTORS)
 def test_exported_vectors_have_the_length_the_test_answers_were_made_with(
     shared: tuple[Place, dict[str, results.Run]], form: str, tmp_path: Path
 ) -> None:

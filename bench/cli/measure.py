@@ -27,6 +27,7 @@ from bench.overhead.summary import HEADINGS, base, cells, costs, floor, notes, r
 from bench.report.figures.overhead import write_context
 from bench.results import sidecars
 from bench.results.comparison import bare
+from bench.results.differences import nested
 from bench.results.runs import lookup
 from bench.stats import power as sizes_of
 
@@ -54,8 +55,7 @@ def advise(one: str, two: str, folder: Path | None, as_json: bool, axis: str, ai
     runs_of.same_group(first, second)
     if axis not in first.data["axes"]:
         raise UsageError(f"no axis {axis!r} in these runs: {', '.join(first.data['axes'])}")
-    scores = runs_of.matched([first, second], axis)
-    pilot = sizes_of.pilot((scores[0] - scores[1])[..., None])
+    pilot = sizes_of.pilot(nested(first, second, axis))
     difference = aim["difference"] or first.data.get("scale", 2.0) / 10
     n, k = aim["concepts"] or pilot.concepts, aim["instructions"] or round(pilot.instructions)
     rule = {"alpha": aim["alpha"], "family": aim["after_holm"]}

@@ -270,7 +270,7 @@ def check_results(results: Path | None, late: tuple[Path, ...], as_json: bool) -
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["gguf", "lm-eval", "peft", "safetensors"]),
+    type=click.Choice(["gguf", "json", "lm-eval", "peft", "safetensors"]),
     default="safetensors",
     show_default=True,
 )

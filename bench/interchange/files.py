@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -29,10 +30,10 @@ from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.steering import Prompt, Steering
 from bench.core.store import load_value, pack, write_whole
 
-SUFFIX = {"safetensors": ".safetensors", "gguf": ".gguf", "lm-eval": ".pt"}
+SUFFIX = {"safetensors": ".safetensors", "gguf": ".gguf", "lm-eval": ".pt", "json": ".json"}
 """Formats that are written, and the suffix of their files."""
 READABLE = (*SUFFIX, "steering-vectors")
-_GUESS = {".gguf": "gguf", ".safetensors": "safetensors", ".pt": "lm-eval", ".pth": "lm-eval"}
+_GUESS = {".gguf": "gguf", ".safetensors": "safetensors", ".pt": "lm-eval", ".pth": "lm-eval", ".json": "json"}
 
 
 def save(path: Path | str, steering: Steering, format: str = "", hint: str = "", blocks: str = "layers") -> None:
@@ -49,6 +50,8 @@ def encode(steering: Steering, form: str, hint: str = "", blocks: str = "layers"
     """
     if _known(form, SUFFIX) == "gguf":
         return _gguf(steering, hint)
+    if form == "json":
+        return _prompt_json(steering)
     return pack(steering) if form == "safetensors" else _lm_eval(steering, blocks)
 
 
@@ -66,6 +69,8 @@ def load(path: Path | str, format: str = "", sink: bool = False) -> Steering:
     try:
         if form == "gguf":
             return _added(_read_gguf(path), sink, path)
+        if form == "json":
+            return _read_prompt_json(path)
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 ours = "value" in (file.metadata() or {})
@@ -77,6 +82,24 @@ def load(path: Path | str, format: str = "", sink: bool = False) -> Steering:
         return _added(_by_layer(found), sink, path)
     except (SafetensorError, ValueError, TypeError, KeyError, IndexError) as error:
         raise BenchError(f"{path.name} is not a {form} steering: {str(error).partition(chr(10))[0]}") from error
+
+
+def _prompt_json(steering: Steering) -> bytes:
+    """A prompt as text that anyone can read: system, prefix and suffix of the question, example turns."""
+    if steering.edits or steering.deltas:
+        raise BenchError("json holds prompts alone, and this steering changes the model too: take safetensors")
+    prompt = steering.prompt
+    data = {"system": prompt.system, "prefix": prompt.prefix, "suffix": prompt.suffix, "shots": prompt.shots}
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def _read_prompt_json(path: Path) -> Steering:
+    data = json.loads(path.read_text("utf-8"))
+    texts = {name: data[name] for name in ("system", "prefix", "suffix")}
+    shots = tuple((user, answer) for user, answer in data["shots"])
+    if not all(isinstance(text, str) for text in (*texts.values(), *(text for turn in shots for text in turn))):
+        raise ValueError("a part of a prompt is no text")
+    return Steering(Prompt(**texts, shots=shots))
 
 
 def _ours(path: Path) -> Steering:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from bench.core.content import Array
 from bench.results.runs import Run
 from bench.stats.significance import Difference, crossed_error, paired
 
@@ -42,16 +43,39 @@ def between(
     return paired([x for x, _ in pairs], [y for _, y in pairs], scale, error)
 
 
-def _error(run: Run, one: Scores, two: Scores, units: Iterable[str]) -> float:
-    rows: dict[str, list[tuple[float, str]]] = {name: [] for name in units}
-    answers: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+Answers = dict[tuple[str, str], tuple[list[float], list[float]]]
+"""(unit, question) -> what the answers to it scored, by each of two."""
+
+
+def _answers(run: Run, one: Scores, two: Scores) -> Answers:
+    found: Answers = {}
     for s in run.data["samples"]:
         shared = s.get("cluster") or s.get("question") or s.get("instruction", s["id"])
         place = s.get("unit", s["concept"]), shared
-        for given, kept in zip((one, two), answers.setdefault(place, ([], [])), strict=True):
+        for given, kept in zip((one, two), found.setdefault(place, ([], [])), strict=True):
             if (value := given.get(s["id"])) is not None:
                 kept.append(value)
-    for (unit, question), (x, y) in answers.items():
+    return found
+
+
+def nested(one: Run, two: Run, axis: str = "overall") -> Array:
+    """Paired differences `[units, questions, answers]`, run `one` minus `two`; NaN where there is none."""
+    rows: dict[str, list[list[float]]] = {name: [] for name in one.scores(axis)}
+    for (unit, _), (x, y) in _answers(one, ratings(one, axis), ratings(two, axis)).items():
+        if unit in rows and x and y:
+            rows[unit].append([a - b for a, b in zip(x, y, strict=False)])
+    wide = max((len(row) for row in rows.values()), default=0)
+    deep = max((len(answers) for row in rows.values() for answers in row), default=0)
+    found = np.full((len(rows), wide, deep), np.nan)
+    for i, row in enumerate(rows.values()):
+        for k, answers in enumerate(row):
+            found[i, k, : len(answers)] = answers
+    return found
+
+
+def _error(run: Run, one: Scores, two: Scores, units: Iterable[str]) -> float:
+    rows: dict[str, list[tuple[float, str]]] = {name: [] for name in units}
+    for (unit, question), (x, y) in _answers(run, one, two).items():
         if unit in rows and x and y:  # several answers to a question are one of its luck
             rows[unit].append((math.fsum(x) / len(x) - math.fsum(y) / len(y), question))
     widest = max((len(row) for row in rows.values()), default=0)

@@ -223,6 +223,16 @@ class Run:
         """Whether a pick was among more settings than the budget has trials."""
         return max(self.settings, default=0) > int(self.data["spec"]["protocol"]["budget"]["trials"])
 
+    @property
+    def grid_end(self) -> str:
+        """The end of the sweep at which most concepts' coefficients were picked: the best may lie beyond; else ""."""
+        tried = sorted({row["coefficient"] for c in self.data["concepts"].values() for row in c.get("select") or ()})
+        picked = [c["picked"]["coefficient"] for c in self.data["concepts"].values()]
+        if len(tried) < 3:
+            return ""
+        ends = {"the weakest c": tried[0], "the strongest c": tried[-1]}
+        return next((name for name, end in ends.items() if 2 * picked.count(end) > len(picked)), "")
+
     @cached_property
     def variant(self) -> str:
         """The method's name with the settings in which it departs from those registered: `diffmean layer=select`.

@@ -68,7 +68,7 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
 
 def caveat(run: results.Run, form: str) -> str:
     """What a user of the files must know: the formats hold no positions, and the run left the first token out."""
-    if form in ("safetensors", "peft") or run.data["spec"]["protocol"]["compat"]:
+    if form in ("safetensors", "peft", "json") or run.data["spec"]["protocol"]["compat"]:
         return ""
     program = {"gguf": "llama.cpp", "lm-eval": "lm-eval (take 0.4.9.2 or later)"}[form]
     return f"{program} also steers the first token of a text, which this run left out"

@@ -72,6 +72,7 @@ def remarks(run: Run) -> list[str]:
     """What a reader must know of a method to read its row."""
     found = ["suppresses only"] if run.data.get("suppresses") else []
     found += [f"best of {run.samples_per_prompt}"] if run.samples_per_prompt > 1 else []
+    found += [f"mostly at {end}" for end in (run.grid_end,) if end]
     return [*found, f"{extent(run.settings)} settings"] if run.over_budget else found
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from bench.report.section import Grid, Section
 from bench.report.text import leaderboard
-from bench.results.differences import difference
+from bench.results.differences import difference, nested
 from bench.results.runs import matched
 from bench.results.tables import Table
 from bench.results.verdict import is_twin
 from bench.stats.pairwise import PER, bradley_terry, length_controlled, win_rate
+from bench.stats.power import pilot
 from bench.stats.significance import Difference, paired
 
 
@@ -24,7 +25,8 @@ def sections(table: Table) -> list[Section]:
     """None for a table without generations."""
     if table.kind == "detector" or not table.concepts:
         return []
-    return [*twins(table), *(head_to_head(table) if table.spec["judge"] else []), *optimism(table)]
+    judged = [*head_to_head(table), *noise(table)] if table.spec["judge"] else []
+    return [*twins(table), *judged, *optimism(table)]
 
 
 def twins(table: Table) -> list[Section]:
@@ -75,6 +77,29 @@ def head_to_head(table: Table) -> list[Section]:
     )
     columns = ("method", "generations won", "concepts won", "Δ at equal length", "tokens more", "Bradley–Terry")
     return [Section(heading, (Grid(columns, tuple(rows)),))]
+
+
+def noise(table: Table) -> list[Section]:
+    """Where the uncertainty of a difference to the reference comes from: concepts, questions, answers to a question."""
+    bare = next((row.run for row in table.rows if row.name == table.reference), None)
+    rows: list[tuple[str, ...]] = []
+    for row in leaderboard.best(table):
+        if bare is None or row.name == table.reference:
+            continue
+        differences = nested(row.run, bare)
+        if min(differences.shape) < 1 or differences.shape[0] < 2 or differences.shape[1] < 2:
+            return []
+        found = pilot(differences)
+        parts = [
+            found.concept,
+            found.instruction / found.instructions,
+            found.residual / found.instructions / differences.shape[2],
+        ]
+        total = sum(parts)
+        shares = [f"{part / total:.0%}" if total else "–" for part in parts]
+        rows.append((row.name, *shares[:2], shares[2] if differences.shape[2] > 1 else "in the questions"))
+    heading = f"Where the variance of the mean difference to {table.reference} lies:"
+    return [Section(heading, (Grid(("method", "concepts", "questions", "answers"), tuple(rows)),))] if rows else []
 
 
 def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
