@@ -162,7 +162,9 @@ class TruthfulQA(Task):
 
     @property
     def digest(self) -> str:
-        return digest([[q.text, q.topic, dict(q.mc1), dict(q.mc2)] for q in self.questions])
+        named = [[q.wrong] if q.wrong else [] for q in self.questions]
+        rows = zip(self.questions, named, strict=True)
+        return digest([[q.text, q.topic, dict(q.mc1), dict(q.mc2), *wrong] for q, wrong in rows])
 
     def concepts(self) -> Sequence[Concept]:
         return [Concept(name, TRAIT, "question") for name in self.folds]

@@ -50,7 +50,10 @@ class TruthfulQAGen(TruthfulQA):
 
     def _samples(self, concept: Concept, split: Literal["select", "test"], asked: Sequence[Question]) -> list[Sample]:
         plain = super()._samples(concept, split, asked)
-        return [Sample(s.id, concept, split, "generate", s.messages, label=s.label, unit=s.unit) for s in plain]
+        return [
+            Sample(s.id, concept, split, "generate", s.messages, label=s.label, unit=s.unit, cluster=s.cluster)
+            for s in plain
+        ]
 
     def score(
         self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate

@@ -61,7 +61,7 @@ def test_a_claim_s_p_is_the_largest_of_its_parts_and_of_both_judges(committed_ta
         for claim in one.claims:
             controls = {row.name for row in one.table.rows if row.run.method in ("none", "random", "shuffled")}
             assert controls <= set(claim.parts)
-            assert claim.others is None or set(claim.others) == set(claim.parts)
+            assert set(claim.others) <= set(claim.parts)
         steer, prompt = one.claims[:2]
         assert {steer.word, prompt.word} == {"steer", "prompt"}
         assert any("shuffled" in name for name in steer.parts)
@@ -112,7 +112,8 @@ def answer(one: Answer, **changed: Any) -> Answer:
         "claims": (claim("steer", 1), claim("prompt", -1)),
         "idle": {"prompt": gap(0.2), "steering": gap(0.5)},
         "p_equivalent": 0.9,
-        "judges": 2,
+        "judged": True,
+        "second": gap(0.2),
     }
     return replace(one, **(clear | changed))
 
@@ -120,6 +121,8 @@ def answer(one: Answer, **changed: Any) -> Answer:
 LOST = {"difference": gap(-0.3), "claims": (claim("steer", -1), claim("prompt", 1))}
 OPEN = {"claims": (claim("steer", 1, p=0.3), claim("prompt", -1))}
 WEAK = {"rival": gap(0.3), "none": gap(0.4), "twin": gap(0.1, 0.4)}
+PART = {"rival": gap(0.3)}
+"""What a second judge rated of it: not all."""
 UNSEEN = {"rival": gap(0.1, 0.6), "none": gap(0.4), "twin": gap(0.4)}
 
 
@@ -138,9 +141,10 @@ def idle(prompt: float, p: float) -> dict[str, Any]:
     [
         ({}, "steer", "is above rival, none and twin"),
         (LOST, "prompt", "is above rival, none and twin"),
-        ({"judges": 0}, "steer", "is above"),
-        ({"judges": 1}, "steer (one judge)", "is above"),
-        (LOST | {"judges": 1}, "prompt (one judge)", "is above"),
+        ({"judged": False, "claims": (claim("steer", 1, others={}), claim("prompt", -1))}, "steer", "is above"),
+        ({"claims": (claim("steer", 1, others={}), claim("prompt", -1))}, "steer (one judge)", "is above"),
+        ({"claims": (claim("steer", 1, others=PART), claim("prompt", -1))}, "steer (one judge)", "is above"),
+        (LOST | {"claims": (claim("steer", -1), claim("prompt", 1, others={}))}, "prompt (one judge)", "is above"),
         ({"claims": (claim("steer", 1), claim("prompt", -1), claim("combine", 1))}, "combine", "is above"),
         (OPEN, "undecided", "not after correction"),
         (OPEN | {"difference": gap(0.3, 0.2)}, "undecided", "not beyond chance"),
@@ -149,9 +153,11 @@ def idle(prompt: float, p: float) -> dict[str, Any]:
         (lead(p=math.nan, missing="its twin"), "undecided", "its twin did not run"),
         (lead(p=0.4, parts=WEAK), "undecided", "not shown to be above twin"),
         (lead(p=0.6, others=UNSEEN), "undecided", "the second does not see it above rival"),
-        (idle(-0.1, 0.4), "neither beats doing nothing", "to be above none"),
-        (idle(-0.4, 0.001), "neither beats doing nothing", "to be above none"),
+        (idle(-0.1, 0.4), "neither beats doing nothing", "are above none by less than"),
+        (idle(-0.4, 0.001), "neither beats doing nothing", "are above none by less than"),
+        (idle(0.5, 0.0625), "undecided", "not after correction"),  # five concepts: no p, and a lead all the same
         (OPEN | {"p_equivalent": 0.01}, "equivalent", "lies within"),
+        (OPEN | {"p_equivalent": 0.01, "second": None}, "equivalent (one judge)", "lies within"),
         (OPEN | {"p_equivalent": math.nan}, "undecided", ""),
     ],
 )  # fmt: skip
@@ -166,7 +172,8 @@ def test_a_claim_without_a_control_or_with_a_missing_p_is_none() -> None:
     assert math.isnan(claim("steer", 1, parts={"rival": gap(0.3), "none": gap(0.3, math.nan)}).alone)
     assert claim("steer", 1, parts={"rival": gap(0.3, 0.01), "none": gap(0.3, 0.2)}).alone == 0.2
     assert claim("steer", 1, others={"rival": gap(0.3, 0.6)}).alone == 0.6
-    assert claim("steer", 1, others={"rival": gap(-0.3, 0.01)}).alone == 1
+    assert claim("steer", 1, others={"rival": gap(-0.3, 0.01)}).alone == 1  # though it has not rated the rest
+    assert not claim("steer", 1, others={"rival": gap(0.3)}).seconded
 
 
 def named(table: Table, registration: Mapping[str, Any] | None, root: Path) -> list[Table]:
@@ -181,8 +188,8 @@ def test_what_was_registered_is_compared_and_nothing_else(table: Table, tmp_path
         'margin = 0.2\n[tasks.axbench]\nprompt = "prompt-search"\ndirection = "caa"\ntrained = "lora"\n', "utf-8"
     )
     model = table.spec["model"]
-    assert hypotheses.registered(tmp_path, "axbench-attack", model) == {}
-    found = answers(named(table, hypotheses.registered(tmp_path, "axbench", model), tmp_path))
+    assert hypotheses.carried(tmp_path, "axbench-attack", model) == {}
+    found = answers(named(table, hypotheses.carried(tmp_path, "axbench", model), tmp_path))
     assert [(one.prompt.name, one.steering.name) for one in found] == [
         ("prompt-search", "caa"),
         ("prompt-search", "lora"),
@@ -203,6 +210,8 @@ def test_what_was_registered_is_compared_and_nothing_else(table: Table, tmp_path
         ("[tasks.axbench]\nprompt = 'prompt'", "name a prompt, and a method of"),
         ("[tasks.axbench]\nprompt = 'prompt'\ndirecton = 'caa'", "did you mean 'direction'"),
         ("[tasks.axbench", "cannot be read"),
+        ("tasks = ['axbench']", "tables"),
+        ("[tasks]\naxbench = 5", "tables"),
     ],
 )
 def test_a_bad_registration_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -118,6 +118,7 @@ def test_the_committed_validation_says_what_it_may_rank() -> None:
     table = json.loads((ROOT / "results" / "judges" / "ensemble-concept10-2b-l20.json").read_text("utf-8"))
     assert table["held_out"] == ["concepts", "methods"]
     assert set(table["gate"]["tasks"]) >= {"overall", "axbench", "axbench-suppress", "axbench-attack", "persona"}
+    assert table["models"] == ["SmolLM2-135M-Instruct"]
     assert table["gate"]["tasks"]["axbench-suppress"]
     assert table["broken"]["auroc"] >= 0.98
     assert table["garbage"]["highest"] <= 0.5

@@ -145,7 +145,7 @@ def test_the_notebook_runs_from_a_concept_to_a_verdict() -> None:
     nbclient.NotebookClient(notebook, timeout=900, resources=where).execute()  # an error in a cell is raised
     shown = notebook.cells[-2].outputs[-1]["data"]["text/plain"]  # the kept runs' verdicts
     assert "verdict" in shown
-    assert "truthfulqa" in shown
+    assert "axbench" in shown
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_cost_columns_show_where_there_are_records(tab: Tab) -> None:
 def test_another_table_is_one_click_away(tab: Tab) -> None:
     page = tab.open()
     page.locator(".card", has_text="axbench-suppress").click()
-    expect(page.locator(".verdict .word")).to_have_text("No difference seen.")
+    expect(page.locator(".verdict .word")).to_have_text("Undecided.")
     assert names(page) == ["diffmean", "prompt", "caa"]
     page.go_back()
     expect(page.locator(".board tbody tr")).to_have_count(4)

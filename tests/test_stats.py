@@ -408,6 +408,8 @@ def test_equivalence_needs_both_ends_inside_the_margin() -> None:
     assert equivalent(rng.normal(0, 0.9, 12), none, 0.2) > 0.05  # too noisy to say
     assert equivalent(near, none, 0.2, error=0.3) > 0.05
     assert math.isnan(equivalent([1.0], [1.0], 0.2))
+    assert math.isnan(equivalent([1.0, 1.0], [1.0, 1.0], 0.2))  # nothing is known of their spread
+    assert equivalent([1.0, 1.0], [1.0, 1.0], 0.2, error=0.5) > 0.05
 
 
 def test_equivalence_has_its_level_at_the_margin() -> None:
@@ -452,6 +454,12 @@ def test_an_error_that_is_given_widens_interval_and_p() -> None:
     assert wider.high - wider.low == pytest.approx(2 * (plain.high - plain.low))
     assert wider.p >= plain.p
     assert paired(x, np.zeros(12), error=plain.error / 2) == plain
+
+
+def test_equal_scores_of_few_concepts_keep_the_error_that_is_given() -> None:
+    d = paired([1.0] * 4, [1.0] * 4, error=0.3)
+    assert (d.mean, d.p, d.error) == (0, 1, 0.3)
+    assert d.low < -0.5 < 0.5 < d.high
 
 
 def test_the_crossed_error_knows_noise_and_shared_questions() -> None:

@@ -194,7 +194,7 @@ def test_a_judge_is_held_against_readers_on_any_file(seeing: Callable[[Rule], In
         assert e["mae"] == pytest.approx(0, abs=1e-6)
         assert e["n"] == 60
     assert found["readers"] == {}
-    assert found["ranked"] == {}  # nobody says where they came from
+    assert (found["ranked"], found["models"]) == ({}, [])  # nobody says where they came from
     json.dumps(found, allow_nan=False)
 
 

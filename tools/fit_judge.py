@@ -26,7 +26,7 @@ from bench.judges import ensemble
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.instrument import NoModel
 from bench.judges.rules import rule_of
-from bench.measure import reference
+from bench.measure import readers, reference
 from bench.measure.readers import composite
 from bench.results import ratings
 from bench.stats.agreement import spearman
@@ -125,6 +125,8 @@ def main() -> None:
             "overall": agreement(both),
             "ranked": ranked(found, y, answers, [key[a.id].task for a in answers]),
         }
+        seen = [{axis: float(values[i]) for axis, values in found.items()} for i in range(len(answers))]
+        held[name] |= readers.surface(seen, rated) | {"families": readers.as_ranked(seen, rated, key)["families"]}
     axes = {}
     for axis in y:
         own = used[axis]

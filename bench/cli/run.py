@@ -22,6 +22,7 @@ from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
 from bench.report.build import build
 from bench.report.text import leaderboard
+from bench.results import hypotheses
 from bench.results.runs import Run, read as read_run
 from bench.results.tables import Table, tables
 from bench.run.identity import code_of
@@ -107,6 +108,7 @@ def run(
         if as_json:
             click.echo(json.dumps(summary, indent=1))
         return
+    hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
     jobs = execute(plan, results, progress)
     failed = outcome(jobs, results, as_json, plan.options.max_unscored)
     if config and config.suffix == ".json":
@@ -124,7 +126,7 @@ def _replayed(record: Run, jobs: Sequence[Job]) -> None:
         texts = {s["id"]: s.get("text") for s in again.data["samples"]}
         both = [s for s in record.data["samples"] if "text" in s and s["id"] in texts]
         differ = sum(texts[s["id"]] != s["text"] for s in both)
-        scores = [f"{run.data['metrics']['overall']:.2f}" for run in (again, record)]
+        scores = ["none" if (v := run.data["metrics"]["overall"]) is None else f"{v:.2f}" for run in (again, record)]
         say(
             f"replay of {record.path.parent.name}: {differ} of {len(both)} texts differ "
             f"({record.data['spec']['dtype']}, in other batches or on another machine); "

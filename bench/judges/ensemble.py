@@ -105,8 +105,18 @@ class Ensemble(Judge):
         self._keep = keep
 
     def report(self) -> Mapping[str, Any]:
-        kept = fitted()["provenance"]
-        return {name: kept[name] for name in ("answers", "reference", "held out")}
+        return {"fitted on": self.fitted_on, "answers": fitted()["provenance"]["answers"]}
+
+    @property
+    def fitted_on(self) -> str:
+        """Digest of the ratings that it was fitted on."""
+        return str(fitted()["provenance"]["reference"])
+
+    @property
+    def held_out(self) -> Mapping[str, Any]:
+        """What it made of those ratings where it had not seen them: by held-out concepts, and by held-out methods."""
+        found: Mapping[str, Any] = fitted()["provenance"]["held out"]
+        return found
 
     def release(self) -> None:
         self._vectors = {}

@@ -115,7 +115,7 @@ def validate(
         found |= _figures(rated, bool(collapsed))
     if human:
         known = [file for file in (key, *map(ratings.key_of, human)) if file and file.is_file()]
-        origins = ratings.read_key(known[0]) if known else {}
+        origins = {name: origin for file in known for name, origin in ratings.read_key(file).items()}
         found |= readers.against(instrument, task, human, origins, advance)
     return found | {"judge_params": dict(instrument.judge.fingerprint()), "model": instrument.backend.fingerprint()}
 

@@ -52,29 +52,16 @@ def against(
             one, two, clusters = zip(*both, strict=True)
             found["human"][axis] = _agreement(np.array([one, two], dtype=float), clusters)
     found["readers"] = _among(rows)
-    found |= _as_ranked(judged, rated, key)
-    fluent = [
-        (own.get("fluency"), given["fluency"])
-        for own, (_, given) in zip(judged, rated, strict=True)
-        if "fluency" in given
-    ]
-    telling = [(value, shown) for value, shown in fluent if value is not None and not WORN < shown < FINE]
-    labels = np.array([shown >= FINE for _, shown in telling])
-    if 0 < labels.sum() < len(labels):
-        found["broken"] = {
-            "auroc": finite(auroc(np.array([value for value, _ in telling]), labels)),
-            "fine": int(labels.sum()),
-            "broken": int((~labels).sum()),
-        }
-    given = {axis: [v for own in judged if (v := own.get(axis)) is not None] for axis in ratings.AXES}
-    found["ceiling"] = {axis: finite(float(np.mean(np.array(own) > 1.9))) for axis, own in given.items() if own}
+    found |= as_ranked(judged, rated, key)
+    found |= surface(judged, rated)
     garbage = [
         v for own in _judged(instrument, task, reference.garbage(), advance) if (v := _on("overall", own)) is not None
     ]
     found["garbage"] = {"highest": finite(max(garbage, default=0.0)), "n": len(garbage)}
     texts = [digest(file.read_text("utf-8"))[:12] for file in files]
-    if instrument.judge.report().get("reference") in texts:
-        found |= _held_out(found, instrument.judge.report()["held out"])
+    found["models"] = sorted({origin.model for origin in key.values()})
+    if [getattr(instrument.judge, "fitted_on", "")] == texts:
+        found |= _held_out(found, instrument.judge.held_out)  # type: ignore[attr-defined]
     return found | {"gate": gate(found)}
 
 
@@ -92,7 +79,32 @@ def _held_out(found: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
 
     human = {axis: e | worse(axis) for axis, e in found["human"].items()}
     ranked = {task: e | worse("ranked", task) for task, e in found["ranked"].items()}
-    return {"human": human, "ranked": ranked, "held_out": list(kept)}
+    unseen = {name: kept["concepts"][name] for name in ("families", "broken", "ceiling")}
+    return {"human": human, "ranked": ranked, "held_out": list(kept)} | unseen
+
+
+def surface(
+    judged: Sequence[Mapping[str, float | None]], rated: Sequence[tuple[Answer, Mapping[str, float]]]
+) -> dict[str, Any]:
+    """`broken`: how well fluency tells what readers found fine from what they found broken; `ceiling`: share of ratings
+    at the top of each axis."""
+    found: dict[str, Any] = {}
+    fluent = [
+        (own.get("fluency"), given["fluency"])
+        for own, (_, given) in zip(judged, rated, strict=True)
+        if "fluency" in given
+    ]
+    telling = [(value, shown) for value, shown in fluent if value is not None and not WORN < shown < FINE]
+    labels = np.array([shown >= FINE for _, shown in telling])
+    if 0 < labels.sum() < len(labels):
+        found["broken"] = {
+            "auroc": finite(auroc(np.array([value for value, _ in telling]), labels)),
+            "fine": int(labels.sum()),
+            "broken": int((~labels).sum()),
+        }
+    given = {axis: [v for own in judged if (v := own.get(axis)) is not None] for axis in ratings.AXES}
+    found["ceiling"] = {axis: finite(float(np.mean(np.array(own) > 1.9))) for axis, own in given.items() if own}
+    return found
 
 
 def composite(given: Mapping[str, Any]) -> Any:
@@ -157,7 +169,7 @@ def _among(rows: Sequence[Rated]) -> dict[str, Any]:
     return found
 
 
-def _as_ranked(
+def as_ranked(
     judged: Sequence[Mapping[str, float | None]],
     rated: Sequence[tuple[Answer, Mapping[str, float]]],
     key: Mapping[str, Origin],

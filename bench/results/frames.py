@@ -94,7 +94,7 @@ class Results(list[Run]):
         rows = [
             {"table": one.table.title, "prompt": one.prompt.name, "steering": one.steering.name}
             | _interval("difference", one.difference)
-            | {"p_holm": one.p, "judges": one.judges, "registered": one.registered}
+            | {"p_holm": one.p, "registered": one.registered}
             | {"verdict": one.said, "reason": one.reason}
             for one in verdict.answers(self.tables)
         ]

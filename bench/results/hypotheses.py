@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.core.content import digest
 from bench.core.errors import BenchError, suggest
 
 FILE = "hypotheses.toml"
@@ -61,6 +60,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise BenchError(f"{path.name}: margin = {margin!r} is no share of the scale")
     if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
         raise BenchError(f"{path.name}: models is a list of names")
+    if not isinstance(tasks, dict) or not all(isinstance(named, dict) for named in tasks.values()):
+        raise BenchError(f"{path.name}: write [tasks.NAME] tables")
     for name, named in tasks.items():
         if unknown := sorted(set(named) - KEYS):
             raise BenchError(f"{path.name}, tasks.{name}: {suggest(unknown[0], sorted(KEYS))}")
@@ -71,13 +72,13 @@ def read(folder: Path) -> dict[str, Any]:
     return data
 
 
-def registered(folder: Path, task: str, model: str) -> dict[str, Any]:
+def carried(folder: Path, task: str, model: str) -> dict[str, Any]:
     """What a run on this task and model carries of it; empty where nothing was registered for them."""
     data = read(folder)
     named = data.get("tasks", {}).get(task)
     if not named or model not in data.get("models", [model]):
         return {}
-    return dict(named) | {"margin": float(data.get("margin", MARGIN)), "file": digest(data)[:12]}
+    return dict(named) | {"margin": float(data.get("margin", MARGIN))}
 
 
 def of(runs: Sequence[Mapping[str, Any]]) -> Registration | None:

@@ -25,7 +25,7 @@ from bench.core.protocol import USUAL_TASK, RunSpec
 from bench.core.store import write_json, write_whole
 from bench.core.values import Verdict
 from bench.results import provenance
-from bench.results.hypotheses import registered
+from bench.results.hypotheses import carried
 
 VERSION = 1
 KEYS = "keys.toml"
@@ -110,7 +110,7 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Se
     root = folder or (scratch() if reasons else default_results())
     head = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "status": "complete"}
     data = head | record | {"refused": reasons, "provenance": provenance.provenance()}
-    if named := registered(root, spec.task, spec.model):
+    if named := carried(root, spec.task, spec.model):
         data["registered"] = named
     data["metrics"] = metrics(data)
     if not (reasons or folder):

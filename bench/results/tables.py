@@ -53,6 +53,8 @@ class Table:
     detectable: float | None = None
     scale: float = 2.0
     """The largest value of an axis."""
+    may_rank: bool | None = None
+    """Whether its judge passed what it must show before it ranks this task; None where no readers were asked."""
     contrasts: Mapping[str, Mapping[str, stats.Difference]] = field(default_factory=dict)
     """method -> control -> paired difference on the first axis."""
 
@@ -162,7 +164,8 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
     scale = float(runs[0].data.get("scale", 2.0))
     spec = runs[0].data["spec"]
     known = validity.validity(_roots(runs[0]), spec["judge"], spec["judge_params"]) if spec["judge"] else []
-    if validity.may_rank(known, spec["task"]) is False:
+    may_rank = validity.may_rank(known, spec["task"])
+    if may_rank is False:
         title += BELOW
     reference = _reference(named)
     overall = {name: values(run, "overall") for name, run in named.items()}
@@ -186,7 +189,7 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
         )
         for name, run in named.items()
     ]
-    rows = [replace(row, corrected=_corrected(row, known, spec["task"], scale)) for row in rows]
+    rows = [replace(row, corrected=_corrected(row, known, spec, scale)) for row in rows]
     rows.sort(key=lambda row: (-row.estimates["overall"].mean, row.name))
     controls = [n for n, run in named.items() if run.method in ("none", "shuffled", "random")]
     contrasts = {
@@ -205,6 +208,7 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
         tuple(rows),
         max(spread) if spread else None,
         scale,
+        may_rank,
         contrasts,
     )
 
@@ -218,8 +222,10 @@ def _roots(run: Run) -> list[Path]:
     return [run.path.parents[min(3, len(run.path.parents) - 1)], default_results()]
 
 
-def _corrected(row: Row, known: Sequence[Mapping[str, Any]], task: str, scale: float) -> stats.Estimate | None:
-    found = validity.corrected(row.estimates["overall"], known, task, row.run.family)
+def _corrected(
+    row: Row, known: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], scale: float
+) -> stats.Estimate | None:
+    found = validity.corrected(row.estimates["overall"], known, spec["task"], spec["model"], row.run.family)
     return _within(found, scale) if found else None
 
 

@@ -36,8 +36,8 @@ class Claim:
     method: str
     parts: Mapping[str, Difference]
     """rival or control -> the method minus it, by the run's judge."""
-    others: Mapping[str, Difference] | None
-    """The same by a second judge; None where there is none or it has not rated all of them."""
+    others: Mapping[str, Difference]
+    """The same by a second judge, of those that it has rated."""
     missing: str = ""
     """A control without which nothing is claimed."""
     p: float = math.nan
@@ -49,9 +49,14 @@ class Claim:
         if self.missing:
             return math.nan
         found = [union(list(self.parts.values()))]
-        if self.others is not None:
+        if self.others:  # what it has rated must hold, even if that is not all
             found.append(union(list(self.others.values())))
         return math.nan if any(map(math.isnan, found)) else max(found)
+
+    @property
+    def seconded(self) -> bool:
+        """Whether a second judge has rated all of it."""
+        return set(self.others) == set(self.parts)
 
     @property
     def nearest(self) -> str:
@@ -83,18 +88,20 @@ class Answer:
     margin: float
     """Differences within it are as good as none, in units of the score."""
     p_equivalent: float
-    """Of two one-sided tests at the margin, after Holm."""
-    judges: int
-    """How many rated what is compared; 0 where the task asks no judge."""
+    """Of two one-sided tests at the margin, by every judge at once, after Holm."""
+    judged: bool
+    """Whether a judge rates this task."""
 
     @property
     def said(self) -> str:
         """The verdict: one of `VERDICTS`, with a mark where a single judge gave it."""
         if won := self._won:
-            return won.word if self.judges != 1 else f"{won.word} (one judge)"
-        if self.idle and not any(d.mean > 0 and significant(d.p) for d in self.idle.values()):
+            return f"{won.word} (one judge)" if self.judged and not won.seconded else won.word
+        if self.idle and all(d.high <= self.margin and not d.piled for d in self.idle.values()):
             return "neither beats doing nothing"
-        return "equivalent" if significant(self.p_equivalent) else "undecided"
+        if not significant(self.p_equivalent):
+            return "undecided"
+        return "equivalent (one judge)" if self.judged and self.second is None else "equivalent"
 
     @property
     def _won(self) -> Claim | None:
@@ -116,8 +123,8 @@ class Answer:
         if won := self._won:
             return f"{won.method} is above {_listed(list(won.parts))}"
         if self.said == "neither beats doing nothing":
-            return f"neither {self.prompt.name} nor {self.steering.name} is shown to be above none"
-        if self.said == "equivalent":
+            return f"{self.prompt.name} and {self.steering.name} are above none by less than {self.margin:g}, if at all"
+        if self.said.startswith("equivalent"):
             return f"the difference lies within ±{self.margin:g}"
         d = self.difference
         if d.piled:
@@ -129,7 +136,7 @@ class Answer:
             return f"{claim.method} leads, and {claim.missing} did not run"
         if weak := [n for n, part in claim.parts.items() if not (part.mean > 0 and significant(part.p))]:
             return f"{claim.method} leads, and is not shown to be above {_listed(weak)}"
-        if claim.others is not None:
+        if claim.others:
             unseen = [n for n, part in claim.others.items() if not (part.mean > 0 and significant(part.p))]
             if unseen:
                 return f"{claim.method} leads by one judge; the second does not see it above {_listed(unseen)}"
@@ -155,7 +162,7 @@ def answers(tables: Sequence[Table]) -> list[Answer]:
     for table in tables:
         spec = table.spec
         place = digest([spec[k] for k in QUESTION], spec["protocol"]["preset"])
-        if table.kind == "steering" and len(table.rows) > len(largest[place].rows if place in largest else ()):
+        if table.kind == "steering" and (place not in largest or _weight(table) > _weight(largest[place])):
             largest[place] = table
     found = [one for table in largest.values() for one in _answers(table)]
     asked = [p for one in found for p in _asked(one)]
@@ -163,6 +170,12 @@ def answers(tables: Sequence[Table]) -> list[Answer]:
     found = [replace(one, claims=_corrected(one, [next(corrected) for _ in _asked(one)])) for one in found]
     same = holm([one.p_equivalent for one in found])
     return [replace(one, p_equivalent=p) for one, p in zip(found, same, strict=True)]
+
+
+def _weight(table: Table) -> tuple[bool, bool, int]:
+    """Which of several tables of one question answers it: a registered one, one whose judge may rank, the largest."""
+    registered = registered_by([row.run.data for row in table.rows]) is not None
+    return registered, table.may_rank is True, len(table.rows)
 
 
 def _asked(one: Answer) -> list[float]:
@@ -225,13 +238,23 @@ def _answer(table: Table, prompt: Row, steering: Row, both: Row | None, registra
     bare = next((row for row in table.rows if row.run.method == "none"), None)
     idle = {name: _gap(table, row, bare) for name, row in (("prompt", prompt), ("steering", steering)) if bare}
     gap = claims[0].parts[prompt.name]
-    other = (claims[0].others or {}).get(prompt.name)
-    scores = [[float(row.run.scores("overall")[c] or 0) for c in table.concepts] for row in (steering, prompt)]
-    same = equivalent(scores[0], scores[1], margin, gap.error)
-    judged = 0 if not table.spec["judge"] else 2 if all(c.others is not None for c in claims[:2]) else 1
-    return Answer(
-        table, prompt, steering, registration is not None, gap, other, tuple(claims), idle, margin, same, judged
-    )
+    other = claims[0].others.get(prompt.name)
+    same = [_equivalent([row.run.scores("overall") for row in (steering, prompt)], table, margin, gap)]
+    if other:
+        said = [(row.run, opinions[row.name]) for row in (steering, prompt)]
+        same.append(_equivalent([opinion.units(run, "overall") for run, opinion in said], table, margin, other))
+    p = math.nan if any(map(math.isnan, same)) else max(same)
+    judged = bool(table.spec["judge"])
+    return Answer(table, prompt, steering, registration is not None, gap, other, tuple(claims), idle, margin, p, judged)
+
+
+def _equivalent(scores: Sequence[Mapping[str, float | None]], table: Table, margin: float, gap: Difference) -> float:
+    pairs = [
+        (a, b) for c in table.concepts if (a := scores[0].get(c)) is not None and (b := scores[1].get(c)) is not None
+    ]
+    if gap.piled:
+        return math.nan
+    return equivalent([a for a, _ in pairs], [b for _, b in pairs], margin, gap.error)
 
 
 def _claim(table: Table, word: str, row: Row, rivals: Sequence[Row], opinions: Mapping[str, JudgeRatings]) -> Claim:
@@ -243,9 +266,8 @@ def _claim(table: Table, word: str, row: Row, rivals: Sequence[Row], opinions: M
     if word == "steer" and not twins:
         missing = missing or "its twin"
     parts = {name: _gap(table, row, other) for name, other in below.items()}
-    others = None
-    if row.name in opinions and all(name in opinions for name in below):
-        others = {name: _opinion(table, row, other, opinions) for name, other in below.items()}
+    rated = {name: other for name, other in below.items() if name in opinions} if row.name in opinions else {}
+    others = {name: _opinion(table, row, other, opinions) for name, other in rated.items()}
     return Claim(word, row.name, parts, others, missing)
 
 

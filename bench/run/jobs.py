@@ -58,9 +58,9 @@ class Job:
         """The first fit of each concept: what settings are picked with."""
         return self.by_seed[0]
 
-    def fit(self, concept: str, answer: int) -> Kept:
-        """What the so-manieth answer to a prompt is written with: fits take turns."""
-        return self.by_seed[answer % len(self.by_seed)][concept]
+    def fit(self, concept: str, turn: int) -> Kept:
+        """What an answer is written with: fits take turns, over the answers to a prompt and from prompt to prompt."""
+        return self.by_seed[turn % len(self.by_seed)][concept]
 
     def count(self, rated: Iterable[Verdict]) -> None:
         """Take the judge's verdicts on one answer into the counts."""

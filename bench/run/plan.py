@@ -220,6 +220,9 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
     parts = spec["method_params"] if several else {spec["method"]: spec["method_params"]}
     owned |= {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()}
     owned |= {f"protocol.{k}": v for k, v in asked.get("protocol", {}).items()}
+    for name in ("answers", "fits"):  # runs of before there were several have neither
+        if rules.get(name, 1) != getattr(protocol(rules["preset"], compat=rules["compat"]), name):
+            owned[f"protocol.{name}"] = rules.get(name, 1)
     return {
         "methods": (spec["method"],),
         "model": asked["model"],

@@ -289,9 +289,9 @@ class Session:
         test = split == "test"
         found = []
         for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules.coefficients):
-            for sample in self.task.test(concept) if test else self.task.select(concept):
+            for i, sample in enumerate(self.task.test(concept) if test else self.task.select(concept)):
                 for k in range(repeats(job.method, sample, self.rules) if test else 1):
-                    own = job.fit(concept.id, k)
+                    own = job.fit(concept.id, i + k if test else 0)
                     again = repeated(sample, k)
                     candidate = own.candidates[trial.candidate]
                     steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, sample.messages)

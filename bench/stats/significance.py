@@ -95,7 +95,8 @@ def paired(
     if e.n < 2:
         return Difference(e.mean, e.low, e.high, float("nan"), e.n, float("nan"))
     if not difference.any():
-        return Difference(0.0, 0.0, 0.0, 1.0, e.n, 0.0, 0.0)
+        half = float(scipy.stats.t.ppf(0.975, e.n - 1)) * error
+        return Difference(0.0, -half, half, 1.0, e.n, 0.0, error)
     ratios, own = _resampled(difference) if np.ptp(difference) > 1e-12 else (np.zeros(0), 0.0)
     error = max(error, own)
     p = float(sign_flip(difference[None])[0])
@@ -123,12 +124,14 @@ def equivalent(one: Sequence[float] | Array, two: Sequence[float] | Array, margi
     if len(difference) < 2:
         return float("nan")
     mean = float(difference.mean())
-    ratios, own = _resampled(difference) if np.ptp(difference) > 1e-12 else (np.zeros(1), 0.0)
-    error = max(error, own, 1e-12)
+    if np.ptp(difference) <= 1e-12:  # all differ by the same: nothing is known of the spread but what is given
+        if not error:
+            return float("nan")
+        return max(float(scipy.stats.t.sf((margin + s * mean) / error, len(difference) - 1)) for s in (1, -1))
+    ratios, own = _resampled(difference)
+    error = max(error, own)
     above = (1 + int((ratios >= (mean + margin) / error).sum())) / (1 + len(ratios))
     below = (1 + int((ratios <= (mean - margin) / error).sum())) / (1 + len(ratios))
-    if not own:  # all differ by the same: no resample tells more than the two bounds themselves
-        return 0.0 if abs(mean) < margin else 1.0
     return max(above, below)
 
 

@@ -133,6 +133,10 @@ def notes(table: Table) -> list[str]:
             f"{spec['judge']} was calibrated {len(made)} times on the same texts, as the runs were made on different "
             f"machines or days ({counts} methods); what rounding moved between them is in docs/judge.md."
         )
+    if spec["judge"] and table.may_rank is None:
+        lines.append(
+            f"Nobody has held {spec['judge']} with these settings against readers: its order is not validated."
+        )
     if _has_corrected(table):
         lines.append(
             "Corrected: overall less what the judge favours the method's family by on answers that readers rated "

@@ -64,12 +64,12 @@ UNREGISTERED = (
 )
 NOTE = (
     "Scores are of the test prompts: overall, paired, 95 % intervals. *Steer* and *prompt* follow one rule. The winner "
-    "must lead the other and every control (none, random, shuffled, and for steering its own twin, which is the same "
-    "method fitted on examples of which half have their labels exchanged); where a judge rates, a second one must see "
-    "all of that too. The p is the largest of all these, corrected over all that is asked here. *Combine*: the "
-    "combination leads both and every control. *Neither beats doing nothing*: no lead over the bare model is shown. "
-    "*Equivalent*: the difference lies within the margin, by two one-sided tests. Else *undecided*, with what stood in "
-    "the way."
+    "must lead the other and every control that ran (none, random, shuffled, and for steering its own twin, which is "
+    "the same method fitted on examples of which half have their labels exchanged); where a judge rates, a second one "
+    "must see all of that too. The p is the largest of all these, corrected over all that is asked here. *Combine*: "
+    "the combination leads both and every control. *Neither beats doing nothing*: both are above the bare model by "
+    "less than the margin, if at all. *Equivalent*: the difference lies within the margin, by two one-sided tests. "
+    "Else *undecided*, with what stood in the way."
 )
 EQUAL = (
     "What the best of k methods, drawn at random from a family and chosen on the select prompts, scores on the test "
