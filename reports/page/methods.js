@@ -2,7 +2,7 @@
 "use strict";
 
 bench.views.methods = (() => {
-  const { el, to, overview } = bench;
+  const { el, to, ranks, overview } = bench;
   const { family, glyph } = bench.parts;
 
   const summary = (one) => {
