@@ -70,10 +70,7 @@ def _show(name: str, concept: str | None, limit: int, folder: Path | None, as_js
 
 def _prompted(console: Console, run: Run, concept: str) -> None:
     """What stood around the questions of a concept under the picked setting, where anything did."""
-    own = run.data["concepts"][concept]
-    prompts = own.get("prompts") or []
-    at = own["picked"]["candidate"]
-    for name, text in (prompts[at] if at < len(prompts) else {}).items():
+    for name, text in run.prompt(concept).items():
         shown = f"{len(text)} example turns" if name == "shots" else text.strip()
         console.print(printable(f"{name}: {shown}"), markup=False, soft_wrap=True)
 

@@ -13,7 +13,7 @@ from math import comb
 import numpy as np
 
 from bench.core.content import Array
-from bench.results.tables import Row, Table, baselines, select_score
+from bench.results.tables import Row, Table, baselines, select_score, within
 from bench.stats.intervals import Estimate, estimate
 from bench.stats.significance import Difference, paired
 
@@ -52,17 +52,13 @@ def families(table: Table, steered: Sequence[Row]) -> Families | None:
         return None
     sides = [_ordered(table, side) for side in (prompts, list(steered))]
     curves = tuple(
-        tuple(_within(estimate(weights(len(test), k) @ test), table.scale) for k in range(1, len(test) + 1))
+        tuple(within(estimate(weights(len(test), k) @ test), table.scale) for k in range(1, len(test) + 1))
         for _, test in sides
     )
     k = min(len(test) for _, test in sides)
     best = [weights(len(test), k) @ test for _, test in sides]
     found = paired(best[1], best[0], table.scale)
     return Families(len(prompts), len(steered), (curves[0], curves[1]), found, _labels(sides, k))
-
-
-def _within(e: Estimate, scale: float) -> Estimate:
-    return Estimate(e.mean, max(e.low, 0.0), min(e.high, scale), e.n)
 
 
 def _ordered(table: Table, rows: Sequence[Row]) -> tuple[Array, Array]:

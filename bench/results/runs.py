@@ -223,6 +223,12 @@ class Run:
         """Whether a pick was among more settings than the budget has trials."""
         return max(self.settings, default=0) > int(self.data["spec"]["protocol"]["budget"]["trials"])
 
+    def prompt(self, concept: str) -> dict[str, Any]:
+        """What stood around a concept's questions under the picked setting; empty where nothing did."""
+        own = self.data["concepts"][concept]
+        prompts, at = own.get("prompts") or [], own["picked"]["candidate"]
+        return dict(prompts[at]) if at < len(prompts) else {}
+
     @property
     def grid_end(self) -> str:
         """The end of the sweep at which most concepts' coefficients were picked: the best may lie beyond; else ""."""

@@ -147,16 +147,19 @@ def second(table: Table) -> Second | None:
     return Second(judge, tuple(_compare(table, row, other) for row in rows))
 
 
+def gap(table: Table, one: Row, two: Row, opinions: Mapping[str, JudgeRatings]) -> Difference:
+    """Row `one` minus `two` on `overall`, by the opinions of both (by row's name)."""
+    said = [(row.run, opinions[row.name]) for row in (one, two)]
+    a, b = ((opinion.units(run, "overall"), opinion.ratings("overall")) for run, opinion in said)
+    return between(one.run, a, b, table.concepts)
+
+
 def _compare(table: Table, row: Row, other: Mapping[str, JudgeRatings]) -> Comparison:
     first, p, found = row.against, row.p, None
     assert first is not None and p is not None and table.reference is not None  # noqa: PT018
     if row.name in other and table.reference in other:
-        runs = {one.name: one.run for one in table.rows}
-        one, two = (
-            (other[name].units(runs[name], "overall"), other[name].ratings("overall"))
-            for name in (row.name, table.reference)
-        )
-        found = between(row.run, one, two, table.concepts)
+        reference = next(one for one in table.rows if one.name == table.reference)
+        found = gap(table, row, reference, other)
     return Comparison(row.name, first, p, found, _state(first, found))
 
 

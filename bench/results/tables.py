@@ -181,7 +181,7 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
             run=run,
             name=name,
             rank=ranks.get(name),
-            estimates={axis: _within(stats.estimate(values(run, axis)), scale) for axis in axes},
+            estimates={axis: within(stats.estimate(values(run, axis)), scale) for axis in axes},
             against=against.get(name),
             p=corrected.get(name),
             coefficient=_coefficient(run),
@@ -226,10 +226,10 @@ def _corrected(
     row: Row, known: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], scale: float
 ) -> stats.Estimate | None:
     found = validity.corrected(row.estimates["overall"], known, spec["task"], spec["model"], row.run.family)
-    return _within(found, scale) if found else None
+    return within(found, scale) if found else None
 
 
-def _within(e: stats.Estimate, scale: float) -> stats.Estimate:
+def within(e: stats.Estimate, scale: float) -> stats.Estimate:
     """An interval cut to what a score can be: the bootstrap-t knows no bounds."""
     return replace(e, low=max(e.low, 0.0), high=min(e.high, scale))
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from bench.core.content import digest
 from bench.core.naming import names_in
-from bench.results.differences import between, difference
+from bench.results import second_judge
+from bench.results.differences import difference
 from bench.results.hypotheses import MARGIN, Registration, of as registered_by
 from bench.results.runs import Run
 from bench.results.second_judge import JudgeRatings, chosen
@@ -57,16 +58,6 @@ class Claim:
     def seconded(self) -> bool:
         """Whether a second judge has rated all of it."""
         return set(self.others) == set(self.parts)
-
-    @property
-    def nearest(self) -> str:
-        """The rival or control that it is least surely above."""
-        return max(self.parts, key=lambda name: _doubt(self.parts[name]))
-
-
-def _doubt(d: Difference) -> tuple[bool, float]:
-    """Orders differences by how little they show that they are above 0."""
-    return not d.mean > 0, -d.low if math.isfinite(d.low) else math.inf
 
 
 @dataclass(frozen=True)
@@ -267,19 +258,12 @@ def _claim(table: Table, word: str, row: Row, rivals: Sequence[Row], opinions: M
         missing = missing or "its twin"
     parts = {name: _gap(table, row, other) for name, other in below.items()}
     rated = {name: other for name, other in below.items() if name in opinions} if row.name in opinions else {}
-    others = {name: _opinion(table, row, other, opinions) for name, other in rated.items()}
+    others = {name: second_judge.gap(table, row, other, opinions) for name, other in rated.items()}
     return Claim(word, row.name, parts, others, missing)
 
 
 def _gap(table: Table, one: Row, other: Row) -> Difference:
     return difference(one.run, other.run, units=table.concepts)
-
-
-def _opinion(table: Table, one: Row, other: Row, opinions: Mapping[str, JudgeRatings]) -> Difference:
-    a, b = (
-        (opinions[row.name].units(row.run, "overall"), opinions[row.name].ratings("overall")) for row in (one, other)
-    )
-    return between(one.run, a, b, table.concepts)
 
 
 def is_twin(one: Run, other: Run) -> bool:

@@ -46,12 +46,6 @@ def _described(name: str, family: str, known: Mapping[str, type[Any]]) -> dict[s
     }
 
 
-def _prompt(concept: Mapping[str, Any]) -> dict[str, Any]:
-    """What stood around the questions of a concept: that of the picked candidate; empty for one without a prompt."""
-    prompts, at = concept.get("prompts") or [], concept["picked"]["candidate"]
-    return dict(prompts[at]) if at < len(prompts) else {}
-
-
 def file_of(run: Run) -> str:
     """Where the details of a run stand, in its table's folder."""
     return f"run-{key(run.data['id'])}"
@@ -74,7 +68,7 @@ def details(run: Run, table: Table) -> dict[str, Any]:
                 "strength": c.get("strength"),
                 "note": c.get("note") or {},
                 "layers": c.get("layers") or [],
-                "prompt": _prompt(c),
+                "prompt": run.prompt(name),
                 "test": [c["test"].get(axis) for axis in axes],
                 "others": [o.data["concepts"].get(name, {}).get("overall") for o in others],
                 "select": [[t["candidate"], t["coefficient"], t.get("overall")] for t in c["select"]],

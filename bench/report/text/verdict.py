@@ -11,11 +11,8 @@ from bench.results.tables import Table
 from bench.results.verdict import Answer, answers, steered
 
 
-def lines(tables: Sequence[Table]) -> list[str]:
-    """The answers as a Markdown table; none where nothing can be compared."""
-    found = answers(tables)
-    if not found:
-        return []
+def lines(found: Sequence[Answer]) -> list[str]:
+    """The answers as a Markdown table."""
     columns = ("prompt", "steering", "steering − prompt", "second judge", "p (all at once, Holm)", "verdict", "why")
     made = head("task", *columns)
     for one in found:
@@ -48,14 +45,13 @@ def equal_numbers(found: Sequence[Answer]) -> list[str]:
 
 def section(tables: Sequence[Table]) -> list[str]:
     """The first section of the leaderboard page."""
-    found = lines(tables)
+    found = answers(tables)
     if not found:
         return []
-    asked = answers(tables)
-    unregistered = [] if all(one.registered for one in asked) else [UNREGISTERED, ""]
-    more = equal_numbers(asked)
+    unregistered = [] if all(one.registered for one in found) else [UNREGISTERED, ""]
+    more = equal_numbers(found)
     below = ["### The best of as many", "", *more, "", EQUAL, ""] if more else []
-    return ["## Steer or prompt?", "", *found, "", *unregistered, NOTE, "", *below]
+    return ["## Steer or prompt?", "", *lines(found), "", *unregistered, NOTE, "", *below]
 
 
 UNREGISTERED = (
