@@ -17,7 +17,7 @@ from methods.diffmean import DiffMean
     family="direction",
     paper="arXiv:2406.11717",
     needs=["project"],
-    provides=["steering", "detector"],
+    provides=["steering"],
     antisymmetric=False,
     recovers=True,
 )
@@ -29,6 +29,7 @@ class Ablate(DiffMean):
     A tool to suppress: on a task that asks for a concept it should do nothing or harm.
     Deviations: the paper projects what every attention and feed-forward part writes, and the embedding;
     here each block's output, which removes the same once per block. Coefficients are fractions removed.
+    As a detector it would be `diffmean` itself, so it is none.
     Reproduction: the paper removes refusal from chat models up to 72 B; it reports no AxBench row.
     """
 
@@ -38,5 +39,5 @@ class Ablate(DiffMean):
             assert isinstance(fitted.detector, DirectionDetector)
             basis = fitted.detector.weight[np.newaxis]
             edits = tuple(Project(layer=layer, basis=basis) for layer in range(ctx.lm.layers))
-            found.append(replace(fitted, steering=Steering(edits=edits)))
+            found.append(replace(fitted, steering=Steering(edits=edits), detector=None))
         return found

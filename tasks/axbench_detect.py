@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bench import Completion, Concept, Example, Item, Rate, Sample, Train, UsageError, Verdict, digest, task
-from bench.stats.detection import HARD, placements, thresholds
+from bench.stats.detection import AGAINST, placements, thresholds
 from tasks._axbench_data import Corpus, load
 from tasks.axbench import AxBench
 
@@ -27,9 +27,10 @@ REGIMES = {"scarce": (8.0, 2.0, 1e6), "imbalanced": (0.05, 1e-3, 0.5), "noisy": 
 class AxBenchDetect(AxBench):
     """Concept detection over labelled texts (arXiv 2501.17148, Axis C), with the regimes of sparse probing.
 
-    `auroc` (and `overall`): positives against negatives, as the paper; `auroc_hard`: against negatives and
-    hard negatives together; each text's value is its placement among the other class, whose mean is the
-    AUROC. `f1`, `f1_rare` (the concept in 1 % of texts) and `hard_accuracy`: `bench.stats.detection.thresholds`.
+    `auroc` (and `overall`): positives against negatives, as the paper; `hard_auroc`: against hard negatives
+    alone; each text's value is its placement among the other class, whose mean is the AUROC. `f1`, `f1_hard`
+    (hard negatives among the texts), `f1_rare` (the concept in 1 % of texts) and `hard_accuracy`:
+    `bench.stats.detection.thresholds`.
     `data`: concept10 | concept500 | conceptFD | a folder in AxBench's layout. `pool` negatives of other
     concepts count in `f1_rare`; the paper draws 3600.
 
@@ -42,7 +43,7 @@ class AxBenchDetect(AxBench):
     above "The waiter set down the bill." (negative) and "Oil the hinge of the door." (hard negative).
     """
 
-    axes: ClassVar[tuple[str, ...]] = ("auroc", "auroc_hard", "f1", "f1_rare", "hard_accuracy")
+    axes: ClassVar[tuple[str, ...]] = ("auroc", "hard_auroc", "f1", "f1_hard", "f1_rare", "hard_accuracy")
     kind: ClassVar[Literal["steering", "detector"]] = "detector"
     scale: ClassVar[float] = 1.0
     rated: ClassVar[bool] = False
@@ -149,11 +150,12 @@ class AxBenchDetect(AxBench):
         scores = np.array([verdict.value for verdict in rate(items)], dtype=float)
         labels = np.array([sample.label for sample in samples])
         rows: list[dict[str, Verdict]] = [{} for _ in samples]
-        for axis, left_out in (("auroc_hard", ("other",)), ("auroc", ("other", HARD))):
-            own = np.flatnonzero(~np.isin(labels, left_out))
+        for axis, other in AGAINST.items():
+            own = np.flatnonzero(np.isin(labels, ("positive", other)))
+            if not (labels == other).any():
+                continue
             for i, value in zip(own, placements(scores[own], labels[own] == "positive"), strict=True):
-                raw = repr(float(scores[i])) if axis == "auroc_hard" else ""
-                rows[i][axis] = Verdict(float(value), raw)
+                rows[i][axis] = Verdict(float(value), repr(float(scores[i])))
         for row in rows:
             if "auroc" in row:
                 row["overall"] = row["auroc"]

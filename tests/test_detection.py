@@ -81,11 +81,15 @@ def independent(scores: Array, kinds: Array) -> dict[str, float]:
 
     found = {
         "auroc": roc_auc_score(positive[easy], scores[easy]),
-        "auroc_hard": roc_auc_score(positive[easy | hard], scores[easy | hard]),
         "f1": f1(easy, None),
         "f1_rare": f1(~hard, weights[~hard]),
     }
     if hard.any():
+        found["hard_auroc"] = roc_auc_score(positive[positive | hard], scores[positive | hard])
+        precision, recall, cuts = precision_recall_curve(positive[easy], scores[easy])
+        best = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        own = easy | hard
+        found["f1_hard"] = f1_score(positive[own], scores[own] >= cuts[np.flatnonzero(best >= best.max() - 1e-9)[0]])
         false, true, cuts = roc_curve(positive[easy], scores[easy], drop_intermediate=False)
         cut = cuts[(true - false).argmax()]
         found["hard_accuracy"] = ((scores[positive] >= cut).mean() + (scores[hard] < cut).mean()) / 2
@@ -138,11 +142,14 @@ class Length:
         return np.array([len(t.response) for t in texts], float)
 
 
-def test_hard_negatives_count_in_auroc_hard() -> None:
+def test_hard_negatives_have_axes_of_their_own() -> None:
     rows = [(Example("q", "x" * n), kind) for n, kind in ((9, "positive"), (1, "negative"), (12, "hard negative"))]
     ctx = Context(None, Budget(1, 1, 1, 1))  # type: ignore[arg-type]
     found = separation(ctx, Length(), rows)
-    assert found == {"auroc": 1.0, "auroc_hard": 0.5, "f1": 1.0, "f1_rare": 1.0, "hard_accuracy": 0.5}
+    assert found == {"auroc": 1.0, "hard_auroc": 0.0, "f1": 1.0, "f1_hard": 2 / 3} | {
+        "f1_rare": 1.0,
+        "hard_accuracy": 0.5,
+    }
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
@@ -164,7 +171,7 @@ def test_thresholds_are_scikit_learns(rows: list[tuple[int, str]]) -> None:
     scores, kinds = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
     assume({"positive", "negative"} <= set(kinds.tolist()))
     found, expected = thresholds(scores, kinds), independent(scores, kinds)
-    assert set(found) == set(expected) - {"auroc", "auroc_hard"}
+    assert set(found) == set(expected) - {"auroc", "hard_auroc"}
     for axis, value in found.items():
         assert value == pytest.approx(expected[axis]), axis
 
@@ -244,7 +251,7 @@ def test_a_run_has_every_axis_and_a_concept_without_hard_negatives_stays(axbench
     found = tables(results.load(tmp_path / "results"))
     assert len(found) == 2
     for table in found:
-        assert table.axes == ("auroc", "auroc_hard", "f1", "f1_rare", "hard_accuracy", "overall")
+        assert table.axes == ("auroc", "hard_auroc", "f1", "f1_hard", "f1_rare", "hard_accuracy", "overall")
         assert len(table.concepts) == 10
         for row in table.rows:
             assert row.run.data["concepts"]["7"]["test"]["hard_accuracy"] is None

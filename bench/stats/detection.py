@@ -17,6 +17,8 @@ from bench.stats.intervals import auroc
 RARE = 99
 """Negatives to a positive where a concept is rare: it shows in 1 % of texts."""
 HARD = "hard negative"
+AGAINST = {"auroc": "negative", "hard_auroc": HARD}
+"""Axis -> what positives are told from."""
 Labels = Sequence[str] | Array
 """Per text: positive, negative, hard negative, or other (a negative of another concept)."""
 
@@ -28,42 +30,47 @@ def separation(ctx: Context, detector: Detector, labelled: Sequence[tuple[Exampl
 
 
 def metrics(scores: Array, labels: Labels) -> dict[str, float]:
-    """AUROC of positives against negatives, and against negatives with hard negatives (`auroc_hard`), with
-    the metrics of `thresholds`."""
+    """AUROC of positives against negatives, and against hard negatives alone (`hard_auroc`; left out where
+    there are none), with the metrics of `thresholds`."""
     kinds = np.asarray(labels)
-    easy, hard = (np.isin(kinds, names) for names in (("positive", "negative"), ("positive", "negative", HARD)))
-    return {
-        "auroc": auroc(scores[easy], kinds[easy] == "positive"),
-        "auroc_hard": auroc(scores[hard], kinds[hard] == "positive"),
-    } | thresholds(scores, kinds)
+    sides = {axis: np.isin(kinds, ("positive", other)) for axis, other in AGAINST.items() if (kinds == other).any()}
+    return {axis: auroc(scores[own], kinds[own] == "positive") for axis, own in sides.items()} | thresholds(
+        scores, kinds
+    )
 
 
 def thresholds(scores: Array, labels: Labels) -> dict[str, float]:
     """What a detector is worth once it must decide.
 
-    `f1`: the best F1 of positives among negatives. `f1_rare`: the same where the concept shows in 1 % of
+    `f1`: the best F1 of positives among negatives. `f1_hard`: F1 at the lowest such threshold with hard
+    negatives among the texts, as AxBench reports it. `f1_rare`: the best where the concept shows in 1 % of
     texts; negatives, those of other concepts too, are weighted up to that. `hard_accuracy`: at the threshold
     with the largest TPR - FPR on positives and negatives, the mean of the accuracies on positives and on
-    hard negatives; left out where there are none.
+    hard negatives. Without hard negatives `f1_hard` and `hard_accuracy` are left out.
     """
     kinds = np.asarray(labels)
     easy, all_of_them = np.isin(kinds, ("positive", "negative")), kinds != HARD
-    found = {"f1": best_f1(scores[easy], kinds[easy] == "positive")}
+    found = {"f1": best_f1(scores[easy], kinds[easy] == "positive")[0]}
     positive = kinds[all_of_them] == "positive"
     weight = RARE * positive.sum() / max(1, (~positive).sum())
-    found["f1_rare"] = best_f1(scores[all_of_them], positive, weight)
+    found["f1_rare"] = best_f1(scores[all_of_them], positive, weight)[0]
     if (kinds == HARD).any():
+        told = scores >= best_f1(scores[easy], kinds[easy] == "positive")[1]
+        own = kinds != "other"
+        hits = (told & (kinds == "positive")).sum()
+        found["f1_hard"] = float(2 * hits / ((kinds == "positive").sum() + (told & own).sum()))
         cut = youden(scores[easy], kinds[easy] == "positive")
         parts = (scores[kinds == "positive"] >= cut).mean(), (scores[kinds == HARD] < cut).mean()
         found["hard_accuracy"] = float(np.mean(parts))
     return found
 
 
-def best_f1(scores: Array, positive: Array, weight: float = 1.0) -> float:
-    """Largest F1 over all thresholds, a text being predicted from the threshold on; each negative counts
-    `weight` times."""
-    _, true, false = _counts(scores, positive)
-    return float((2 * true / (positive.sum() + true + weight * false)).max())
+def best_f1(scores: Array, positive: Array, weight: float = 1.0) -> tuple[float, float]:
+    """Largest F1 over all thresholds and the lowest threshold that has it, a text being predicted from the
+    threshold on; each negative counts `weight` times."""
+    cuts, true, false = _counts(scores, positive)
+    found = 2 * true / (positive.sum() + true + weight * false)
+    return float(found.max()), float(cuts[np.flatnonzero(found == found.max())[-1]])
 
 
 def youden(scores: Array, positive: Array) -> float:

@@ -124,6 +124,8 @@ def _headline(one: Table, answered: Answer | None) -> tuple[str, str]:
         word = "It depends" if above and beaten else "Not the prompt" if above else "Prompt" if beaten else "Undecided"
         count = len(above) + len(beaten) + len(rest)
         return word, f"{len(above)} of {count} methods score above {one.reference}, {len(beaten)} below; labels decide."
+    if not one.decides:
+        return "No claim", "Multiple choice is no evidence by itself: a change of form alone moves it."
     if answered is None:
         return (
             "No claim",

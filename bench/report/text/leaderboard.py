@@ -158,6 +158,10 @@ def extent(counts: Iterable[int]) -> str:
     return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
+HARDER = (
+    "hard_auroc: of positives against hard negatives alone; f1_hard: F1 at the threshold of f1, hard negatives "
+    "among the texts."
+)
 RARE = (
     "f1: the best over thresholds; f1_rare: the same where the concept shows in 1 % of texts, those of other concepts "
     "among them; hard_accuracy: mean accuracy on positives and on hard negatives, at the threshold that best parts "
@@ -170,8 +174,8 @@ def _detection(table: Table) -> list[str]:
     texts = sum(c["test"]["n"] for c in runs[0]["concepts"].values())
     spec = table.spec
     return [
-        f"{len(table.concepts)} concepts, {texts} labelled texts; AUROC of positives against negatives, and "
-        "(auroc_hard) against negatives and hard negatives together. 0.5 is chance.",
+        f"{len(table.concepts)} concepts, {texts} labelled texts; AUROC of positives against negatives. 0.5 is chance.",
+        *([HARDER] if "hard_auroc" in table.axes else []),
         *([RARE] if "f1_rare" in table.axes else []),
         "Intervals: 95 % bootstrap-t over concepts. A rank runs from 1 plus the detectors surely better to all "
         "less those surely worse (simultaneous sign-flip tests of all pairs, max-t, family-wise 5 %).",
