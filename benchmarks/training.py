@@ -49,7 +49,8 @@ def plain_loop(ctx: Context, one: Train) -> np.ndarray[Any, Any]:
     layer, model = ctx.layer(FORM.layer), scene.model
     unit = scene.norms(layer)[0] / scene.hidden**0.5
     weight = torch.nn.Parameter(FORM.init * scene.normal(scene.hidden, salt="vector")[0])
-    limit = ctx.lm.template_prefix + ctx.budget.tokens
+    begin = ctx.lm.template_prefix
+    limit = begin + ctx.budget.tokens
     rows = []
     for example in one.positives:
         ids = ctx.lm.encode(example.messages[:-1], example.response)[:limit]
@@ -62,8 +63,8 @@ def plain_loop(ctx: Context, one: Train) -> np.ndarray[Any, Any]:
 
     def add(_: Any, __: Any, output: Any) -> Any:
         h = first(output)
-        sink = torch.arange(h.shape[1], device=h.device)[None, :, None] == 0
-        return with_first(output, torch.where(sink, h, (h.float() + unit * weight).to(h.dtype)))
+        header = torch.arange(h.shape[1], device=h.device)[None, :, None] < begin
+        return with_first(output, torch.where(header, h, (h.float() + unit * weight).to(h.dtype)))
 
     handle = blocks(model)[layer].register_forward_hook(add)
     try:

@@ -23,7 +23,7 @@ from methods.diffmean import DiffMean
 )
 @dataclass(frozen=True)
 class Ablate(DiffMean):
-    """Projects the DiffMean direction out of the output of every block, at every token.
+    """Projects the DiffMean direction out of the output of every block.
 
     Equation: r = DiffMean at block `layer`, unit `[H]`; h ← h - c·(h·r)r after all blocks; c = 1 removes r.
     A tool to suppress: on a task that asks for a concept it should do nothing or harm.

@@ -45,9 +45,7 @@ class ActAdd(Method):
                 value = (_padded(one, rows) - _padded(two, rows)).astype(np.float32)
                 if not np.any(value):
                     raise BenchError("the two prompts of the pair have the same states: nothing to add")
-                edits.append(
-                    Add(layer=layer, value=value, span=Span("prompt", first=rows, offset=ctx.lm.template_prefix))
-                )
+                edits.append(Add(layer=layer, value=value, span=Span("prompt", first=rows)))
             found.append(Fitted(Steering(edits=tuple(edits)), note={"rows": rows, "layers": list(depth)}))
         return found
 

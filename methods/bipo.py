@@ -25,7 +25,7 @@ class BiPOVector(Trained):
     Equation: -E_d log σ(dβ·[log π(y⁺; h + dμw)/π(y⁺) - log π(y⁻; h + dμw)/π(y⁻)]), d = ±1, w `[H]` from 0
     after block `layer`; sums over response tokens; steering h ← h + αw at all positions.
     Deviations: half of each step's pairs get d = 1 and half d = -1, where the code draws one d a step;
-    the rate is in units of median ‖h‖ / √H and falls linearly, without warm-up; token 0 is left alone.
+    the rate is in units of median ‖h‖ / √H and falls linearly, without warm-up.
     Reproduction: the paper lifts TruthfulQA MC1 of Llama-2-7B by about 15 points; as an AxBench vector
     the RePS paper reports .173 (Gemma-2-2B, layer 20).
     """

@@ -23,8 +23,7 @@ class DiffMean(DirectionMethod):
 
     Equation: w = mean(T⁺) - mean(T⁻), w / ‖w‖ `[H]`, over all tokens of the positive and negative
     texts after block `layer`; steering h ← h + αw, detection max_i h_i·w.
-    Deviations from AxBench: the shared template prefix is neither read nor, for its first token,
-    steered; `layer` is a relative depth by default.
+    Deviations from AxBench: `layer` is a relative depth by default.
     Reproduction: AxBench reports AUROC .946 (Gemma-2-2B, layer 20); see docs/reproduction.md for
     ours on the same texts with the default model.
     """

@@ -35,7 +35,8 @@ class Imported(Method):
     Equation: h ← h + c·v_l for each layer l the file holds, all v_l `[H]` scaled by one factor to the
     protocol's unit, as added vectors are; detection max_i h_i·v_m/‖v_m‖ at the middle layer m.
     Deviations from those programs: a file's own strength is not used, so that a coefficient means what it
-    means for the other methods; the first token is steered only under `sink = true`.
+    means for the other methods; what every chat begins with, the first token
+    included, is steered only under `sink = true`.
     Reproduction: none of its own; a file of `bench export` steers as the method that made it.
     """
 

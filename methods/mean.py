@@ -17,7 +17,7 @@ class Mean(DirectionMethod):
 
     Equation: w = mean(T⁺ ∪ T⁻), w / ‖w‖ `[H]`, over all tokens after block `layer`. It shows what a push
     along the common direction of all text does; it should neither steer nor detect a concept.
-    Deviations from AxBench: the template prefix, and with it the attention sink, is not averaged in.
+    Deviations from AxBench: `layer` is a relative depth by default.
     Reproduction: AxBench reports no row for it.
     """
 

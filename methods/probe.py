@@ -27,8 +27,9 @@ class Probe(DirectionMethod):
     dimension, the raw-space direction w/s. `axbench`: x = h, no bias and no penalty; after each batch
     of 12 texts w is set to norm 1, the gradient's part along w removed, and AdamW (rate 5e-3, decay
     1e-3, falling linearly) takes a step. Unit norm `[H]`.
-    Deviations from AxBench: `logistic` by default, converged by scikit-learn; the template prefix is
-    not read; in `axbench`, epochs are the budget's (24 in preset paper, as there).
+    Deviations from AxBench: `logistic` by default, converged by scikit-learn; the template's front,
+    of which AxBench's probe alone reads all but the first token, is not read; in `axbench`, epochs are
+    the budget's (24 in preset paper, as there).
     Reproduction: AxBench reports AUROC .946 (Gemma-2-2B, layer 20).
     """
 

@@ -24,7 +24,7 @@ class SSV(Trained):
     Equation: min_w -mean_t log p(y_t | x, y_<t; h ← h + μw) over texts with the concept, w `[H]` after
     block `layer`, μ = median ‖h‖ / √H; steering h ← h + αw, detection max_i h_i·w.
     Deviations from AxBench: lengths and the rate are in units of μ, so that they mean the same on every
-    model; steps of 2 texts, not 6, since there are fewer; the template prefix is left alone.
+    model; steps of 2 texts, not 6, since there are fewer.
     Reproduction: AxBench reports a steering score of .001 and AUROC .950 (Gemma-2-2B, layer 20).
     """
 

@@ -186,7 +186,7 @@ def test_repe_projects_once_and_for_all(lm: HFBackend) -> None:
     one, two = (batch(lm, chats, [s] * 2, 1)[0] for s in (once, once.merged(once)))
     for i, row in enumerate(one):
         np.testing.assert_allclose(row, two[i], atol=1e-5)
-        assert np.abs(row[1:] @ edit.basis[0]).max() < 1e-4  # nothing of it is left, but at the sink
+        assert np.abs(row[lm.template_prefix :] @ edit.basis[0]).max() < 1e-4  # nothing of it is left
 
 
 def test_repe_s_piecewise_operator_pushes_each_state_the_way_it_leans(lm: HFBackend) -> None:
@@ -195,8 +195,9 @@ def test_repe_s_piecewise_operator_pushes_each_state_the_way_it_leans(lm: HFBack
     bare, _ = batch(lm, [ask(LONG)], [Steering()], 1)
     (change,), _ = changes(lm, [ask(LONG)], [found], 1)
     expected = np.sign(bare[0] @ edit.value)[:, None] * edit.value
-    np.testing.assert_allclose(change[1:], expected[1:], atol=1e-5)
-    assert len(set(np.sign(bare[0][1:] @ edit.value))) == 2  # both sides were there
+    begin = lm.template_prefix
+    np.testing.assert_allclose(change[begin:], expected[begin:], atol=1e-5)
+    assert len(set(np.sign(bare[0][begin:] @ edit.value))) == 2  # both sides were there
 
 
 # Layers
@@ -382,8 +383,8 @@ def test_ablation_leaves_nothing_of_its_direction_after_any_block(lm: HFBackend)
     for layer in range(4):
         (after,), _ = batch(lm, [ask(LONG)], [found], layer)
         (half,), _ = batch(lm, [ask(LONG)], [found.scaled(0.5)], layer)
-        assert np.abs(after[1:] @ diff.value).max() < 1e-4
-        assert np.abs(half[1:] @ diff.value).max() > 1e-2
+        assert np.abs(after[lm.template_prefix :] @ diff.value).max() < 1e-4
+        assert np.abs(half[lm.template_prefix :] @ diff.value).max() > 1e-2
 
 
 # ITI

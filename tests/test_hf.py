@@ -140,7 +140,7 @@ def test_reading_stops_after_the_deepest_wanted_block(lm: HFBackend) -> None:
     assert ran in ([0], [0, 1])  # block 1's own last hook may not run: its reader ended the pass
 
 
-def test_padding_and_the_sink_are_neither_read_nor_steered(lm: HFBackend) -> None:
+def test_padding_and_the_header_are_neither_read_nor_steered(lm: HFBackend) -> None:
     rows = [lm.encode(ask(a)) for a in ASKS]
     inputs, pads = lm.batches.pad(rows)
     seen: list[Array] = []
@@ -153,25 +153,43 @@ def test_padding_and_the_sink_are_neither_read_nor_steered(lm: HFBackend) -> Non
             handle.remove()
     moved = np.abs(seen[1] - seen[0]).max(-1) > 0
     for row, pad in enumerate(pads):
-        assert not moved[row, : pad + 1].any()
-        assert moved[row, pad + 1 :].all()
+        begin = pad + lm.template_prefix
+        assert not moved[row, :begin].any()
+        assert moved[row, begin:].all()
 
 
 @pytest.mark.parametrize(
-    ("span", "prompt", "steps"),
+    ("span", "prompt", "response"),
     [
-        (Span(), -1, 7),
-        (Span(sink=True), 0, 7),
-        (Span("prompt"), -1, 0),
-        (Span("response"), None, 7),
-        (Span("generation"), None, 8),
+        (Span(), "words", 0),
+        (Span(sink=True), "whole", 0),
+        (Span("prompt"), "words", None),
+        (Span("prompt", first=2, last=1), "3", None),
+        (Span("response"), "0", 0),
+        (Span("generation"), "0", 1),
     ],
 )
-def test_touched_positions_follow_the_span(lm: HFBackend, span: Span, prompt: int | None, steps: int) -> None:
-    found = dict(lm.generate([Request(ask(a), add(0.5, span=span), GREEDY) for a in ASKS]))
-    for completion in found.values():
-        expected = (completion.prompt_tokens + prompt if prompt is not None else 0) + steps - (8 - completion.tokens)
-        assert completion.positions_edited == (expected if span.part != "prompt" else completion.prompt_tokens - 1,)
+def test_touched_positions_follow_the_span(lm: HFBackend, span: Span, prompt: str, response: int | None) -> None:
+    """Edits begin after what every chat shares; the last token of an answer is drawn and never run."""
+    asked = [ask(a) for a in ASKS]
+    found = dict(lm.generate([Request(a, add(0.5, span=span), GREEDY) for a in asked]))
+    for i, completion in found.items():
+        whole = len(lm.encode(asked[i]))
+        before = {"words": whole - lm.template_prefix, "whole": whole}.get(prompt)
+        after = 0 if response is None else completion.tokens - 1 + response
+        assert completion.positions_edited == ((int(prompt) if before is None else before) + after,)
+
+
+def test_a_system_message_of_its_own_and_a_raw_text_are_words(lm: HFBackend) -> None:
+    """Only what every chat begins with is left out: of another system message the template's front alone."""
+    own = (("system", "Be brief."), *ask("Why?"))
+    ids = lm.encode(own)
+    front = lm.header(ids)
+    assert 1 <= front < lm.template_prefix
+    assert lm.tokenizer.decode(ids[front:]).startswith("system\nBe brief.")  # its turn, after the default one
+    found = dict(lm.generate([Request(own, add(), GREEDY), Request("Why so?", add(), GREEDY)]))
+    assert found[0].positions_edited == (len(ids) - front + found[0].tokens - 1,)
+    assert found[1].positions_edited == (len(lm.encode("Why so?")) - 1 + found[1].tokens - 1,)
 
 
 def test_the_first_generated_token_is_steered(lm: HFBackend) -> None:

@@ -93,7 +93,7 @@ class Engine:
 
     def wanted(self, name: str) -> list[int] | None:
         key = self.keys[int(name)]
-        return None if key is None else [int(name), key, self.prompts[int(name)]]
+        return None if key is None else [int(name), key, self.prompts[int(name)], 1]
 
     def step(self, parts: list[tuple[int, int, int]], split: bool = True) -> None:
         """Run tokens `[begin, end)` of requests, as (request, begin, end), in this order."""

@@ -61,7 +61,7 @@ def residuals(lm: HFBackend, steering: Steering, prompt: str, layer: int = LAYER
 
 def test_actadd_adds_a_matrix_to_the_front_of_the_prompt(lm: HFBackend) -> None:
     matrix = RNG.standard_normal((3, H)).astype(np.float32)
-    steering = Steering(edits=(Add(layer=LAYER, value=matrix, span=Span("prompt", first=3, offset=4)),))
+    steering = Steering(edits=(Add(layer=LAYER, value=matrix, span=Span("prompt", first=3, offset=4, sink=True)),))
     bare, steered, _ = residuals(lm, steering, "What is it?")
     change = steered - bare
     np.testing.assert_allclose(change[4:7], matrix, atol=1e-5)
@@ -105,10 +105,11 @@ def test_loreft_edits_first_and_last_prompt_tokens_within_its_row_space(lm: HFBa
     bare, steered, prompt = residuals(lm, Steering(edits=(edit,)), "What is it?")
     change = steered - bare
     positions_edited = [i for i in range(len(change)) if change[i].any()]
-    assert positions_edited == [1, 2, prompt - 3, prompt - 2, prompt - 1]
+    begin = lm.template_prefix
+    assert positions_edited == [begin, begin + 1, prompt - 3, prompt - 2, prompt - 1]
     np.testing.assert_allclose(change @ basis.T @ basis, change, atol=1e-4)
-    expected = (bare[1] @ (weight - basis).T + bias) @ basis
-    np.testing.assert_allclose(change[1], expected, atol=1e-4)
+    expected = (bare[begin] @ (weight - basis).T + bias) @ basis
+    np.testing.assert_allclose(change[begin], expected, atol=1e-4)
     identity = LowRank(layer=LAYER, rotation=basis, weight=basis, bias=np.zeros(2, np.float32))
     np.testing.assert_allclose(probabilities(lm, Steering(edits=(identity,))), probabilities(lm, None), atol=1e-4)
 
@@ -246,8 +247,8 @@ def test_the_options_of_a_steered_question_share_its_row_and_stay_what_they_are_
         ids = len(lm.encode(request.prompt)), len(lm.encode(request.target))
         if request.steering is steerings[1]:
             assert score.positions_edited == (
-                sum(ids) - 2,
+                sum(ids) - lm.template_prefix - 1,
                 ids[1] - 1,
-            )  # all but the sink; the last token decides nothing
+            )  # all but the header; the last token decides nothing
         if request.steering is steerings[2]:
             assert score.positions_edited == (ids[1],)

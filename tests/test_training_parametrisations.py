@@ -96,10 +96,11 @@ def test_the_gate_adds_the_mean_of_the_largest_activations(lm: HFBackend) -> Non
         bare = made.texts.run(chosen, None, states=[2], logits=False)
         moved = made.texts.run(chosen, made.change, rows(2, 2.0), states=[2], logits=False)
     for k, number in enumerate(chosen):
-        h = bare.states[2][k, 1 : made.texts.tokens(number)]
+        begin, end = lm.template_prefix, made.texts.tokens(number)
+        h = bare.states[2][k, begin:end]
         mean = torch.relu(h @ v).topk(3).values.mean()
-        assert torch.allclose(moved.states[2][k, 1 : len(h) + 1], h + 2 * mean * v, atol=1e-5)
-        assert torch.equal(moved.states[2][k, 0], bare.states[2][k, 0])
+        assert torch.allclose(moved.states[2][k, begin:end], h + 2 * mean * v, atol=1e-5)
+        assert torch.equal(moved.states[2][k, :begin], bare.states[2][k, :begin])
 
 
 def test_a_vector_taken_out_leaves_nothing_along_it(lm: HFBackend) -> None:
@@ -110,10 +111,12 @@ def test_a_vector_taken_out_leaves_nothing_along_it(lm: HFBackend) -> None:
         bare = made.texts.run([0], None, states=[2], logits=False).states[2][0]
         without = made.texts.run([0], made.change, null, states=[2], logits=False).states[2][0]
         w = made.change.vectors()[0]  # type: ignore[operator]
-    before, after = bare[1:] @ w, without[1:] @ w
+    begin = lm.template_prefix
+    bare, without = bare[begin:], without[begin:]
+    before, after = bare @ w, without @ w
     assert (before > 0).any()
     assert after[before > 0].abs().max() < 1e-4
-    assert torch.equal(without[1:][before <= 0], bare[1:][before <= 0])
+    assert torch.equal(without[before <= 0], bare[before <= 0])
 
 
 def test_loreft_edits_the_row_space_of_an_orthonormal_rotation(lm: HFBackend) -> None:
@@ -122,7 +125,7 @@ def test_loreft_edits_the_row_space_of_an_orthonormal_rotation(lm: HFBackend) ->
         assert isinstance(edit, LowRank)
         assert np.allclose(edit.rotation @ edit.rotation.T, np.eye(2), atol=1e-5)
         assert edit.span.part == "prompt"
-        assert (edit.span.first, edit.span.last, edit.span.offset) == (2, 3, lm.template_prefix)
+        assert (edit.span.first, edit.span.last, edit.span.sink) == (2, 3, False)
         h = np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32)
         change = ((h @ (edit.weight - edit.rotation).T) + edit.bias) @ edit.rotation
         outside = change - change @ edit.rotation.T @ edit.rotation

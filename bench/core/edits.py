@@ -59,8 +59,9 @@ class Span:
 
     `all`; `prompt`; `response` (tokens after the prompt); `generation` (every position whose output
     predicts a response token: the last prompt token and all after it). `first` and `last` narrow
-    `prompt` to its first and last so many tokens, from `offset` on. Token 0 is an attention sink
-    and is left out unless `sink`.
+    `prompt` to its first and last so many tokens. Every span begins after the row's header, which is what
+    all chats of its model begin with (the template's front with a default system prompt; at least token 0,
+    an attention sink), `offset` tokens later; with `sink` it begins at token 0.
     """
 
     part: Literal["all", "prompt", "response", "generation"] = "all"
@@ -69,15 +70,17 @@ class Span:
     offset: int = 0
     sink: bool = False
 
-    def start(self) -> int:
-        return max(self.offset, 0 if self.sink else 1)
+    def start(self, header: Any = 1) -> Any:
+        """The first position of a row whose header is so many tokens long."""
+        return (0 * header if self.sink else header) + self.offset
 
-    def mask(self, index: Any, prompt: Any) -> Any:
-        """Truth of `index` (token indices of a row, negative on padding) given its prompt length.
+    def mask(self, index: Any, prompt: Any, header: Any = 1) -> Any:
+        """Truth of `index` (token indices of a row, negative on padding) given its prompt's and header's length.
 
         Works on numpy arrays and torch tensors of any shapes that broadcast together.
         """
-        inside = index >= self.start()
+        start = self.start(header)
+        inside = index >= start
         if self.part == "response":
             return inside & (index >= prompt)
         if self.part == "generation":
@@ -86,16 +89,16 @@ class Span:
             return inside
         inside = inside & (index < prompt)
         if self.first and self.last:
-            return inside & ((index < self.start() + self.first) | (index >= prompt - self.last))
+            return inside & ((index < start + self.first) | (index >= prompt - self.last))
         if self.first:
-            return inside & (index < self.start() + self.first)
+            return inside & (index < start + self.first)
         if self.last:
             return inside & (index >= prompt - self.last)
         return inside
 
-    def rank(self, index: Any, prompt: Any) -> Any:
+    def rank(self, index: Any, prompt: Any, header: Any = 1) -> Any:
         """Which position of the span an index is, counted from where the span begins."""
-        return index - (prompt - self.last if self.last and not self.first else self.start())
+        return index - (prompt - self.last if self.last and not self.first else self.start(header))
 
 
 @stored
@@ -183,9 +186,9 @@ class Edit(ABC):
         """The edit away from what this one leads to."""
         return self.scaled(-1)
 
-    def positions(self, index: Any, prompt: Any) -> Any:
+    def positions(self, index: Any, prompt: Any, header: Any = 1) -> Any:
         """Truth of the positions it acts on (`Span.mask`)."""
-        return self.span.mask(index, prompt)
+        return self.span.mask(index, prompt, header)
 
     def tensors(self) -> dict[str, Array]:
         return tensors_of(self)

@@ -4,8 +4,8 @@ Invariant: `load` gives what `save` was given, fp32 exact; what a format cannot 
 byte is written. Only ours, `.safetensors`, holds every steering.
 
 Every format counts blocks from 0 and adds at a block's output, as `Add.layer` does. None of the others
-holds positions: their programs add at every token, the first one too, where `Span()` leaves that attention
-sink out; `load` gives `Span(sink=sink)`.
+holds positions: their programs add at every token, where `Span()` leaves out the first (an attention sink) and
+what else every chat begins with; `load` gives `Span(sink=sink)`.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _check(steering: Steering, form: str, kinds: tuple[type[Edit], ...]) -> None
         parts |= {
             f"a gate{where}": edit.gate is not None,
             f"an edit of the {edit.site} output{where}": edit.site != "resid",
-            f"the span {edit.span.part!r}{where}": edit.span.part != "all" or edit.span.offset > 1,
+            f"the span {edit.span.part!r}{where}": edit.span.part != "all" or edit.span.offset > 0,
             f"this edit{where}": not isinstance(edit, kinds),
         }
         if isinstance(edit, Add):

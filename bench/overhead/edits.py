@@ -41,7 +41,7 @@ def extra(steering: Steering, prompt_tokens: float = 0, length: int = 64, merged
     for edit in steering.edits:
         one = edit.work()
         positions_edited = int(np.count_nonzero(edit.positions(np.arange(length), length)))
-        whole = positions_edited >= length - edit.span.start() and positions_edited > 0
+        whole = positions_edited >= length - edit.span.start(1) and positions_edited > 0
         total = replace(
             total,
             decode=total.decode + one.flops * decodes(edit),

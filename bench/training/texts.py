@@ -64,13 +64,13 @@ class Texts:
 
     def __init__(self, ctx: Context) -> None:
         self.lm, self.model = ctx.lm, ctx.lm.module
-        self.template_prefix = ctx.lm.template_prefix
         self.blocks = blocks(self.model)
         self.limit = ctx.budget.tokens
         self.device = next(self.model.parameters()).device
         self._known: dict[Text, int | None] = {}
         self._ids: list[list[int]] = []
         self._prompts: list[int] = []
+        self._headers: list[int] = []
         self._floor = -1
         self._tuple: bool | None = None
         self._prefix: dict[int, Tensor] = {}
@@ -81,11 +81,13 @@ class Texts:
         if text not in self._known:
             prompt = len(self.lm.encode(text.prompt))
             ids = self.lm.encode(text.prompt, text.response)
-            ids = ids[: self.template_prefix + self.limit] if self.limit else ids
+            header = self.lm.header(ids)
+            ids = ids[: header + self.limit] if self.limit else ids
             self._known[text] = len(self._ids) if len(ids) > prompt else None
             if len(ids) > prompt:
                 self._ids.append(ids)
                 self._prompts.append(prompt)
+                self._headers.append(header)
         return self._known[text]
 
     def tokens(self, number: int) -> int:
@@ -162,7 +164,8 @@ class Texts:
             if self._floor >= 0 and frozen:
                 stack.enter_context(self._resumed(numbers, ids.shape[1]))
             if change is not None and rows is not None:
-                change.now = rows.placed(torch.where(inside, index, -1), prompts[:, None])
+                headers = torch.tensor([self._headers[i] for i in numbers], device=self.device)
+                change.now = rows.placed(torch.where(inside, index, -1), prompts[:, None], headers[:, None])
                 for module, edit in change.hooks():
                     stack.callback(module.register_forward_hook(edit).remove)
             for layer in sorted(set(states)):

@@ -92,8 +92,12 @@ class HFBackend(Backend):
     def tokenizer(self) -> Any:
         return self.chat.tokenizer
 
+    def header(self, ids: Sequence[int]) -> int:
+        return self.chat.header(ids)
+
     @property
     def template_prefix(self) -> int:
+        """Tokens that every chat without a system message of its own begins with, at least 1."""
         return self.chat.template_prefix
 
     def encode(self, prompt: Prompted, tail: str = "") -> list[int]:
@@ -188,9 +192,8 @@ class HFBackend(Backend):
         )
         seeds = torch.tensor([requests[i].seed for i in chosen], dtype=torch.int64)
         drawn = LogitsProcessorList([draw(sampling, seeds, width)])
-        applied = Applied(
-            self.model, [requests[i].steering for i in chosen], list(map(len, rows)), pads, self.template_prefix
-        )
+        steerings, headers = [requests[i].steering for i in chosen], list(map(self.chat.header, rows))
+        applied = Applied(self.model, steerings, list(map(len, rows)), pads, headers)
         with applied:
             output = self.model.generate(
                 **inputs,
@@ -234,7 +237,7 @@ class HFBackend(Backend):
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], requests: Sequence[Request]
     ) -> Iterator[tuple[int, Scored]]:
         """`logprobs` of prompts and targets given as ids, under the requests' steerings; equal prompts share rows."""
-        yield from score(self.model, self.template_prefix, self.batches, requests, prompts, targets)
+        yield from score(self.model, self.chat.header, self.batches, requests, prompts, targets)
 
     @torch.inference_mode()
     def diverge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Divergence]]:
@@ -247,7 +250,7 @@ class HFBackend(Backend):
         steered = [self.chat.steered(request) for request in requests]
         bare = [self.chat.steered(replace(request, steering=None)) for request in requests]
         steerings = [request.steering for request in requests]
-        yield from diverge(self.model, self.template_prefix, self.batches, steerings, steered, bare, targets)
+        yield from diverge(self.model, self.chat.header, self.batches, steerings, steered, bare, targets)
 
     @torch.inference_mode()
     def activations(

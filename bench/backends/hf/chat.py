@@ -38,11 +38,20 @@ class Chat:
         return tokenizer
 
     @cached_property
-    def template_prefix(self) -> int:
-        """Tokens at the front that every chat shares: what a read skips (at least the sink)."""
+    def shared(self) -> list[int]:
+        """Token ids that every chat without a system message of its own begins with."""
         one, two = (self.encode((("user", text),)) for text in ("1", "2"))
         shared = common(one, two)
-        return max(1, shared) if shared < min(len(one), len(two)) else 1
+        return one[:shared] if shared < min(len(one), len(two)) else []
+
+    @property
+    def template_prefix(self) -> int:
+        """How many those are, at least the sink."""
+        return max(1, len(self.shared))
+
+    def header(self, ids: Sequence[int]) -> int:
+        """Tokens of a row that stand before its own words, at least the sink: neither edited nor read."""
+        return max(1, common(ids, self.shared))
 
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as text, up to where the assistant begins to speak."""
@@ -92,7 +101,7 @@ class Chat:
             else:
                 starts.append(len(self.encode(text[:-1])))
                 rows.append(self.encode(text[:-1], text[-1][1]))
-        skips = [1 if isinstance(text, str) else self.template_prefix for text in texts]
+        skips = [self.header(row) for row in rows]
         if tokens:
             rows = [row[: skip + tokens] for row, skip in zip(rows, skips, strict=True)]
         if short := [i for i, (row, skip) in enumerate(zip(rows, skips, strict=True)) if len(row) <= skip]:

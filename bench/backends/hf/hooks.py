@@ -29,9 +29,9 @@ Stack = tuple[list[int], list[tuple[int, int, Edit]], dict[str, Tensor]]
 class Applied:
     """Context in which rows of a left-padded batch run under their own steering.
 
-    `prompts` `[B]` are prompt lengths in tokens, `pads` `[B]` the padding on the left, `template_prefix` the
-    chat-template tokens that every prompt shares (gates do not pool over them). `index` `[B, T]` is where each
-    token stands in its own text (negative: padding), for one pass whose rows are not simply one text.
+    `prompts` `[B]` are prompt lengths in tokens, `pads` `[B]` the padding on the left, `headers` `[B]` the tokens
+    before a row's own words (`Span`; gates do not pool over them). `index` `[B, T]` is where each token stands in its
+    own text (negative: padding), for one pass whose rows are not simply one text.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Applied:
         steerings: Sequence[Steering | None],
         prompts: Sequence[int],
         pads: Sequence[int],
-        template_prefix: int = 1,
+        headers: Sequence[int] | int = 1,
         index: Tensor | None = None,
     ) -> None:
         self.model = model
@@ -48,7 +48,8 @@ class Applied:
         self.steerings = [s or Steering() for s in steerings]
         self.prompts = torch.tensor(prompts, device=self.device)[:, None]
         self.pads = torch.tensor(pads, device=self.device)[:, None]
-        self.template_prefix = template_prefix
+        each = [headers] * len(prompts) if isinstance(headers, int) else headers
+        self.headers = torch.tensor(each, device=self.device)[:, None]
         self.given = index
         self.seen = 0
         self.index = torch.empty(0)
@@ -148,7 +149,7 @@ class Applied:
             if gate in self.fires:
                 continue
             index, prompt = self.index[rows], self.prompts[rows]
-            inside = (index >= self.template_prefix) & (index < prompt)
+            inside = (index >= self.headers[rows]) & (index < prompt)
             if gate.pooling == "last":
                 inside = index == prompt - 1
             h, weight = hidden[rows].float(), inside.float()[..., None]
@@ -173,8 +174,8 @@ class Applied:
         hidden = hidden.clone()
         for rows, entries, fields in groups:
             one = entries[0][2]
-            index, prompt = self.index[rows], self.prompts[rows]
-            mask = one.positions(index, prompt).expand(len(rows), hidden.shape[1]).clone()
+            index, prompt, header = self.index[rows], self.prompts[rows], self.headers[rows]
+            mask = one.positions(index, prompt, header).expand(len(rows), hidden.shape[1]).clone()
             for i, (row, _, edit) in enumerate(entries):
                 if edit.gate is not None:
                     mask[i] &= self.fires[edit.gate][row]
@@ -183,7 +184,7 @@ class Applied:
             if self.given is not None:  # not at each token of an answer
                 self.masks |= {(row, number): own for (row, number, _), own in zip(entries, mask, strict=True)}
             old = hidden[rows]
-            rank = one.span.rank(index, prompt)
+            rank = one.span.rank(index, prompt, header)
             p = {name: _placed(value, name in one.by_position, rank) for name, value in fields.items()}
             h = old.float()
             new = (h + one.change(h, p, one.flags())).to(old.dtype)

@@ -11,7 +11,7 @@ Invariant: a target's score depends on its own request alone; the order and comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +89,7 @@ Row = tuple[list[int], Tree]
 
 def score(
     model: Any,
-    template_prefix: int,
+    header: Callable[[Sequence[int]], int],
     batches: Batches,
     requests: Sequence[Request],
     prompts: Sequence[Sequence[int]],
@@ -119,7 +119,7 @@ def score(
         some = [one for one in trees if reads_trees(model, len(one[1].ids)) == readable]
         lengths, targeted = [len(tree.ids) for _, tree in some], [len(own) for own, _ in some]
         for batch in batches.split(lengths, weights=targeted):
-            yield from _score(model, template_prefix, batches, [some[i] for i in batch], requests, targets)
+            yield from _score(model, header, batches, [some[i] for i in batch], requests, targets)
 
 
 def edited(request: Request) -> str:
@@ -160,7 +160,7 @@ def reads_trees(model: Any, length: int) -> bool:
 
 def _score(
     model: Any,
-    template_prefix: int,
+    header: Callable[[Sequence[int]], int],
     batches: Batches,
     batch: Sequence[Row],
     requests: Sequence[Request],
@@ -174,7 +174,8 @@ def _score(
     if any(tree.branches for tree in trees):
         inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(model, trees, pads)}
     steerings = [requests[own[0]].steering for own, _ in batch]
-    applied = Applied(model, steerings, [tree.prefix for tree in trees], pads, template_prefix, index)
+    headers = [header(tree.ids[: tree.prefix]) for tree in trees]
+    applied = Applied(model, steerings, [tree.prefix for tree in trees], pads, headers, index)
     asked = [
         ((r, pads[r] + k), token)
         for r, (own, tree) in enumerate(batch)
@@ -240,7 +241,7 @@ class Divergence:
 
 def diverge(
     model: Any,
-    template_prefix: int,
+    header: Callable[[Sequence[int]], int],
     batches: Batches,
     steerings: Sequence[Steering | None],
     steered: Sequence[Sequence[int]],
@@ -254,7 +255,7 @@ def diverge(
     ) -> Tensor:
         """`[B, T, V]` of prompts and what follows: from the last prompt token on, aligned at the end."""
         inputs, pads = batches.pad([[*prompt, *rest] for prompt, rest in zip(prompts, rests, strict=True)])
-        applied = Applied(model, own, list(map(len, prompts)), pads, template_prefix)
+        applied = Applied(model, own, list(map(len, prompts)), pads, list(map(header, prompts)))
         with applied:
             found: Tensor = model(**inputs, use_cache=False, logits_to_keep=max(map(len, rests)) + 1).logits
         for row, rest in enumerate(rests):

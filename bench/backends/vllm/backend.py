@@ -136,9 +136,8 @@ class VLLMBackend(Backend):
     def count(self, prompt: Prompted) -> int:
         return self.hf.count(prompt)
 
-    @property
-    def template_prefix(self) -> int:
-        return self.hf.template_prefix
+    def header(self, ids: Sequence[int]) -> int:
+        return self.hf.header(ids)
 
     def output_projection(self, layer: int) -> Array:
         return self.hf.output_projection(layer)
@@ -245,7 +244,7 @@ class VLLMBackend(Backend):
             self._rank = rank
             with _quiet(self.log):
                 self._llm = self._make()
-                runners = self._llm.collective_rpc("bench_install", args=(self.hf.template_prefix, self.compiled))
+                runners = self._llm.collective_rpc("bench_install", args=(self.compiled,))
             self.runner = runners[0]
         return self._llm.llm_engine
 

@@ -21,7 +21,7 @@ from bench.core.content import Array
 from bench.core.edits import Add, Clamp, Edit, LowRank, Project, similarity
 
 FIELD = "bench"
-"""Under this name a request carries [its number, its steering's, its prompt's tokens]."""
+"""Under this name a request carries [its number, its steering's, its prompt's tokens, its header's]."""
 SITES = ("resid", "attn", "mlp")
 KINDS: tuple[type[Edit], ...] = (Add, Project, Clamp, LowRank)
 FLAGS = (("signed", "keep_norm"), (), ("at_least",), ())
@@ -33,7 +33,8 @@ COLUMNS = (
     *("count", "slot", "other", "part", "start", "first", "last", "gate"),
 )
 """Integers of one edit: the steering it belongs to and its place there; where and how it acts; rows of the
-bank it reads (`slot`, and `other` for what it writes or weighs) and how many; its span; its gate or -1."""
+bank it reads (`slot`, and `other` for what it writes or weighs) and how many; its span, which starts at twice its
+offset, plus 1 if the header is in it; its gate or -1."""
 NUMBERS = ("strength", "bias", "threshold", "target")
 GATES = ("layer", "last", "cast", "above", "direction", "center")
 _LIMIT = 1 << 24  # elements of one gathered block of vectors: 64 MiB in fp32
@@ -68,10 +69,9 @@ class Step:
 class Packed:
     """Tables of steerings and requests, and the edits of the running step."""
 
-    def __init__(self, device: torch.device | str, width: int, template_prefix: int = 1) -> None:
+    def __init__(self, device: torch.device | str, width: int) -> None:
         self.device = torch.device(device)
         self.width = width
-        self.template_prefix = template_prefix
         self.clear()
 
     def clear(self) -> None:
@@ -87,6 +87,7 @@ class Packed:
         self.begin_of: list[int] = []
         self.size_of: list[int] = []
         self.prompt_of: list[int] = []
+        self.header_of: list[int] = []
         self.faults: dict[int, str] = {}
         self.reached = np.zeros(0, np.int64)
         self.used = 0
@@ -141,7 +142,7 @@ class Packed:
         if not wanted:
             self.rows[name] = -1
             return -1
-        number, key, prompt = wanted
+        number, key, prompt, header = wanted
         if key not in self.steerings:  # `positions_edited` reports it; a request already cleared may run one step more
             self.rows[name] = -1
             return -1
@@ -155,13 +156,14 @@ class Packed:
         self.used = end
         place = slice(begin, end)
         self.table[place], self.numbers[place] = edits, numbers
-        self.bounds[place] = [_bounds(edit, prompt) for edit in edits]
+        self.bounds[place] = [_bounds(edit, prompt, header) for edit in edits]
         self.groups[place] = [_group(edit) for edit in edits]
         self.owner[place], self.counts[place] = row, 0
         self.fires[place] = np.where(edits[:, 14] >= 0, -1, 1)
         self.begin_of.append(begin)
         self.size_of.append(len(edits))
         self.prompt_of.append(prompt)
+        self.header_of.append(header)
         self.rows[name] = row
         self.names[number] = name
         # Blocks found in the prefix cache were written under this very steering: the salt says so.
@@ -180,7 +182,7 @@ class Packed:
     ) -> None:
         """Lay out one step: requests `names` in batch order, the tokens each runs now and has behind it.
 
-        `wanted(name)` gives (number, steering, prompt length) of a steered request when it is first seen.
+        `wanted(name)` gives (number, steering, tokens of prompt and header) of a steered request when it is first seen.
         """
         self.step = None
         found = [
@@ -256,7 +258,7 @@ class Packed:
             if computed[request] or scheduled[request] < prompt:
                 self.faults.setdefault(row, "its gate must read the prompt in one step, which chunked prefill split")
                 continue
-            begin = prompt - 1 if self.gates[gate, 1] else min(self.template_prefix, prompt)
+            begin = prompt - 1 if self.gates[gate, 1] else min(self.header_of[row], prompt)
             place = int(starts[request])
             job = (gate, row, place + begin, place + prompt)
             step.gates.setdefault(int(self.gates[gate, 0]), []).append(job)
@@ -369,9 +371,10 @@ def _ranges(begins: Array, lengths: Array) -> Array:
     return found
 
 
-def _bounds(edit: Array, prompt: int) -> tuple[int, int, int, int, int]:
+def _bounds(edit: Array, prompt: int, header: int) -> tuple[int, int, int, int, int]:
     """A span as two half-open ranges of positions, and where the rows of an `[n, H]` value begin."""
-    part, start, first, last = (int(v) for v in edit[10:14])
+    part, code, first, last = (int(v) for v in edit[10:14])
+    start = (0 if code & 1 else header) + (code >> 1)
     begin = prompt - last if last and not first else start
     if PARTS[part] == "response":
         return max(start, prompt), FAR, 0, 0, begin

@@ -96,7 +96,7 @@ class Wire:
         kind = KINDS.index(type(edit))
         flags = sum((name in edit.flags()) << bit for bit, name in enumerate(FLAGS[kind]))
         where = [key, number, edit.layer, SITES.index(edit.site), order, kind, flags]
-        where += [count, slot, other, PARTS.index(span.part), span.start(), span.first, span.last]
+        where += [count, slot, other, PARTS.index(span.part), span.offset << 1 | span.sink, span.first, span.last]
         self._edits.append([*where, -1 if edit.gate is None else self._gate(edit.gate)])
         numbers = {"strength": strength, "bias": bias, "threshold": threshold, "target": target}
         self._numbers.append([float(numbers[name]) for name in NUMBERS])

@@ -25,14 +25,14 @@ class SteeringExtension:
 
     model_runner: Any
 
-    def bench_install(self, template_prefix: int, compiled: bool = False) -> str:
+    def bench_install(self, compiled: bool = False) -> str:
         """Hook the decoder layers and the runner's input preparation; returns which runner it is.
 
         A compiled engine was hooked as its model was loaded: its graph asks for `packed`.
         """
         runner, model = self.model_runner, self.model_runner.get_model()
         config = runner.model_config.hf_config.get_text_config()
-        packed = Packed(runner.device, config.hidden_size, template_prefix)
+        packed = Packed(runner.device, config.hidden_size)
         self.steering = packed
         if compiled:
             run_with(packed)

@@ -30,17 +30,18 @@ Hook = Callable[[nn.Module, Any, Any], Any]
 @dataclass(frozen=True)
 class RowPlan:
     """How each row of a pass is changed: its concept's number, factor (0: not at all), and whether the change
-    is to be taken out instead (RePS's null), all `[B]`; `index` `[B, T]` counts its tokens (negative on padding)
-    and `prompt` `[B, 1]` is its prompt's length."""
+    is to be taken out instead (RePS's null), all `[B]`; `index` `[B, T]` counts its tokens (negative on padding),
+    and `prompt` and `header` `[B, 1]` are the lengths of its prompt and of what stands before its own words."""
 
     concept: Tensor
     factor: Tensor
     null: Tensor
     index: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
     prompt: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+    header: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
 
-    def placed(self, index: Tensor, prompt: Tensor) -> RowPlan:
-        return dataclasses.replace(self, index=index, prompt=prompt)
+    def placed(self, index: Tensor, prompt: Tensor, header: Tensor) -> RowPlan:
+        return dataclasses.replace(self, index=index, prompt=prompt, header=header)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def on_states(edit: Callable[[Tensor], Tensor]) -> Hook:
 def inside(rows: RowPlan, span: Span) -> Tensor:
     """`[B, T, 1]`: the positions of `span` that a row's factor lets change."""
     active = (rows.factor != 0) | rows.null
-    found: Tensor = span.mask(rows.index, rows.prompt) & (rows.index >= 0) & active[:, None]
+    found: Tensor = span.mask(rows.index, rows.prompt, rows.header) & (rows.index >= 0) & active[:, None]
     return found[..., None]
 
 

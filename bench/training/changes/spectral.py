@@ -216,7 +216,7 @@ def _inputs(scene: TrainingContext, form: Rotation) -> list[dict[str, list[Tenso
                 for side in sides:
                     for chat in side[:count]:
                         ids = scene.ctx.lm.encode(chat[:-1], chat[-1][1])
-                        ids = ids[: scene.ctx.lm.template_prefix + scene.ctx.budget.tokens]
+                        ids = ids[: scene.ctx.lm.header(ids) + scene.ctx.budget.tokens]
                         read_blocks(scene.model, [last], input_ids=torch.tensor([ids], device=scene.device))
         finally:
             for handle in handles:

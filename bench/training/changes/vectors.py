@@ -34,7 +34,7 @@ class VectorChange(Change):
         self.norm = scene.norms(self.layer)
         unit = torch.ones_like(self.norm) if scene.reference else self.norm / scene.hidden**0.5
         self.unit = unit[:, None]
-        self.span = Span(sink=False)
+        self.span = Span()
         self._build(scene, form)
 
     def _build(self, scene: TrainingContext, form: Any) -> None:
@@ -160,7 +160,7 @@ class LoReFTChange(Change):
         self.layers = scene.layers(form.layers)
         self.floor = self.first = min(self.layers)
         self.blocks = [blocks(scene.model)[layer] for layer in self.layers]
-        self.span = Span("prompt", first=form.first, last=form.last, offset=scene.ctx.lm.template_prefix)
+        self.span = Span("prompt", first=form.first, last=form.last, sink=scene.reference)
         starts = [scene.normal(form.rank, scene.hidden, salt=f"rotation {layer}") for layer in self.layers]
         self.raw = nn.ParameterList(nn.Parameter(start) for start in starts)
         # A step then moves the edit as far through W as through b, which is not measured by the text.
