@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from bench import Array, BenchError, Budget, Context, Prompted, Request, Sampling, Train, digest, stored
+from bench.backends.hub import fetch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +170,6 @@ def released(release: str) -> Dictionary:
     """A release in GemmaScope's naming (`W_enc` `[H, m]`, `W_dec` `[m, H]`, `b_enc`, `b_dec`, `threshold`):
     a `.npz` or `.safetensors` file, or `owner/repo/path[@revision]` on the hub."""
     import torch
-    from huggingface_hub import hf_hub_download
     from safetensors.torch import load_file  # numpy has no bfloat16
 
     path = Path(release).expanduser()
@@ -180,14 +180,14 @@ def released(release: str) -> Dictionary:
         raise BenchError(f"no dictionary {release!r}: give a .npz or .safetensors file, or owner/repo/path on the hub")
     try:
         if not path.is_file():
-            path = Path(hf_hub_download(f"{owner}/{repo}", file, revision=revision or None, etag_timeout=5))
+            path = fetch(f"{owner}/{repo}", file, revision=revision)
         stored = load_file(path) if path.suffix == ".safetensors" else np.load(path, allow_pickle=False)
         parts = {name.lower(): torch.as_tensor(stored[name]).float().numpy() for name in stored}  # Gemma Scope 2: w_enc
         encoder, decoder, bias, center = (parts[name] for name in ("w_enc", "w_dec", "b_enc", "b_dec"))
         theta = np.broadcast_to(parts.get("threshold", np.float32(0)), bias.shape)  # none: a ReLU dictionary
     except KeyError as error:
         raise BenchError(f"the dictionary {release} has no array {error}; it has {', '.join(sorted(parts))}") from error
-    except (OSError, ValueError, TypeError, BadZipFile, SafetensorError) as error:  # the hub's are OSErrors
+    except (OSError, ValueError, TypeError, BadZipFile, SafetensorError) as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
         raise BenchError(f"cannot load the dictionary {release}: {type(error).__name__}: {reason}") from error
     if not encoder.T.shape == decoder.shape == (*bias.shape, *center.shape):

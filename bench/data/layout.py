@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.core.store import write_whole
+from bench.core.values import Pair
 
 TRAIN = "generate/train_data.parquet"
 METADATA = "generate/metadata.jsonl"
 EVALUATION = "inference/latent_eval_data.parquet"
+PREFERENCE = "generate/dpo_train_data*.parquet"
+"""Preference tables (RePS): `losing_output` is a plain answer to the instruction; one file for each 500 concepts."""
 ASKED = "alpaca_eval.json"
 COLUMNS = ("input", "output", "output_concept", "concept_genre", "category", "concept_id")
 """Columns of both tables that a loader reads."""
+PREFERRED = ("input", "winning_output", "losing_output", "concept_id")
+"""Those of a preference table, read by name: releases order them differently."""
 GENRES = ("text", "math", "code")
 CATEGORIES = {TRAIN: ("positive", "negative"), EVALUATION: ("positive", "negative", "hard negative")}
 SHARED = "-1"
@@ -84,6 +89,8 @@ class Folder:
     concepts: dict[str, tuple[str, str]] = field(default_factory=dict)
     texts: list[Text] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    """By concept, where there is a preference table."""
     findings: list[Finding] = field(default_factory=list)
 
     @cached_property
@@ -119,7 +126,21 @@ def _read_axbench(folder: Path) -> Folder:
     asked = next((place for place in (ASKED, f"data/{ASKED}") if (folder / place).is_file()), None)
     metadata = {METADATA: folder / METADATA} if (folder / METADATA).is_file() else {}
     tables = {TRAIN: folder / TRAIN, EVALUATION: folder / EVALUATION}
-    return read_tables(tables, metadata | ({asked: folder / asked} if asked else {}))
+    found = read_tables(tables, metadata | ({asked: folder / asked} if asked else {}))
+    for path in sorted(folder.glob(PREFERENCE)):
+        preferences(path, path.relative_to(folder).as_posix(), found)
+    return found
+
+
+def preferences(path: Path, file: str, found: Folder) -> None:
+    """Add a preference table's pairs."""
+    for row, values in _rows(path, file, found, PREFERRED):
+        texts = [values[name] for name in PREFERRED[:3]]
+        name = _number(values["concept_id"])
+        if name is None or not all(isinstance(text, str) for text in texts):
+            found.wrong("schema", file, row, "its concept_id is no number, or one of its texts is none")
+        elif texts[1].strip() != texts[2].strip() and texts[2].strip():
+            found.pairs.setdefault(name, []).append(Pair(*texts))
 
 
 def read_tables(tables: Mapping[str, Path], lists: Mapping[str, Path]) -> Folder:
@@ -173,6 +194,15 @@ def _metadata(path: Path, found: Folder) -> dict[str, str]:
 
 def _table(path: Path, file: str, found: Folder) -> Iterable[tuple[int, Mapping[str, Any]]]:
     """Readable rows of a table, by number; a row that is not readable becomes a finding."""
+    for row, values in _rows(path, file, found, COLUMNS):
+        if reason := _unreadable(values, CATEGORIES[file]):
+            found.wrong("schema", file, row, reason)
+        else:
+            yield row, values
+
+
+def _rows(path: Path, file: str, found: Folder, columns: Sequence[str]) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    """All rows of a table that has these columns."""
     import pandas as pd
 
     if not path.is_file():
@@ -183,14 +213,10 @@ def _table(path: Path, file: str, found: Folder) -> Iterable[tuple[int, Mapping[
     except (OSError, ValueError) as error:
         found.wrong("schema", file, None, f"cannot be read as a table: {str(error).splitlines()[0]}")
         return
-    if missing := [name for name in COLUMNS if name not in frame.columns]:
+    if missing := [name for name in columns if name not in frame.columns]:
         found.wrong("schema", file, None, f"it lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
         return
-    for row, values in enumerate(frame[list(COLUMNS)].to_dict("records")):
-        if reason := _unreadable(values, CATEGORIES[file]):
-            found.wrong("schema", file, row, reason)
-        else:
-            yield row, values
+    yield from enumerate(frame[list(columns)].to_dict("records"))
 
 
 def _unreadable(values: Mapping[str, Any], categories: Sequence[str]) -> str:
@@ -198,11 +224,15 @@ def _unreadable(values: Mapping[str, Any], categories: Sequence[str]) -> str:
         return f"concept {values['concept_id']}: its input or output is no text"
     if values["category"] not in categories:
         return f"category {values['category']!r} is none of {', '.join(categories)}"
+    return "" if _number(values["concept_id"]) else f"concept_id {values['concept_id']!r} is no number"
+
+
+def _number(value: Any) -> str | None:
+    """A concept's id as texts have it."""
     try:
-        int(values["concept_id"])
+        return str(int(value))
     except (TypeError, ValueError):
-        return f"concept_id {values['concept_id']!r} is no number"
-    return ""
+        return None
 
 
 def write(folder: Path, concepts: Sequence[Mapping[str, Any]], texts: Sequence[Text]) -> None:

@@ -41,6 +41,8 @@ class Fits:
     kind: str
     judge: str
     suppresses: bool = False
+    completed: Callable[[Method], Mapping[str, Train]] | None = None
+    """Where a method's training data is more than `trains`: with views that were made for it."""
 
     def __post_init__(self) -> None:
         self.context.trains = tuple(self.trains.values())
@@ -58,14 +60,16 @@ class Fits:
         parts += [[digest(t) for t in self.context.trains] if method.needs_all_concepts else ""]
         parts += [self.context.compat] if self.context.compat else []
         model = self.context.lm.fingerprint()
-        return {name: digest(model, *parts, self._given(method, name)) for name in self.trains}
+        return {name: digest(model, *parts, train) for name, train in self._given(method).items()}
 
-    def _given(self, method: Method, name: str) -> Train:
-        return given(method, self.trains[name], self.suppresses)
+    def _given(self, method: Method) -> dict[str, Train]:
+        trains = self.completed(method) if self.completed else self.trains
+        return {name: given(method, train, self.suppresses) for name, train in trains.items()}
 
     def fit(self, method: Method, todo: Iterable[str]) -> Iterator[bytes]:
         """The packed fit of each concept of `todo`, in order; nothing is written yet."""
-        fitted = iter(method.fit_all(self.context, [self._given(method, name) for name in todo]))
+        given = self._given(method)
+        fitted = iter(method.fit_all(self.context, [given[name] for name in todo]))
         while True:
             begun = time.monotonic()
             if (found := next(fitted, None)) is None:

@@ -20,8 +20,9 @@ from bench.run.fits import given
 from bench.run.steerings import applied, turned
 from bench.run.strength import Strength
 from bench.run.trials import best, drawn, options, request, ruled, trials
+from bench.run.views import Views
 
-RULES = (given, turned, applied, Strength, trials, request, drawn, options, ruled, best)
+RULES = (given, Views, turned, applied, Strength, trials, request, drawn, options, ruled, best)
 """What a run itself does to a number, whatever it runs: data handed out, strength, questions, and the pick."""
 
 

@@ -37,6 +37,7 @@ from bench.run.plan import Plan
 from bench.run.steerings import Steerings
 from bench.run.task_contract import refuse
 from bench.run.trials import best, drawn, fits as fits_of, options, repeated, repeats, request, ruled, seed_of, trials
+from bench.run.views import offered, unanswered
 
 Advance = Callable[[int], None]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
@@ -103,7 +104,11 @@ class Session:
                 with self._stage("calibrate the judge", 1) as advance:
                     self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
                     advance(1)
-            due = [self._seeds(job) * len(self.concepts) for job in jobs if job.status == "todo"]
+            live = [job for job in jobs if job.status == "todo"]
+            if asked := unanswered(self.task, self.trains.values(), [job.method for job in live]):
+                with self._stage("answer plainly, for pairs", len(asked)) as advance:
+                    self.steerings.views.answer([job.method for job in live], advance)
+            due = [self._seeds(job) * len(self.concepts) for job in live]
             with self._stage("fit", sum(due)) as advance:
                 for job in jobs:
                     if job.status == "todo":
@@ -121,13 +126,18 @@ class Session:
                 self._watch([job for job in live if job.status == "todo"])
             for job in (job for job in live if job.status == "todo"):
                 made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
+                views = {k: v for k, v in self.task.sources.items() if k in job.method.views}
+                if views := views | self.steerings.views.made(job.method):
+                    made["views"] = views
                 job.path = results.write(made, job.spec, self.folder, job.tried)
                 job.status = "complete"
         finally:
             self.judge.release()
             if spent := self.judge.usage():
                 self.spending.put(str(time.time_ns()), spent)
-            for rows in (self.generations, self.evidence, self.steerings.units, self.judgements, self.spending):
+            for rows in (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep):
+                rows.close()
+            for rows in (self.judgements, self.spending):
                 rows.close()
 
     def _judging(self) -> dict[str, Any]:
@@ -147,7 +157,7 @@ class Session:
 
     def _support(self, job: Job) -> None:
         """Decide before a model is loaded whether a method can run here, and say why not."""
-        views = frozenset.intersection(*(train.views for train in self.trains.values()))
+        views = offered(self.task, self.trains.values())
         reason = lacks(job.method, self.backend, views, steers=self.task.kind == "steering")
         if job.method.provides == {"options"}:
             if not self.task.multiple_choice:

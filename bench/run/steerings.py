@@ -18,6 +18,7 @@ from bench.core.store import Artefacts, Rows
 from bench.core.values import Concept
 from bench.run.fits import Fits
 from bench.run.strength import Strength
+from bench.run.views import Views
 
 
 class Steerings:
@@ -32,11 +33,13 @@ class Steerings:
     ) -> None:
         self.context, self.rules, self.task = context, rules, task
         self.concepts = list(task.concepts())
-        self.trains = {c.id: task.train(c).limited(rules.budget.sequences) for c in self.concepts}
+        answers = Rows(root / "rows" / "answers" / context.lm.fingerprint())
+        self.views = Views(context, rules, task, answers, measures)
+        self.trains = self.views.trains
         self.units = Rows(root / "rows" / "units" / digest(context.lm.fingerprint(), code_digest(Strength)))
         self.strength = Strength(context, rules, self.trains, self.units, measures)
         self.by_seed = [
-            Fits(one, Artefacts(root / "fits"), self.trains, task.kind, judged, task.suppresses_concept)
+            Fits(one, Artefacts(root / "fits"), self.trains, task.kind, judged, task.suppresses_concept, self.views.of)
             for one in (replace(context, seed=context.seed + s) if s else context for s in range(rules.fits))
         ]
         self._bound: dict[tuple[int, tuple[Message, ...]], tuple[Bound, Steering]] = {}
