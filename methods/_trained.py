@@ -7,7 +7,7 @@ and a pair that cannot run is refused when the method is made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from bench import BenchError, Budget, Context, Detector, Fitted, Method, Train
@@ -22,12 +22,17 @@ class Trained(Method):
     """A parametrisation trained on an objective; subclasses say which, with what settings.
 
     `rate` and vectors' lengths are relative to the model (a vector's to its median ‖h‖, see
-    `VectorChange`). Under `--compat axbench`, units are the reference's, and fields left at their
-    default take what `axbench` says.
+    `VectorChange`). Under `--compat axbench`, units are the reference's, fields left at their default take what
+    `axbench` says, and so does the recipe (`bench.training.trainer.Recipe`).
     """
 
+    own_epochs: ClassVar[int] = 24
+    """How often it goes over its texts where the budget leaves that to the method (0): as in its paper, or as AxBench
+    trains LoRA where a paper has thousands of texts to go over."""
     axbench: ClassVar[Mapping[str, Any]] = {}
-    """The reference's settings, by field."""
+    """The reference's settings, by field of the method or of the recipe."""
+    factor: ClassVar[float] = 0.0
+    """What the reference multiplies a vector of its own length with at factor 1; 0: its largest detection score."""
 
     parametrisation: str = "vector"
     objective: str = "lm"
@@ -69,28 +74,35 @@ class Trained(Method):
 
     def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:
         """All concepts in one batch."""
-        for one in self.adapted(ctx).learn(ctx, trains):
-            yield [self.fitted(one)]
+        for one in self.under(ctx.compat).learn(ctx, trains):
+            yield [replace(self.fitted(one), factor=self.factor) if ctx.compat else self.fitted(one)]
 
     def training(self, budget: Budget) -> tuple[int, int]:
         goal = self.goal
         both = 2 if getattr(goal, "both", False) else 1
-        rows = both * max(1, budget.sequences // 2) * len(goal.slots) * budget.epochs
+        rows = both * max(1, budget.sequences // 2) * len(goal.slots) * (budget.epochs or self.own_epochs)
         return rows, rows * budget.tokens
 
-    def adapted(self, ctx: Context) -> Trained:
+    def under(self, compat: str) -> Trained:
         """The method with the reference's settings where its mode is on and the user named none."""
-        if ctx.compat != "axbench":
+        if compat != "axbench":
             return self
         same = {f.name for f in fields(self) if getattr(self, f.name) == f.default}
-        given = {name: getattr(self, name) for name in vars(self) if name in {f.name for f in fields(self)}}
-        return type(self)(**given | {name: value for name, value in self.axbench.items() if name in same})
+        return replace(self, **{name: value for name, value in self.axbench.items() if name in same})
+
+    def recipe(self, ctx: Context) -> Any:
+        """How it trains here (`bench.training.trainer.Recipe`)."""
+        from bench.training.trainer import Recipe  # loads torch
+
+        own = {f.name for f in fields(self)}
+        given = {k: v for k, v in self.axbench.items() if k not in own} if ctx.compat == "axbench" else {}
+        epochs = ctx.budget.epochs or self.own_epochs
+        return Recipe(self.rate, self.batch, self.factors, epochs=epochs, **given)
 
     def learn(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Any]:
         from bench.training import trainer  # loads torch
 
-        recipe = trainer.Recipe(self.rate, self.batch, self.factors)
-        return trainer.train(ctx, self.name, trains, self.form, self.goal, recipe)
+        return trainer.train(ctx, self.name, trains, self.form, self.goal, self.recipe(ctx))
 
     def fitted(self, one: Any) -> Fitted:
         """A trained concept as steering, detector and note."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bench import LayerSpec, method
 from bench.training.parametrisations import WRITERS
@@ -31,6 +32,7 @@ class AntiPaSTOMethod(Trained):
     Reproduction: the paper reports steering F1 on daily dilemmas (Gemma-3-1B 31.2); no AxBench row.
     """
 
+    own_epochs: ClassVar[int] = 30
     parametrisation: str = "rotation"
     objective: str = "antipasto"
     rate: float = 5e-3

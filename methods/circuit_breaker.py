@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from bench import Context, Fitted, LayerSpec, Request, Sampling, Steering, Train, method
 from bench.training.objectives.representations import MID
@@ -44,6 +45,7 @@ class CircuitBreaker(Trained):
     cannot add a concept.
     """
 
+    own_epochs: ClassVar[int] = 33
     parametrisation: str = "lora"
     objective: str = "reroute"
     rate: float = 2e-3

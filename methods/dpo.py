@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bench import method
 from methods._trained import Trained
@@ -27,6 +28,7 @@ class DPOVector(Trained):
     Reproduction: Turner et al. (2025) find plain DPO as good as BiPO on Gemini; no AxBench row.
     """
 
+    own_epochs: ClassVar[int] = 12
     objective: str = "dpo"
     beta: float = 0.1
     layer: int | float = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class HyperSteer(Trained):
     Reproduction: the paper reports .373 for the context-free variant on held-out concepts (Gemma-2-2B).
     """
 
+    own_epochs: ClassVar[int] = 3
     parametrisation: str = "hyper"
     rate: float = 0.01
     layer: int | float = 0.5
@@ -50,7 +51,7 @@ class HyperSteer(Trained):
             if fold not in made:
                 others = [one for i, one in enumerate(pool) if i % min(self.folds, len(pool)) != fold]
                 shown = others or pool
-                made[fold] = (list(self.adapted(ctx).learn(ctx, shown)), shown)
+                made[fold] = (list(self.under(ctx.compat).learn(ctx, shown)), shown)
             learnt, shown = made[fold]
             vector, layer = self._vector(ctx, learnt[0].change, train)
             note = {"held_out": train not in shown, "trained_on": len(shown), **learnt[0].note}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,12 +25,19 @@ class LoRAMethod(Trained):
 
     Equation: W = W0 + cΔW, ΔW = s·B A, A `[r, in]`, B `[out, r]` from 0, s = α/√r (α/r without `rslora`), for
     `modules` of the blocks `layers`, trained at c = 1 with the language-model loss on texts with the concept.
-    Deviations from AxBench: `down_proj` beside `o_proj`; no dropout; all concepts train in one batch, each
-    row through its own factors. `bench export --format peft` writes peft's format.
+    Deviations from AxBench: `down_proj` beside `o_proj` (not under `--compat axbench`); no dropout (.05
+    there); all concepts train in one batch, each row through its own factors. `bench export
+    --format peft` writes peft's format.
     Reproduction: AxBench reports .641 (Gemma-2-2B, layer 20), without a coefficient.
     """
 
-    axbench: ClassVar[Mapping[str, Any]] = {"rate": 9e-4, "batch": 18, "modules": ("o_proj",)}
+    axbench: ClassVar[Mapping[str, Any]] = {
+        "rate": 9e-4,
+        "batch": 18,
+        "batches": 2,
+        "clip": math.inf,
+        "modules": ("o_proj",),
+    }
 
     parametrisation: str = "lora"
     rate: float = 5e-3

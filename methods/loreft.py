@@ -27,11 +27,12 @@ class LoReFTMethod(Trained):
     language-model loss on texts with the concept; steering scales the edit.
     Deviations: it starts at W = R, b = 0, the identity (pyreft does not); the rate is in units of W's entries,
     1 / √H, so that a step moves the edit as far through W as through b; the first positions count from
-    the user's own words, in training and in use alike.
+    the user's own words, in training and in use alike. `--compat axbench` starts as pyreft does, counts
+    from token 0 and adds up the gradients of two batches; R alone moves otherwise, in another chart of the rotations.
     Reproduction: AxBench reports .722 (Gemma-2-2B, layer 20), without a coefficient.
     """
 
-    axbench: ClassVar[Mapping[str, Any]] = {"rate": 9e-4, "batch": 18}
+    axbench: ClassVar[Mapping[str, Any]] = {"rate": 9e-4, "batch": 18, "batches": 2, "summed": True}
 
     parametrisation: str = "loreft"
     rate: float = 0.2

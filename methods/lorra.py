@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bench import LayerSpec, method
 from methods._trained import Trained
@@ -27,6 +28,7 @@ class LoRRAMethod(Trained):
     Reproduction: the paper lifts TruthfulQA MC1 of Llama-2-7B, below its contrast vectors; no AxBench row.
     """
 
+    own_epochs: ClassVar[int] = 16
     parametrisation: str = "lora"
     objective: str = "lorra"
     rate: float = 5e-3

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from bench import Array, Budget, Context, Train, method
+from bench import Array, Context, Train, method
 from methods._directions import DirectionMethod
 
 
@@ -36,6 +36,9 @@ class Probe(DirectionMethod):
     C: float = 0.001
     variant: Literal["logistic", "axbench"] = "logistic"
 
+    def under(self, compat: str) -> Probe:
+        return replace(self, variant="axbench") if compat == "axbench" and self.variant == "logistic" else self
+
     def vector(self, ctx: Context, train: Train, layer: int) -> Array:
         positive, negative = ctx.tokens(train.positives, layer), ctx.tokens(train.negatives, layer)
         x = np.concatenate([positive, negative])
@@ -43,7 +46,7 @@ class Probe(DirectionMethod):
         if self.variant == "axbench":
             texts = [example.messages for example in (*train.positives, *train.negatives)]
             lengths = [len(read.values[layer]) for read in ctx.read(texts, layer)]
-            return _renormalised(x, y, lengths, ctx.budget, ctx.rng("probe", train.concept.id))
+            return _renormalised(x, y, lengths, ctx.budget.epochs or OWN_EPOCHS, ctx.rng("probe", train.concept.id))
         from sklearn.linear_model import LogisticRegression
 
         mean, scale = x.mean(0), x.std(0) + 1e-6
@@ -52,7 +55,11 @@ class Probe(DirectionMethod):
         return weight
 
 
-def _renormalised(x: Array, y: Array, lengths: list[int], budget: Budget, rng: np.random.Generator) -> Array:
+OWN_EPOCHS = 24
+"""AxBench's, where the budget leaves it to the method."""
+
+
+def _renormalised(x: Array, y: Array, lengths: list[int], epochs: int, rng: np.random.Generator) -> Array:
     """AxBench's loop on tokens `[N, H]` of texts with `lengths` tokens each; gives w `[H]`."""
     import torch
 
@@ -61,7 +68,7 @@ def _renormalised(x: Array, y: Array, lengths: list[int], budget: Budget, rng: n
     bound = 1 / np.sqrt(x.shape[1])
     w = torch.nn.Parameter(torch.from_numpy(rng.uniform(-bound, bound, x.shape[1])).float())
     optimiser = torch.optim.AdamW([w], lr=5e-3, weight_decay=1e-3)
-    orders = [rng.permutation(len(lengths)) for _ in range(budget.epochs)]
+    orders = [rng.permutation(len(lengths)) for _ in range(epochs)]
     batches = [order[i : i + 12] for order in orders for i in range(0, len(order), 12)]
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, len(batches))
     for batch in batches:

@@ -29,10 +29,12 @@ class ReFTr1(Trained):
     few dozen steps it learns what the two share (docs/training.md), and its shuffled twin would be itself; v
     starts in a random direction, not at the all-ones vector, whose ReLU can be silent on every token; the
     penalty is in units of median ‖h‖ / √H and the rate in those of v's entries, 1 / √H; steps of 2 texts, not
-    6.
+    6. `--compat axbench` has all of these as there, and normalises v between gradient and step; padding is
+    never among the `k` largest, which it can be there.
     Reproduction: AxBench reports a steering score of .509 and AUROC .965 (Gemma-2-2B, layer 20).
     """
 
+    own_epochs: ClassVar[int] = 3
     axbench: ClassVar[Mapping[str, Any]] = {"rate": 0.01, "batch": 6, "both": True}
 
     parametrisation: str = "gated"

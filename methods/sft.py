@@ -29,7 +29,8 @@ class SFTMethod(Trained):
     Reproduction: AxBench reports .714 (Gemma-2-2B, layer 20), for its first 20 concepts.
     """
 
-    axbench: ClassVar[Mapping[str, Any]] = {"rate": 4e-5, "batch": 18}
+    own_epochs: ClassVar[int] = 8
+    axbench: ClassVar[Mapping[str, Any]] = {"rate": 4e-5, "batch": 18, "batches": 4}
 
     parametrisation: str = "full"
     rate: float = 1e-4

@@ -809,7 +809,7 @@ def test_an_epoch_of_axbench_s_probe_sees_every_text_once(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.nn.functional, "binary_cross_entropy_with_logits", spy)
     x = np.random.default_rng(0).standard_normal((90, 8))
-    _renormalised(x, labels, lengths, Budget(30, 0, epochs, 1), np.random.default_rng(1))
+    _renormalised(x, labels, lengths, epochs, np.random.default_rng(1))
     assert [len(b) for b in batches] == [36, 36, 18] * epochs
     seen = [[label for b in batches[3 * e : 3 * e + 3] for label in b] for e in range(epochs)]
     for epoch in seen:

@@ -92,7 +92,6 @@ def test_a_readable_rating_is_read(reply: str, value: float) -> None:
         "Rating: [[20]]",
         "Rating: [[nan]]",
         "Rating: [[inf]]",
-        "Rating: 1e-1",
         "Rating: [[1 or 2]]",
         "Rating: [[1]] or [[2]]",
         "Rating: 1-2",

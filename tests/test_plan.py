@@ -48,7 +48,7 @@ def fake(methods: Sequence[str] = ("none",), **options: Any) -> Options:
 BUDGETS = {
     "quick": (3, 2, 3, 32, Budget(sequences=24, tokens=64, epochs=2, trials=3)),
     "standard": (5, 4, 6, 48, Budget(sequences=72, tokens=64, epochs=3, trials=5)),
-    "paper": (14, 5, 5, 128, Budget(sequences=144, tokens=512, epochs=24, trials=14)),
+    "paper": (14, 5, 5, 128, Budget(sequences=144, tokens=512, epochs=0, trials=14)),
 }
 
 

@@ -14,6 +14,7 @@ import pytest
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.interfaces import Task
+from bench.core.protocol import protocol
 from bench.core.values import Concept, Example, Sample, Train, Verdict
 from bench.run.plan import Options, Plan, make
 from bench.run.session import Session, execute, silent
@@ -140,13 +141,15 @@ def test_the_best_setting_does_not_hang_on_the_order_of_axes() -> None:
         return [{"overall": Verdict(overall), "own": Verdict(own)}]
 
     low, high, lost = Trial(0, 0.1), Trial(0, 0.2), Trial(0, 0.3)
-    assert best({low: rated(0.5, 2.0), high: rated(1.0, 0.0), lost: rated(None, 2.0)}) == high
+    rules = protocol("quick")
+    assert best({low: rated(0.5, 2.0), high: rated(1.0, 0.0), lost: rated(None, 2.0)}, rules) == high
     assert (
         best(
             {
                 low: [{"own": Verdict(1.0), "overall": Verdict(1.0)}],
                 high: [{"own": Verdict(2.0), "overall": Verdict(1.0)}],
-            }
+            },
+            rules,
         )
         == high
     )

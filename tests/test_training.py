@@ -268,9 +268,9 @@ def test_the_coefficients_of_a_trained_change_lie_around_its_own_strength(lm: HF
             assert not strength.at(trained, Fitted(trained), train.concept, 0.0).scalable
 
 
-def test_the_references_mode_takes_its_settings_where_none_was_named(lm: HFBackend) -> None:
+def test_the_references_mode_takes_its_settings_where_none_was_named() -> None:
     made = build_method("reps", {"reps": {"batch": 3}})
     assert isinstance(made, Trained)
-    reference = made.adapted(Context(lm, BUDGET, compat="axbench"))
+    reference = made.under("axbench")
     assert (reference.rate, reference.batch, reference.factors[0]) == (0.04, 3, 2.0)
-    assert made.adapted(Context(lm, BUDGET)) is made
+    assert made.under("") is made

@@ -27,7 +27,7 @@ LONG = Budget(sequences=24, tokens=64, epochs=6, trials=1)
 def losses(made: Group, done: float = 0.0) -> torch.Tensor:
     """The loss of each item of the only concept."""
     items = [(0, item) for item in made.items[0]]
-    return made._loss(items, {0: len(items)}, done).detach()
+    return made._loss(items, {0: len(items)}, done)[0].detach()
 
 
 def scores(lm: HFBackend, steering: Steering | None, pairs: list[tuple[str, str]]) -> list[TargetScore]:

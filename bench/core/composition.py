@@ -9,7 +9,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted, Method
@@ -44,6 +44,20 @@ class Wrapper(Method):
         own["needs"] = self.own_needs.union(*(m.needs for m in members))
         for name, value in own.items():  # of the instance: the class is registered under its own
             object.__setattr__(self, name, value)
+
+    def under(self, compat: str) -> Self:
+        """Its members as the mode has them."""
+
+        def own(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(own(one) for one in value)
+            return value.under(compat) if isinstance(value, Method) else value
+
+        values = {f.name: own(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        try:
+            return dataclasses.replace(self, **values) if compat else self  # type: ignore[type-var]
+        except ValueError as error:
+            raise UsageError(f"{self.name} in mode {compat}: {error}") from error
 
     def params(self) -> dict[str, Any]:
         """Its own fields under its name, and each member's under the member's."""

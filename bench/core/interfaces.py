@@ -193,6 +193,9 @@ class Fitted:
     note: Mapping[str, Any] = field(default_factory=dict)
     chooser: Chooser | None = None
     rater: OptionRater | None = None
+    factor: float | None = None
+    """What its vector, of its own length, is multiplied with at c = 1 in strength mode `max-act`; 0: the largest score
+    of its detector. None: a vector's own length says nothing, and c = 1 is that score along it."""
 
 
 T = TypeVar("T")
@@ -364,6 +367,10 @@ class Method(ABC):
         """One `fit` after the other; methods that train many concepts together override this."""
         for train in trains:
             yield self.fit(ctx, train)
+
+    def under(self, compat: str) -> Method:
+        """The method as a compatibility mode (`Protocol.compat`) has it; default: as it is."""
+        return self
 
     def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
         """Generations and tokens a fit asks of the model for one concept, at most."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.core.values import Verdict
 
-READER = 2
+READER = 3
 """Changes where the same reply is read as another rating than before: part of every fingerprint."""
 RATINGS = ("0", "1", "2")
 KEPT = 8000
@@ -43,10 +43,13 @@ def parse(reply: str) -> Verdict:
     return Verdict(value, raw=raw)
 
 
+NUMBER = r"[+-]?(?:\d{1,9}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
+
+
 def _after(reply: str) -> float | None:
-    """The number after the last `Rating:`, with or without brackets."""
+    """The number after the last `Rating:`, with or without brackets, quotes and asterisks."""
     line = reply.rpartition("Rating:")[2].strip().split("\n")[0]
-    found = re.fullmatch(r"[\[\s]*(-?\d{1,9}(?:\.\d+)?)[\]\s]*[.\"'*`]*", line.strip().strip("*`\"'"))
+    found = re.fullmatch(rf"[\[\s*`\"']*({NUMBER})[\]\s*`\"'.]*", line)
     return float(found[1]) if found else None
 
 

@@ -51,6 +51,7 @@ def keys(root: Path) -> dict[str, tuple[str, str]]:
         name, judge = spec["method"], spec["judge"].partition(":")[0]
         several = len(names_in(name)) > 1
         made = build_method(name, spec["method_params"] if several else {name: spec["method_params"]})
+        made = made.under(spec["protocol"]["compat"])
         rater = get("judge", judge) if judge else None
         given = code_of(made, get("task", spec["task"]), rater, get("backend", spec["backend"]))
         found[run.path.relative_to(root).as_posix()] = run.code, given

@@ -97,7 +97,8 @@ def make(options: Options) -> Plan:
         raise UsageError(f"unknown prompter {options.prompter!r}: give openai:MODEL")
     judge_name, _, argument = options.judge.partition(":")
     judge_params = given.pop(judge_name, {})
-    methods = tuple(build_method(name, given) for name in names)
+    named = tuple(build_method(name, given) for name in names)
+    methods = tuple(made.under(rules.compat) for made in named)
     if unknown := sorted(set(given) - {part for name in names for part in names_in(name)}):
         known = {part for name in names for part in names_in(name)} | {options.task, judge_name}
         raise UsageError(f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {suggest(unknown[0], known)}")
@@ -128,7 +129,7 @@ def make(options: Options) -> Plan:
             weights=model.weights,
             data=task.digest,
         )
-        for made in methods
+        for made in named
     )
     return Plan(options, model, task, judge, methods, specs, asked, purse, engine)
 

@@ -121,7 +121,7 @@ class Session:
                 self._answer(live, "select")
                 live = [job for job in live if job.status == "todo"]
                 for job in live:
-                    job.picked = {concept: best(trials) for concept, trials in job.select.items()}
+                    job.picked = {concept: best(trials, self.rules) for concept, trials in job.select.items()}
                 self._answer(live, "test")
                 self._watch([job for job in live if job.status == "todo"])
             for job in (job for job in live if job.status == "todo"):
@@ -298,7 +298,7 @@ class Session:
         candidates = job.fits[concept.id].candidates
         test = split == "test"
         found = []
-        for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules.coefficients):
+        for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules):
             for i, sample in enumerate(self.task.test(concept) if test else self.task.select(concept)):
                 for k in range(repeats(job.method, sample, self.rules) if test else 1):
                     own = job.fit(concept.id, i + k if test else 0)

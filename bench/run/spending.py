@@ -51,5 +51,6 @@ def trials(made: Method, rules: Protocol) -> int:
     """Settings tried on the select split: wordings of a prompt, or coefficients of an edit."""
     if made.name == "none":
         return 1
-    each = 1 if made.family == "prompting" else len(rules.coefficients)
+    fixed = rules.compat == "axbench" and made.needs & {"delta", "lowrank"} and not made.needs & {"add", "clamp"}
+    each = 1 if made.family == "prompting" or fixed else len(rules.coefficients)
     return made.candidates(rules.budget) * each

@@ -45,7 +45,7 @@ class Strength:
         added = [edit for edit in steering.edits if edit.length()]
         self._prepare(self.trains[concept.id], [edit.layer for edit in added])
         # Vectors at several layers add up along the residual stream: together they make one push.
-        total = sum(edit.length() / self._unit(candidate, concept, edit.layer) for edit in added)
+        total = self._total(candidate, concept, added)
         natural = 1 / TRAINED if self.rules.strength == "norm" else 1.0
         edits = tuple(
             self._sized(edit, 1 / total) if edit.length() else edit.scaled(natural) if edit.trained else edit
@@ -53,6 +53,12 @@ class Strength:
         )
         deltas = tuple(delta.scaled(natural * c) for delta in steering.deltas) if c else ()
         return dataclasses.replace(dataclasses.replace(steering, edits=edits, deltas=()).scaled(c), deltas=deltas)
+
+    def _total(self, candidate: Fitted, concept: Concept, added: list[Edit]) -> float:
+        """How many units long the pushes are together."""
+        if self.rules.strength == "norm" or candidate.factor is None:
+            return sum(edit.length() / self._unit(candidate, concept, edit.layer) for edit in added)
+        return 1 / (candidate.factor or self._largest(candidate, concept))
 
     def _sized(self, edit: Edit, factor: float) -> Edit:
         edit = edit.scaled(factor)
@@ -81,10 +87,15 @@ class Strength:
             self.context.read([example.messages for example in train.negatives], todo)
 
     def _unit(self, candidate: Fitted, concept: Concept, layer: int) -> float:
-        """Length of a vector at c = 1: the median residual norm, or the largest detection score."""
-        train, detector = self.trains[concept.id], candidate.detector
+        """Length of a vector at c = 1: the median residual norm, or the largest detection score along it."""
         if self.rules.strength == "norm":
-            return self.median_norm(train, layer)
+            return self.median_norm(self.trains[concept.id], layer)
+        weight = getattr(candidate.detector, "weight", None)  # a direction's score is in units of its length
+        return self._largest(candidate, concept) / (1.0 if weight is None else float(np.linalg.norm(weight)))
+
+    def _largest(self, candidate: Fitted, concept: Concept) -> float:
+        """The largest score that a candidate's detector gives to a training text."""
+        train, detector = self.trains[concept.id], candidate.detector
         if detector is None:
             return 1.0
 

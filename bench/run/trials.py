@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bench.core.content import digest
 from bench.core.interfaces import Fitted, Method
@@ -24,20 +25,28 @@ class Trial:
     coefficient: float
 
 
-def trials(candidates: Sequence[Fitted], coefficients: Sequence[float]) -> list[Trial]:
+def trials(candidates: Sequence[Fitted], rules: Protocol) -> list[Trial]:
     """Every candidate at every coefficient; one that has nothing to scale (a prompt) is tried once."""
     found = []
     for i, candidate in enumerate(candidates):
-        fixed = isinstance(candidate.steering, Steering) and not candidate.steering.scalable
-        found += [Trial(i, c) for c in ((1.0,) if fixed else coefficients)]
+        found += [Trial(i, c) for c in ((1.0,) if _fixed(candidate.steering, rules) else rules.coefficients)]
     return found
 
 
-def best(tried: dict[Trial, list[dict[str, Verdict]]]) -> Trial:
-    """The setting with the highest mean overall score; ties go to the concept score, then the first."""
+def _fixed(steering: Any, rules: Protocol) -> bool:
+    """Whether a steering has one strength: a prompt, and in AxBench's mode what it trains without a factor (LoRA,
+    LoReFT, SFT)."""
+    if not isinstance(steering, Steering):
+        return False
+    return not steering.scalable or (rules.compat == "axbench" and all(edit.trained for edit in steering.edits))
+
+
+def best(tried: dict[Trial, list[dict[str, Verdict]]], rules: Protocol) -> Trial:
+    """The setting with the highest mean overall score; ties go to the concept score, then the first. AxBench's mode
+    takes the first at once."""
 
     def select_score(rows: list[dict[str, Verdict]]) -> tuple[float, ...]:
-        axes = ("overall", next(iter(rows[0])))
+        axes = ("overall",) if rules.compat == "axbench" else ("overall", next(iter(rows[0])))
         found = means(rows, axes)
         return tuple(-1.0 if found[axis] is None else found[axis] for axis in axes)
 

@@ -48,10 +48,16 @@ def forms() -> dict[str, type[Parametrisation]]:
 @parametrisation("vector", "add")
 @dataclass(frozen=True)
 class Vector(Parametrisation):
-    """One vector added after block `layer`; it starts at `init` median norms, in a random direction."""
+    """One vector added after block `layer`; it starts at `init` median norms, in a random direction.
+
+    As in AxBench's code, `start` may be `constant` (every entry `init`) or `uniform` (within ±1/√H), and a scalar
+    `bias` b may be learnt beside it: h + (a + b)·w, and in what is taken out ReLU(h·w + b).
+    """
 
     layer: int | float = 0.5
     init: float = 0.01
+    start: Literal["normal", "constant", "uniform"] = "normal"
+    bias: bool = False
 
 
 @parametrisation("gated", "add")

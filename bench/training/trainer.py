@@ -35,13 +35,18 @@ EVERY = 10.0
 class Recipe:
     """How to train: AdamW at `rate`, falling linearly to 0, gradients of each concept clipped to norm `clip`.
 
-    `batch` items of each concept make a step. `factors` are drawn for each item. A concept stops when
-    its mean loss of an epoch has not fallen by `tolerance` (relative) for `patience` epochs.
+    `batches` of `batch` items of each concept make a step; their gradients are averaged, or `summed`. `factors` are
+    drawn for each item. The texts are gone over `epochs` times (0: as often as the budget says), and a concept stops
+    when its mean loss of an epoch has not fallen by `tolerance` (relative) for `patience` epochs; never under the
+    reference's rules.
     """
 
     rate: float
     batch: int = 2
     factors: tuple[float, ...] = (1.0,)
+    batches: int = 1
+    summed: bool = False
+    epochs: int = 0
     clip: float = 1.0
     decay: float = 0.0
     patience: int = 3
@@ -140,7 +145,7 @@ class Group:
         return {key: torch.stack([one[key] for one in found]) for key in found[0]}
 
     def fit(self) -> list[Trained]:
-        batch, epochs = self.recipe.batch, self.ctx.budget.epochs
+        batch, epochs = self.recipe.batch * self.recipe.batches, self.recipe.epochs or self.ctx.budget.epochs
         count = min(len(items) for items in self.items) if self.change.shared else max(map(len, self.items))
         steps = math.ceil(count / batch)
         total, step = steps * epochs, 0
@@ -184,7 +189,7 @@ class Group:
 
     def _plateau(self, one: Trained, best: tuple[float, int], epoch: int, steps: int) -> tuple[float, int]:
         """(lowest mean loss of an epoch, its epoch); stops a concept that stays above it too long."""
-        if one.stopped or self.change.shared:
+        if one.stopped or self.change.shared or self.reference:
             return best
         mean = float(np.mean(one.losses[-steps:]))
         if mean < best[0] - self.recipe.tolerance * abs(best[0]) or best[0] == math.inf:
@@ -221,14 +226,28 @@ class Group:
         found: dict[int, float] = {}
         for part in self._passes(picked):
             items = [(c, item) for c in part for item in picked[c]]
-            loss = self._loss(items, {c: len(picked[c]) for c in part}, done)
+            loss, penalty = self._loss(items, {c: len(picked[c]) for c in part}, done)
             concept = torch.tensor([c for c, _ in items], device=loss.device)
-            weight = torch.tensor([1 / len(picked[c]) for c, _ in items], device=loss.device)
-            mean = torch.zeros(len(self.trains), device=loss.device).index_add(0, concept, loss * weight)
+            weights = [pair for c in part for pair in self._weights(picked[c])]
+            by_loss, evenly = torch.tensor(weights, device=loss.device).T
+            weighed = loss * by_loss if penalty is None else loss * by_loss + done * penalty * evenly
+            mean = torch.zeros(len(self.trains), device=loss.device).index_add(0, concept, weighed)
             mean.sum().backward()  # type: ignore[no-untyped-call]
             values = mean.detach().tolist()
             found.update({c: values[c] for c in part})
         return found
+
+    def _weights(self, items: Sequence[Sequence[int]]) -> list[tuple[float, float]]:
+        """What each item's loss counts in a step, and what its penalty counts: alike, but that the reference weighs the
+        texts of a batch by their response tokens where the loss is a mean over tokens."""
+        size = self.recipe.batch
+        parts = [items[i : i + size] for i in range(0, len(items), size)]
+        each = 1.0 if self.recipe.summed else 1 / len(parts)
+        evenly = [each / len(part) for part in parts for _ in part]
+        if not (self.reference and self.goal.by_token):
+            return [(weight, weight) for weight in evenly]
+        counts = [[sum(self.texts.size(number)[0] for number in item) for item in part] for part in parts]
+        return list(zip((each * n / sum(part) for part in counts for n in part), evenly, strict=True))
 
     def _passes(self, picked: dict[int, list[list[int]]]) -> Iterator[list[int]]:
         """Concepts in groups of about `PASS` tokens."""
@@ -245,8 +264,10 @@ class Group:
         if part:
             yield part
 
-    def _loss(self, items: list[tuple[int, list[int]]], counts: dict[int, int], done: float) -> Tensor:
-        """The loss of each item, `[n]`."""
+    def _loss(
+        self, items: list[tuple[int, list[int]]], counts: dict[int, int], done: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss of each item `[n]`, and the penalty of the change on it."""
         device, slots = self.texts.device, self.goal.slots
         signs, draws = self._drawn(counts)
         rows = [(c, item[slot.text], sign * slot.sign * draw[k], slot.null)
@@ -286,7 +307,7 @@ class Group:
         )
         loss = self.goal.loss(batch)
         extra = self.change.penalty()
-        return loss if extra is None else loss + done * extra.view(len(items), -1).mean(1)
+        return loss, None if extra is None else extra.view(len(items), -1).mean(1)
 
     def _drawn(self, counts: dict[int, int]) -> tuple[list[float], list[list[float]]]:
         """A sign for each item, and a factor for each of its slots."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,10 +36,19 @@ class VectorChange(Change):
         unit = torch.ones_like(self.norm) if scene.reference else self.norm / scene.hidden**0.5
         self.unit = unit[:, None]
         self.span = Span()
+        self.bias: nn.Parameter | None = None
         self._build(scene, form)
 
     def _build(self, scene: TrainingContext, form: Any) -> None:
-        self.weight = nn.Parameter(form.init * scene.normal(scene.hidden, salt="vector"))
+        start = scene.normal(scene.hidden, salt="vector")
+        if form.start == "constant":
+            start = torch.ones_like(start)
+        elif form.start == "uniform":
+            drawn = [scene.rng(c, "uniform").uniform(-1, 1, scene.hidden) for c in range(len(scene.trains))]
+            start = torch.tensor(np.stack(drawn) / scene.hidden**0.5 / form.init).to(start)
+        self.weight = nn.Parameter(form.init * start)
+        if form.bias:
+            self.bias = nn.Parameter(torch.zeros_like(start[:, :1]))
 
     def vectors(self) -> Tensor:
         """`[C, H]` in the model's own units."""
@@ -50,9 +60,11 @@ class VectorChange(Change):
     def _edit(self, h: Tensor) -> Tensor:
         v = self.vectors()[self.now.concept][:, None]
         state = h.float()
-        change = self.now.factor[:, None, None] * self._push(state, v)
+        bias = 0.0 if self.bias is None else self.bias[self.now.concept][:, None]
+        change = (self.now.factor[:, None, None] + bias) * self._push(state, v)
         if self.now.null.any():
-            along = torch.relu((state * v).sum(-1, keepdim=True)) / v.square().sum(-1, keepdim=True).clamp(min=1e-12)
+            over = torch.relu((state * v).sum(-1, keepdim=True) + bias)
+            along = over / v.square().sum(-1, keepdim=True).clamp(min=1e-12)
             change = torch.where(self.now.null[:, None, None], -along * v, change)
         return torch.where(inside(self.now, self.span), (state + change).to(h.dtype), h)
 
@@ -79,19 +91,26 @@ class GatedChange(VectorChange):
         # Entries of about 1 whatever H is, so that a rate means the same on every model.
         self.length = 1.0 if scene.reference else scene.hidden**0.5
         start = scene.normal(scene.hidden, salt="vector")
-        self.weight = nn.Parameter(torch.ones_like(start) if scene.reference else start)
-        self.settle()
+        # The reference's first pass has a short vector, and its unit length is set between gradient and step.
+        self.late = scene.reference
+        self.weight = nn.Parameter(torch.full_like(start, 0.01) if self.late else start)
+        self._unit(only=not self.late)
         self._penalty: Tensor | None = None
 
     def vectors(self) -> Tensor:
         return self.weight / self.length
 
+    def _unit(self, only: bool) -> None:
+        if only:
+            with torch.no_grad():
+                self.weight.mul_(self.length / self.weight.norm(dim=-1, keepdim=True))
+
     def settle(self) -> None:
-        with torch.no_grad():
-            self.weight.mul_(self.length / self.weight.norm(dim=-1, keepdim=True))
+        self._unit(only=not self.late)
 
     def prepare(self) -> None:
         """Take out what would only change the length."""
+        self._unit(only=self.late)
         if self.weight.grad is not None:
             unit = self.vectors().detach()
             self.weight.grad.sub_((self.weight.grad * unit).sum(-1, keepdim=True) * unit)
@@ -165,10 +184,22 @@ class LoReFTChange(Change):
         self.raw = nn.ParameterList(nn.Parameter(start) for start in starts)
         # A step then moves the edit as far through W as through b, which is not measured by the text.
         self.entry = 1.0 if scene.reference else scene.hidden**-0.5
-        self.weight = nn.ParameterList(nn.Parameter(_orthonormal(start) / self.entry) for start in starts)
-        self.bias = nn.ParameterList(nn.Parameter(torch.zeros_like(start[..., 0])) for start in starts)
+        maps = (
+            [self._linear(scene, form.rank, layer) for layer in self.layers]
+            if scene.reference
+            else [(_orthonormal(start) / self.entry, torch.zeros_like(start[..., 0])) for start in starts]
+        )
+        self.weight, self.bias = (nn.ParameterList(map(nn.Parameter, part)) for part in zip(*maps, strict=True))
         ones = torch.ones(len(scene.trains), device=scene.device)
         self.unit = [ones if scene.reference else scene.norms(layer) for layer in self.layers]
+
+    @staticmethod
+    def _linear(scene: TrainingContext, rank: int, layer: int) -> tuple[Tensor, Tensor]:
+        """W `[C, r, H]` and b `[C, r]` as the reference has them: a linear layer's own start."""
+        rngs = [scene.rng(c, f"linear {layer}") for c in range(len(scene.trains))]
+        drawn = [rng.uniform(-1, 1, (rank, scene.hidden + 1)) for rng in rngs]
+        both = torch.tensor(np.stack(drawn) * scene.hidden**-0.5, dtype=torch.float32, device=scene.device)
+        return both[..., :-1].contiguous(), both[..., -1].contiguous()
 
     def _parts(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """R, W `[C, r, H]` and b `[C, r]` at the k-th of the layers."""

@@ -64,6 +64,8 @@ class Objective(ABC):
     """Whether it needs the bare model's log-probabilities."""
     apart: ClassVar[bool] = False
     """Whether the reference code draws each slot's factor apart."""
+    by_token: ClassVar[bool] = False
+    """Whether the reference code averages it over all tokens of a batch, and not over its texts."""
 
     @property
     def depths(self) -> tuple[float, ...]:

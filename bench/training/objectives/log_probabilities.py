@@ -19,6 +19,7 @@ class LM(Objective):
     """Language-model loss: -mean_t log p(y_t) of texts with the concept; `both`: of those without it too."""
 
     slots: ClassVar[tuple[Slot, ...]] = (Slot(0),)
+    by_token: ClassVar[bool] = True
     both: bool = False
 
     def items(self, train: Train) -> list[tuple[Example, ...]]:
@@ -97,6 +98,21 @@ class BiPO(DPO):
 
     def loss(self, batch: Batch) -> Tensor:
         return _soft(self.beta * batch.sign * _margin(batch))
+
+
+@objective("dpo-null", "pairs")
+@dataclass(frozen=True)
+class DPONull(DPO):
+    """½[DPO + DPO of the sides exchanged with the change taken out]: what AxBench trains under the name BiPO."""
+
+    slots: ClassVar[tuple[Slot, ...]] = (Slot(0), Slot(1), Slot(1, null=True), Slot(0, null=True))
+    apart: ClassVar[bool] = True
+
+    def loss(self, batch: Batch) -> Tensor:
+        bare = batch.bare[:, 0] - batch.bare[:, 1]
+        added = batch.logp[:, 0] - batch.logp[:, 1] - bare
+        taken = batch.logp[:, 2] - batch.logp[:, 3] + bare
+        return (_soft(self.beta * added) + _soft(self.beta * taken)) / 2
 
 
 @objective("reps", "pairs")
