@@ -15,6 +15,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
+from bench.backends.hosted.backend import QUESTION
 from bench.cli.main import main
 
 Reply = tuple[int, str, dict[str, str]]
@@ -71,6 +72,9 @@ class Stub:
 
     behave: Callable[[int, str], Reply | float | None] = well
     url: str = ""
+    first: Reply | float | None = field(default_factory=lambda: answer("yes", usage={"prompt_tokens": 0}))
+    """What the question gets that a run asks before its first fit; it is logged as `probed` alone."""
+    probed: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
     """Prompts that got a whole answer."""
@@ -86,6 +90,9 @@ class Stub:
 
     def take(self, request: dict[str, Any], path: str) -> Reply | float | None:
         prompt = request["messages"][-1]["content"]
+        if prompt == QUESTION:
+            self.probed += 1
+            return self.first
         with self.lock:
             self.requests.append(request | {"path": path})
             number = len(self.requests)
@@ -151,7 +158,8 @@ def serving() -> Iterator[Stub]:
             else:
                 request = json.loads(content)
                 reply = made.take(request, self.path)
-                if self.send(reply) and isinstance(reply, tuple) and reply[0] == 200:
+                told = self.send(reply) and request["messages"][-1]["content"] != QUESTION
+                if told and isinstance(reply, tuple) and reply[0] == 200:
                     with made.lock:
                         made.answered.append(request["messages"][-1]["content"])
 

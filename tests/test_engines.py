@@ -72,7 +72,8 @@ def test_a_table_has_one_engine(folder: Path) -> None:
 
 @pytest.mark.skipif(bool(backend.unable()), reason=backend.unable())
 def test_a_plans_engine_is_made_without_loading_anything(folder: Path) -> None:
-    found = make_backend(made(folder, ["none"], backend="vllm"))
+    plan = made(folder, ["none"], backend="vllm")
+    found = make_backend("vllm", plan.model, plan.specs[0].dtype)
     assert isinstance(found, backend.VLLMBackend)
     assert found._llm is None
     assert "model" not in vars(found.hf)

@@ -675,3 +675,32 @@ def test_parameters_that_cannot_be_are_refused(stub: Stub) -> None:
         assert word.split("=")[0] in result.stderr
     with pytest.raises(UsageError):
         LLMJudge("")
+
+
+# What is asked before anything is spent
+
+
+@pytest.mark.parametrize(
+    "reply", [refusal(401, "Incorrect key"), refusal(404, "no such model"), refusal(400, "unknown field")]
+)
+def test_a_wrong_key_or_model_ends_the_run_before_its_first_fit(stub: Stub, tmp_path: Path, reply: Reply) -> None:
+    stub.first = reply
+    one_line(run(), json.loads(reply[1])["error"]["message"])
+    assert (stub.probed, stub.requests) == (1, [])
+    assert not list((tmp_path / "cache").rglob("fit.safetensors"))
+
+
+def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    one_line(run(), "no connection to judge-model at http://127.0.0.1:9/v1")
+    assert not list((tmp_path / "cache").rglob("fit.safetensors"))
+
+
+@pytest.mark.parametrize("reply", [error(503), error(429), error(200, "not JSON")])
+def test_a_busy_server_is_asked_all_the_same(stub: Stub, reply: Reply) -> None:
+    stub.first = reply
+    assert records(run())[0]["counts"]["unscored"] == 0
+    assert stub.probed == 1
+    run("--dry-run")
+    assert stub.probed == 1

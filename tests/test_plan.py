@@ -11,27 +11,31 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
 
 from bench import results
 from bench.backends.fake.backend import FakeBackend
+from bench.backends.models import Model
 from bench.cli.main import main
 from bench.core import registry
 from bench.core.errors import UsageError
 from bench.core.interfaces import Judge
-from bench.core.naming import select
+from bench.core.naming import build_method, select
 from bench.core.protocol import PRESETS, Budget, Protocol, RunSpec, protocol
+from bench.core.registry import build
 from bench.core.values import Item, Request, Sampling, Verdict
 from bench.run.plan import Options, from_file, make
+from bench.run.spending import spend
 
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("OPENAI_API_KEY", "a key that no plan shows anyone")
 
 
 def bench(*words: str) -> Result:
@@ -627,3 +631,76 @@ def test_the_plan_is_an_upper_bound_for_every_method(monkeypatch: pytest.MonkeyP
         planned, _ = run_and_plan("-m", name, "-n", "2", "--seed", "9")
         assert len(asked) <= planned["total"]["generations"], name
         assert sum(asked) <= planned["total"]["tokens"], name
+
+
+# What is known before anything is loaded or priced
+
+
+def test_a_plan_says_of_each_method_whether_it_can_run() -> None:
+    plan = make(fake(["diffmean", "reps", "bow", "answer-only"], task="axbench"))
+    found = dict(zip([made.name for made in plan.methods], plan.lacks, strict=True))
+    assert found["diffmean"] == ""
+    assert "cannot train" in found["reps"]  # the fake engine holds no model
+    assert found["bow"] == "it gives no steering, which task axbench needs"
+    assert "rates given options" in found["answer-only"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "reason"),
+    [
+        ("diffmean", {"diffmean.layer": 99}, "layer 99 does not exist: the model has layers 0 to 29"),
+        ("lora", {"lora.layers": (0.2, 40)}, "layer 40 does not exist"),
+        ("prompt+caa", {"caa.layer": "25:35"}, "layer 35 does not exist"),
+        ("shuffled(reps)", {"reps.layer": -31}, "layer -31 does not exist"),
+    ],
+)
+@pytest.mark.model
+def test_layers_are_held_against_the_models_configuration(
+    default_model: Model, method: str, params: dict[str, Any], reason: str
+) -> None:
+    found = make(Options(methods=(method, "none"), model=str(default_model.path), params=params))
+    assert reason in found.lacks[0]
+    assert found.lacks[1] == ""
+
+
+def test_what_cannot_run_is_not_priced_and_a_run_of_nothing_else_is_an_error() -> None:
+    words = ["run", "--backend", "fake", "--dry-run", "--json"]
+    some = json.loads(CliRunner().invoke(main, [*words, "-m", "diffmean,reps"]).stdout)
+    one, two = some["runs"]
+    assert (one["status"], one["reason"], one["generations"] > 0) == ("todo", "", True)
+    assert two["status"] == "unsupported"
+    assert "cannot train" in two["reason"]
+    assert not any(two[name] for name in ("fits", "generations", "tokens", "ratings", "train_tokens"))
+    assert some["total"]["fits"] == one["fits"]
+    for extra in ([], ["--dry-run"]):
+        nothing = CliRunner().invoke(main, ["run", "--backend", "fake", *extra, "-m", "reps,bow"])
+        assert nothing.exit_code == 2
+        assert "no method of this run can be made" in nothing.stderr
+
+
+def test_compat_is_priced_as_it_runs() -> None:
+    """ReFT-r1 trains on both sides there, three times over; LoRA has one setting."""
+    rules = {mode: protocol("paper", compat=mode) for mode in ("", "axbench")}
+    task = {mode: build("task", "axbench", {}, protocol=rules[mode]) for mode in rules}
+    spent = {
+        (name, mode): spend(build_method(name, {}).under(mode), rules[mode], task[mode])
+        for name in ("reft-r1", "lora")
+        for mode in rules
+    }
+    concepts = len(task[""].concepts())
+    assert spent["reft-r1", ""].train_rows == 3 * 72 * 3 * concepts  # with three seeds
+    assert spent["reft-r1", "axbench"].train_rows == 144 * 3 * concepts
+    assert spent["lora", "axbench"].generations == (5 + 5) * concepts
+
+
+def test_a_disk_that_is_full_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.run import support
+
+    class Full(NamedTuple):
+        free: int
+
+    monkeypatch.setattr(support.shutil, "disk_usage", lambda path: Full(1 << 20))
+    done = CliRunner().invoke(main, ["run", "--backend", "fake", "-n", "2", "-m", "none"])
+    assert done.exit_code == 1
+    assert "1 MiB free" in done.stderr
+    assert not list(tmp_path.rglob("run.json"))

@@ -30,7 +30,8 @@ from bench.run.jobs import Job
 from bench.run.plan import Options, Plan, from_file, make
 from bench.run.session import execute
 from bench.run.speed import learn, rates
-from bench.run.spending import spend
+from bench.run.spending import Cost, spend
+from bench.run.views import answers, room
 
 
 @click.command()
@@ -104,9 +105,11 @@ def run(
         params[key] = value
     plan = make(Options(**given | {"params": params}))
     summary = shown(plan, results)
+    if dry_run and as_json:
+        click.echo(json.dumps(summary, indent=1))
+    if not any(row["status"] != "unsupported" for row in summary["runs"]):
+        raise UsageError("no method of this run can be made: the reasons stand above")
     if dry_run:
-        if as_json:
-            click.echo(json.dumps(summary, indent=1))
         return
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
     jobs = execute(plan, results, progress)
@@ -134,17 +137,28 @@ def _replayed(record: Run, jobs: Sequence[Job]) -> None:
         )
 
 
+STATES = {"cached": "done", "todo": "to do", "unsupported": "unsupported"}
+
+
 def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     """Print what a run will cost at most; returns the same as JSON."""
     rows: list[dict[str, Any]] = []
-    for method, spec in zip(made.methods, made.specs, strict=True):
-        bound = spend(method, made.protocol, made.task)
+    for method, spec, why in zip(made.methods, made.specs, made.lacks, strict=True):
         code = code_of(method, type(made.task), type(made.judge), registry.get("backend", made.options.backend))
         done = results.find(spec, code, folder) is not None
-        rows.append({"method": spec.method, "id": spec.id, "cached": done} | vars(bound))
-    todo = [row for row in rows if not row["cached"]]
+        status = "cached" if done else "unsupported" if why else "todo"
+        bound = spend(method, made.protocol, made.task) if status != "unsupported" else Cost()
+        reason = "" if done else why
+        rows.append(
+            {"method": spec.method, "id": spec.id, "status": status, "reason": reason, "cached": done} | vars(bound)
+        )
+    todo = [row for row in rows if row["status"] == "todo"]
+    learning = [method for method, row in zip(made.methods, rows, strict=True) if row["status"] == "todo"]
+    plain = len(answers(made.task, made.protocol, learning))
     names = ("fits", "generations", "tokens", "ratings", "train_rows", "train_tokens")
     total = {name: sum(row[name] for row in todo) for name in names}
+    total["generations"] += plain
+    total["tokens"] += plain * room(made.protocol)
     speed = rates()
     units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings"}
     seconds = sum(total[name] / speed[unit] for unit, name in units.items())
@@ -162,7 +176,12 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         title=escape(f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}"),
     )
     for row in rows:
-        grid.add_row(escape(row["method"]), *(f"{row[n]:,}" for n in shown), "done" if row["cached"] else "to do")
+        state = {"cached": "done", "todo": "to do"}.get(row["status"], row["status"])
+        grid.add_row(escape(row["method"]), *(f"{row[n]:,}" for n in shown), state)
+    if plain:
+        grid.add_row(
+            "plain answers, for pairs", "0", f"{plain:,}", f"{plain * room(made.protocol):,}", "0", "0", "to do"
+        )
     grid.add_section()
     grid.add_row(
         "to do, at most",
@@ -172,6 +191,9 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     err.print(grid)
     if total["train_rows"]:
         err.print(f"trained: {total['train_rows']:,} rows of text, {total['train_tokens']:,} tokens, at most")
+    for row in rows:
+        if row["reason"]:
+            say(f"{row['method']}: unsupported: {row['reason']}")
     if made.engine:
         say(made.engine)
     if judging:
@@ -179,6 +201,7 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     say(f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""))
     found = {
         "runs": rows,
+        "plain_answers": plain,
         "backend": first.backend,
         "total": total,
         "eta_seconds": round(seconds) if todo else 0,
@@ -218,7 +241,7 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
     for table in tables(shown):
         _board(table, err if as_json else out(200))
     for job in jobs:
-        if job.reason:
+        if job.reason and job.status != "unsupported":  # those stood in the plan
             say(f"{job.spec.method}: {job.status}: {job.reason}")
     fresh = sum(job.fresh for job in jobs)
     err.print(

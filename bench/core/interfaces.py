@@ -411,6 +411,10 @@ class Judge(ABC):
     def fingerprint(self) -> Mapping[str, Any]:
         """What decides its ratings besides the item."""
 
+    def check(self, ask: bool = False) -> None:  # noqa: B027
+        """Raise where it could not rate anything: a package or a key is missing, or (with `ask`) what it asks does not
+        answer one short question."""
+
     def prepare(self, backend: Backend, keep: Rows, trains: Sequence[Train]) -> None:  # noqa: B027
         """Calibrate on training texts and keep measurements; nothing to do for most judges."""
 

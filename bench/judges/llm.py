@@ -65,6 +65,11 @@ class LLMJudge(Judge):
             return BatchBackend(*fields, poll=self.poll)
         return OpenAIBackend(*fields)
 
+    def check(self, ask: bool = False) -> None:
+        _ = self.backend.client
+        if ask:
+            self.backend.probe()
+
     @property
     def cost(self) -> Price | None:
         """What is paid for the model's tokens, where that is known."""

@@ -1,4 +1,4 @@
-"""From a plan's names to engines: the backend that answers, and the model that writes prompts.
+"""From names to engines: the backend that answers, and the model that writes prompts.
 
 Invariant: making an engine loads no weights; they load on first use.
 """
@@ -6,31 +6,30 @@ Invariant: making an engine loads no weights; they load on first use.
 from __future__ import annotations
 
 from bench.backends.hosted.backend import OpenAIBackend
+from bench.backends.models import Model
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
-from bench.core.money import price_of
+from bench.core.money import SpendingLimit, price_of
 from bench.core.registry import get
-from bench.run.plan import Plan
 
 
-def make_backend(plan: Plan) -> Backend:
-    """The engine a plan names."""
-    cls = get("backend", plan.options.backend)
-    if plan.options.backend == "fake":
+def make_backend(name: str, model: Model, dtype: str) -> Backend:
+    """The engine of this name on a model."""
+    cls = get("backend", name)
+    if name == "fake":
         made: Backend = cls()
-    elif plan.options.backend in ("hf", "vllm"):
-        made = cls(plan.model, plan.specs[0].dtype)
+    elif name in ("hf", "vllm"):
+        made = cls(model, dtype)
     else:
-        raise BenchError(f"backend {plan.options.backend!r} cannot steer: use hf or vllm")
+        raise BenchError(f"backend {name!r} cannot steer: use hf or vllm")
     return made
 
 
-def make_prompter(plan: Plan) -> OpenAIBackend | None:
-    """The model that writes prompts, where it is not the target model itself."""
-    name = plan.options.prompter
+def make_prompter(name: str, purse: SpendingLimit) -> OpenAIBackend | None:
+    """The model that writes prompts (`openai:MODEL`), where it is not the target model itself ("")."""
     if not name:
         return None
     model = name.removeprefix("openai:")
-    if plan.purse.limit and price_of(model) is None:
+    if purse.limit and price_of(model) is None:
         raise UsageError(f"--max-cost: no price is known for the prompter {model}; leave --max-cost out")
-    return OpenAIBackend(model, purse=plan.purse)
+    return OpenAIBackend(model, purse=purse)

@@ -84,7 +84,8 @@ def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Stee
         raise BenchError(f"task {plan.options.task} tests detectors: its runs have no steering")
     if plan.specs[0].id != run.data["id"]:
         raise BenchError(f"{run.path.parent.name} cannot be replayed: its model, data or protocol has changed since")
-    method, prompter, engine = plan.methods[0], plan.specs[0].prompter, make_backend(plan)
+    method, spec = plan.methods[0], plan.specs[0]
+    prompter, engine = spec.prompter, make_backend(plan.options.backend, plan.model, spec.dtype)
     judged = judged_by(plan.specs[0].judge, plan.judge, engine.fingerprint())
     context = Context(engine, plan.protocol.budget, plan.protocol.seed, compat=plan.protocol.compat)
     made = Steerings(context, plan.protocol, plan.task, cache_root(), judged, measures=False)

@@ -25,7 +25,9 @@ from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
 from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol, usual_judge
 from bench.core.settings import cast
+from bench.run.engines import make_backend, make_prompter
 from bench.run.spending import spend, trials
+from bench.run.support import blocks_of, unsupported, views_of
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Plan:
     """What the judge and the prompter may spend together."""
     engine: str = ""
     """What the reader of a plan should know of its engine: why it was chosen, what it will hold."""
+    lacks: tuple[str, ...] = ()
+    """Why each method cannot run; "" where it can."""
 
     @property
     def protocol(self) -> Protocol:
@@ -105,6 +109,10 @@ def make(options: Options) -> Plan:
     judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
     purse = SpendingLimit(options.max_cost)
     judge.fund(purse)
+    if prompter := make_prompter(options.prompter, purse):
+        _ = prompter.client  # its package and its key
+    if asking.rated:
+        judge.check()
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
     usual = {
@@ -131,7 +139,10 @@ def make(options: Options) -> Plan:
         )
         for made in named
     )
-    return Plan(options, model, task, judge, methods, specs, asked, purse, engine)
+    plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine)
+    backend, offers = make_backend(options.backend, model, number), views_of(task)
+    blocks = blocks_of(model, backend)
+    return replace(plan, lacks=tuple(unsupported(made, task, rules, backend, offers, blocks) for made in methods))
 
 
 WORTH_AN_ENGINE = 20_000
@@ -147,6 +158,8 @@ def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: 
     needs = frozenset[str]().union(*(made.needs for made in methods))
     tokens = sum(spend(made, rules, task).tokens for made in methods)
     if options.backend == "vllm":
+        if why := unable():
+            raise UsageError(f"backend vllm: {why}")
         adapted = [made for made in methods if "delta" in made.needs]
         adapters = sum(trials(made, rules) for made in adapted) * len(task.concepts())
         held = f", an adapter for each coefficient of a weight delta: up to {adapters:,}" if adapted else ""

@@ -29,15 +29,16 @@ from bench.core.store import Rows
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, Verdict
 from bench.judges.judging import judged_by, rate
 from bench.run.engines import make_backend, make_prompter
-from bench.run.fits import lacks
 from bench.run.identity import code_of, foreign
 from bench.run.jobs import Ask, Job, ratings, record, row, tried
 from bench.run.monitor import reading
 from bench.run.plan import Plan
+from bench.run.spending import spend
 from bench.run.steerings import Steerings
+from bench.run.support import room
 from bench.run.task_contract import refuse
 from bench.run.trials import best, drawn, fits as fits_of, options, repeated, repeats, request, ruled, seed_of, trials
-from bench.run.views import offered, unanswered
+from bench.run.views import unanswered
 
 Advance = Callable[[int], None]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
@@ -59,11 +60,17 @@ def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent)
         Job(spec, made, code_of(made, type(plan.task), type(plan.judge), engine))
         for spec, made in zip(plan.specs, plan.methods, strict=True)
     ]
-    for job in jobs:
+    for job, why in zip(jobs, plan.lacks, strict=True):
         if found := results.find(job.spec, job.code, folder):
             job.status, job.path = "cached", found
+        elif why:
+            job.status, job.reason = "unsupported", why
     todo = [job for job in jobs if job.status == "todo"]
     if todo:
+        bounds = [spend(job.method, plan.protocol, plan.task) for job in todo]
+        room(sum(bound.generations + bound.ratings for bound in bounds), [folder] if folder else [])
+        if any(bound.ratings for bound in bounds):
+            plan.judge.check(ask=True)
         Session(plan, folder, progress).run(todo)
     return jobs
 
@@ -74,7 +81,7 @@ class Session:
     def __init__(self, plan: Plan, folder: Path | None, progress: Progress) -> None:
         self.plan, self.folder, self.progress = plan, folder, progress
         self.task, self.judge, self.rules = plan.task, plan.judge, plan.protocol
-        self.backend = make_backend(plan)
+        self.backend = make_backend(plan.options.backend, plan.model, plan.specs[0].dtype)
         shard, root = self.backend.fingerprint(), cache_root()
         self.generations = Rows(root / "rows" / "generations" / shard)
         self.evidence = Rows(root / "rows" / "evidence" / digest(shard, code_digest(type(self.judge))))
@@ -82,7 +89,7 @@ class Session:
         self.judgements = Rows(root / "rows" / "judgements" / judged)
         self.spending = Rows(root / "rows" / "spending" / judged)
         self.timings: dict[str, float] = {}
-        self.prompter = make_prompter(plan)
+        self.prompter = make_prompter(plan.options.prompter, plan.purse)
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
         self.context.rate = self._rate_all
         self.context.compat = self.rules.compat
@@ -93,8 +100,6 @@ class Session:
 
     def run(self, jobs: list[Job]) -> None:
         try:
-            for job in jobs:
-                self._support(job)
             live = [job for job in jobs if job.status == "todo"]
             if (
                 live
@@ -154,24 +159,6 @@ class Session:
         with self.progress(name, total) as advance:
             yield advance
         self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - begun, 2)
-
-    def _support(self, job: Job) -> None:
-        """Decide before a model is loaded whether a method can run here, and say why not."""
-        views = offered(self.task, self.trains.values())
-        reason = lacks(job.method, self.backend, views, steers=self.task.kind == "steering")
-        if job.method.provides == {"options"}:
-            if not self.task.multiple_choice:
-                reason = f"it rates given options, which task {job.spec.task} does not ask"
-        elif self.task.kind not in job.method.provides:
-            reason = f"it gives no {self.task.kind}, which task {job.spec.task} needs"
-        elif (
-            not reason
-            and job.method.samples_per_prompt(self.rules.budget) > 1
-            and any(train.prompts for train in self.trains.values())
-        ):
-            reason = f"it keeps the answer most about a concept, which task {job.spec.task} does not ask for"
-        if reason:
-            job.status, job.reason = "unsupported", reason
 
     def _seeds(self, job: Job) -> int:
         """How many fits of a concept a job needs; a detector is scored once."""

@@ -19,10 +19,10 @@ class Cost:
     `generations` counts answers written and options scored.
     """
 
-    fits: int
-    generations: int
-    tokens: int
-    ratings: int
+    fits: int = 0
+    generations: int = 0
+    tokens: int = 0
+    ratings: int = 0
     train_rows: int = 0
     train_tokens: int = 0
 

@@ -65,6 +65,14 @@ def unanswered(task: Task, trains: Iterable[Train], methods: Iterable[Method]) -
     return list(found)
 
 
+def answers(task: Task, rules: Protocol, methods: Sequence[Method]) -> list[str]:
+    """`unanswered`, of a task under a protocol that is not running yet."""
+    if not any("pairs" in method.views & task.derives for method in methods):
+        return []
+    trains = (task.train(concept).limited(rules.budget.sequences) for concept in task.concepts())
+    return unanswered(task, trains, methods)
+
+
 def room(rules: Protocol) -> int:
     """Tokens of a plain answer, at most: as AxBench, 1.5 times those of a response."""
     return int(1.5 * rules.sampling.max_new_tokens)

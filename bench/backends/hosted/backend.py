@@ -22,7 +22,7 @@ from bench.core.errors import BenchError, StopRun, UsageError
 from bench.core.interfaces import Backend
 from bench.core.money import SpendingLimit, Usage, price_of
 from bench.core.registry import backend
-from bench.core.values import Completion, Request
+from bench.core.values import Completion, Request, Sampling
 
 PASSING = (408, 409, 425, 429)
 """Statuses below 500 that may pass."""
@@ -30,6 +30,10 @@ OF_THE_TEXT = re.compile(r"context.?(length|window)|content.?(filter|policy|mana
 """Words by which a server says that it is this text it cannot take, not the request as such."""
 OVERHEAD = 64
 """Tokens of a chat template, at most."""
+QUESTION = "Say: yes"
+"""What an endpoint is asked before a run spends anything on it."""
+FIRST_ANSWER = 3.0
+"""Seconds to wait for the answer to a first short question."""
 SECRET = 8
 """Characters a secret has at least; servers of one's own take `x` or `EMPTY`."""
 
@@ -101,6 +105,24 @@ class OpenAIBackend(Backend):
     @property
     def _key(self) -> str:
         return os.environ.get("OPENAI_API_KEY", "").strip()
+
+    def probe(self) -> None:
+        """Ask for one token: raises where the key, the model or the address is wrong. A server that is slow or busy
+        passes."""
+        _ = self.client
+        import openai
+
+        one = OpenAIBackend(self.model, self.base_url, timeout=FIRST_ANSWER, purse=self.purse)
+        one.price = self.price
+        try:
+            one._ask(Request((("user", QUESTION),), None, Sampling(1, 0.0, 0)), 0)
+        except (TransientError, PermanentError) as error:
+            met = error.__context__
+            if isinstance(met, openai.APIConnectionError) and not isinstance(met, openai.APITimeoutError):
+                raise BenchError(f"no connection to {error}") from None
+        finally:
+            paid = ("prompt_tokens", "tokens", "dollars", "dollars_unsure")
+            self.usage.add(**{name: one.usage.counts[name] for name in paid})
 
     def scrubbed(self, text: str) -> str:
         """`text` without the key: some servers echo it. What is shorter than any secret stays."""

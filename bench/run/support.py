@@ -1,0 +1,80 @@
+"""Whether a run can be made, decided before a model is loaded and before anything is priced.
+
+Invariant: what is refused here costs nothing, and what passes is not refused later for a reason that was known here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from bench.backends.models import Model
+from bench.core.errors import BenchError
+from bench.core.interfaces import Backend, Context, Method, Task
+from bench.core.paths import cache_root
+from bench.core.protocol import Protocol
+from bench.run.fits import lacks
+from bench.run.views import offered
+
+SPARE = 256 << 20
+"""Bytes of disk that a run leaves free, beside what it writes."""
+ROW = 4096
+"""Bytes of an answer or a rating on the disk, about."""
+
+
+def unsupported(made: Method, task: Task, rules: Protocol, engine: Backend, views: frozenset[str], blocks: int) -> str:
+    """Why a method cannot run on a task with these training views, on this engine and a model of so many blocks (0: not
+    known); "" if it can."""
+    if made.provides == {"options"}:
+        return "" if task.multiple_choice else f"it rates given options, which task {task.name} does not ask"
+    if task.kind not in made.provides:
+        return f"it gives no {task.kind}, which task {task.name} needs"
+    if reason := lacks(made, engine, views, steers=task.kind == "steering"):
+        return reason
+    several = made.samples_per_prompt(rules.budget) > 1
+    if several and any(task.train(concept).prompts for concept in task.concepts()):
+        return f"it keeps the answer most about a concept, which task {task.name} does not ask for"
+    return next((reason for part in made.family_tree for reason in _misplaced(part, rules, blocks)), "")
+
+
+def views_of(task: Task) -> frozenset[str]:
+    """The training views that every concept of a task has or gets."""
+    return offered(task, (task.train(concept) for concept in task.concepts()))
+
+
+def _misplaced(made: Method, rules: Protocol, blocks: int) -> Iterator[str]:
+    """What is wrong with the layers that a method names."""
+    context = Context(cast(Any, SimpleNamespace(layers=blocks)), rules.budget)
+    named = {f.name for f in fields(made)} if hasattr(made, "__dataclass_fields__") else set()  # type: ignore[arg-type]
+    single = [made.layer] if "layer" in named else []  # type: ignore[attr-defined]
+    for spec in [*single, *(made.layers if "layers" in named else ())] if blocks else ():  # type: ignore[attr-defined]
+        try:
+            context.depths(spec)
+        except BenchError as error:
+            yield f"{error}"
+
+
+def blocks_of(model: Model, engine: Backend) -> int:
+    """The decoder blocks of a model, from its configuration; 0 where that does not say."""
+    if not model.path.parts:
+        return engine.layers
+    try:
+        config = json.loads((model.path / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return 0
+    found = config.get("text_config", config).get("num_hidden_layers", 0)
+    return found if isinstance(found, int) else 0
+
+
+def room(rows: int, folders: Sequence[Path]) -> None:
+    """Raise where one of the places that a run writes to cannot take so many answers and ratings."""
+    need = SPARE + ROW * rows
+    for folder in (cache_root(), *folders):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if (free := shutil.disk_usage(there).free) < need:
+            raise BenchError(f"{folder} has {free >> 20:,} MiB free, and the run may write {need >> 20:,} MiB")
