@@ -162,9 +162,10 @@ class AntiPaSTO(Objective):
             focus.append(share.clamp(min=1e-6) ** (0.75 * ramp))
         s = self.weight * cosines[0] * cosines[1] * focus[0] * focus[1]
         along: Tensor = s + torch.relu(s).square()
-        return along + ramp * (self._coherence(batch) + self._order(batch))
+        entropy = _entropy(batch.still.logits)
+        return along + ramp * (self._coherence(batch, entropy) + self._order(batch, entropy))
 
-    def _coherence(self, batch: Batch) -> Tensor:
+    def _coherence(self, batch: Batch, entropy: Tensor) -> Tensor:
         """How far each sign's predictions on its own side leave the band that the bare entropy allows, `[n]`."""
         import torch
 
@@ -172,25 +173,23 @@ class AntiPaSTO(Objective):
         total = torch.zeros(len(batch.concept), device=batch.concept.device)
         for slot, text in ((0, 0), (3, 1)):
             row = batch.passed.row
-            chosen = row % 4 == slot
-            new = batch.passed.logits[chosen].softmax(-1)
-            old = batch.still.logits[batch.still.row % 2 == text].softmax(-1)
-            entropy = -(old * old.clamp(min=1e-12).log()).sum(-1)
-            far = torch.relu((new - old).abs().sum(-1) / 2 - self.kappa * (entropy + self.beta).sqrt())
-            loss = torch.log1p(10 * far) ** 2 + far
-            item = row[chosen] // 4
-            count = torch.zeros_like(total).index_add(0, item, torch.ones_like(loss)).clamp(min=1)
-            total = total + torch.zeros_like(total).index_add(0, item, loss) / count
+            chosen, own = row % 4 == slot, batch.still.row % 2 == text
+            new, old = batch.passed.logits[chosen].softmax(-1), batch.still.logits[own].softmax(-1)
+            far = torch.relu((new - old).abs().sum(-1) / 2 - self.kappa * (entropy[own] + self.beta).sqrt())
+            total = total + _by_item(torch.log1p(10 * far) ** 2 + far, row[chosen] // 4, len(total))
         return total
 
-    def _order(self, batch: Batch) -> Tensor:
-        """Factor +1 is to favour the wished persona's side by a margin, -1 the other, `[n]`."""
+    def _order(self, batch: Batch, entropy: Tensor) -> Tensor:
+        """Factor +1 is to favour the wished persona's side by a margin, -1 the other, `[n]`; the margin grows with
+        the bare model's entropy on the wished side."""
         import torch
 
+        assert batch.still is not None
         mean = batch.logp / batch.lengths[:, [0, 1, 0, 1]]
         bare = batch.bare / batch.lengths
         gain = [mean[:, k] - mean[:, k + 1] - (bare[:, 0] - bare[:, 1]) for k in (0, 2)]
-        margin = 0.04 + 0.5 * (-bare.mean(1)).clamp(min=0).sqrt()
+        wished = batch.still.row % 2 == 0
+        margin = 0.04 + 0.5 * _by_item(entropy[wished], batch.still.row[wished] // 2, len(batch.concept)).sqrt()
         kept = torch.relu(margin + gain[1]) + torch.relu(margin - gain[0])
         if not batch.reference:
             return self.weight * kept
@@ -209,6 +208,22 @@ def _split(rows: Tensor, slots: int) -> Tensor:
 
 def _mean(values: Tensor, there: Tensor) -> Tensor:
     return (values * there).sum(-1) / there.sum(-1).clamp(min=1)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Of each prediction `[N]`, in nats."""
+    p = logits.softmax(-1)
+    found: Tensor = -(p * p.clamp(min=1e-12).log()).sum(-1)
+    return found
+
+
+def _by_item(values: Tensor, item: Tensor, count: int) -> Tensor:
+    """Mean of the tokens' values `[N]` of each item, `[count]`."""
+    import torch
+
+    zeros = torch.zeros(count, device=values.device)
+    total, tokens = (zeros.index_add(0, item, part) for part in (values, torch.ones_like(values)))
+    return total / tokens.clamp(min=1)
 
 
 def _responses(passed: Passed, states: Tensor) -> tuple[Tensor, Tensor]:
