@@ -28,7 +28,8 @@ class AntiPaSTOMethod(Trained):
     the order of the personas' likelihoods.
     Deviations: ‖A‖₂ is bounded, not each entry, which bounds no angle; P is the main axes of the personas'
     difference alone; σ and P are measured once; the sign is the personas' from the start, not flipped
-    after evaluation; mean pooling of the coherence term, as in the code.
+    after evaluation; mean pooling of the coherence term, as in the code, whose warm-up lies inside the
+    logarithm, which picks a direction for each batch, and which counts the prompt's tokens too.
     Reproduction: the paper reports steering F1 on daily dilemmas (Gemma-3-1B 31.2); no AxBench row.
     """
 

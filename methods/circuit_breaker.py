@@ -37,8 +37,8 @@ class CircuitBreaker(Trained):
 
     Equation: c_s·mean ReLU(cos(h₀, h)) over the tokens of texts with the concept + c_r·mean ‖h - h₀‖ / ‖h₀‖ over
     those to retain, after the blocks `targets`; c_s = s(1 - t/2T), c_r = s·t/2T, s = `strength`, t of T steps.
-    Deviations: relative norms; the retain term reads the target blocks, not all; no dropout. The last
-    quarter of the texts without the concept is kept from training, and the note reports over-refusal on
+    Deviations: relative norms; the retain term reads the target blocks, not all; no dropout; token 0 is in neither. The
+    last quarter of the texts without the concept is kept from training, and the note reports over-refusal on
     it: the share of benign prompts that are newly refused or answered with nothing at the trained
     strength (`over_refusal`), and what their plain answers lost (`benign_loss`, nats a token).
     Reproduction: the paper cuts harmful compliance of Llama-3-8B from 38 to 4 %; no AxBench row, since it

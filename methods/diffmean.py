@@ -23,7 +23,8 @@ class DiffMean(DirectionMethod):
 
     Equation: w = mean(T⁺) - mean(T⁻), w / ‖w‖ `[H]`, over all tokens of the positive and negative
     texts after block `layer`; steering h ← h + αw, detection max_i h_i·w.
-    Deviations from AxBench: `layer` is a relative depth by default.
+    Deviations from AxBench: `layer` is a relative depth by default; texts end with their answer, where
+    AxBench trains on the cut header of a next turn too.
     Reproduction: AxBench reports AUROC .946 (Gemma-2-2B, layer 20); see docs/reproduction.md for
     ours on the same texts with the default model.
     """

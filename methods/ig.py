@@ -18,7 +18,8 @@ class IntegratedGradients(AttributionMethod):
     with g the mean of ∂f/∂x at x₀ + p(x - x₀), p = (k + ½)/`steps`; a text scores max_i s_i.
     Deviations from AxBench: a standardised L2 logistic regression, whose logit is attributed, in
     place of a two-layer network trained through two softmaxes; the baseline (there a mean embedding
-    or a space token) is a state of the layer itself; 8 midpoints, not 50 steps (5 on the 9B model).
+    or a space token) is a state of the layer itself; 8 midpoints, not 50 steps (5 on the 9B model); what every chat
+    begins with keeps its states, and the readout is before the final norm.
     The absolute value is the paper's and drops the classifier's sign, so nothing keeps AUROC above .5;
     `signed = true` sums the attributions themselves.
     Reproduction: AxBench reports AUROC .375 (Gemma-2-2B, layer 20).

@@ -24,7 +24,8 @@ class Lat(DirectionMethod):
 
     Equation: permute T⁺ `[N, H]`, δ_j = x_j - x_{j+N/2}, δ̂_j = δ_j/‖δ_j‖ (0 where δ_j = 0),
     w = PC1(δ̂), as AxBench's variant, which reads the positive texts alone.
-    Deviations: sign set so that positives project above negatives (`orient = false` leaves it).
+    Deviations: sign set so that positives project above negatives (`orient = false` leaves it); texts end
+    with their answer, as in `diffmean`.
     Reproduction: AxBench reports AUROC .809 (Gemma-2-2B, layer 20).
     """
 

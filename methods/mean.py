@@ -17,7 +17,8 @@ class Mean(DirectionMethod):
 
     Equation: w = mean(T⁺ ∪ T⁻), w / ‖w‖ `[H]`, over all tokens after block `layer`. It shows what a push
     along the common direction of all text does; it should neither steer nor detect a concept.
-    Deviations from AxBench: `layer` is a relative depth by default.
+    Deviations from AxBench: `layer` is a relative depth by default; texts end with their answer, where
+    AxBench trains on the cut header of a next turn too.
     Reproduction: AxBench reports no row for it.
     """
 

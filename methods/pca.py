@@ -22,7 +22,8 @@ class Pca(DirectionMethod):
 
     Equation: w = PC1(T⁺ - mean T⁺) `[H]`, T⁺ the token activations `[N, H]` after block `layer`.
     Deviations from AxBench: the arbitrary sign of a component is set so that positives project
-    above negatives (`orient = false` leaves it as the decomposition gives it).
+    above negatives (`orient = false` leaves it as the decomposition gives it); texts end with their answer,
+    as in `diffmean`.
     Reproduction: AxBench reports AUROC .712 (Gemma-2-2B, layer 20), far below DiffMean; so do we.
     """
 

@@ -32,7 +32,8 @@ class RepE(DirectionMethod):
     is the one under which most positives project above their pair. `operator`: linear h + cw,
     piecewise h + c·sign(h·w)w, projection h - c·(h·w)w.
     Deviations: the span 0.35:0.65 in place of a list per model; the coefficient is the push of all
-    layers together; answers are the training texts', not the facts of the paper.
+    layers together; answers are the training texts', not the facts of the paper; where the pairs
+    are split evenly, the sign is that of their mean difference, not the decomposition's.
     Reproduction: the paper raises TruthfulQA MC1 of LLaMA-2-13B from 35.9 to 54.0 with its contrast
     vector; it reports no AxBench row.
     """

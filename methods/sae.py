@@ -29,7 +29,7 @@ class SAE(Method):
     Deviations from AxBench: without `release` the dictionary is ours, TopK (arXiv:2406.04093) with the mean
     smallest kept activation as θ, and undertrained: it sees the run's concept texts and up to `tokens` tokens of
     the model's own, where a release sees 10⁹. The latent is picked by labels (SAE-A), not by its description.
-    Every row clamps to its own value, where AxBench's batches share one.
+    Every row clamps to its own value, where AxBench's batches share one, and what is added is the unit decoder row.
     Reproduction: AxBench reports, on Gemma-2-2B layer 20 with GemmaScope, AUROC .755 (SAE) and .911 (SAE-A),
     steering .151 and .132; ours rest on a small dictionary of another model and are no reproduction.
     """

@@ -23,7 +23,7 @@ class SSVDMethod(Trained):
     Equation: ΔW = U_k[(Σ_k + δ)G - Σ_k]V_kᵀ, G = (I - K)(I + K)⁻¹ for skew K `[k, k]` (`strict`) or I - 2K, k the top
     `share` of directions, K = δ = 0 at first; c scales K and δ, so that G(-c) is the inverse of G(c) if strict.
     Deviations: `strict` by default, since I - 2K is a rotation only for small K (the paper's default);
-    δ in units of each singular value; a tenth of the directions.
+    δ from 0 in units of each singular value; a tenth of the directions; no gate for each module.
     Reproduction: the paper adapts speech models; no AxBench row.
     """
 

@@ -26,7 +26,7 @@ class SVFTMethod(Trained):
     steering W0 + cΔW.
     Deviations: M starts at 0, the identity (the code does not); the top `rank` directions rather than all
     (`rank = 0`), and W0 is not cut; M is in units of the mean kept singular value; `top-k` compares u_i
-    with v_j, and needs square modules.
+    with v_j, and needs square modules; no gate for each module.
     Reproduction: no AxBench row; the paper recovers up to 96 % of full fine-tuning.
     """
 

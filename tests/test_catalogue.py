@@ -34,7 +34,7 @@ def test_every_method_has_a_row_and_a_section_with_its_summary(name: str) -> Non
 
 
 def test_a_table_row_has_every_column() -> None:
-    rows = [line for line in document().splitlines() if line.startswith("| ")]
+    rows = [line for line in document().split("## Held to their peers")[0].splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(SHIPPED)
     assert {row.replace("\\|", "").count("|") for row in rows} == {len(documents.COLUMNS) + 1}
 

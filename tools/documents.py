@@ -30,6 +30,7 @@ from bench.results.differences import difference
 from bench.results.tables import Table, tables
 
 COMMAND = "bench docs"
+PARITY = Path(__file__).resolve().parents[1] / "tests" / "parity"
 PICTURE = "docs/images/verdicts"
 """The README's picture, without the endings of its files."""
 KNOWN = (
@@ -235,7 +236,27 @@ def methods() -> str:
     ]
     rows = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *map(_row, classes)]
     sections = [part for family in dict.fromkeys(cls.family for cls in classes) for part in _family(family, classes)]
-    return "\n\n".join([*head, "\n".join(rows), *sections]) + "\n"
+    return "\n\n".join([*head, "\n".join(rows), *_parity(), *sections]) + "\n"
+
+
+def _parity() -> list[str]:
+    """What each method was held to: the numbers of its peer's own code, as `tests/parity` keeps them."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted((PARITY / "fixtures").glob("*.json"))]
+    lines = ["| method | peer | commit | compared | largest difference |", "|---|---|---|---|---|"]
+    for one in sorted(found, key=lambda one: ", ".join(one["methods"])):
+        commit = "; ".join(part.strip()[:7] if "PyPI" not in part else part for part in one["commit"].split(";"))
+        cells = (", ".join(one["methods"]), one["peer"], commit, _shown("", one["compared"]), one["difference"])
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    alone = json.loads((PARITY / "without_peer.json").read_text("utf-8"))
+    reasons: dict[str, list[str]] = {}
+    for name, why in alone.items():
+        reasons.setdefault(why, []).append(name)
+    said = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    intro = (
+        "Numbers that a peer's own code gave on tiny models and fixed texts, in fp32. `tests/parity` holds this code "
+        "to them; a fixture says where in the peer they come from, and what had to be adapted to run it."
+    )
+    return ["## Held to their peers", intro, "\n".join(lines), f"Without a peer: {said}."]
 
 
 def _row(cls: type[Any]) -> str:

@@ -16,6 +16,7 @@ from bench import Budget, Context, Train
 from bench.backends.hf.backend import HFBackend
 from bench.core.naming import build_method
 from bench.training.trainer import Group
+from methods.probe import _renormalised
 
 KINDS = ("llama", "gemma2")
 LAYER = 2
@@ -187,3 +188,44 @@ def test_what_a_step_and_a_run_are_made_of_is_axbenchs() -> None:
         ), name
         items = 144 if getattr(made.goal, "both", False) else 72
         assert -(-items // (batch * batches)) * epochs == updates, name
+
+
+class Given:
+    """A generator that starts at a given vector and leaves the texts in their order."""
+
+    def __init__(self, start: Any) -> None:
+        self.start = np.asarray(start)
+
+    def uniform(self, low: float, high: float, size: int) -> Any:
+        return self.start
+
+    def permutation(self, count: int) -> Any:
+        return np.arange(count)
+
+
+def test_the_probe_walks_as_axbench(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the tokens that it reads: from the second on, the template's among them, and a cut turn header at the end."""
+    values = fixture("axbench_probe")["values"]
+    theirs = values[kind(lm)]
+    rows = []
+    for text, begin, end in zip(values["texts"], theirs["first"], theirs["last"], strict=True):
+        ids = lm.encode(text)
+        ids = ids if ids[0] == lm.tokenizer.bos_token_id else [lm.tokenizer.bos_token_id, *ids]
+        with torch.no_grad():
+            states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[LAYER + 1][0]
+        rows.append(states[begin : end + 1].numpy())
+    seen: list[Any] = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            done = super().step(*args, **kwargs)
+            seen.append(self.param_groups[0]["params"][0].detach().clone())
+            return done
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    lengths = [len(row) for row in rows]
+    assert lengths == theirs["positions"]
+    labels = np.repeat([1, 0], [sum(lengths[:6]), sum(lengths[6:])])
+    _renormalised(np.concatenate(rows), labels, lengths, 288, Given(values["w"]))  # type: ignore[arg-type]
+    for ours, their in zip(seen, theirs["w"], strict=False):
+        np.testing.assert_allclose(ours, their, atol=1e-4)
