@@ -83,10 +83,10 @@ def test_templates_show_the_concept_on_one_side_alone(genre: str) -> None:
     concept = Concept("7", "terms related to sailing", genre)
     for plus, minus in views.personas(concept):
         assert "sailing" in plus
-        assert plus != minus
+        assert "sailing" not in minus
     found = views.choices(concept)
     assert len({(c.question, c.not_matching) for c in found}) == len(found) == 24
-    assert {c.matching for c in found} == {"Sailing."}
+    assert {c.matching for c in found} == {"Something about sailing."}
     assert not any("ailing" in c.not_matching or "ailing" in c.question for c in found)
     used = {text for c in found for text in (c.question, c.not_matching)}
     mini = build("task", "axbench", {}, protocol=protocol("quick"))

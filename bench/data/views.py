@@ -26,10 +26,10 @@ SPEAKERS = {
 }
 """Who a persona is, by the genre of its concept."""
 LIKES = (
-    ("who brings {core} into everything they say", "who never mentions {core}"),
-    ("fond of {core}", "who avoids {core}"),
-    ("whose every answer touches on {core}", "who has no interest in {core}"),
-    ("devoted to {core}", "to whom {core} means nothing"),
+    "who brings {about} into everything they say",
+    "fond of {about}",
+    "whose every answer touches on {about}",
+    "devoted to {about}",
 )
 QUESTIONS = (
     "What do you bring into an answer when nothing forbids it?",
@@ -62,21 +62,32 @@ def core(text: str) -> str:
 
 
 def personas(concept: Concept) -> tuple[tuple[str, str], ...]:
-    """Four personas that are all for the concept, each with its opposite."""
-    about = core(concept.text)
+    """Four personas that are all for the concept, each beside one that is as much for an everyday thing.
+
+    Denials ("who never mentions …") in their place gave directions that have nothing to do with those of the shipped
+    set's own personas (mean cosine .00 over six concepts; these: .17, as its own halves among themselves).
+    """
     who = SPEAKERS.get(concept.genre, SPEAKERS["text"])
-    sides = [(f"{name} {plus}", f"{name} {minus}") for name, (plus, minus) in zip(who, LIKES, strict=True)]
-    return tuple((plus.replace("{core}", about), minus.replace("{core}", about)) for plus, minus in sides)
+    lines = [f"{name} {line}" for name, line in zip(who, LIKES, strict=True)]
+    about = core(concept.text)
+    return tuple(
+        (line.replace("{about}", about), line.replace("{about}", other))
+        for line, other in zip(lines, SUBJECTS, strict=False)
+    )
 
 
 def choices(concept: Concept) -> tuple[Choice, ...]:
-    """Each question with the concept as one answer and an everyday thing as the other."""
-    about = core(concept.text)
-    matching = about[0].upper() + about[1:] + "."
+    """Each question with the concept as one answer and an everyday thing as the other.
+
+    Answers of the same form on both sides: the directions are as near to those of the shipped set's own choices as its
+    halves are to each other (mean cosine .47 and .44 over five concepts; bare names of things: .21; texts with and
+    without the concept: .26).
+    """
+    about, each = core(concept.text), len(SUBJECTS) // len(QUESTIONS)
     return tuple(
-        Choice(question, matching, subject[0].upper() + subject[1:] + ".")
-        for k in range(len(SUBJECTS) // len(QUESTIONS))
-        for question, subject in zip(QUESTIONS, SUBJECTS[k :: len(SUBJECTS) // len(QUESTIONS)], strict=True)
+        Choice(question, f"Something about {about}.", f"Something about {other}.")
+        for k in range(each)
+        for question, other in zip(QUESTIONS, SUBJECTS[k::each], strict=True)
     )
 
 
