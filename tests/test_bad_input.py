@@ -118,17 +118,18 @@ def test_the_other_commands_refuse_in_one_line_too(words: tuple[str, ...], code:
 
 
 @pytest.mark.slow
-def test_a_layer_the_model_lacks_fails_the_method_with_the_layers_there_are(tmp_path: Path) -> None:
+def test_a_layer_the_model_lacks_is_told_before_the_run_with_the_layers_there_are(tmp_path: Path) -> None:
     done = bench(*RUN, "-m", "diffmean,none", "-p", "diffmean.layer=99", "--json")
-    assert done.exit_code == 1
+    assert done.exit_code == 0
     failed, none = json.loads(done.stdout)["runs"]
-    assert failed["status"] == "failed"
-    assert failed["reason"] == "fit: BenchError: layer 99 does not exist: the model has layers 0 to 3"
-    assert "diffmean: failed: fit: BenchError: layer 99 does not exist" in done.stderr
+    assert failed["status"] == "unsupported"
+    assert failed["reason"] == "layer 99 does not exist: the model has layers 0 to 3"
+    assert "diffmean: unsupported: layer 99 does not exist" in done.stderr
     assert none["status"] == "complete"
     assert sorted(Path(name).name for name in below(tmp_path / "results")) == ["run.json", "trials.jsonl"]
     for layer in ("-5", "1.0", "-0.5", "4"):
         done = bench(*RUN, "-m", "diffmean", "-p", f"diffmean.layer={layer}", "--json")
+        assert done.exit_code == 2
         assert "does not exist" in json.loads(done.stdout)["runs"][0]["reason"]
 
 

@@ -176,8 +176,9 @@ def test_edits_act_on_the_same_tokens_in_a_shared_row_as_alone(lm: HFBackend, na
         assert list(found.logprobs) == pytest.approx(list(alone.logprobs), abs=1e-4)
         assert found.positions_edited == alone.positions_edited
         read = len(lm.encode(request.prompt)), len(request.target) - 1  # a byte is a token
-        expected = {"everywhere": sum(read) - 1, "prompt": read[0] - 1, "response": read[1]}.get(name)
-        if expected is not None:  # the first token is a sink, left alone
+        header = lm.template_prefix
+        expected = {"everywhere": sum(read) - header, "prompt": read[0] - header, "response": read[1]}.get(name)
+        if expected is not None:
             assert found.positions_edited == (expected,)
 
 

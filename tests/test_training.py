@@ -239,7 +239,9 @@ def test_a_backend_without_a_model_makes_trained_methods_unsupported(
 @pytest.mark.slow
 def test_a_dry_run_prints_rows_and_tokens_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    words = "run -m trained,diffmean -p reps.batch=4 -n 2 --backend fake --dry-run --json"
+    words = (
+        f"run -m trained,diffmean -p reps.batch=4 -n 2 --model {tiny.build(tmp_path / 'tiny').path} --dry-run --json"
+    )
     ran = CliRunner().invoke(main, words.split())
     assert ran.exit_code == 0, ran.output
     found = {run["method"]: (run["train_rows"], run["train_tokens"]) for run in json.loads(ran.stdout)["runs"]}

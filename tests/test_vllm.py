@@ -103,10 +103,8 @@ def more_kinds(width: int, layers: int, size: float) -> dict[str, Steering | Non
 
 def first_logprobs(lm: HFBackend, request: Request, ids: list[int]) -> torch.Tensor:
     """Log-probabilities of the token after `ids`, the request's prompt and more, by transformers."""
-    with (
-        torch.no_grad(),
-        Applied(lm.model, [request.steering], [len(lm.chat.steered(request))], [0], lm.template_prefix),
-    ):
+    prompt = lm.chat.steered(request)
+    with torch.no_grad(), Applied(lm.model, [request.steering], [len(prompt)], [0], lm.header(prompt)):
         logits = lm.model(torch.tensor([ids])).logits[0, -1]
     return torch.log_softmax(logits.float(), -1)
 
@@ -146,7 +144,7 @@ class Parity:
     def split(self, request: Request, output: Any) -> int:
         """Where the answer stops being transformers' greedy choice."""
         ids, prompt = list(output.outputs[0].token_ids), list(output.prompt_token_ids)
-        with torch.no_grad(), Applied(self.lm.model, [request.steering], [len(prompt)], [0], self.lm.template_prefix):
+        with torch.no_grad(), Applied(self.lm.model, [request.steering], [len(prompt)], [0], self.lm.header(prompt)):
             logits = self.lm.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
         return next(n for n, (a, b) in enumerate(zip(logits.argmax(-1).tolist(), ids, strict=True)) if a != b)
 
@@ -239,7 +237,8 @@ def test_an_answer_not_awaited_leaves_nothing_behind(engine: VLLMBackend) -> Non
         break
     assert not engine._llm.llm_engine.has_unfinished_requests()
     answer = dict(engine.generate([Request(ask(ASKS[0]), push, Sampling(2, 0.0, 0))]))[0]
-    assert answer.positions_edited == (answer.prompt_tokens + answer.tokens - 2,)
+    ids = engine.hf.encode(ask(ASKS[0]))
+    assert answer.positions_edited == (len(ids) - engine.header(ids) + answer.tokens - 1,)
 
 
 @pytest.mark.vllm
@@ -260,7 +259,7 @@ def test_other_questions_go_to_transformers_in_the_same_run(engine: VLLMBackend,
     assert dict(engine.logprobs([request])) == dict(lm.logprobs([request]))
     (one,), (two,) = (b.activations([ask(ASKS[0])], [3]) for b in (engine, lm))
     np.testing.assert_array_equal(one.values[3], two.values[3])
-    assert (engine.layers, engine.header(engine.encode(ask("Hi"))), engine.count(ask("Hi"))) == (
+    assert (engine.layers, engine.header(lm.encode(ask("Hi"))), engine.count(ask("Hi"))) == (
         lm.layers,
         lm.template_prefix,
         lm.count(ask("Hi")),

@@ -59,6 +59,7 @@ def renew(root: Path, program: click.Group) -> list[Path]:
     found = {
         root / "README.md": blocks(shown),
         docs / "training.md": {"crossing": crossing(root), "synergy": synergy(root)},
+        docs / "data.md": {"views": made_views(root)},
         docs / "reproduction.md": {"depths": depths(shown), "suppression": suppression(shown)},
         docs / "judge.md": {"calibration": calibration(shown), "agreement": agreement(shown)},
     }
@@ -133,6 +134,19 @@ def synergy(root: Path) -> str:
     effects = json.loads((root / "benchmarks" / "synergy.json").read_text("utf-8"))["effects"]
     rows = [row([what, f"{m:+.2f} [{low:+.2f}, {high:+.2f}]"]) for what, (m, low, high) in effects.items()]
     return "\n".join([*head("", "Δ margin"), *rows])
+
+
+def made_views(root: Path) -> str:
+    """What made views cost against the data's own, from `benchmarks/derived_views.json`."""
+    record = json.loads((root / "benchmarks" / "derived_views.json").read_text("utf-8"))
+    lines = head("method", "made of", "cosine of the steerings", "score, own views", "made", "difference")
+    for one in record["rows"]:
+        near = "–" if one["cosine"] is None else _interval(one["cosine"])
+        made = ", ".join(f"{view}: {how}" for view, how in one["views"].items())
+        lines.append(
+            row([one["method"], made, near, f"{one['own']:.2f}", f"{one['made']:.2f}", _interval(one["difference"])])
+        )
+    return "\n".join(lines)
 
 
 def calibration(shown: Sequence[Table]) -> str:

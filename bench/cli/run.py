@@ -105,9 +105,10 @@ def run(
         params[key] = value
     plan = make(Options(**given | {"params": params}))
     summary = shown(plan, results)
-    if dry_run and as_json:
+    nothing = all(row["status"] == "unsupported" for row in summary["runs"])
+    if as_json and (dry_run or nothing):
         click.echo(json.dumps(summary, indent=1))
-    if not any(row["status"] != "unsupported" for row in summary["runs"]):
+    if nothing:
         raise UsageError("no method of this run can be made: the reasons stand above")
     if dry_run:
         return
