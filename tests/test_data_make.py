@@ -28,6 +28,9 @@ from bench.data import layout, make, prompts, quality
 from bench.data.check import check
 from bench.data.layout import Text
 from bench.data.make import Recipe
+from bench.run import plan as plans
+from bench.run.plan import Options
+from bench.run.views import answers
 
 SMALL = ("--per-concept", "6", "--evaluation", "7", "--hard", "2", "--tokens", "12")
 
@@ -118,6 +121,19 @@ def test_the_tables_are_axbench_s_and_clean(made: tuple[Path, dict[str, Any], Wr
         ("the sea", "https://example.org/7"),
         ("loops in programs", ""),
     ]
+
+
+def test_every_method_can_learn_from_it(made: tuple[Path, dict[str, Any], Writer], tmp_path: Path) -> None:
+    """Each positive's instruction has a plain answer too: those are its pairs."""
+    model = tiny.build(tmp_path / "tiny").path
+    plan = plans.make(
+        Options(methods=("all",), task="axbench", data=str(made[0]), model=str(model), judge="likelihood")
+    )
+    assert not [why for why in plan.lacks if why]
+    trains = [plan.task.train(concept) for concept in plan.task.concepts()]
+    assert [len(train.pairs) for train in trains] == [6, 6]
+    assert {"pairs", "conditions"} <= frozenset.intersection(*(train.views for train in trains))
+    assert answers(plan.task, plan.protocol, plan.methods) == []
 
 
 def test_the_quality_report_is_written_and_shown(made: tuple[Path, dict[str, Any], Writer]) -> None:
