@@ -141,12 +141,17 @@ def made_views(root: Path) -> str:
     record = json.loads((root / "benchmarks" / "derived_views.json").read_text("utf-8"))
     lines = head("method", "made of", "cosine of the steerings", "score, own views", "made", "difference")
     for one in record["rows"]:
-        near = "–" if one["cosine"] is None else _interval(one["cosine"])
+        near = "–" if one["cosine"] is None else _ends(one["cosine"])
         made = ", ".join(f"{view}: {how}" for view, how in one["views"].items())
         lines.append(
-            row([one["method"], made, near, f"{one['own']:.2f}", f"{one['made']:.2f}", _interval(one["difference"])])
+            row([one["method"], made, near, f"{one['own']:.2f}", f"{one['made']:.2f}", _ends(one["difference"])])
         )
     return "\n".join(lines)
+
+
+def _ends(found: Sequence[float]) -> str:
+    """A mean with the ends of its interval."""
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*found)
 
 
 def calibration(shown: Sequence[Table]) -> str:
