@@ -1,0 +1,65 @@
+"""The Hugging Face hub through its own cache: asked once whether it answers, and never waited for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from bench import BenchError
+from bench.backends import hub
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What is asked of a hub that refuses connections, and how its client is called."""
+    found: dict[str, list[Any]] = {"hub": [], "client": []}
+
+    def head(endpoint: str, **options: Any) -> None:
+        found["hub"].append((endpoint, options["timeout"]))
+        raise httpx.ConnectError("refused")
+
+    def client(repo: str, name: str, **options: Any) -> str:
+        found["client"].append((repo, name, options["revision"], options["local_files_only"]))
+        if name == "lost.json":
+            raise LocalEntryNotFoundError("a long text\nof several lines")
+        return f"/cache/{name}"
+
+    hub._reached.cache_clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(httpx, "head", head)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", client)
+    return found
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_its_cache_is_used(asked: dict[str, list[Any]]) -> None:
+    for name in ("one.parquet", "two.parquet"):
+        assert hub.fetch("owner/repo", name, "dataset", "abc") == Path(f"/cache/{name}")
+    assert len(asked["hub"]) == 1
+    assert asked["hub"][0][1] <= 2
+    assert asked["client"] == [("owner/repo", f"{n}.parquet", "abc", True) for n in ("one", "two")]
+
+
+def test_what_is_in_no_cache_is_an_error_of_one_line(asked: dict[str, list[Any]]) -> None:
+    with pytest.raises(BenchError, match=r"^cannot fetch owner/repo/lost.json from the hub: it does not answer"):
+        hub.fetch("owner/repo", "lost.json")
+
+
+def test_a_hub_that_answers_in_any_way_is_asked_for_files(
+    asked: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpx, "head", lambda *_, **__: httpx.Response(405))
+    hub.fetch("owner/repo", "one.parquet")
+    assert asked["client"] == [("owner/repo", "one.parquet", None, False)]
+
+
+def test_offline_mode_asks_nothing(asked: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.fetch("owner/repo", "one.parquet")
+    assert asked["hub"] == []
+    assert asked["client"][0][3] is True
