@@ -56,7 +56,7 @@ class Cast(Wrapper):
             gate, quality = self.condition(ctx, train, below)
             edits = tuple(replace(edit, gate=gate) for edit in fitted.steering.edits)
             note = {**fitted.note, "condition_layer": gate.layer, "condition_f1": round(quality, 3)}
-            found.append(Fitted(replace(fitted.steering, edits=edits), fitted.detector, note))
+            found.append(replace(fitted, steering=replace(fitted.steering, edits=edits), note=note))
         return found
 
     def condition(self, ctx: Context, train: Train, below: int) -> tuple[Gate, float]:

@@ -55,7 +55,9 @@ class HyperSteer(Trained):
             learnt, shown = made[fold]
             vector, layer = self._vector(ctx, learnt[0].change, train)
             note = {"held_out": train not in shown, "trained_on": len(shown), **learnt[0].note}
-            yield [Fitted(Steering(edits=(Add(layer=layer, value=vector),)), self.detector((layer, vector)), note)]
+            steering = Steering(edits=(Add(layer=layer, value=vector),))
+            factor = self.factor if ctx.compat else None
+            yield [Fitted(steering, self.detector((layer, vector)), note, factor=factor)]
 
     def training(self, budget: Budget) -> tuple[int, int]:
         """Each concept's texts are in the training of every fold but its own."""

@@ -55,6 +55,8 @@ class Corpus:
 
 def load(data: str, setting: str, revision: str = "") -> Corpus:
     """The corpus named `mini` or as in `HUB` (at a revision of the release), or a folder in AxBench's layout."""
+    if revision and data not in HUB:
+        raise UsageError(f"revision {revision!r} is of a release on the hub, and data is {data!r}")
     if data == "mini":
         corpus = _mini()
     elif data in HUB:
@@ -167,7 +169,8 @@ def _corpus(folder: Folder, name: str) -> Corpus:
 
             instructions[key] = tuple(pd.Series(asked).sample(10, random_state=int(key)))
         else:
-            seen = {row.instruction for row in (*trains[key].positives, *trains[key].negatives)}
+            own = trains[key]
+            seen = {row.instruction for rows in (own.positives, own.negatives, own.pairs) for row in rows}
             free = {t.instruction for texts in tests.values() for t in texts} - seen
             instructions[key] = _pick(sorted(free), POOL, "axbench", key)
     return Corpus(trains, instructions, evaluation, sources)

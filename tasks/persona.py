@@ -51,11 +51,16 @@ class Persona(AxBench):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("trait", "coherence")
+    derives: ClassVar[frozenset[str]] = frozenset()  # a trait is no topic that a template could name
 
     @cached_property
     def corpus(self) -> Corpus:
         folder = Path(self.data).expanduser()
-        corpus = _folder(folder) if folder.is_dir() and list(folder.glob("*.json")) else load(self.data, self.setting)
+        corpus = (
+            _folder(folder)
+            if folder.is_dir() and list(folder.glob("*.json"))
+            else load(self.data, self.setting, self.revision)
+        )
         for name, train in corpus.trains.items():
             if not train.personas:
                 raise UsageError(f"data {self.data}: {name} has no personas; mini has, or a folder of JSON files")

@@ -129,8 +129,10 @@ class TruthfulQA(Task):
             object.__setattr__(self, "protocol", replace(self.protocol, fits=max(FITS, self.protocol.fits)))
         if self.examples:
             budget = self.protocol.budget
-            epochs = math.ceil(budget.sequences * budget.epochs / (2 * self.examples))
-            budget = replace(budget, sequences=2 * self.examples, epochs=max(budget.epochs, epochs))
+            usual = budget.epochs or 24  # methods that set it themselves go over few texts as often as LoRA would
+            epochs = math.ceil(budget.sequences * usual / (2 * self.examples))
+            more = epochs if epochs > usual else budget.epochs
+            budget = replace(budget, sequences=2 * self.examples, epochs=more)
             object.__setattr__(self, "protocol", replace(self.protocol, budget=budget))
 
     @cached_property

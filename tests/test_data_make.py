@@ -30,7 +30,7 @@ from bench.data.layout import Text
 from bench.data.make import Recipe
 from bench.run import plan as plans
 from bench.run.plan import Options
-from bench.run.views import answers
+from bench.run.views import unanswered_by
 
 SMALL = ("--per-concept", "6", "--evaluation", "7", "--hard", "2", "--tokens", "12")
 
@@ -133,7 +133,7 @@ def test_every_method_can_learn_from_it(made: tuple[Path, dict[str, Any], Writer
     trains = [plan.task.train(concept) for concept in plan.task.concepts()]
     assert [len(train.pairs) for train in trains] == [6, 6]
     assert {"pairs", "conditions"} <= frozenset.intersection(*(train.views for train in trains))
-    assert answers(plan.task, plan.protocol, plan.methods) == []
+    assert unanswered_by(plan.task, plan.protocol, plan.methods) == []
 
 
 def test_the_quality_report_is_written_and_shown(made: tuple[Path, dict[str, Any], Writer]) -> None:

@@ -20,6 +20,7 @@ from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import Enough, first
 from bench.backends.hf.sampling import draw, gumbel
 from bench.backends.hf.scoring import reads_trees
+from bench.backends.models import Model
 from bench.core.content import Array, Message
 from bench.core.deltas import DenseDelta, LowRankDelta
 from bench.core.edits import Add, Clamp, Project, Span
@@ -181,12 +182,12 @@ def test_touched_positions_follow_the_span(lm: HFBackend, span: Span, prompt: st
 
 
 def test_a_system_message_of_its_own_and_a_raw_text_are_words(lm: HFBackend) -> None:
-    """Only what every chat begins with is left out: of another system message the template's front alone."""
-    own = (("system", "Be brief."), *ask("Why?"))
+    """Only what every chat begins with is left out: of another system message the template's front alone, also where
+    it begins as the default one does."""
+    own = (("system", "You help out."), *ask("Why?"))
     ids = lm.encode(own)
     front = lm.header(ids)
-    assert 1 <= front < lm.template_prefix
-    assert lm.tokenizer.decode(ids[front:]).startswith("system\nBe brief.")  # its turn, after the default one
+    assert lm.tokenizer.decode(ids[front:]).startswith("You help out.")
     found = dict(lm.generate([Request(own, add(), GREEDY), Request("Why so?", add(), GREEDY)]))
     assert found[0].positions_edited == (len(ids) - front + found[0].tokens - 1,)
     assert found[1].positions_edited == (len(lm.encode("Why so?")) - 1 + found[1].tokens - 1,)
@@ -459,3 +460,12 @@ def test_a_raw_text_needs_no_template(lm: HFBackend) -> None:
     found = scores(lm, [Request("Once upon a", target=" time")])
     assert len(found[0]) == len(" time")
     assert lm.encode("ab") == lm.chat.continued("ab")
+
+
+@pytest.mark.model
+def test_a_system_message_is_words_however_it_begins(default_model: Model) -> None:
+    lm = HFBackend(default_model, "float32")
+    for message in ("You are a pirate.", "You are a helpful AI assistant named Ann.", "Answer in French."):
+        ids = lm.encode((("system", message), *ask("Hi")))
+        assert lm.tokenizer.decode(ids[lm.header(ids) :]).startswith(message)
+    assert lm.tokenizer.decode(lm.encode(ask("Hi"))[lm.template_prefix :]).startswith("Hi")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
-import httpx
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
@@ -20,9 +22,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """What is asked of a hub that refuses connections, and how its client is called."""
     found: dict[str, list[Any]] = {"hub": [], "client": []}
 
-    def head(endpoint: str, **options: Any) -> None:
-        found["hub"].append((endpoint, options["timeout"]))
-        raise httpx.ConnectError("refused")
+    def opened(request: urllib.request.Request, timeout: float) -> None:
+        found["hub"].append((request.full_url, timeout))
+        raise urllib.error.URLError("refused")
 
     def client(repo: str, name: str, **options: Any) -> str:
         found["client"].append((repo, name, options["revision"], options["local_files_only"]))
@@ -32,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
     hub._reached.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(httpx, "head", head)
+    monkeypatch.setattr(urllib.request, "urlopen", opened)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", client)
     return found
 
@@ -53,7 +55,10 @@ def test_what_is_in_no_cache_is_an_error_of_one_line(asked: dict[str, list[Any]]
 def test_a_hub_that_answers_in_any_way_is_asked_for_files(
     asked: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(httpx, "head", lambda *_, **__: httpx.Response(405))
+    def refused(request: urllib.request.Request, timeout: float) -> None:
+        raise urllib.error.HTTPError(request.full_url, 405, "no HEAD here", Message(), None)
+
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
     hub.fetch("owner/repo", "one.parquet")
     assert asked["client"] == [("owner/repo", "one.parquet", None, False)]
 

@@ -498,7 +498,10 @@ def test_one_concept_is_one_file(shared: tuple[Place, dict[str, results.Run]], t
         "export", str(runs["diffmean"].path), "--format", "gguf", "--concept", name, "--out", str(tmp_path / "one.gguf")
     )
     assert shown.stdout == f"{tmp_path / 'one.gguf'}\n"
-    assert shown.stderr == "bench: llama.cpp also steers the first token of a text, which this run left out\n"
+    assert (
+        shown.stderr
+        == "bench: llama.cpp also steers the first token of a text and its template, which this run left out\n"
+    )
     assert interchange.load(tmp_path / "one.gguf").needs == {"add"}
     assert place.bench("export", "diffmean", "--out", str(tmp_path / "all")).stderr == ""
     wrong = place.bench("export", "diffmean", "--concept", name[:-1], "--out", str(tmp_path / "x"), expect=2)

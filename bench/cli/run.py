@@ -31,7 +31,8 @@ from bench.run.plan import Options, Plan, from_file, make
 from bench.run.session import execute
 from bench.run.speed import learn, rates
 from bench.run.spending import Cost, spend
-from bench.run.views import answers, room
+from bench.run.support import ready
+from bench.run.views import answer_tokens, unanswered_by
 
 
 @click.command()
@@ -105,6 +106,8 @@ def run(
         params[key] = value
     plan = make(Options(**given | {"params": params}))
     summary = shown(plan, results)
+    if any(row["status"] == "todo" for row in summary["runs"]):
+        ready(plan)
     nothing = all(row["status"] == "unsupported" for row in summary["runs"])
     if as_json and (dry_run or nothing):
         click.echo(json.dumps(summary, indent=1))
@@ -155,11 +158,11 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         )
     todo = [row for row in rows if row["status"] == "todo"]
     learning = [method for method, row in zip(made.methods, rows, strict=True) if row["status"] == "todo"]
-    plain = len(answers(made.task, made.protocol, learning))
+    plain = len(unanswered_by(made.task, made.protocol, learning))
     names = ("fits", "generations", "tokens", "ratings", "train_rows", "train_tokens")
     total = {name: sum(row[name] for row in todo) for name in names}
     total["generations"] += plain
-    total["tokens"] += plain * room(made.protocol)
+    total["tokens"] += plain * answer_tokens(made.protocol)
     speed = rates()
     units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings"}
     seconds = sum(total[name] / speed[unit] for unit, name in units.items())
@@ -177,12 +180,10 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         title=escape(f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}"),
     )
     for row in rows:
-        state = {"cached": "done", "todo": "to do"}.get(row["status"], row["status"])
-        grid.add_row(escape(row["method"]), *(f"{row[n]:,}" for n in shown), state)
+        grid.add_row(escape(row["method"]), *(f"{row[n]:,}" for n in shown), STATES[row["status"]])
     if plain:
-        grid.add_row(
-            "plain answers, for pairs", "0", f"{plain:,}", f"{plain * room(made.protocol):,}", "0", "0", "to do"
-        )
+        written = f"{plain * answer_tokens(made.protocol):,}"
+        grid.add_row("plain answers, for pairs", "0", f"{plain:,}", written, "0", "0", "to do")
     grid.add_section()
     grid.add_row(
         "to do, at most",

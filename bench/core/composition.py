@@ -53,9 +53,11 @@ class Wrapper(Method):
                 return tuple(own(one) for one in value)
             return value.under(compat) if isinstance(value, Method) else value
 
+        if not compat:
+            return self
         values = {f.name: own(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         try:
-            return dataclasses.replace(self, **values) if compat else self  # type: ignore[type-var]
+            return dataclasses.replace(self, **values)  # type: ignore[type-var]
         except ValueError as error:
             raise UsageError(f"{self.name} in mode {compat}: {error}") from error
 
@@ -109,6 +111,7 @@ class Composed(Wrapper):
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         merged, notes, detector = Steering(), {}, None
+        factors: set[float | None] = set()
         for part in self.parts:
             candidate = part.fit(ctx, train)[0]
             if not isinstance(candidate.steering, Steering):
@@ -116,4 +119,7 @@ class Composed(Wrapper):
             merged = merged.merged(candidate.steering)
             notes[part.name] = dict(candidate.note)
             detector = detector or candidate.detector
-        return [Fitted(merged, detector, notes)]
+            if any(edit.length() for edit in candidate.steering.edits):
+                factors.add(candidate.factor)
+        # Pushes that are measured in different ways have one unit together: the score along them.
+        return [Fitted(merged, detector, notes, factor=factors.pop() if len(factors) == 1 else None)]

@@ -64,8 +64,8 @@ def core(text: str) -> str:
 def personas(concept: Concept) -> tuple[tuple[str, str], ...]:
     """Four personas that are all for the concept, each beside one that is as much for an everyday thing.
 
-    Denials ("who never mentions …") in their place gave directions that have nothing to do with those of the shipped
-    set's own personas (mean cosine .00 over six concepts; these: .17, as its own halves among themselves).
+    Denials ("who never mentions …") in their place gave directions that had nothing to do with those of the shipped
+    set's own personas (`benchmarks/derived_views.py` measures how near these come).
     """
     who = SPEAKERS.get(concept.genre, SPEAKERS["text"])
     lines = [f"{name} {line}" for name, line in zip(who, LIKES, strict=True)]
@@ -79,9 +79,8 @@ def personas(concept: Concept) -> tuple[tuple[str, str], ...]:
 def choices(concept: Concept) -> tuple[Choice, ...]:
     """Each question with the concept as one answer and an everyday thing as the other.
 
-    Answers of the same form on both sides: the directions are as near to those of the shipped set's own choices as its
-    halves are to each other (mean cosine .47 and .44 over five concepts; bare names of things: .21; texts with and
-    without the concept: .26).
+    Answers of the same form on both sides: bare names of things, and texts with and without the concept, gave
+    directions half as near to those of the shipped set's own choices (`benchmarks/derived_views.py`).
     """
     about, each = core(concept.text), len(SUBJECTS) // len(QUESTIONS)
     return tuple(

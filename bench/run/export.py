@@ -22,7 +22,7 @@ from bench.core.steering import Steering
 from bench.core.store import write_whole
 from bench.interchange.files import adapter
 from bench.judges.judging import judged_by
-from bench.run.engines import make_backend
+from bench.run.engines import make_backend, make_prompter
 from bench.run.identity import code_of
 from bench.run.plan import Options, from_file, make
 from bench.run.steerings import Steerings
@@ -67,11 +67,12 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
 
 
 def caveat(run: results.Run, form: str) -> str:
-    """What a user of the files must know: the formats hold no positions, and the run left the first token out."""
+    """What a user of the files must know: the formats hold no positions, and the run left out what every chat
+    begins with."""
     if form in ("safetensors", "peft", "json") or run.data["spec"]["protocol"]["compat"]:
         return ""
     program = {"gguf": "llama.cpp", "lm-eval": "lm-eval (take 0.4.9.2 or later)"}[form]
-    return f"{program} also steers the first token of a text, which this run left out"
+    return f"{program} also steers the first token of a text and its template, which this run left out"
 
 
 def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Steering], Model]:
@@ -88,6 +89,7 @@ def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Stee
     prompter, engine = spec.prompter, make_backend(plan.options.backend, plan.model, spec.dtype)
     judged = judged_by(plan.specs[0].judge, plan.judge, engine.fingerprint())
     context = Context(engine, plan.protocol.budget, plan.protocol.seed, compat=plan.protocol.compat)
+    context.prompter = make_prompter(prompter, plan.purse)
     made = Steerings(context, plan.protocol, plan.task, cache_root(), judged, measures=False)
     code = code_of(method, type(plan.task), type(plan.judge), type(engine))
     if missing := made.fits.missing(method, prompter):

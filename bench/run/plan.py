@@ -28,6 +28,7 @@ from bench.core.settings import cast
 from bench.run.engines import make_backend, make_prompter
 from bench.run.spending import spend, trials
 from bench.run.support import blocks_of, unsupported, views_of
+from bench.run.views import ASKED, lacking
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,15 @@ def make(options: Options) -> Plan:
     judge_name, _, argument = options.judge.partition(":")
     judge_params = given.pop(judge_name, {})
     named = tuple(build_method(name, given) for name in names)
-    methods = tuple(made.under(rules.compat) for made in named)
+    modes = [_under(made, rules.compat) for made in named]
+    methods = tuple(made for made, _ in modes)
     if unknown := sorted(set(given) - {part for name in names for part in names_in(name)}):
         known = {part for name in names for part in names_in(name)} | {options.task, judge_name}
         raise UsageError(f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {suggest(unknown[0], known)}")
     judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
     purse = SpendingLimit(options.max_cost)
     judge.fund(purse)
-    if prompter := make_prompter(options.prompter, purse):
-        _ = prompter.client  # its package and its key
-    if asking.rated:
-        judge.check()
+    make_prompter(options.prompter, purse)  # refuses one that has no price under a limit
     task = registry.build("task", options.task, task_params, protocol=rules)
     task.concepts()
     usual = {
@@ -121,6 +120,8 @@ def make(options: Options) -> Plan:
     rules = task.protocol  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
+    lacked = frozenset[str]().union(*(lacking(task.train(concept), task) for concept in task.concepts()))
+    written = lacked & ASKED.keys()  # views that a prompter writes
     specs = tuple(
         RunSpec(
             method=made.name,
@@ -131,7 +132,9 @@ def make(options: Options) -> Plan:
             method_params=made.params(),
             task_params={k: _nameless(v) for k, v in task_params.items() if k not in usual},
             judge_params=dict(judge.fingerprint()) if task.rated else {},
-            prompter=options.prompter if any(part.uses_prompter for part in made.family_tree) else "",
+            prompter=options.prompter
+            if any(part.uses_prompter for part in made.family_tree) or made.views & written
+            else "",
             backend=options.backend,
             dtype=number,
             weights=model.weights,
@@ -142,7 +145,16 @@ def make(options: Options) -> Plan:
     plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine)
     backend, offers = make_backend(options.backend, model, number), views_of(task)
     blocks = blocks_of(model, backend)
-    return replace(plan, lacks=tuple(unsupported(made, task, rules, backend, offers, blocks) for made in methods))
+    lacks = (why or unsupported(made, task, rules, backend, offers, blocks) for made, why in modes)
+    return replace(plan, lacks=tuple(lacks))
+
+
+def _under(made: Method, compat: str) -> tuple[Method, str]:
+    """A method as a mode has it, or as it is with the reason why the mode cannot."""
+    try:
+        return made.under(compat), ""
+    except (UsageError, ValueError) as error:
+        return made, str(error)
 
 
 WORTH_AN_ENGINE = 20_000
@@ -158,8 +170,6 @@ def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: 
     needs = frozenset[str]().union(*(made.needs for made in methods))
     tokens = sum(spend(made, rules, task).tokens for made in methods)
     if options.backend == "vllm":
-        if why := unable():
-            raise UsageError(f"backend vllm: {why}")
         adapted = [made for made in methods if "delta" in made.needs]
         adapters = sum(trials(made, rules) for made in adapted) * len(task.concepts())
         held = f", an adapter for each coefficient of a weight delta: up to {adapters:,}" if adapted else ""

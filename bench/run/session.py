@@ -35,7 +35,7 @@ from bench.run.monitor import reading
 from bench.run.plan import Plan
 from bench.run.spending import spend
 from bench.run.steerings import Steerings
-from bench.run.support import room
+from bench.run.support import check_disk
 from bench.run.task_contract import refuse
 from bench.run.trials import best, drawn, fits as fits_of, options, repeated, repeats, request, ruled, seed_of, trials
 from bench.run.views import unanswered
@@ -68,7 +68,7 @@ def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent)
     todo = [job for job in jobs if job.status == "todo"]
     if todo:
         bounds = [spend(job.method, plan.protocol, plan.task) for job in todo]
-        room(sum(bound.generations + bound.ratings for bound in bounds), [folder] if folder else [])
+        check_disk(sum(bound.generations + bound.ratings for bound in bounds), [folder] if folder else [])
         if any(bound.ratings for bound in bounds):
             plan.judge.check(ask=True)
         Session(plan, folder, progress).run(todo)
@@ -132,7 +132,9 @@ class Session:
             for job in (job for job in live if job.status == "todo"):
                 made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
                 views = {k: v for k, v in self.task.sources.items() if k in job.method.views}
-                if views := views | self.steerings.views.made(job.method):
+                for view, how in self.steerings.views.made(job.method).items():
+                    views[view] = f"{views[view]}; {how}" if view in views else how
+                if views:
                     made["views"] = views
                 job.path = results.write(made, job.spec, self.folder, job.tried)
                 job.status = "complete"
@@ -166,7 +168,11 @@ class Session:
 
     def _fit(self, job: Job, advance: Advance) -> None:
         for fits in self.steerings.by_seed[: self._seeds(job)]:
-            todo = fits.missing(job.method, job.spec.prompter)
+            todo: dict[str, str] = {}
+            with self._guard(job, "training data"):
+                todo = fits.missing(job.method, job.spec.prompter)
+            if job.status == "failed":
+                return
             advance(len(self.concepts) - len(todo))
             fitted = fits.fit(job.method, todo)
             for name, key in todo.items():

@@ -90,8 +90,11 @@ class Strength:
         """Length of a vector at c = 1: the median residual norm, or the largest detection score along it."""
         if self.rules.strength == "norm":
             return self.median_norm(self.trains[concept.id], layer)
-        weight = getattr(candidate.detector, "weight", None)  # a direction's score is in units of its length
-        return self._largest(candidate, concept) / (1.0 if weight is None else float(np.linalg.norm(weight)))
+        weight = getattr(candidate.detector, "weight", None)
+        largest = self._largest(candidate, concept)
+        if isinstance(weight, np.ndarray) and weight.ndim == 1 and weight.any():
+            return largest / float(np.linalg.norm(weight))  # a direction's score is in units of its length
+        return largest
 
     def _largest(self, candidate: Fitted, concept: Concept) -> float:
         """The largest score that a candidate's detector gives to a training text."""

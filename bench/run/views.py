@@ -6,6 +6,7 @@ it (`Task.derives`), and is the same for every method of the run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -36,6 +37,8 @@ ASKED = {
     ),
 }
 """What a named prompter is asked to write instead: the parts of a line, and the request."""
+LEAST = 2
+"""Lines of it that must be readable, or the template stands in."""
 WRITTEN = 400
 """Tokens of what it writes, at most."""
 
@@ -65,7 +68,7 @@ def unanswered(task: Task, trains: Iterable[Train], methods: Iterable[Method]) -
     return list(found)
 
 
-def answers(task: Task, rules: Protocol, methods: Sequence[Method]) -> list[str]:
+def unanswered_by(task: Task, rules: Protocol, methods: Sequence[Method]) -> list[str]:
     """`unanswered`, of a task under a protocol that is not running yet."""
     if not any("pairs" in method.views & task.derives for method in methods):
         return []
@@ -73,7 +76,7 @@ def answers(task: Task, rules: Protocol, methods: Sequence[Method]) -> list[str]
     return unanswered(task, trains, methods)
 
 
-def room(rules: Protocol) -> int:
+def answer_tokens(rules: Protocol) -> int:
     """Tokens of a plain answer, at most: as AxBench, 1.5 times those of a response."""
     return int(1.5 * rules.sampling.max_new_tokens)
 
@@ -101,7 +104,7 @@ class Views:
         advance(len(asked) - len(todo))
         if todo and not self.asks:
             raise Unmade("pairs are made of the model's answers, and these are not kept: run the method first")
-        sampling = Sampling(room(self.rules), 0.0, 0)
+        sampling = Sampling(answer_tokens(self.rules), 0.0, 0)
         requests = [Request((("user", text),), None, sampling) for text in todo]
         for i, answer in self.context.lm.generate(requests):
             self.keep.put(self._key(todo[i]), answer.text.strip())
@@ -114,7 +117,7 @@ class Views:
         return {view: by_hand.get(MADE[view], MADE[view]) for view in sorted(method.views & lacked)}
 
     def _key(self, text: str) -> str:
-        return digest(text, room(self.rules))
+        return digest(text, answer_tokens(self.rules))
 
     def _with(self, train: Train, wanted: frozenset[str]) -> Train:
         found: dict[str, Any] = {view: self._written(view, train.concept) for view in wanted & TEMPLATES.keys()}
@@ -138,7 +141,9 @@ class Views:
             request = Request((("user", text),), None, Sampling(WRITTEN, 0.0, 0))
             ((_, answer),) = prompter.generate([request])
             self.keep.put(key, answer.text)
-        lines = [tuple(part.strip(" -*") for part in line.split("|")) for line in self.keep.get(key).splitlines()]
-        whole = [line for line in lines if len(line) == ASKED[view][0] and all(line)]
-        found = [Choice(*line) for line in whole] if view == "choices" else whole
-        return tuple(found) or TEMPLATES[view](concept)
+        lines = [re.sub(r"^[\s*-]*(\d+[.)])?\s*", "", line) for line in self.keep.get(key).splitlines()]
+        parts = [tuple(part.strip(" *") for part in line.split("|")) for line in lines]
+        whole = [line for line in parts if len(line) == ASKED[view][0] and all(line)]
+        if len(whole) < LEAST:
+            return TEMPLATES[view](concept)
+        return tuple(Choice(*line) for line in whole) if view == "choices" else tuple(whole)

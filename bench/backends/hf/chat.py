@@ -44,6 +44,12 @@ class Chat:
         shared = common(one, two)
         return one[:shared] if shared < min(len(one), len(two)) else []
 
+    @cached_property
+    def opening(self) -> list[int]:
+        """Token ids that every chat with a system message of its own begins with."""
+        one, two = (self.encode((("system", text), ("user", "x"))) for text in ("1", "2"))
+        return one[: common(one, two)]
+
     @property
     def template_prefix(self) -> int:
         """How many those are, at least the sink."""
@@ -51,7 +57,8 @@ class Chat:
 
     def header(self, ids: Sequence[int]) -> int:
         """Tokens of a row that stand before its own words, at least the sink: neither edited nor read."""
-        return max(1, common(ids, self.shared))
+        whole = list(ids[: len(self.shared)]) == self.shared
+        return max(1, len(self.shared) if whole else common(ids, self.opening))
 
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as text, up to where the assistant begins to speak."""

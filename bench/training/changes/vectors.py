@@ -45,8 +45,8 @@ class VectorChange(Change):
             start = torch.ones_like(start)
         elif form.start == "uniform":
             drawn = [scene.rng(c, "uniform").uniform(-1, 1, scene.hidden) for c in range(len(scene.trains))]
-            start = torch.tensor(np.stack(drawn) / scene.hidden**0.5 / form.init).to(start)
-        self.weight = nn.Parameter(form.init * start)
+            start = torch.tensor(np.stack(drawn) / scene.hidden**0.5).to(start)
+        self.weight = nn.Parameter(start if form.start == "uniform" else form.init * start)
         if form.bias:
             self.bias = nn.Parameter(torch.zeros_like(start[:, :1]))
 
