@@ -24,7 +24,7 @@ from bench.core.registry import table
 
 SHORT = (
     *("-p", "protocol.sampling.max_new_tokens=6", "-p", "protocol.select=2", "-p", "protocol.test=2"),
-    *("-p", "protocol.budget.tokens=320", "-p", "protocol.budget.sequences=12", "--coefficients", "0.4,2"),
+    *("-p", "protocol.budget.tokens=320", "-p", "protocol.budget.sequences=6", "--coefficients", "0.4,2"),
 )
 """What makes it minutes: AxBench's epochs and batches stay."""
 
