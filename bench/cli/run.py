@@ -31,7 +31,6 @@ from bench.run.plan import Options, Plan, from_file, make
 from bench.run.session import execute
 from bench.run.speed import learn, rates
 from bench.run.spending import Cost, spend
-from bench.run.support import ready
 from bench.run.views import answer_tokens, unanswered_by
 
 
@@ -107,7 +106,7 @@ def run(
     plan = make(Options(**given | {"params": params}))
     summary = shown(plan, results)
     if any(row["status"] == "todo" for row in summary["runs"]):
-        ready(plan)
+        plan.ready()
     nothing = all(row["status"] == "unsupported" for row in summary["runs"])
     if as_json and (dry_run or nothing):
         click.echo(json.dumps(summary, indent=1))

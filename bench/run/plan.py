@@ -81,6 +81,17 @@ class Plan:
     def protocol(self) -> Protocol:
         return self.specs[0].protocol
 
+    def ready(self) -> None:
+        """Raise where its engine, its judge or its prompter lacks a package or a key: nothing could be made."""
+        from bench.backends.vllm.backend import unable
+
+        if self.options.backend == "vllm" and (why := unable()):
+            raise UsageError(f"backend vllm: {why}")
+        if prompter := make_prompter(self.options.prompter, self.purse):
+            _ = prompter.client
+        if self.task.rated:
+            self.judge.check()
+
 
 def make(options: Options) -> Plan:
     """Check everything that can be checked without loading weights, and build the specs."""

@@ -11,19 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from bench.backends.models import Model
-from bench.core.errors import BenchError, UsageError
+from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Context, Method, Task
 from bench.core.paths import cache_root
 from bench.core.protocol import Protocol
-from bench.run.engines import make_prompter
 from bench.run.fits import lacks
 from bench.run.views import offered
-
-if TYPE_CHECKING:
-    from bench.run.plan import Plan
 
 SPARE = 256 << 20
 """Bytes of disk that a run leaves free, beside what it writes."""
@@ -73,18 +69,6 @@ def blocks_of(model: Model, engine: Backend) -> int:
         return 0
     found = config.get("text_config", config).get("num_hidden_layers", 0)
     return found if isinstance(found, int) else 0
-
-
-def ready(plan: Plan) -> None:
-    """Raise where an engine, a judge or a prompter of a plan lacks a package or a key: nothing could be made."""
-    from bench.backends.vllm.backend import unable
-
-    if plan.options.backend == "vllm" and (why := unable()):
-        raise UsageError(f"backend vllm: {why}")
-    if prompter := make_prompter(plan.options.prompter, plan.purse):
-        _ = prompter.client
-    if plan.task.rated:
-        plan.judge.check()
 
 
 def check_disk(rows: int, folders: Sequence[Path]) -> None:
