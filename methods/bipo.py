@@ -39,7 +39,6 @@ class BiPOVector(Trained):
         "batch": 6,
         "batches": 2,
         "beta": 1.0,
-        "init": 0.01,
         "start": "uniform",
         "bias": True,
     }

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def _pick(pool: Sequence[str], count: int, *salt: str) -> tuple[str, ...]:
 
 
 def _mini() -> Corpus:
-    genres = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(MINI.glob("genres/*.json"))}
+    genres = _genres()
     trains: dict[str, Train] = {}
     instructions = {}
     for path in sorted(MINI.glob("concepts/*.json")):
@@ -152,7 +153,8 @@ def _corpus(folder: Folder, name: str) -> Corpus:
             pairs = found if len(found) == len(positives) else ()
         others = tuple(t.instruction for t in negatives if t.genre != genre)[::2]
         if plain and not others:
-            others = tuple(text for kind, texts in _shipped().items() if kind != genre for text in texts)
+            shipped = (one["train"] for kind, one in _genres().items() if kind != genre)
+            others = tuple(e["instruction"] for train in shipped for e in train)
             sources["conditions"] = "instructions of the shipped set"
         trains[key] = Train(
             Concept(key, text, genre),
@@ -177,10 +179,9 @@ def _corpus(folder: Folder, name: str) -> Corpus:
 
 
 @cache
-def _shipped() -> dict[str, list[str]]:
-    """Genre -> the training instructions of the shipped set."""
-    genres = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(MINI.glob("genres/*.json"))}
-    return {name: [e["instruction"] for e in genre["train"]] for name, genre in genres.items()}
+def _genres() -> dict[str, Any]:
+    """The genres of the shipped set, as their files have them."""
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(MINI.glob("genres/*.json"))}
 
 
 def _examples(texts: Iterable[Text]) -> tuple[Example, ...]:

@@ -132,7 +132,7 @@ def crossing(root: Path) -> str:
 def synergy(root: Path) -> str:
     """What two vectors do at once and one does on a tuned model, from `benchmarks/synergy.json`."""
     effects = json.loads((root / "benchmarks" / "synergy.json").read_text("utf-8"))["effects"]
-    rows = [row([what, f"{m:+.2f} [{low:+.2f}, {high:+.2f}]"]) for what, (m, low, high) in effects.items()]
+    rows = [row([what, _ends(effect)]) for what, effect in effects.items()]
     return "\n".join([*head("", "Δ margin"), *rows])
 
 
@@ -261,7 +261,7 @@ def methods() -> str:
 def _parity() -> list[str]:
     """What each method was held to: the numbers of its peer's own code, as `tests/parity` keeps them."""
     found = [json.loads(path.read_text("utf-8")) for path in sorted((PARITY / "fixtures").glob("*.json"))]
-    lines = ["| method | peer | commit | compared | largest difference |", "|---|---|---|---|---|"]
+    lines = head("method", "peer", "commit", "compared", "largest difference")
     for one in sorted(found, key=lambda one: ", ".join(one["methods"])):
         commit = "; ".join(part.strip()[:7] if "PyPI" not in part else part for part in one["commit"].split(";"))
         cells = (", ".join(one["methods"]), one["peer"], commit, _shown("", one["compared"]), one["difference"])

@@ -16,7 +16,6 @@ from rich.table import Column, Table as Grid
 from bench import results
 from bench.cli.console import err, out, progress, say
 from bench.cli.options import json_option, plugin_option, plugins, results_option
-from bench.core import registry
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
@@ -25,10 +24,9 @@ from bench.report.text import leaderboard
 from bench.results import hypotheses
 from bench.results.runs import Run, read as read_run
 from bench.results.tables import Table, tables
-from bench.run.identity import code_of
 from bench.run.jobs import Job
 from bench.run.plan import Options, Plan, from_file, make
-from bench.run.session import execute
+from bench.run.session import execute, planned
 from bench.run.speed import learn, rates
 from bench.run.spending import Cost, spend
 from bench.run.views import answer_tokens, unanswered_by
@@ -146,17 +144,13 @@ STATES = {"cached": "done", "todo": "to do", "unsupported": "unsupported"}
 def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     """Print what a run will cost at most; returns the same as JSON."""
     rows: list[dict[str, Any]] = []
-    for method, spec, why in zip(made.methods, made.specs, made.lacks, strict=True):
-        code = code_of(method, type(made.task), type(made.judge), registry.get("backend", made.options.backend))
-        done = results.find(spec, code, folder) is not None
-        status = "cached" if done else "unsupported" if why else "todo"
-        bound = spend(method, made.protocol, made.task) if status != "unsupported" else Cost()
-        reason = "" if done else why
-        rows.append(
-            {"method": spec.method, "id": spec.id, "status": status, "reason": reason, "cached": done} | vars(bound)
-        )
+    jobs = planned(made, folder)
+    for job in jobs:
+        bound = spend(job.method, made.protocol, made.task) if job.status != "unsupported" else Cost()
+        state = {"status": job.status, "reason": job.reason, "cached": job.status == "cached"}
+        rows.append({"method": job.spec.method, "id": job.spec.id} | state | vars(bound))
     todo = [row for row in rows if row["status"] == "todo"]
-    learning = [method for method, row in zip(made.methods, rows, strict=True) if row["status"] == "todo"]
+    learning = [job.method for job in jobs if job.status == "todo"]
     plain = len(unanswered_by(made.task, made.protocol, learning))
     names = ("fits", "generations", "tokens", "ratings", "train_rows", "train_tokens")
     total = {name: sum(row[name] for row in todo) for name in names}

@@ -16,6 +16,8 @@ from bench.core.values import Verdict
 READER = 3
 """Changes where the same reply is read as another rating than before: part of every fingerprint."""
 RATINGS = ("0", "1", "2")
+NUMBER = r"[+-]?(?:\d{1,9}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
+"""A rating as models write it: `2.`, `+1`, `.5`, `1e0`."""
 KEPT = 8000
 """Characters of a reply that are kept as evidence: the two ends of a longer one."""
 NONE = "no readable rating in the reply"
@@ -41,9 +43,6 @@ def parse(reply: str) -> Verdict:
     if not 0 <= value <= 2:
         return Verdict(None, raw=raw, reason=f"rating {value:g} is outside 0 to 2")
     return Verdict(value, raw=raw)
-
-
-NUMBER = r"[+-]?(?:\d{1,9}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
 
 
 def _after(reply: str) -> float | None:

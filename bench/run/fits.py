@@ -57,22 +57,20 @@ class Fits:
         code = code_digest(*(cls for part in method.family_tree for cls in part.definitions))
         parts: list[Any] = [{"name": method.name, "params": method.params(), "prompter": prompter}, code]
         parts += [self.context.budget, self.context.seed, self.judge if method.uses_judge else ""]
-        parts += [[digest(t) for t in self._trains(method).values()] if method.needs_all_concepts else ""]
+        trains = self._trains(method)
+        parts += [[digest(t) for t in trains.values()] if method.needs_all_concepts else ""]
         parts += [self.context.compat] if self.context.compat else []
         model = self.context.lm.fingerprint()
-        return {name: digest(model, *parts, train) for name, train in self._given(method).items()}
-
-    def _given(self, method: Method) -> dict[str, Train]:
-        return {name: given(method, train, self.suppresses) for name, train in self._trains(method).items()}
+        return {name: digest(model, *parts, given(method, train, self.suppresses)) for name, train in trains.items()}
 
     def _trains(self, method: Method) -> Mapping[str, Train]:
         return self.completed(method) if self.completed else self.trains
 
     def fit(self, method: Method, todo: Iterable[str]) -> Iterator[bytes]:
         """The packed fit of each concept of `todo`, in order; nothing is written yet."""
-        given = self._given(method)
-        context = replace(self.context, trains=tuple(self._trains(method).values()))
-        fitted = iter(method.fit_all(context, [given[name] for name in todo]))
+        trains = self._trains(method)
+        context = replace(self.context, trains=tuple(trains.values()))
+        fitted = iter(method.fit_all(context, [given(method, trains[name], self.suppresses) for name in todo]))
         while True:
             begun = time.monotonic()
             if (found := next(fitted, None)) is None:

@@ -27,8 +27,8 @@ from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol, usual_j
 from bench.core.settings import cast
 from bench.run.engines import make_backend, make_prompter
 from bench.run.spending import spend, trials
-from bench.run.support import blocks_of, unsupported, views_of
-from bench.run.views import ASKED, lacking
+from bench.run.support import blocks_of, unsupported
+from bench.run.views import ASKED, lacking, offered
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def make(options: Options) -> Plan:
     rules = task.protocol  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
-    lacked = frozenset[str]().union(*(lacking(task.train(concept), task) for concept in task.concepts()))
+    trains = [task.train(concept) for concept in task.concepts()]
+    lacked = frozenset[str]().union(*(lacking(train, task) for train in trains))
     written = lacked & ASKED.keys()  # views that a prompter writes
     specs = tuple(
         RunSpec(
@@ -154,7 +155,7 @@ def make(options: Options) -> Plan:
         for made in named
     )
     plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine)
-    backend, offers = make_backend(options.backend, model, number), views_of(task)
+    backend, offers = make_backend(options.backend, model, number), offered(task, trains)
     blocks = blocks_of(model, backend)
     lacks = (why or unsupported(made, task, rules, backend, offers, blocks) for made, why in modes)
     return replace(plan, lacks=tuple(lacks))

@@ -50,11 +50,8 @@ def silent(stage: str, total: int) -> Iterator[Advance]:
     yield lambda steps: None
 
 
-def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent) -> list[Job]:
-    """Run what is not done yet; `folder` takes every result instead of results/ or the scratch folder.
-
-    Returns a job per method: `cached`, `complete`, `unsupported` (with the reason), or `failed`.
-    """
+def planned(plan: Plan, folder: Path | None = None) -> list[Job]:
+    """A job per method: `cached` where its result is there, `unsupported` with the reason, or `todo`."""
     engine = get("backend", plan.options.backend)
     jobs = [
         Job(spec, made, code_of(made, type(plan.task), type(plan.judge), engine))
@@ -65,6 +62,15 @@ def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent)
             job.status, job.path = "cached", found
         elif why:
             job.status, job.reason = "unsupported", why
+    return jobs
+
+
+def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent) -> list[Job]:
+    """Run what is not done yet; `folder` takes every result instead of results/ or the scratch folder.
+
+    Returns a job per method: `cached`, `complete`, `unsupported` (with the reason), or `failed`.
+    """
+    jobs = planned(plan, folder)
     todo = [job for job in jobs if job.status == "todo"]
     if todo:
         bounds = [spend(job.method, plan.protocol, plan.task) for job in todo]
@@ -109,7 +115,6 @@ class Session:
                 with self._stage("calibrate the judge", 1) as advance:
                     self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
                     advance(1)
-            live = [job for job in jobs if job.status == "todo"]
             if asked := unanswered(self.task, self.trains.values(), [job.method for job in live]):
                 with self._stage("answer plainly, for pairs", len(asked)) as advance:
                     self.steerings.views.answer([job.method for job in live], advance)
@@ -131,10 +136,7 @@ class Session:
                 self._watch([job for job in live if job.status == "todo"])
             for job in (job for job in live if job.status == "todo"):
                 made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
-                views = {k: v for k, v in self.task.sources.items() if k in job.method.views}
-                for view, how in self.steerings.views.made(job.method).items():
-                    views[view] = f"{views[view]}; {how}" if view in views else how
-                if views:
+                if views := self.steerings.views.made(job.method):
                     made["views"] = views
                 job.path = results.write(made, job.spec, self.folder, job.tried)
                 job.status = "complete"
@@ -142,9 +144,8 @@ class Session:
             self.judge.release()
             if spent := self.judge.usage():
                 self.spending.put(str(time.time_ns()), spent)
-            for rows in (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep):
-                rows.close()
-            for rows in (self.judgements, self.spending):
+            kept = (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep)
+            for rows in (*kept, self.judgements, self.spending):
                 rows.close()
 
     def _judging(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +18,6 @@ from bench.core.interfaces import Backend, Context, Method, Task
 from bench.core.paths import cache_root
 from bench.core.protocol import Protocol
 from bench.run.fits import lacks
-from bench.run.views import offered
 
 SPARE = 256 << 20
 """Bytes of disk that a run leaves free, beside what it writes."""
@@ -42,17 +40,11 @@ def unsupported(made: Method, task: Task, rules: Protocol, engine: Backend, view
     return next((reason for part in made.family_tree for reason in _misplaced(part, rules, blocks)), "")
 
 
-def views_of(task: Task) -> frozenset[str]:
-    """The training views that every concept of a task has or gets."""
-    return offered(task, (task.train(concept) for concept in task.concepts()))
-
-
 def _misplaced(made: Method, rules: Protocol, blocks: int) -> Iterator[str]:
     """What is wrong with the layers that a method names."""
     context = Context(cast(Any, SimpleNamespace(layers=blocks)), rules.budget)
-    named = {f.name for f in fields(made)} if hasattr(made, "__dataclass_fields__") else set()  # type: ignore[arg-type]
-    single = [made.layer] if "layer" in named else []  # type: ignore[attr-defined]
-    for spec in [*single, *(made.layers if "layers" in named else ())] if blocks else ():  # type: ignore[attr-defined]
+    params = made.params() if blocks and not made.members else {}
+    for spec in [*([params["layer"]] if "layer" in params else []), *params.get("layers", ())]:
         try:
             context.depths(spec)
         except BenchError as error:

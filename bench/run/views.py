@@ -111,10 +111,14 @@ class Views:
             advance(1)
 
     def made(self, method: Method) -> dict[str, str]:
-        """How the views came about that the method's data lacks for some concept."""
+        """How each of the method's views came about, where the data does not simply bring it."""
+        found = {view: how for view, how in self.task.sources.items() if view in method.views}
         lacked = frozenset[str]().union(*(lacking(train, self.task) for train in self.trains.values()))
         by_hand = {"template": f"written by {self.context.prompter.name}"} if self.context.prompter else {}
-        return {view: by_hand.get(MADE[view], MADE[view]) for view in sorted(method.views & lacked)}
+        for view in sorted(method.views & lacked):
+            made = by_hand.get(MADE[view], MADE[view])
+            found[view] = f"{found[view]}; {made}" if view in found else made
+        return found
 
     def _key(self, text: str) -> str:
         return digest(text, answer_tokens(self.rules))

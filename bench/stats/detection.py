@@ -50,13 +50,13 @@ def thresholds(scores: Array, labels: Labels) -> dict[str, float]:
     """
     kinds = np.asarray(labels)
     easy, all_of_them = np.isin(kinds, ("positive", "negative")), kinds != HARD
-    found = {"f1": best_f1(scores[easy], kinds[easy] == "positive")[0]}
+    f1, lowest = best_f1(scores[easy], kinds[easy] == "positive")
+    found = {"f1": f1}
     positive = kinds[all_of_them] == "positive"
     weight = RARE * positive.sum() / max(1, (~positive).sum())
     found["f1_rare"] = best_f1(scores[all_of_them], positive, weight)[0]
     if (kinds == HARD).any():
-        told = scores >= best_f1(scores[easy], kinds[easy] == "positive")[1]
-        own = kinds != "other"
+        told, own = scores >= lowest, kinds != "other"
         hits = (told & (kinds == "positive")).sum()
         found["f1_hard"] = float(2 * hits / ((kinds == "positive").sum() + (told & own).sum()))
         cut = youden(scores[easy], kinds[easy] == "positive")

@@ -74,7 +74,14 @@ class TrainingContext:
 
     def normal(self, *shape: int, salt: str) -> Tensor:
         """Standard normal `[C, *shape]`, each concept from its own generator."""
-        drawn = [self.rng(c, salt).standard_normal(shape) for c in range(len(self.trains))]
+        return self._stacked([self.rng(c, salt).standard_normal(shape) for c in range(len(self.trains))])
+
+    def uniform(self, *shape: int, salt: str) -> Tensor:
+        """As `normal`, within ±1/√H: how a linear layer of H inputs starts."""
+        drawn = [self.rng(c, salt).uniform(-1, 1, shape) for c in range(len(self.trains))]
+        return self._stacked([one / self.hidden**0.5 for one in drawn])
+
+    def _stacked(self, drawn: Sequence[Array]) -> Tensor:
         return torch.tensor(np.stack(drawn), dtype=torch.float32, device=self.device)
 
     def norms(self, layer: int) -> Tensor:

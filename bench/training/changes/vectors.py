@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,13 +39,12 @@ class VectorChange(Change):
         self._build(scene, form)
 
     def _build(self, scene: TrainingContext, form: Any) -> None:
-        start = scene.normal(scene.hidden, salt="vector")
+        start = form.init * scene.normal(scene.hidden, salt="vector")
         if form.start == "constant":
-            start = torch.ones_like(start)
+            start = torch.full_like(start, form.init)
         elif form.start == "uniform":
-            drawn = [scene.rng(c, "uniform").uniform(-1, 1, scene.hidden) for c in range(len(scene.trains))]
-            start = torch.tensor(np.stack(drawn) / scene.hidden**0.5).to(start)
-        self.weight = nn.Parameter(start if form.start == "uniform" else form.init * start)
+            start = scene.uniform(scene.hidden, salt="uniform")
+        self.weight = nn.Parameter(start)
         if form.bias:
             self.bias = nn.Parameter(torch.zeros_like(start[:, :1]))
 
@@ -94,23 +92,24 @@ class GatedChange(VectorChange):
         # The reference's first pass has a short vector, and its unit length is set between gradient and step.
         self.late = scene.reference
         self.weight = nn.Parameter(torch.full_like(start, 0.01) if self.late else start)
-        self._unit(only=not self.late)
+        self.settle()
         self._penalty: Tensor | None = None
 
     def vectors(self) -> Tensor:
         return self.weight / self.length
 
-    def _unit(self, only: bool) -> None:
-        if only:
-            with torch.no_grad():
-                self.weight.mul_(self.length / self.weight.norm(dim=-1, keepdim=True))
+    def _normalise(self) -> None:
+        with torch.no_grad():
+            self.weight.mul_(self.length / self.weight.norm(dim=-1, keepdim=True))
 
     def settle(self) -> None:
-        self._unit(only=not self.late)
+        if not self.late:
+            self._normalise()
 
     def prepare(self) -> None:
         """Take out what would only change the length."""
-        self._unit(only=self.late)
+        if self.late:
+            self._normalise()
         if self.weight.grad is not None:
             unit = self.vectors().detach()
             self.weight.grad.sub_((self.weight.grad * unit).sum(-1, keepdim=True) * unit)
@@ -196,9 +195,7 @@ class LoReFTChange(Change):
     @staticmethod
     def _linear(scene: TrainingContext, rank: int, layer: int) -> tuple[Tensor, Tensor]:
         """W `[C, r, H]` and b `[C, r]` as the reference has them: a linear layer's own start."""
-        rngs = [scene.rng(c, f"linear {layer}") for c in range(len(scene.trains))]
-        drawn = [rng.uniform(-1, 1, (rank, scene.hidden + 1)) for rng in rngs]
-        both = torch.tensor(np.stack(drawn) * scene.hidden**-0.5, dtype=torch.float32, device=scene.device)
+        both = scene.uniform(rank, scene.hidden + 1, salt=f"linear {layer}")
         return both[..., :-1].contiguous(), both[..., -1].contiguous()
 
     def _parts(self, k: int) -> tuple[Tensor, Tensor, Tensor]:

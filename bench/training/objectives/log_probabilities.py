@@ -40,6 +40,10 @@ class Preference(Objective):
         return [(Example(p.instruction, p.positive), Example(p.instruction, p.negative)) for p in train.pairs]
 
 
+ADDED_AND_TAKEN_OUT = (Slot(0), Slot(1), Slot(1, null=True), Slot(0, null=True))
+"""A pair with the change added, then with its sides exchanged and the change taken out."""
+
+
 def _margin(batch: Batch) -> Tensor:
     """(log π(y⁺) - log π(y⁻)) - the same of the bare model, `[n]`."""
     gained: Tensor = batch.logp[:, 0] - batch.logp[:, 1] - (batch.bare[:, 0] - batch.bare[:, 1])
@@ -105,14 +109,12 @@ class BiPO(DPO):
 class DPONull(DPO):
     """½[DPO + DPO of the sides exchanged with the change taken out]: what AxBench trains under the name BiPO."""
 
-    slots: ClassVar[tuple[Slot, ...]] = (Slot(0), Slot(1), Slot(1, null=True), Slot(0, null=True))
+    slots: ClassVar[tuple[Slot, ...]] = ADDED_AND_TAKEN_OUT
     apart: ClassVar[bool] = True
 
     def loss(self, batch: Batch) -> Tensor:
-        bare = batch.bare[:, 0] - batch.bare[:, 1]
-        added = batch.logp[:, 0] - batch.logp[:, 1] - bare
-        taken = batch.logp[:, 2] - batch.logp[:, 3] + bare
-        return (_soft(self.beta * added) + _soft(self.beta * taken)) / 2
+        taken = batch.logp[:, 2] - batch.logp[:, 3] - (batch.bare[:, 1] - batch.bare[:, 0])
+        return (super().loss(batch) + _soft(self.beta * taken)) / 2
 
 
 @objective("reps", "pairs")
@@ -121,7 +123,7 @@ class RePS(Preference):
     """-½[log σ(Δ⁺) + log σ(Δ⁻)], Δ⁺ = β⁺·log p(y⁺; steered)/|y⁺| - log p(y⁻; steered)/|y⁻|, Δ⁻ the same with
     the sides exchanged and the change taken out; β± = max(bare log p of the rejected - of the chosen, 1)."""
 
-    slots: ClassVar[tuple[Slot, ...]] = (Slot(0), Slot(1), Slot(1, null=True), Slot(0, null=True))
+    slots: ClassVar[tuple[Slot, ...]] = ADDED_AND_TAKEN_OUT
     apart: ClassVar[bool] = True
 
     def loss(self, batch: Batch) -> Tensor:
