@@ -18,7 +18,7 @@ from bench.backends.hf import attention, cache, linear
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import Enough, first
-from bench.backends.hf.sampling import draw, gumbel
+from bench.backends.hf.sampling import Draw, gumbel
 from bench.backends.hf.scoring import reads_trees
 from bench.backends.models import Model
 from bench.core.content import Array, Message
@@ -268,7 +268,7 @@ def test_a_drawn_token_survives_what_leaves_its_lead() -> None:
     kept = 0
     for seed in range(200):
         logits = torch.tensor(rng.normal(0, 1, (1, 40)), dtype=torch.float32)
-        process = draw(Sampling(temperature=1.0, top_k=40), torch.tensor([seed]), 3)
+        process = Draw(Sampling(temperature=1.0, top_k=40), torch.tensor([seed]), 3)
         ids = torch.zeros((1, 3), dtype=torch.int64)
         drawn = int(process(ids, logits).argmax())
         moved = logits.clone()
@@ -443,17 +443,6 @@ def test_a_pass_with_a_gradient_keeps_torch_s_own_attention(lm: HFBackend, monke
     monkeypatch.delitem(AttentionInterface._global_mapping, attention.NAME)
     lm.model(input_ids=torch.zeros(1, 4, dtype=torch.long))
     assert lm.model.config._attn_implementation == "sdpa"
-
-
-def test_a_template_that_refuses_system_turns_gets_them_in_the_first_user_turn(lm: HFBackend) -> None:
-    kept = lm.tokenizer.chat_template
-    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    try:
-        lm.tokenizer.chat_template = refuse + kept
-        text = lm.chat.render((("system", "Be brief."), ("user", "Why?")))
-    finally:
-        lm.tokenizer.chat_template = kept
-    assert "Be brief.\n\nWhy?" in text
 
 
 def test_a_raw_text_needs_no_template(lm: HFBackend) -> None:

@@ -252,6 +252,13 @@ def test_the_engine_writes_to_its_log_and_not_to_the_terminal(
 
 @pytest.mark.slow
 @pytest.mark.vllm
+def test_the_engine_is_tried_with_the_text_that_transformers_scored(engine: VLLMBackend) -> None:
+    assert list(engine.generate([Request((("user", "Hi"),), sampling=Sampling(2, 0.0))]))
+    assert engine.hf.model is not None
+    found = engine.findings()
+    assert found["vllm"]["logprob"] == pytest.approx(found["logprob"], abs=0.02)
+
+
 def test_other_questions_go_to_transformers_in_the_same_run(engine: VLLMBackend, default_model: Model) -> None:
     lm = HFBackend(default_model, "float32")
     push = kinds(576, 30, PUSH)["add 1"]

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.backends import hub
 from bench.core.content import digest
@@ -77,7 +77,13 @@ class Model:
     path: Path
     source: str
     weights: str
-    """Digest of weights, configuration, tokenizer and chat template."""
+    """Digest of weights, configuration, tokenizer, chat template, and what that is given."""
+    chat: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template is given beside the chat, as a user set it."""
+
+    def told(self, chat: Mapping[str, Any]) -> Model:
+        """The model with other arguments for its chat template; another model where there are any."""
+        return replace(self, chat=chat, weights=digest(self.weights, chat)) if chat else self
 
     @property
     def slug(self) -> str:

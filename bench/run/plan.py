@@ -53,7 +53,7 @@ class Options:
     max_unscored: float = 0.02
     """Share of ratings that may be missing. On a scale of 2, so many can move a mean by 0.04 at most."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """`name.field` to value, for methods, tasks, judges, and the `protocol` alike."""
+    """`name.field` to value, for methods, tasks, judges, the `protocol`, and the `chat` template alike."""
     coefficients: tuple[float, ...] = ()
     """Instead of the preset's: short for `protocol.coefficients`."""
 
@@ -97,6 +97,7 @@ def make(options: Options) -> Plan:
     """Check everything that can be checked without loading weights, and build the specs."""
     given = _by_owner(options.params)
     settings = ({"coefficients": options.coefficients} if options.coefficients else {}) | given.pop("protocol", {})
+    chat = {name: _word(value) for name, value in given.pop("chat", {}).items()}
     rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit, settings)
     asking = registry.get("task", options.task)
     names = select(options.methods, asking.kind, asking.multiple_choice)
@@ -104,6 +105,8 @@ def make(options: Options) -> Plan:
     asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
     if settings:
         asked["protocol"] = {name: plain(attrgetter(name)(rules)) for name in settings}
+    if chat:
+        asked["chat"] = chat
     if options.max_cost < 0 or not 0 <= options.max_unscored <= 1:
         raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
     if options.backend != "auto":
@@ -131,6 +134,7 @@ def make(options: Options) -> Plan:
     rules = task.protocol  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
     model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
+    model = model.told(chat)
     trains = [task.train(concept) for concept in task.concepts()]
     lacked = frozenset[str]().union(*(lacking(train, task) for train in trains))
     written = lacked & ASKED.keys()  # views that a prompter writes
@@ -198,6 +202,14 @@ def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: 
     return replace(options, backend=name), f"engine: {name} ({reason or 'able, and the run is long enough'})"
 
 
+def _word(value: Any) -> Any:
+    """An argument of a chat template: a number, a truth, or else a text."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _nameless(value: Any) -> Any:
     """A folder by its own name: where it lies on one machine is no part of an identity."""
     return Path(value).name if isinstance(value, str) and Path(value).expanduser().is_dir() else value
@@ -255,7 +267,7 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
     several = len(names_in(spec["method"])) > 1
     parts = spec["method_params"] if several else {spec["method"]: spec["method_params"]}
     owned |= {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()}
-    owned |= {f"protocol.{k}": v for k, v in asked.get("protocol", {}).items()}
+    owned |= {f"{part}.{k}": v for part in ("protocol", "chat") for k, v in asked.get(part, {}).items()}
     for name in ("answers", "fits"):  # runs of before there were several have neither
         if rules.get(name, 1) != getattr(protocol(rules["preset"], compat=rules["compat"]), name):
             owned[f"protocol.{name}"] = rules.get(name, 1)

@@ -138,6 +138,8 @@ class Session:
                 made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
                 if views := self.steerings.views.made(job.method):
                     made["views"] = views
+                if found := self.backend.findings():
+                    made["probe"] = dict(found)
                 job.path = results.write(made, job.spec, self.folder, job.tried)
                 job.status = "complete"
         finally:

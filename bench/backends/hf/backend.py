@@ -7,22 +7,25 @@ fp32; in bf16 rounding differs with the batch's shape).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from bench.backends.hf import attention, linear
+from bench.backends.hf import attention, linear, probe
 from bench.backends.hf.batches import Batches
 from bench.backends.hf.chat import Chat
 from bench.backends.hf.gradients import block_gradient
 from bench.backends.hf.hooks import Applied
+from bench.backends.hf.memory import Memory
 from bench.backends.hf.modules import attention_output, blocks, read_blocks
 from bench.backends.hf.prefix import prefix_groups
-from bench.backends.hf.sampling import draw, halt
+from bench.backends.hf.sampling import Draw, halt
 from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
 from bench.backends.models import Model, hush, pick_dtype
 from bench.core.content import Array, digest
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 class HFBackend(Backend):
     """`transformers` in this process; the weights load on first use."""
 
-    kernels = (Applied, Chat, draw, read_blocks, block_gradient)
+    kernels = (Applied, Chat, Draw, read_blocks, block_gradient)
     packages = ("torch", "transformers")
     endless = False
     """Answers run to their last allowed token: for timing, where every side must write as much."""
@@ -49,26 +52,55 @@ class HFBackend(Backend):
         self.dtype = pick_dtype(dtype)
         self.batch = batch
         self.tokens = tokens
+        self._probed: dict[str, Any] = {}
+
+    @property
+    def _place(self) -> str:
+        return probe.place(self.source.weights, self.dtype)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What this device takes of this model in one pass."""
+        return Memory.of(probe.memory_file(self._place))
+
+    def findings(self) -> dict[str, Any]:
+        return self._probed or {"chat": probe.told(self.chat)}
 
     @cached_property
     @torch.inference_mode(False)  # weights first asked for inside a pass could never be in a gradient
     def model(self) -> Any:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
         hush()
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        local = {"local_files_only": True, "trust_remote_code": False}
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                self.source.path, dtype=self.dtype, local_files_only=True, trust_remote_code=False
+            config: Any = AutoConfig.from_pretrained(self.source.path, **local)
+            for part in (config, config.get_text_config()):  # what a checkpoint was saved with is no wish of the run's
+                part.output_attentions, part.output_hidden_states = False, False
+                part.return_dict, part.use_cache = True, True
+            config._attn_implementation = None
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.source.path,
+                config=config,
+                dtype=self.dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                **local,
             )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise BenchError(f"cannot load model {self.source.name}: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BenchError(f"cannot load model {self.source.name}: {reason}") from error
+        model, loading = loaded
+        probe.refuse_unloaded(self.source.name, loading)
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         # A slice of the last positions is not contiguous, and torch then copies the whole output
         # matrix once per row of the batch: most of the time of a short pass.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
         model = model.to(device).eval().requires_grad_(False)
         attention.use(model)
         linear.use(model)
+        self._probed = probe.tried(self.source.name, model, self.chat, loading, self._place)
         return model
 
     @property
@@ -86,7 +118,14 @@ class HFBackend(Backend):
 
     @property
     def batches(self) -> Batches:
-        return Batches(self.batch, self.tokens, self.tokenizer.pad_token_id, self.model.device)
+        return Batches(self.batch, self.tokens, self._fill, self.model.device, self.memory)
+
+    @property
+    def _fill(self) -> int:
+        """What padding holds: it is masked, so that any token will do that the embedding has a row for."""
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        own = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((token for token in own if token is not None and token < rows), 0)
 
     @property
     def tokenizer(self) -> Any:
@@ -112,7 +151,12 @@ class HFBackend(Backend):
 
     @property
     def context(self) -> int:
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        return self.chat.context
+
+    def _refuse_longer(self, need: int) -> None:
+        """Raise where a row has more tokens than the model has positions: a rotary one would answer, and not well."""
+        if need > self.context:
+            raise BenchError(f"a request needs {need:,} tokens of context, and {self.source.name} has {self.context:,}")
 
     def count(self, prompt: Prompted) -> int:
         return len(self.encode(prompt))
@@ -133,15 +177,24 @@ class HFBackend(Backend):
         self, prompts: Sequence[Sequence[int]], requests: Sequence[Request], stop: Sequence[str] = ()
     ) -> Iterator[tuple[int, Completion]]:
         """`generate` of prompts given as ids; a row ends where its text holds one of `stop`."""
+        for prompt, request in zip(prompts, requests, strict=True):
+            self._refuse_longer(len(prompt) + request.sampling.max_new_tokens)
         for sampling in dict.fromkeys(request.sampling for request in requests):
             own = [i for i, request in enumerate(requests) if request.sampling == sampling]
             for prefix, group in self._fronts(own, requests, prompts, sampling.max_new_tokens):
                 totals = [len(prompts[i]) + sampling.max_new_tokens for i in group]
                 # A front that was read takes memory for keys and values, but for no activations any more.
                 lengths = [max(total - _length(prefix), total // 4) for total in totals]
-                for batch in self.batches.split(lengths):
-                    chosen = [group[k] for k in batch]
-                    yield from self._generate(chosen, requests, prompts, sampling, stop, prefix)
+
+                def work(
+                    batch: list[int],
+                    sampling: Sampling = sampling,
+                    prefix: cache.Prefix = prefix,
+                    group: list[int] = group,
+                ) -> Iterator[tuple[int, Completion]]:
+                    return self._generate([group[k] for k in batch], requests, prompts, sampling, stop, prefix)
+
+                yield from self.batches.each(lengths, work)
 
     def _fronts(
         self, own: Sequence[int], requests: Sequence[Request], prompts: Sequence[Sequence[int]], more: int
@@ -187,29 +240,32 @@ class HFBackend(Backend):
             do_sample=False,
             repetition_penalty=1.0,  # a model's own default would hide collapse
             eos_token_id=sorted(ends),
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=self._fill,
             use_cache=True,  # whatever a checkpoint was saved with
         )
         seeds = torch.tensor([requests[i].seed for i in chosen], dtype=torch.int64)
-        drawn = LogitsProcessorList([draw(sampling, seeds, width)])
+        drawn = Draw(sampling, seeds, width)
         steerings, headers = [requests[i].steering for i in chosen], list(map(self.chat.header, rows))
         applied = Applied(self.model, steerings, list(map(len, rows)), pads, headers)
         with applied:
             output = self.model.generate(
                 **inputs,
                 generation_config=config,
-                logits_processor=drawn,
+                logits_processor=LogitsProcessorList([drawn]),
                 stopping_criteria=StoppingCriteriaList([halt(self.tokenizer, stop, width)] if stop else []),
                 **cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(chosen)),
             )
+        real = drawn.real.tolist()
         for row, i in enumerate(chosen):
             ids = output[row, width:].tolist()
             end = next((n for n, token in enumerate(ids) if token in ends), None)
             tokens = len(ids) if end is None else end + 1
+            if real[row] < tokens:
+                raise self._unreal(requests[i])
             yield (
                 i,
                 Completion(
-                    text=self.tokenizer.decode(ids[:end], skip_special_tokens=True),
+                    text=self.chat.text(ids[:end]),
                     tokens=tokens,
                     prompt_tokens=len(rows[row]),
                     positions_edited=applied.positions_edited(row, tokens),
@@ -217,12 +273,16 @@ class HFBackend(Backend):
                 ),
             )
 
-    def _ends(self) -> set[int]:
+    def _unreal(self, request: Request) -> BenchError:
+        """The error for a request whose numbers are none."""
+        number = str(self.dtype).removeprefix("torch.")
+        cause = "under this steering: a smaller coefficient" if edited(request) else "on this prompt"
+        return BenchError(f"{self.source.name}: its logits are not finite in {number} {cause}, or --dtype float32")
+
+    def _ends(self) -> frozenset[int]:
         if self.endless:
-            return {self.model.config.get_text_config().vocab_size}  # no token has it
-        found = self.model.generation_config.eos_token_id
-        listed = found if isinstance(found, list) else [found]
-        return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}
+            return frozenset({self.model.config.get_text_config().vocab_size})  # no token has it
+        return self.chat.ends
 
     @torch.inference_mode()
     def logprobs(self, requests: Sequence[Request]) -> Iterator[tuple[int, TargetScore]]:
@@ -237,7 +297,12 @@ class HFBackend(Backend):
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], requests: Sequence[Request]
     ) -> Iterator[tuple[int, Scored]]:
         """`logprobs` of prompts and targets given as ids, under the requests' steerings; equal prompts share rows."""
-        yield from score(self.model, self.chat.header, self.batches, requests, prompts, targets)
+        for prompt, target in zip(prompts, targets, strict=True):
+            self._refuse_longer(len(prompt) + len(target))
+        for i, found in score(self.model, self.chat.header, self.batches, requests, prompts, targets):
+            if not math.isfinite(found.total):
+                raise self._unreal(requests[i])
+            yield i, found
 
     @torch.inference_mode()
     def diverge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Divergence]]:
@@ -250,22 +315,34 @@ class HFBackend(Backend):
         steered = [self.chat.steered(request) for request in requests]
         bare = [self.chat.steered(replace(request, steering=None)) for request in requests]
         steerings = [request.steering for request in requests]
-        yield from diverge(self.model, self.chat.header, self.batches, steerings, steered, bare, targets)
+        for i, found in diverge(self.model, self.chat.header, self.batches, steerings, steered, bare, targets):
+            if not (math.isfinite(found.kl) and math.isfinite(found.bare)):
+                raise self._unreal(requests[i])
+            yield i, found
 
     @torch.inference_mode()
     def activations(
         self, texts: Sequence[Prompted], layers: Sequence[int], tokens: int = 0, site: ReadSite = "resid"
     ) -> list[Activations]:
-        rows, starts, skips = self.chat.readable(texts, tokens)
-        found: list[Activations | None] = [None] * len(texts)
-        for batch in self.batches.split(list(map(len, rows))):
+        rows, starts, skips = self._readable(texts, tokens)
+
+        def work(batch: list[int]) -> Iterator[tuple[int, Activations]]:
             inputs, pads = self.batches.pad([rows[i] for i in batch])
             outputs = read_blocks(self.model, layers, site, **inputs)
             for row, i in enumerate(batch):
                 begin = pads[row] + skips[i]
                 values = {layer: h[row, begin:].float().cpu().numpy() for layer, h in outputs.items()}
-                found[i] = Activations(values, min(starts[i], len(rows[i])) - skips[i])
-        return [read for read in found if read is not None]
+                if not all(np.isfinite(value).all() for value in values.values()):
+                    raise self._unreal(Request(texts[i]))
+                yield i, Activations(values, min(starts[i], len(rows[i])) - skips[i])
+
+        found = dict(self.batches.each(list(map(len, rows)), work))
+        return [found[i] for i in range(len(texts))]
+
+    def _readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:
+        found = self.chat.readable(texts, tokens)
+        self._refuse_longer(max(map(len, found[0]), default=0))
+        return found
 
     def gradients(
         self,
@@ -276,15 +353,17 @@ class HFBackend(Backend):
         baseline: Array | None = None,
         tokens: int = 0,
     ) -> list[Array]:
-        rows, _, skips = self.chat.readable(texts, tokens)
-        found: dict[int, Array] = {}
-        # Fewer rows than elsewhere: every intermediate above the block stays in memory.
-        for batch in self.batches.split(list(map(len, rows)), max(1, self.batch // 4)):
+        rows, _, skips = self._readable(texts, tokens)
+
+        def work(batch: list[int]) -> Iterator[tuple[int, Array]]:
             inputs, pads = self.batches.pad([rows[i] for i in batch])
             begins = [pad + skips[i] for pad, i in zip(pads, batch, strict=True)]
             gradient = block_gradient(self.model, layer, readout, begins, at, baseline, **inputs)
             for row, i in enumerate(batch):
-                found[i] = gradient[row, begins[row] :].float().cpu().numpy()
+                yield i, gradient[row, begins[row] :].float().cpu().numpy()
+
+        # Fewer rows than elsewhere: every intermediate above the block stays in memory.
+        found = dict(self.batches.each(list(map(len, rows)), work, max(1, self.batch // 4)))
         return [found[i] for i in range(len(texts))]
 
 

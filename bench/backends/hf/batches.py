@@ -1,15 +1,22 @@
-"""Rows of token ids as the batches of a pass.
+"""Rows of token ids as the batches of a pass, no larger than memory takes.
 
 Invariant: which rows share a batch changes speed alone: padding stands before a row's own tokens and is masked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from bench.backends.hf.memory import Memory, exhausted
+from bench.core.errors import BenchError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,40 @@ class Batches:
     tokens: int
     fill: int
     device: torch.device
+    memory: Memory = field(default_factory=Memory)
+
+    def each(
+        self,
+        lengths: Sequence[int],
+        work: Callable[[list[int]], Iterable[T]],
+        rows: int | None = None,
+        weights: Sequence[int] | None = None,
+    ) -> Iterator[T]:
+        """What `work` gives for each batch of `split`. One that memory does not take is done in halves, as are all
+        later ones of its size; raises BenchError where a single row is too much."""
+        for batch in self.split(lengths, rows, weights):
+            parts = [batch]
+            while parts:
+                part = parts.pop()
+                size = len(part) * lengths[part[0]]
+                if len(part) > 1 and self.memory.lacks(size):
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                    continue
+                found: list[T] | None = None
+                try:
+                    found = list(work(part))
+                except Exception as error:
+                    if not exhausted(error):
+                        raise
+                    if len(part) == 1:
+                        raise BenchError(f"{self.device.type}: no memory for one row of {size:,} tokens") from error
+                if found is None:  # outside the handler: its traceback holds the pass's tensors
+                    gc.collect()
+                    self.memory.failed(size)
+                    parts.append(part)
+                else:
+                    yield from found
 
     def split(
         self, lengths: Sequence[int], rows: int | None = None, weights: Sequence[int] | None = None

@@ -6,6 +6,7 @@ tokenized, so that an edited prompt is encoded as any other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 from jinja2 import TemplateError
 
 from bench.backends.hf.prefix import common
+from bench.backends.hf.template import THOUGHT_MARKS, Template, learn
 from bench.backends.models import Model
 from bench.core.content import Message
 from bench.core.errors import BenchError
 from bench.core.interfaces import Prompted
 from bench.core.values import Request
+
+ENDLESS = 2**31 - 1
 
 
 class Chat:
@@ -30,12 +34,52 @@ class Chat:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(
-            self.source.path, local_files_only=True, trust_remote_code=False, padding_side="left"
-        )
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+        try:
+            return AutoTokenizer.from_pretrained(
+                self.source.path, local_files_only=True, trust_remote_code=False, padding_side="left"
+            )
+        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BenchError(f"cannot load the tokenizer of {self.source.name}: {reason}") from error
+
+    @cached_property
+    def template(self) -> Template:
+        """How chats are said to the model."""
+        return learn(self.tokenizer, self.source.name, self.source.path, self.source.chat)
+
+    @cached_property
+    def config(self) -> Any:
+        """The model's configuration, of its text part."""
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(
+            self.source.path, local_files_only=True, trust_remote_code=False
+        ).get_text_config()
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens the model has positions for; as good as endless where its configuration names none."""
+        return int(getattr(self.config, "max_position_embeddings", None) or ENDLESS)
+
+    @cached_property
+    def marks(self) -> dict[int, str]:
+        """Tokens that are no text but mark a form: turns, ends, padding."""
+        return {id: token.content for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: what the model's files say, and what the template puts after an assistant's
+        turn."""
+        try:  # of all that a checkpoint says about writing answers, this alone is the model's
+            said = json.loads((self.source.path / "generation_config.json").read_text("utf-8"))["eos_token_id"]
+        except (OSError, ValueError, KeyError, TypeError):
+            said = getattr(self.config, "eos_token_id", None)
+        listed = said if isinstance(said, list) else [said]
+        own = {token for token in (*listed, self.tokenizer.eos_token_id) if isinstance(token, int)}
+        for text in self.template.closes():
+            ids = self.continued(text.lstrip())
+            own |= {*ids[:1]} & self.marks.keys()
+        return frozenset(own)
 
     @cached_property
     def shared(self) -> list[int]:
@@ -62,30 +106,29 @@ class Chat:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as text, up to where the assistant begins to speak."""
-        if not self.tokenizer.chat_template:
-            return "\n".join(content for _, content in messages) + "\n"
-        turns = [{"role": role, "content": content} for role, content in messages]
         try:
-            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:  # some templates refuse a system turn
-            if turns[0]["role"] != "system" or len(turns) < 2:
-                raise BenchError(f"the chat template of {self.source.name} refuses this chat: {error}") from error
-            merged = (turns[1]["role"], turns[0]["content"] + "\n\n" + turns[1]["content"])
-            return self.render([merged, *messages[2:]])
-        return text
+            return self.template.render(messages)
+        except TemplateError as error:
+            roles = ", ".join(role for role, _ in messages)
+            raise BenchError(f"the chat template of {self.source.name} refuses a chat of {roles}: {error}") from error
 
     def encode(self, prompt: Prompted, tail: str = "") -> list[int]:
         """Token ids of a chat (plus the beginning of the answer) or of a raw text."""
         if isinstance(prompt, str):
             ids: list[int] = self.tokenizer(prompt + tail)["input_ids"]
             return ids
-        special = not self.tokenizer.chat_template
+        special = self.template.apply is None
         ids = self.tokenizer(self.render(prompt), add_special_tokens=special)["input_ids"]
         return ids + self.continued(tail)
 
     def continued(self, text: str) -> list[int]:
         """Token ids of a text that goes on from another: nothing is put before it."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What a model wrote, without the tokens that only mark its form; those around a thought stay."""
+        kept = [id for id in ids if self.marks.get(id, "") in THOUGHT_MARKS or id not in self.marks]
+        return str(self.tokenizer.decode(kept))
 
     def steered(self, request: Request) -> list[int]:
         """Prompt ids of a request under its prompt edit."""

@@ -42,7 +42,7 @@ def gumbel(seeds: Tensor, step: int, tokens: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
-def draw(sampling: Sampling, seeds: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+class Draw:
     """A logits processor that draws each row's token by Gumbel-max (the largest of log p + noise).
 
     Greedy `generate` then takes the drawn token; transformers' own sampler shares one generator over the batch, which
@@ -51,17 +51,27 @@ def draw(sampling: Sampling, seeds: Tensor, width: int) -> Callable[[Tensor, Ten
     exchange of two of them into another text (docs/why/decisions-engines.md has both rates).
     """
 
-    def process(ids: Tensor, logits: Tensor) -> Tensor:
-        if sampling.temperature == 0:
+    def __init__(self, sampling: Sampling, seeds: Tensor, width: int) -> None:
+        self.sampling, self.seeds, self.width = sampling, seeds, width
+        self.real = torch.full(seeds.shape, 2**31 - 1)
+        """Tokens of each row that were drawn from numbers: a maximum over NaN is NaN, and any token."""
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        step = ids.shape[1] - self.width
+        if self.sampling.temperature == 0:
+            self._note(logits.amax(-1), step)
             return logits
-        scores = logits.float() / sampling.temperature
-        top, tokens = scores.topk(min(sampling.top_k or scores.shape[-1], scores.shape[-1]), dim=-1)
-        noise = gumbel(seeds.to(tokens.device), ids.shape[1] - width, tokens)
+        scores = logits.float() / self.sampling.temperature
+        top, tokens = scores.topk(min(self.sampling.top_k or scores.shape[-1], scores.shape[-1]), dim=-1)
+        self._note(top[:, 0], step)
+        noise = gumbel(self.seeds.to(tokens.device), step, tokens)
         choice = (top.double() + noise).argmax(-1, keepdim=True)
         only = torch.full_like(scores, -torch.inf)
         return only.scatter(-1, tokens.gather(-1, choice), 0.0)
 
-    return process
+    def _note(self, largest: Tensor, step: int) -> None:
+        self.real = self.real.to(largest.device)
+        self.real = torch.where(largest.isfinite(), self.real, self.real.clamp(max=step))
 
 
 def halt(tokenizer: Any, stop: Sequence[str], width: int) -> Callable[..., Tensor]:

@@ -118,8 +118,11 @@ def score(
     for readable in (False, True):
         some = [one for one in trees if reads_trees(model, len(one[1].ids)) == readable]
         lengths, targeted = [len(tree.ids) for _, tree in some], [len(own) for own, _ in some]
-        for batch in batches.split(lengths, weights=targeted):
-            yield from _score(model, header, batches, [some[i] for i in batch], requests, targets)
+
+        def work(batch: list[int], some: Sequence[Row] = some) -> Iterator[tuple[int, Scored]]:
+            return _score(model, header, batches, [some[i] for i in batch], requests, targets)
+
+        yield from batches.each(lengths, work, weights=targeted)
 
 
 def edited(request: Request) -> str:
@@ -263,7 +266,8 @@ def diverge(
         return found
 
     lengths = [max(len(a), len(b)) + len(t) for a, b, t in zip(steered, bare, targets, strict=True)]
-    for batch in batches.split(lengths, max(1, batches.rows // 4)):
+
+    def work(batch: list[int]) -> Iterator[tuple[int, Divergence]]:
         rests = [targets[i][:-1] for i in batch]
         changed = logits([steered[i] for i in batch], [steerings[i] for i in batch], rests)
         plain = logits([bare[i] for i in batch], [None] * len(batch), rests)
@@ -271,6 +275,8 @@ def diverge(
             labels = torch.tensor(targets[i], device=plain.device)
             count = len(labels)
             yield i, _divergence(changed[row, -count:], plain[row, -count:], labels)
+
+    yield from batches.each(lengths, work, max(1, batches.rows // 4))
 
 
 def _divergence(changed: Tensor, plain: Tensor, labels: Tensor) -> Divergence:

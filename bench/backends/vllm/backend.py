@@ -11,14 +11,15 @@ import gc
 import importlib.metadata
 import importlib.util
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bench.backends.hf import probe
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.chat import Chat
 from bench.backends.models import Model
@@ -104,6 +105,7 @@ class VLLMBackend(Backend):
             self.can = self.can - {"gate"}
         if compiled:
             self.can = self.can - {"site:attn", "site:mlp"}
+        self._probed: dict[str, Any] = {}
         self._llm: Any = None
         self._rank = 0
         self._sent = 0
@@ -114,11 +116,9 @@ class VLLMBackend(Backend):
             "vllm", self.source.weights, str(self.hf.dtype), "compiled" if self.compiled else "eager", self.code()
         )
 
-    @cached_property
+    @property
     def config(self) -> Any:
-        from transformers import AutoConfig
-
-        return AutoConfig.from_pretrained(self.source.path, local_files_only=True).get_text_config()
+        return self.hf.chat.config
 
     @property
     def layers(self) -> int:
@@ -131,7 +131,7 @@ class VLLMBackend(Backend):
 
     @property
     def context(self) -> int:
-        return min(self.limit, int(self.config.max_position_embeddings))
+        return min(self.limit, self.hf.chat.context)
 
     def count(self, prompt: Prompted) -> int:
         return self.hf.count(prompt)
@@ -166,17 +166,13 @@ class VLLMBackend(Backend):
         """Where the engine writes, so that it does not write over the progress bar."""
         return cache_root() / "logs" / f"vllm-{os.getpid()}.log"
 
-    @cached_property
+    @property
     def ends(self) -> list[int]:
-        """Tokens that end an answer, as transformers has them; no weights are loaded for it."""
-        from transformers import GenerationConfig
+        """Tokens that end an answer."""
+        return sorted(self.hf.chat.ends)
 
-        if (self.source.path / "generation_config.json").is_file():
-            found = GenerationConfig.from_pretrained(self.source.path, local_files_only=True).eos_token_id
-        else:
-            found = self.config.eos_token_id
-        listed = found if isinstance(found, list) else [found]
-        return sorted({token for token in (*listed, self.hf.tokenizer.eos_token_id) if token is not None})
+    def findings(self) -> dict[str, Any]:
+        return self.hf.findings() | self._probed
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         for i, output, positions_edited in self.outputs(requests):
@@ -187,7 +183,7 @@ class VLLMBackend(Backend):
             yield (
                 i,
                 Completion(
-                    text=self.hf.tokenizer.decode(ids[:stop], skip_special_tokens=True),
+                    text=self.hf.chat.text(ids[:stop]),
                     tokens=tokens,
                     prompt_tokens=len(output.prompt_token_ids),
                     positions_edited=positions_edited,
@@ -246,7 +242,24 @@ class VLLMBackend(Backend):
                 self._llm = self._make()
                 runners = self._llm.collective_rpc("bench_install", args=(self.compiled,))
             self.runner = runners[0]
+            self._try()
         return self._llm.llm_engine
+
+    def _try(self) -> None:
+        """Have the engine score the fixed text; raises where its numbers are none."""
+        from vllm import SamplingParams
+
+        answer = self.hf.chat.continued(probe.ANSWER)
+        ids = [*self.hf.chat.encode(probe.ASKED), *answer]
+        wanted = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        (found,) = self._llm.generate([{"prompt_token_ids": ids}], wanted, use_tqdm=False)
+        scores = [place[token].logprob for place, token in zip(found.prompt_logprobs, ids, strict=True) if place]
+        total = sum(scores[-len(answer) :])
+        if not math.isfinite(total):
+            number = str(self.hf.dtype).removeprefix("torch.")
+            self.close()
+            raise BenchError(f"{self.source.name}: its numbers are not finite in {number}: --dtype bfloat16 or float32")
+        self._probed = {"vllm": {"logprob": round(total, 4), "runner": self.runner}}
 
     def _make(self) -> Any:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

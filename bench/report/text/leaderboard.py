@@ -121,6 +121,8 @@ def notes(table: Table) -> list[str]:
         "less those surely worse (simultaneous sign-flip tests of all pairs, max-t, family-wise 5 %).",
         f"c: median picked coefficient, in {unit}. Engine {spec['backend']}, {spec['dtype']}.",
     ]
+    if spoken := spoken_to(table.rows[0].run):
+        lines.append(spoken)
     if table.detectable is not None:
         lines.append(
             f"Smallest difference to {table.reference} that this table would find in 4 of 5 repetitions "
@@ -150,6 +152,23 @@ def notes(table: Table) -> list[str]:
             "judge sees it too."
         )
     return lines
+
+
+def spoken_to(run: Run) -> str:
+    """How chats were said to the model, where not by its template as it is; "" where they were."""
+    probe = run.data.get("probe", {})
+    chat = probe.get("chat", {})
+    told = [
+        "it has no chat template: turns are lines" if "template" in chat else "",
+        f"system messages stand {chat['system']}" if "system" in chat else "",
+        f"the template's date is {chat['day']} on every day" if "day" in chat else "",
+        f"the thought that its template opens is {chat['thought']}" if "thought" in chat else "",
+        f"the template is given {', '.join(f'{k} = {v}' for k, v in chat.get('arguments', {}).items())}"
+        if chat.get("arguments")
+        else "",
+        f"{probe['unread']} tensors of its files were not read" if probe.get("unread") else "",
+    ]
+    return f"The model: {'; '.join(filter(None, told))}." if any(told) else ""
 
 
 def extent(counts: Iterable[int]) -> str:
