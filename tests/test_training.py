@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +70,35 @@ def test_many_passes_make_the_same_step_as_one(lm: HFBackend, monkeypatch: pytes
     for c in range(3):
         pairs = zip(numbers(one[c].change.steering(c)), numbers(several[c].change.steering(c)), strict=True)
         assert max(float(np.abs(a - b).max()) for a, b in pairs) < 1e-4
+
+
+def test_a_step_that_memory_does_not_take_is_made_in_smaller_passes(
+    lm: HFBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    one = group(lm, small("lora"), goal("bipo"), THREE).fit()  # draws signs
+    short, sizes = HFBackend(lm.source, "float32"), list[int]()
+    made = group(short, small("lora"), goal("bipo"), THREE)
+    run = made.texts.run
+
+    def lacking(numbers: Sequence[int], change: Any, *args: Any, **given: Any) -> Any:
+        passed = run(numbers, change, *args, **given)
+        if change is not None:
+            sizes.append(len(numbers))
+            if len(numbers) > max(sizes) // 2 and len(sizes) < 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return passed
+
+    monkeypatch.setattr(made.texts, "run", lacking)
+    several = made.fit()
+    assert max(sizes[4:]) < sizes[0]
+    for c in range(3):
+        pairs = zip(numbers(one[c].change.steering(c)), numbers(several[c].change.steering(c)), strict=True)
+        assert max(float(np.abs(a - b).max()) for a, b in pairs) < 1e-4
+    assert HFBackend(lm.source, "float32").training_memory.tokens == short.training_memory.tokens
+    monkeypatch.setattr(made.texts, "run", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(BenchError, match="no memory for one concept's step of"):
+        made.fit()
 
 
 def test_the_frozen_prefix_changes_nothing_but_the_work(any_lm: HFBackend) -> None:

@@ -6,10 +6,10 @@ a causal model cannot see it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.batches import Batches
 from bench.backends.hf.modules import Enough, blocks, first, read_blocks
 from bench.core.content import Message
 from bench.core.interfaces import Context
 from bench.training.changes.base import Change, RowPlan
 
+T = TypeVar("T")
 PASS = 4096
 """Tokens that go through the model at once, about: beyond it a step is several passes."""
 EXACT = "sdpa-fp32"
@@ -64,6 +67,7 @@ class Texts:
 
     def __init__(self, ctx: Context) -> None:
         self.lm, self.model = ctx.lm, ctx.lm.module
+        self.memory = cast(HFBackend, ctx.lm).training_memory
         self.blocks = blocks(self.model)
         self.limit = ctx.budget.tokens
         self.device = next(self.model.parameters()).device
@@ -103,31 +107,29 @@ class Texts:
         self._floor, self._prefix = floor, {}
         if floor < 0:
             return
-        for part in self._parts(sorted(set(numbers), key=lambda i: -self.tokens(i))):
+
+        def read(part: list[int]) -> list[tuple[int, Tensor]]:
             ids, _ = self._batch(part)
             with torch.no_grad():
                 found = read_blocks(self.model, [floor], input_ids=ids)[floor]
-            for row, number in enumerate(part):
-                self._prefix[number] = found[row, : self.tokens(number)].clone()
+            return [(number, found[row, : self.tokens(number)].clone()) for row, number in enumerate(part)]
+
+        self._prefix = dict(self._passes(sorted(set(numbers)), read))
 
     def bare(self, numbers: Sequence[int]) -> Tensor:
         """Summed log-probability of each text's response under the bare model, `[len(numbers)]`."""
-        todo = sorted({i for i in numbers if i not in self._bare}, key=lambda i: -self.tokens(i))
-        for part in self._parts(todo):
+
+        def score(part: list[int]) -> Iterator[tuple[int, float]]:
             with torch.no_grad():
-                total = self.run(part, None).total.tolist()
-            self._bare.update(zip(part, total, strict=True))
+                return zip(part, self.run(part, None).total.tolist(), strict=True)
+
+        self._bare.update(self._passes(sorted({i for i in numbers if i not in self._bare}), score))
         return torch.tensor([self._bare[i] for i in numbers], device=self.device)
 
-    def _parts(self, numbers: Sequence[int]) -> Iterator[list[int]]:
-        part: list[int] = []
-        for number in numbers:
-            if part and (len(part) + 1) * self.tokens(part[0]) > PASS:
-                yield part
-                part = []
-            part.append(number)
-        if part:
-            yield part
+    def _passes(self, numbers: Sequence[int], work: Callable[[list[int]], Iterable[T]]) -> Iterator[T]:
+        """What `work` gives for texts that go through the model together."""
+        batches = Batches(max(1, len(numbers)), PASS, 0, self.device, self.memory)
+        return batches.each([self.tokens(i) for i in numbers], lambda part: work([numbers[k] for k in part]))
 
     def _batch(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Right-padded ids `[B, T]` and lengths `[B]`."""

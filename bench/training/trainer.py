@@ -6,6 +6,7 @@ gives what training it alone gives (to rounding), unless its parametrisation sha
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.backends.hf.memory import exhausted
 from bench.core.errors import BenchError
 from bench.core.interfaces import Context
 from bench.core.values import Example, Train
@@ -222,7 +224,27 @@ class Group:
             grad.mul_(scale.view(-1, *[1] * (grad.ndim - 1)))
 
     def _step(self, picked: dict[int, list[list[int]]], done: float) -> dict[int, float]:
-        """Gradients of each concept's mean loss over its items, in as many passes as fit; the losses."""
+        """Gradients of each concept's mean loss over its items, in as many passes as fit; the losses. A step that
+        memory does not take is made again, with the same draws, in smaller passes."""
+        while True:
+            draws, lacking = copy.deepcopy(self.draws), 0
+            try:
+                return self._passed(picked, done)
+            except Exception as error:
+                if not exhausted(error):
+                    raise
+                parts = [sum(self._cost(items) for c, items in picked.items() if c in p) for p in self._passes(picked)]
+                if len(parts) == len(picked):
+                    raise BenchError(
+                        f"{self.name}: no memory for one concept's step of {max(parts):,} tokens"
+                    ) from error
+                lacking = max(parts)
+            self.texts.memory.failed(lacking)  # outside the handler: its traceback holds the pass's tensors
+            self.draws = draws
+            for parameter in self.change.parameters():
+                parameter.grad = None
+
+    def _passed(self, picked: dict[int, list[list[int]]], done: float) -> dict[int, float]:
         found: dict[int, float] = {}
         for part in self._passes(picked):
             items = [(c, item) for c in part for item in picked[c]]
@@ -250,19 +272,22 @@ class Group:
         return list(zip((each * n / sum(part) for part in counts for n in part), evenly, strict=True))
 
     def _passes(self, picked: dict[int, list[list[int]]]) -> Iterator[list[int]]:
-        """Concepts in groups of about `PASS` tokens."""
+        """Concepts in groups of about `PASS` tokens, or of as many as memory takes."""
         part: list[int] = []
         spent = 0
         for c, items in picked.items():
-            rows = max(len(self.goal.slots), len(items[0]))
-            cost = rows * sum(max(map(self.texts.tokens, item)) for item in items)
-            if part and spent + cost > PASS:
+            cost = self._cost(items)
+            if part and (spent + cost > PASS or self.texts.memory.lacks(spent + cost)):
                 yield part
                 part, spent = [], 0
             part.append(c)
             spent += cost
         if part:
             yield part
+
+    def _cost(self, items: list[list[int]]) -> int:
+        """Tokens that a concept's items are in one pass."""
+        return max(len(self.goal.slots), len(items[0])) * sum(max(map(self.texts.tokens, item)) for item in items)
 
     def _loss(
         self, items: list[tuple[int, list[int]]], counts: dict[int, int], done: float

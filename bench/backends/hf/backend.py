@@ -61,7 +61,12 @@ class HFBackend(Backend):
     @cached_property
     def memory(self) -> Memory:
         """What this device takes of this model in one pass."""
-        return Memory.of(probe.memory_file(self._place))
+        return Memory.of(probe.memory_file(self._place, "answer"))
+
+    @cached_property
+    def training_memory(self) -> Memory:
+        """The same with what a gradient needs."""
+        return Memory.of(probe.memory_file(self._place, "train"))
 
     def findings(self) -> dict[str, Any]:
         return self._probed or {"chat": probe.told(self.chat)}

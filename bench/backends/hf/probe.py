@@ -153,7 +153,7 @@ def place(weights: str, dtype: torch.dtype) -> str:
     return digest(weights, str(dtype), "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def memory_file(key: str) -> Path:
-    """Where a device's limit for a model is remembered."""
+def memory_file(key: str, use: str) -> Path:
+    """Where a device's limit for one use of a model is remembered."""
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    return cache_root() / "memory" / f"{digest(key, name)}.json"
+    return cache_root() / "memory" / f"{digest(key, use, name)}.json"
