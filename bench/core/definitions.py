@@ -24,7 +24,10 @@ from bench.core.content import digest
 from bench.core.errors import UsageError
 
 OWN = ("bench", "methods", "tasks")
-"""Packages whose definitions can decide a number, beside the one that a class comes from; of others versions count."""
+"""Packages whose definitions can decide a number, beside the one that a class comes from and, where that is a file of
+the user's, all that lies in its folder; of others versions count."""
+TEXTS = frozenset({".py", ".pyi"})
+INSTALLED = frozenset({"site-packages", "dist-packages"})
 CARRIERS = frozenset(
     {
         *("method", "task", "judge", "backend", "forms", "objectives", "registered", "refusal", "change_of"),
@@ -61,6 +64,8 @@ class Source:
     defines: dict[str, list[ast.stmt]] = field(default_factory=dict)
     imports: dict[str, Place] = field(default_factory=dict)
     """The name there is empty where a module itself is imported."""
+    stars: list[str] = field(default_factory=list)
+    """Modules of which every name is imported."""
     read: dict[str, tuple[str, list[Reference]]] = field(default_factory=dict)
     """What `_read` found in a definition."""
 
@@ -79,7 +84,7 @@ def closure(definitions: Iterable[Any]) -> dict[Place, str]:
     """(module, name) -> its name and syntax, of every definition that can be reached from `definitions`."""
     found: dict[Place, str] = {}
     todo = [(one.__module__, one.__qualname__.split(".")[0]) for one in definitions]
-    own = {*OWN, *(module.split(".")[0] for module, _ in todo)}
+    own = Own.around([module for module, _ in todo])
     for module, name in todo:
         if name not in source(module).defines:
             raise UsageError(f"the text of {module}.{name} cannot be read: define it in a file")
@@ -95,6 +100,34 @@ def closure(definitions: Iterable[Any]) -> dict[Place, str]:
         targets = [target for (home, bound), chain in references for target in _resolved(home, bound, chain, own)]
         todo += [target for target in targets if not _carries(target)]
     return found
+
+
+@dataclass(frozen=True)
+class Own:
+    """Whose definitions a key follows: packages by name, and files of the user's by folder."""
+
+    packages: frozenset[str]
+    folders: tuple[Path, ...]
+
+    @classmethod
+    def around(cls, modules: Iterable[str]) -> Own:
+        """The program's own, and what lies around these modules: the package of each, the folder of a plugin, and the
+        working folder of a notebook."""
+        tops = {module.split(".")[0] for module in modules}
+        files = [(_file(top) or Path.cwd() / "notebook").resolve() for top in tops - set(OWN)]
+        folders = {path.parent for path in files if path.stem != "__init__" and not INSTALLED & set(path.parts)}
+        return cls(frozenset({*OWN, *tops}), tuple(sorted(folders)))
+
+    def __contains__(self, module: str) -> bool:
+        top = module.split(".")[0]
+        if top in self.packages:
+            return True
+        if not self.folders or top in sys.stdlib_module_names:
+            return False
+        file = _file(module)
+        places = [path.resolve() for path in ([file] if file else _bases(module))]
+        inside = [path.relative_to(one) for path in places for one in self.folders if path.is_relative_to(one)]
+        return any(not INSTALLED & set(below.parts) for below in inside)
 
 
 def _carries(place: Place) -> bool:
@@ -123,24 +156,30 @@ def _file(module: str) -> Path | None:
     """The file of a module, found without importing it; a package's stub before its `__init__`, which may be lazy."""
     loaded = getattr(sys.modules.get(module), "__file__", None)
     if loaded and not loaded.endswith("__init__.py"):
-        return Path(loaded) if Path(loaded).is_file() else None
+        return Path(loaded) if Path(loaded).is_file() and Path(loaded).suffix in TEXTS else None
     return _found(module)
 
 
 @lru_cache(maxsize=4096)
 def _found(module: str) -> Path | None:
+    bases = _bases(module)
+    places = [base / f"__init__{suffix}" for base in bases for suffix in (".pyi", ".py")]
+    places += [base.with_name(f"{base.name}.py") for base in bases]
+    return next((path for path in places if path.is_file()), None)
+
+
+@lru_cache(maxsize=4096)
+def _bases(module: str) -> tuple[Path, ...]:
+    """Where a module would be as a folder, in each place that its top-level package lies in; nothing is imported."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):  # __main__ has no spec
-        return None
-    if spec is None or not spec.origin:
-        return None
-    if not spec.submodule_search_locations:
-        return None if rest else Path(spec.origin)
-    base = Path(spec.origin).parent.joinpath(*rest)
-    places = (base / "__init__.pyi", base / "__init__.py", base.with_name(f"{base.name}.py"))
-    return next((path for path in places if path.is_file()), None)
+        return ()
+    if spec is None:
+        return ()
+    homes = spec.submodule_search_locations or ([spec.origin.removesuffix(".py")] if spec.origin and not rest else [])
+    return tuple(Path(home).joinpath(*rest) for home in homes)
 
 
 def _cells(module: str) -> list[str]:
@@ -155,7 +194,9 @@ def _collected(tree: ast.Module, package: str) -> Source:
     found = Source(package)
     for statement in _top(tree.body):
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            found.imports |= _imported(statement, package)
+            imported = _imported(statement, package)
+            found.stars += [home for home, name in [imported.pop("*", ("", ""))] if name]
+            found.imports |= imported
         for name in _bound(statement, found):
             found.defines.setdefault(name, []).append(statement)
     return found
@@ -237,8 +278,9 @@ def _read(module: str, text: Source, statements: list[ast.stmt]) -> tuple[str, l
             place = inner.get(node.id)
             if place is None and node.id in free:
                 place = (module, node.id) if node.id in text.defines else text.imports.get(node.id)
-            if place:
-                references[place, tuple(chain)] = None
+            unbound = place is None and node.id in free
+            places = [(home, node.id) for home in text.stars] if unbound else [place] if place else []
+            references |= dict.fromkeys((one, tuple(chain)) for one in places)
     return str([_syntax(statement) for statement in statements]), list(references)
 
 
@@ -255,9 +297,9 @@ def _free(statement: ast.stmt) -> set[str]:
     return found
 
 
-def _resolved(module: str, name: str, chain: Sequence[str], own: set[str]) -> list[Place]:
+def _resolved(module: str, name: str, chain: Sequence[str], own: Own) -> list[Place]:
     """Where `module.name.chain…` is defined: one place, or a module's every one where the module itself is meant."""
-    if module.split(".")[0] not in own:
+    if module not in own:
         return []
     if name:
         text = source(module)

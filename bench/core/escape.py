@@ -10,8 +10,11 @@ import csv
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from bench.core.content import digest
 
 FORMULA = re.compile(r"^'*\s*[=+\-@\t\r\n]")
 """With apostrophes of its own before it, so that taking away the one which guards a text gives that text."""
@@ -38,9 +41,19 @@ def head(*names: str) -> list[str]:
     return [row(map(cell, names)), "|" + "---|" * len(names)]
 
 
+LONGEST = 120
+"""Bytes of a name that a text gives to a file; with what is put around it, it stays below the 255 of file systems."""
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+
 def name(text: str) -> str:
-    """`text` as part of a file's name."""
-    return re.sub(r"[^\w.()+=-]+", "-", text, flags=re.ASCII).lstrip(".") or "unnamed"
+    """`text` as part of a file's name on any system: letters, digits and `.()+=-_`; a long one ends in its digest."""
+    safe = re.sub(r"[^\w.()+=-]+", "-", unicodedata.normalize("NFC", text)).strip(".") or "unnamed"
+    if DEVICE.match(safe):
+        safe = f"_{safe}"
+    if len(safe.encode()) <= LONGEST:
+        return safe
+    return f"{safe.encode()[: LONGEST - 9].decode(errors='ignore')}-{digest(text)[:8]}"
 
 
 def plain(value: Any) -> Any:

@@ -56,7 +56,7 @@ class Backend(ABC):
 
     name: ClassVar[str]
     kernels: ClassVar[tuple[Any, ...]] = ()
-    """Classes and functions that decide what an edit does to a state and which token is drawn."""
+    """Classes and functions of other modules that decide what it answers, where its own code does not name them."""
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions whose minor versions decide it too; the first of alternatives `a|b` that is installed."""
 
@@ -67,8 +67,9 @@ class Backend(ABC):
 
     @classmethod
     def code(cls) -> str:
-        """Digest of the engine's kernels and its packages' minor versions: part of `fingerprint` and of every run."""
-        return digest(code_digest(*cls.kernels), [minor(package) for package in cls.packages])
+        """Digest of the engine's class, its kernels and its packages' minor versions: part of `fingerprint` and of
+        every run."""
+        return digest(code_digest(cls, *cls.kernels), [minor(package) for package in cls.packages])
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -136,6 +137,11 @@ class Backend(ABC):
         """Tokens of a row that stand before its own words (what every chat begins with; at least 1, the attention
         sink): edits and reads begin after them."""
         return 1
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden states, H."""
+        raise BenchError(f"backend {self.name} does not know the size of the model's states")
 
     @property
     def layers(self) -> int:
@@ -411,6 +417,11 @@ class Judge(ABC):
     name: ClassVar[str]
     independent: ClassVar[bool] = False
     """Asks no model that a prompt baseline uses, so that its word counts as a second opinion."""
+
+    @property
+    def where(self) -> str:
+        """The model and the address that texts are sent to; "" where everything stays on this machine."""
+        return ""
 
     @abstractmethod
     def fingerprint(self) -> Mapping[str, Any]:

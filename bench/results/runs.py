@@ -134,8 +134,8 @@ def published(data: Mapping[str, Any]) -> dict[str, Any]:
     """A record with what its user named, but not where that lies on the machine: checked results are read by others."""
 
     def short(value: Any) -> Any:
-        named = isinstance(value, str) and (Path(value).is_absolute() or Path(value).expanduser().is_dir())
-        return Path(value).name if named else value
+        named = isinstance(value, str) and value and (Path(value).is_absolute() or Path(value).expanduser().is_dir())
+        return Path(value).expanduser().resolve().name if named else value
 
     if not (asked := data.get("asked")):
         return dict(data)

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.core.content import digest
 from bench.core.errors import BenchError
+from bench.core.escape import name as file_name
 from bench.results.differences import between
 from bench.results.runs import Run, code_key, pooled
 from bench.results.tables import Row, Table
@@ -64,8 +65,7 @@ def identity(judge: str, params: Mapping[str, Any]) -> str:
 
 
 def place(run: Run, judge: str, params: Mapping[str, Any]) -> Path:
-    safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in judge)
-    return run.path.parent / f"judged-{safe}-{identity(judge, params)}.json"
+    return run.path.parent / f"judged-{file_name(judge)}-{identity(judge, params)}.json"
 
 
 def read(path: Path) -> JudgeRatings:

@@ -7,7 +7,6 @@ or generated here.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from bench import interchange, results
 from bench.backends.models import Model
 from bench.core.errors import BenchError, UsageError, suggest
+from bench.core.escape import name as file_name
 from bench.core.interfaces import Context
 from bench.core.paths import cache_root
 from bench.core.steering import Steering
@@ -42,7 +42,7 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
         raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
     found, model = steerings(run, [concept] if concept else known)
     suffix = "" if form == "peft" else interchange.SUFFIX[form]  # peft's is a folder
-    names = {name: re.sub(r"[^\w.-]", "_", name) + suffix for name in found}
+    names = {name: file_name(name) + suffix for name in found}
     if len(set(names.values())) < len(names):
         raise BenchError("two concepts have names that give the same file; write one with --concept NAME --out FILE")
     base = run.path.parent.name

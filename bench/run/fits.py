@@ -17,9 +17,9 @@ from bench.core.content import digest, stored
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Context, Fitted, Method
-from bench.core.steering import Steering
 from bench.core.store import Artefacts, load_value, pack
 from bench.core.values import Train
+from bench.run.steering_contract import unfit
 
 
 @stored
@@ -91,12 +91,10 @@ class Fits:
         if not candidates:
             raise BenchError("the fit gave no candidate")
         for candidate in candidates:
+            if problem := unfit(candidate, self.context.lm):
+                raise BenchError(problem)
             if getattr(candidate, self.kind) is None:
                 raise BenchError(f"its fit has no {self.kind}, which this task needs")
-            if self.kind == "steering" and isinstance(candidate.steering, Steering):
-                can = self.context.lm.can
-                if lack := candidate.steering.needs - can:
-                    raise BenchError(f"backend {self.context.lm.name} cannot {', '.join(sorted(lack))}")
 
     def _keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """An artefact that several fits share (a dictionary, say), under the model and `key`."""

@@ -14,16 +14,22 @@ from bench.core.definitions import OWN, code_digest
 from bench.core.interfaces import Backend, Judge, Method, Task
 from bench.core.naming import build_method, names_in
 from bench.core.registry import get
+from bench.judges.judging import rate
 from bench.results.runs import load
 from bench.results.second_judge import of
 from bench.run.fits import given
+from bench.run.jobs import ratings
+from bench.run.monitor import reading
 from bench.run.steerings import applied, turned
 from bench.run.strength import Strength
-from bench.run.trials import best, drawn, options, request, ruled, trials
+from bench.run.trials import best, drawn, options, repeated, repeats, request, ruled, trials
 from bench.run.views import Views
 
-RULES = (given, Views, turned, applied, Strength, trials, request, drawn, options, ruled, best)
-"""What a run itself does to a number, whatever it runs: data handed out, strength, questions, and the pick."""
+RULES = (
+    *(given, Views, turned, applied, Strength, trials, request, drawn, repeats, repeated, options),
+    *(rate, ruled, best, reading, ratings),
+)
+"""What a run itself does to a number, whatever it runs: data handed out, strength, questions, ratings, and the pick."""
 
 
 def definitions(made: Method) -> tuple[type[Any], ...]:

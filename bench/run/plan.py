@@ -81,6 +81,13 @@ class Plan:
     def protocol(self) -> Protocol:
         return self.specs[0].protocol
 
+    @property
+    def sent(self) -> dict[str, str]:
+        """`judge` and `prompter` -> the model and address that texts of this run are sent to; those that ask one."""
+        prompter = make_prompter(self.options.prompter, self.purse)
+        found = {"judge": self.judge.where if self.task.rated else "", "prompter": prompter.where if prompter else ""}
+        return {role: where for role, where in found.items() if where}
+
     def ready(self) -> None:
         """Raise where its engine, its judge or its prompter lacks a package or a key: nothing could be made."""
         from bench.backends.vllm.backend import unable
@@ -212,7 +219,8 @@ def _word(value: Any) -> Any:
 
 def _nameless(value: Any) -> Any:
     """A folder by its own name: where it lies on one machine is no part of an identity."""
-    return Path(value).name if isinstance(value, str) and Path(value).expanduser().is_dir() else value
+    folder = Path(value).expanduser() if isinstance(value, str) and value else None
+    return folder.resolve().name if folder and folder.is_dir() else value
 
 
 def _by_owner(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -256,13 +264,20 @@ def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield f"{above}{key}", value
 
 
+ADDRESS = frozenset({"url", "uri", "address", "host", "port", "endpoint", "server", "proxy"})
+TRANSPORT = ADDRESS | {"key", "secret", "headers", "price", "workers", "timeout", "retries", "batch", "poll"}
+"""Words in the names of a judge's fields that say where and how it is asked, and not what it says. A past run's are not
+taken: whoever wrote its file would choose where the key of whoever replays it is sent."""
+
+
 def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that made a run; folders are those its user named."""
+    """The options that made a run, from a list of what may be taken; folders are those its user named."""
     spec = data["spec"]
     asked = data.get("asked") or {"model": spec["model"], "task_params": {}}
     rules, judge = spec["protocol"], spec["judge"].partition(":")[0]
     fields = {f.name for f in dataclasses.fields(registry.get("judge", judge)) if f.init} if judge else set()
     owned = {f"{spec['task']}.{k}": v for k, v in (spec["task_params"] | asked["task_params"]).items()}
+    fields = {name for name in fields if not TRANSPORT & set(name.split("_"))}
     owned |= {f"{judge}.{k}": v for k, v in spec["judge_params"].items() if k in fields}
     several = len(names_in(spec["method"])) > 1
     parts = spec["method_params"] if several else {spec["method"]: spec["method_params"]}

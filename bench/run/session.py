@@ -7,6 +7,7 @@ a key of what decides it, and settings are picked on the select split before a t
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from bench import results
 from bench.core.content import digest
@@ -24,9 +27,8 @@ from bench.core.interfaces import Context, Fitted, Monitored
 from bench.core.money import total
 from bench.core.paths import cache_root
 from bench.core.registry import get
-from bench.core.steering import Steering
 from bench.core.store import Rows
-from bench.core.values import Completion, Concept, Example, Item, Request, Sample, Verdict
+from bench.core.values import Completion, Concept, Example, Item, Request, Sample, TargetScore, Verdict
 from bench.judges.judging import judged_by, rate
 from bench.run.engines import make_backend, make_prompter
 from bench.run.identity import code_of, foreign
@@ -36,10 +38,23 @@ from bench.run.plan import Plan
 from bench.run.spending import spend
 from bench.run.steerings import Steerings
 from bench.run.support import check_disk
-from bench.run.task_contract import refuse
-from bench.run.trials import best, drawn, fits as fits_of, options, repeated, repeats, request, ruled, seed_of, trials
+from bench.run.task_contract import refuse, scored
+from bench.run.trials import (
+    best,
+    drawn,
+    fits as fits_of,
+    kept_as,
+    options,
+    repeated,
+    repeats,
+    request,
+    ruled,
+    seed_of,
+    trials,
+)
 from bench.run.views import unanswered
 
+T = TypeVar("T")
 Advance = Callable[[int], None]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """(stage, total) -> a context whose value is called with the steps done."""
@@ -135,11 +150,16 @@ class Session:
                 self._answer(live, "test")
                 self._watch([job for job in live if job.status == "todo"])
             for job in (job for job in live if job.status == "todo"):
-                made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
-                if views := self.steerings.views.made(job.method):
-                    made["views"] = views
-                if found := self.backend.findings():
-                    made["probe"] = dict(found)
+                made: dict[str, Any] = {}
+                with self._guard(job, "record"):
+                    made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
+                    if views := self.steerings.views.made(job.method):
+                        made["views"] = views
+                    if found := self.backend.findings():
+                        made["probe"] = dict(found)
+                    json.dumps(made, allow_nan=False)  # what a plug-in put there may be no JSON
+                if job.status == "failed":
+                    continue
                 job.path = results.write(made, job.spec, self.folder, job.tried)
                 job.status = "complete"
         finally:
@@ -223,9 +243,10 @@ class Session:
             with self._stage(f"judge ({split})", len(items)) as advance:
                 return rate(self.judge, items, self.judgements, advance)
 
-        verdicts = self.task.score([ask.sample for ask in asks], outputs, rated)
+        done = [(ask, out) for ask, out in zip(asks, outputs, strict=True) if out and ask.job.status == "todo"]
+        verdicts = scored(self.task, [ask.sample for ask, _ in done], [output for _, output in done], rated)
         self.judge.release()
-        for ask, output, found in zip(asks, outputs, verdicts, strict=True):
+        for (ask, output), found in zip(done, verdicts, strict=True):
             job, name = ask.job, ask.sample.concept.id
             job.count(verdict for axis, verdict in found.items() if axis != "overall")
             if split == "select":
@@ -262,10 +283,9 @@ class Session:
         samples = [sample for concept in self.concepts for sample in self.task.watched(concept)]
         requests = [Request(s.messages, None, self.rules.sampling, seed_of(s, self.rules)) for s in samples]
         with self._stage("watch", len(samples)) as advance:
-            answers = self._complete(requests, advance, lambda i: None)
-            items = [
-                Item("concept", s.concept, s.instruction, a["text"]) for s, a in zip(samples, answers, strict=True)
-            ]
+            answers = self._complete(requests, [None] * len(requests), advance, lambda i: None)
+            texts = [answer["text"] for answer in answers if answer]
+            items = [Item("concept", s.concept, s.instruction, text) for s, text in zip(samples, texts, strict=True)]
             ratings = [verdict.value for verdict in rate(self.judge, items, self.judgements, lambda steps: None)]
         self.judge.release()
         for job in jobs:
@@ -283,11 +303,13 @@ class Session:
 
         def rate(items: Sequence[Item]) -> list[Verdict]:
             assert candidate.detector is not None
-            found = candidate.detector.score(self.context, [Example(i.instruction, i.text) for i in items])
+            found = np.asarray(candidate.detector.score(self.context, [Example(i.instruction, i.text) for i in items]))
+            if found.shape != (len(items),) or not np.isfinite(found).all():
+                raise BenchError(f"its detector gives shape {found.shape} for {len(items)} texts, or no finite scores")
             kept.extend(float(value) for value in found)
             return [Verdict(value) for value in kept]
 
-        return list(self.task.score(samples, texts, rate)), kept
+        return scored(self.task, samples, texts, rate), kept
 
     def _asks(self, job: Job, concept: Concept, split: str) -> list[Ask]:
         """Every sample of a split under every setting tried, or the picked one."""
@@ -304,41 +326,51 @@ class Session:
                     found.append(Ask(job, trial, again, request(again, steering, self.rules)))
         return found
 
-    def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
-        """One output per ask: an answer, or the likelihoods of its options."""
+    def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion | None]:
+        """One output per ask: an answer, or the likelihoods of its options; None for one whose job failed."""
         chosen = [ask.sample.kind == "choices" for ask in asks]
         written = iter(self._answers([ask for ask, choice in zip(asks, chosen, strict=True) if not choice], advance))
         scored = iter(self._options([ask for ask, choice in zip(asks, chosen, strict=True) if choice], advance))
         return [next(scored if choice else written) for choice in chosen]
 
-    def _options(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+    def _options(self, asks: Sequence[Ask], advance: Advance) -> list[Completion | None]:
         """The log-probability of every option of every ask; each is kept on its own."""
         requests = [(option, ask.job) for ask in asks for option in options(ask.sample, ask.request)]
         keys = [digest("option", self._key(request), request.target) for request, _ in requests]
-        todo = {key: pair for key, pair in zip(keys, requests, strict=True) if key not in self.generations}
-        names = list(todo)
-        left = [len(asks) * n // max(1, len(keys)) for n in range(len(names), -1, -1)]  # asks not done, by options done
+        due = len({key for key in keys if key not in self.generations})
+        left = [len(asks) * n // max(1, len(keys)) for n in range(due, -1, -1)]  # asks not done, by options done
         advance(len(asks) - left[0])
-        for done, (i, score) in enumerate(self.backend.logprobs([todo[name][0] for name in names])):
-            self.generations.put(
-                names[i], {"total": round(score.total, 5), "positions_edited": list(score.positions_edited)}
-            )
-            todo[names[i]][1].fresh += 1
+        done = 0
+
+        def keep(key: str, place: int, score: TargetScore) -> None:
+            nonlocal done
+            row = {"total": round(score.total, 5), "positions_edited": list(score.positions_edited)}
+            self.generations.put(key, row)
+            requests[place][1].fresh += 1
             advance(left[done] - left[done + 1])
+            done += 1
+
+        self._fill(self.backend.logprobs, keys, [one for one, _ in requests], [job for _, job in requests], keep)
         found = iter(self.generations.get(key) for key in keys)
-        outputs = []
+        outputs: list[Completion | None] = []
         for ask in asks:
             rows = [next(found) for _ in ask.sample.options]
-            totals = tuple(row["total"] for row in rows)
-            rater = ask.job.fits[ask.sample.concept.id].candidates[ask.trial.candidate].rater
-            totals = tuple(rater.rate(ask.sample.options, totals)) if rater else totals
-            ask.job.answers += len(rows)
-            best = max(range(len(rows)), key=totals.__getitem__)
-            positions_edited = tuple(rows[best]["positions_edited"])
-            outputs.append(Completion(ask.sample.options[best], 0, 0, positions_edited, options=totals))
+            outputs.append(None)
+            if ask.job.status != "todo":
+                continue
+            with self._guard(ask.job, "options"):
+                totals = tuple(row["total"] for row in rows)
+                rater = ask.job.fits[ask.sample.concept.id].candidates[ask.trial.candidate].rater
+                totals = tuple(rater.rate(ask.sample.options, totals)) if rater else totals
+                if len(totals) != len(rows) or not np.isfinite(totals).all():
+                    raise BenchError(f"{len(totals)} ratings of {len(rows)} options, or one that is not finite")
+                ask.job.answers += len(rows)
+                best = max(range(len(rows)), key=totals.__getitem__)
+                positions_edited = tuple(rows[best]["positions_edited"])
+                outputs[-1] = Completion(ask.sample.options[best], 0, 0, positions_edited, options=totals)
         return outputs
 
-    def _answers(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+    def _answers(self, asks: Sequence[Ask], advance: Advance) -> list[Completion | None]:
         """One answer per ask; where a chooser draws several, the one it keeps, with the tokens of all."""
         choosers = [ask.job.fits[ask.sample.concept.id].candidates[ask.trial.candidate].chooser for ask in asks]
         several = [
@@ -348,53 +380,101 @@ class Session:
         ]
         advance(len(asks) - len(several))
         answers = iter(self._generate(several, advance))
-        kept = []
+        kept: list[Completion | None] = []
         for ask, chooser in zip(asks, choosers, strict=True):
-            own = [next(answers) for _ in range(chooser.n if chooser else 1)]
-            pick = 0
-            if chooser and ask.job.status == "todo":
-                with self._guard(ask.job, "choose"):
-                    texts = [answer.text for answer in own]
-                    pick = range(len(own))[chooser.pick(self.context, ask.sample, texts)]
-            kept.append(replace(own[pick], tokens=sum(answer.tokens for answer in own)))
+            own = [answer for _ in range(chooser.n if chooser else 1) if (answer := next(answers))]
+            kept.append(None)
+            if ask.job.status != "todo":
+                continue
+            with self._guard(ask.job, "choose"):
+                texts = [answer.text for answer in own]
+                pick = range(len(own))[chooser.pick(self.context, ask.sample, texts)] if chooser else 0
+                kept[-1] = replace(own[pick], tokens=sum(answer.tokens for answer in own))
         return kept
 
-    def _generate(self, asks: Sequence[Ask], advance: Advance) -> list[Completion]:
+    def _generate(self, asks: Sequence[Ask], advance: Advance) -> list[Completion | None]:
         def fresh(i: int) -> None:
             asks[i].job.fresh += 1
 
-        found = self._complete([ask.request for ask in asks], advance, fresh)
-        for ask, kept in zip(asks, found, strict=True):
-            ask.job.tokens += kept["tokens"]
-            ask.job.answers += 1
-        return [
-            Completion(
-                **kept
-                | {"positions_edited": tuple(kept["positions_edited"]), "options": tuple(kept.get("options", ()))}
-            )
-            for kept in found
-        ]
+        rows = self._complete([ask.request for ask in asks], [ask.job for ask in asks], advance, fresh)
+        found: list[Completion | None] = []
+        for ask, kept in zip(asks, rows, strict=True):
+            ask.job.tokens += kept["tokens"] if kept else 0
+            ask.job.answers += bool(kept)
+            lists = {name: tuple(kept.get(name, ())) for name in ("positions_edited", "options")} if kept else {}
+            found.append(Completion(**kept | lists) if kept else None)
+        return found
 
-    def _complete(self, requests: Sequence[Request], advance: Advance, fresh: Advance) -> list[dict[str, Any]]:
-        """The kept answer of each request; those not kept yet are made, and `fresh` told their places."""
+    def _complete(
+        self, requests: Sequence[Request], owners: Sequence[Job | None], advance: Advance, fresh: Advance
+    ) -> list[dict[str, Any] | None]:
+        """The kept answer of each request; those not kept yet are made, and `fresh` told their places. None where its
+        job (one of `owners`) failed."""
         keys = [self._key(request) for request in requests]
-        todo: dict[str, int] = {}
-        for place, key in enumerate(keys):
-            if key not in self.generations:
-                todo.setdefault(key, place)
-        advance(len(requests) - len(todo))
-        names = list(todo)
-        for i, completion in self.backend.generate([requests[todo[name]] for name in names]):
-            self.generations.put(names[i], dataclasses.asdict(completion))
-            fresh(todo[names[i]])
+        advance(len(requests) - len({key for key in keys if key not in self.generations}))
+
+        def keep(key: str, place: int, completion: Completion) -> None:
+            self.generations.put(key, dataclasses.asdict(completion))
+            fresh(place)
             advance(1)
+
+        self._fill(self.backend.generate, keys, requests, owners, keep)
         return [self.generations.get(key) for key in keys]
 
+    def _fill(
+        self,
+        call: Callable[[Sequence[Request]], Iterator[tuple[int, T]]],
+        keys: Sequence[str],
+        requests: Sequence[Request],
+        owners: Sequence[Job | None],
+        keep: Callable[[str, int, T], None],
+    ) -> None:
+        """Have the engine answer what is not kept yet, each key once and all in one call.
+
+        Where that raises, what is left is asked job by job (`owners`): a request that cannot be answered fails its own
+        job, and one that is nobody's ends the run.
+        """
+
+        def asked(places: Sequence[int]) -> Exception | None:
+            """What ended the call, where anything did."""
+            answers = call([requests[place] for place in places])
+            while True:
+                try:
+                    i, found = next(answers)
+                except StopIteration:
+                    return None
+                except StopRun:
+                    raise
+                except Exception as error:  # an engine runs a method's edits: its failure may be the method's
+                    return error
+                keep(keys[places[i]], places[i], found)  # unguarded: a full disk is no fault of a method
+
+        apart = False
+        while todo := self._missing(keys, owners):
+            places = list(todo.values())
+            places = [place for place in places if owners[place] is owners[places[0]]] if apart else places
+            job = owners[places[0]]
+            if (error := asked(places)) is None:
+                if any(keys[place] not in self.generations for place in places):
+                    raise BenchError(f"backend {self.backend.name} left requests without an answer")
+            elif job is None:
+                raise error
+            elif any(owners[place] is not job for place in places):
+                apart = True
+            else:
+                with self._guard(job, "generate"):
+                    raise error
+
+    def _missing(self, keys: Sequence[str], owners: Sequence[Job | None]) -> dict[str, int]:
+        """key -> the first place that wants it, of what is not kept and belongs to a job that has not failed."""
+        found: dict[str, int] = {}
+        for place, (key, job) in enumerate(zip(keys, owners, strict=True)):
+            if key not in self.generations and (job is None or job.status == "todo"):
+                found.setdefault(key, place)
+        return found
+
     def _key(self, request: Request) -> str:
-        steering = request.steering or Steering()
-        prompt = request.prompt if isinstance(request.prompt, str) else steering.prompt.apply(request.prompt)
-        parts = (steering.internal_digest, prompt, request.prefill, request.sampling, request.seed)
-        return digest(self.backend.fingerprint(), code_digest(*steering.kinds), *parts)
+        return kept_as(self.backend.fingerprint(), request)
 
     def _rate_all(self, items: Sequence[Item]) -> list[Verdict]:
         """For fits, which are kept: none may be made with ratings missing that a later run would get."""

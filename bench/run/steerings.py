@@ -11,12 +11,14 @@ from pathlib import Path
 
 from bench.core.content import Message, digest
 from bench.core.definitions import code_digest
+from bench.core.errors import BenchError
 from bench.core.interfaces import Bound, Context, Fitted, Method, Task
 from bench.core.protocol import Protocol
 from bench.core.steering import Steering
 from bench.core.store import Artefacts, Rows
 from bench.core.values import Concept
 from bench.run.fits import Fits
+from bench.run.steering_contract import misshapen
 from bench.run.strength import Strength
 from bench.run.views import Views
 
@@ -57,7 +59,10 @@ class Steerings:
         if isinstance(steering, Bound):
             place = (id(steering), messages)  # the entry keeps it alive, so that no other takes its number
             if place not in self._bound:
-                self._bound[place] = (steering, steering.bind(self.context.lm, messages))
+                bound = steering.bind(self.context.lm, messages)
+                if problem := misshapen(bound, self.context.lm):
+                    raise BenchError(f"bound to a prompt, {problem}")
+                self._bound[place] = (steering, bound)
             steering = self._bound[place][1]
         assert steering is not None
         return self.at(method, steering, concept, candidate, coefficient)

@@ -5,15 +5,18 @@ Invariant: a check returns what is wrong, or nothing; it never passes for lack o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from bench.core.errors import BenchError
-from bench.core.interfaces import Task
+from bench.core.interfaces import Rate, Task
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.values import Completion, Concept, Item, Sample, Train, Verdict
+
+ROUNDING = 1e-6
 
 
 def leak(task: Task, concept: Concept, train: Train) -> str:
@@ -117,14 +120,8 @@ def _scores(task: Task) -> str:
         if len(rows) != count:
             return f"it scores {len(rows)} of {count} answers"
         for row in rows:
-            if "overall" not in row and task.kind == "steering":  # of texts some may count for one axis alone
-                return "an answer has no overall"
-            if strange := sorted(row.keys() - {*task.axes, "overall"}):
-                return f"an answer has {strange[0]}, which is none of its axes"
-            for axis, verdict in row.items():
-                value = 0.0 if verdict.value is None else verdict.value
-                if not (0 <= value <= task.scale and math.isfinite(value)):
-                    return f"{axis} is {value}, and the scale goes from 0 to {task.scale:g}"
+            if problem := _misscored(task, row):
+                return problem
     return ""
 
 
@@ -133,6 +130,42 @@ def _missing(task: Task) -> str:
         return ""
     scored = [v.value for row in _scored(task, None) if (v := row.get("overall")) and v.value is not None]
     return f"an answer that no judge could rate has overall {scored[0]}" if scored else ""
+
+
+def scored(
+    task: Task, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
+) -> list[dict[str, Verdict]]:
+    """What a task makes of answers, held to its shape: an answer's verdicts by axis, each on the scale or missing.
+
+    Raises BenchError, for the run: a task is the same for every method.
+    """
+    try:
+        rows = list(task.score(samples, outputs, rate))
+    except (BenchError, OSError):
+        raise
+    except Exception as error:  # a task may be third-party code
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise BenchError(f"task {task.name} cannot score: {type(error).__name__}: {reason}".rstrip(": ")) from error
+    if len(rows) != len(samples):
+        raise BenchError(f"task {task.name} scores {len(rows)} of {len(samples)} answers")
+    if problem := next((why for row in rows if (why := _misscored(task, row))), ""):
+        raise BenchError(f"task {task.name}: {problem}")
+    return rows
+
+
+def _misscored(task: Task, row: Any) -> str:
+    """What is wrong with the verdicts of one answer."""
+    if not isinstance(row, Mapping) or not all(isinstance(verdict, Verdict) for verdict in row.values()):
+        return f"an answer's score is a {type(row).__name__}, where a verdict for each axis is due"
+    if "overall" not in row and task.kind == "steering":  # of texts some may count for one axis alone
+        return "an answer has no overall"
+    if strange := sorted(row.keys() - {*task.axes, "overall"}):
+        return f"an answer has {strange[0]}, which is none of its axes"
+    for axis, verdict in row.items():
+        value = 0.0 if verdict.value is None else verdict.value
+        if not (isinstance(value, int | float | np.number) and -ROUNDING <= value <= task.scale + ROUNDING):
+            return f"{axis} is {value}, and the scale goes from 0 to {task.scale:g}"
+    return ""
 
 
 def refuse(task: Task, trains: Mapping[str, Train]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.core.content import digest
+from bench.core.definitions import code_digest
 from bench.core.interfaces import Fitted, Method
 from bench.core.protocol import Protocol
 from bench.core.steering import Prompt, Steering
@@ -90,6 +91,15 @@ def options(sample: Sample, asked: Request) -> list[Request]:
     """A multiple choice as one request for each option, whose log-probability is wanted."""
     lead = " " if sample.raw else ""  # after plain text an answer begins with a space
     return [replace(asked, target=lead + option, sampling=Sampling(), seed=0) for option in sample.options]
+
+
+def kept_as(engine: str, request: Request) -> str:
+    """Key of the answer to a request by an engine (its fingerprint): all that decides the text, and nothing else."""
+    steering = request.steering or Steering()
+    prompt, edit = request.prompt, steering.prompt
+    asked = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
+    parts = (steering.internal_digest, asked, request.prefill, request.sampling, request.seed)
+    return digest(engine, code_digest(*steering.kinds), *parts)
 
 
 def seed_of(sample: Sample, rules: Protocol) -> int:

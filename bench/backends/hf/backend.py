@@ -155,6 +155,10 @@ class HFBackend(Backend):
         return len(blocks(self.model))
 
     @property
+    def width(self) -> int:
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
     def context(self) -> int:
         return self.chat.context
 

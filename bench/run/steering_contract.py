@@ -1,0 +1,121 @@
+"""What a steering must be before a run answers with it: of this model's shape, finite, and text where text is due.
+
+Invariant: what is wrong with a method's steering is told when it is fitted (or bound to a prompt), in one line, and not
+by an engine in the middle of a batch that other methods share.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from bench.core.deltas import Delta
+from bench.core.edits import Edit
+from bench.core.errors import BenchError
+from bench.core.interfaces import Backend, Bound, Fitted
+from bench.core.steering import Prompt, Steering
+
+
+def unfit(candidate: Any, lm: Backend) -> str:
+    """Why a run cannot use a candidate of a fit; "" where it can. A steering for each prompt is seen when bound."""
+    if not isinstance(candidate, Fitted):
+        return f"the fit gave a {type(candidate).__name__}, where a Fitted is due"
+    if problem := _untold(candidate.note):
+        return f"its note {problem}"
+    steering: object = candidate.steering
+    later = steering is None or (isinstance(steering, Bound) and not isinstance(steering, Steering))
+    return "" if later else misshapen(steering, lm)
+
+
+def misshapen(steering: Any, lm: Backend) -> str:
+    """Why a steering cannot be applied to a model; "" where it can."""
+    if not isinstance(steering, Steering):
+        return f"its steering is a {type(steering).__name__}: a Steering, or what binds to one, is due"
+    if lack := sorted(steering.needs - lm.can):
+        return f"backend {lm.name} cannot {', '.join(lack)}"
+    parts = (_said(steering.prompt), *(_edit(edit, lm) for edit in steering.edits), *_deltas(steering.deltas, lm))
+    return next((problem for problem in parts if problem), "")
+
+
+def _untold(note: Any) -> str:
+    """Why a note cannot be written down as JSON."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError(f"holds a {type(value).__name__}, which JSON has no place for")
+
+    try:
+        json.dumps(dict(note), allow_nan=False, default=bare)
+    except ValueError:
+        return "holds a number that is not finite"
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
+def _said(prompt: Prompt) -> str:
+    texts = [prompt.system, prompt.prefix, prompt.suffix, *(text for shot in prompt.shots for text in shot)]
+    return "" if all(isinstance(text, str) for text in texts) else "its prompt has a part that is no text"
+
+
+def _edit(edit: Any, lm: Backend) -> str:
+    if not isinstance(edit, Edit):
+        return f"its steering has a {type(edit).__name__}, which is no edit"
+    name = f"{type(edit).__name__} at layer {edit.layer}"
+    for layer, what in ((edit.layer, ""), *([(edit.gate.layer, "'s gate")] if edit.gate else [])):
+        if not 0 <= layer < lm.layers:
+            return f"{name}{what}: the model has layers 0 to {lm.layers - 1}"
+    if strange := [field for field, value in edit.tensors().items() if not np.isfinite(value).all()]:
+        return f"{name}: its {strange[0]} has values that are not finite"
+    if edit.gate and np.shape(edit.gate.direction) != (lm.width,):
+        return f"{name}: its gate has shape {np.shape(edit.gate.direction)}, and the model's states have {lm.width}"
+    return _changes(edit, name, lm.width)
+
+
+def _changes(edit: Edit, name: str, width: int) -> str:
+    """What its kind's own maths says of one state of the model's width."""
+    import torch
+
+    state = torch.linspace(-1, 1, width)[None, None]
+    operands = {field: torch.as_tensor(value)[None] for field, value in edit.operands().items()}
+    placed = {
+        field: value[:, :1] if field in edit.by_position and value.ndim == 3 else value[:, None]
+        for field, value in operands.items()
+    }
+    try:
+        change = edit.change(state, placed, edit.flags())
+        shape = (state + change).shape
+    except Exception as error:  # a kind may be third-party code
+        return f"{name} cannot change a state of width {width}: {str(error).splitlines()[0]}"
+    if shape != state.shape:
+        return f"{name} makes {tuple(shape)} of a state {tuple(state.shape)}"
+    return "" if bool(torch.isfinite(change).all()) else f"{name} gives values that are not finite"
+
+
+def _deltas(deltas: tuple[Any, ...], lm: Backend) -> list[str]:
+    """Of each change of a weight, where the engine shows its model's modules."""
+    if not deltas:
+        return []
+    try:
+        modules = dict(lm.module.named_modules())
+    except BenchError:
+        return []
+    found = []
+    for delta in deltas:
+        if not isinstance(delta, Delta):
+            return [f"its steering has a {type(delta).__name__}, which is no change of a weight"]
+        module = modules.get(delta.module)
+        if not hasattr(module, "in_features"):
+            found.append(f"{type(delta).__name__} on {delta.module!r}: the model has no such linear module")
+            continue
+        left, right = delta.factors()
+        shape = (left.shape[0], left.shape[1] if right is None else right.shape[1])
+        own = (module.out_features, module.in_features)  # type: ignore[union-attr]
+        inner = "" if right is None or left.shape[1] == right.shape[0] else "its factors do not fit each other"
+        found.append(inner if shape == own else f"{type(delta).__name__} on {delta.module}: {shape}, where it is {own}")
+        if not all(np.isfinite(value).all() for value in delta.tensors().values()):
+            found.append(f"{type(delta).__name__} on {delta.module}: it has values that are not finite")
+    return found

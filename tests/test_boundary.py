@@ -1,0 +1,279 @@
+"""What third parties bring, held where it comes in: a method that is wrong fails alone, in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench.backends import tiny
+from bench.cli.main import main
+from bench.core.registry import load_plugin
+
+PLUGIN = '''
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench import Add, Clamp, Fitted, Method, Project, Span, Steering, method, stored
+from bench.core.deltas import LowRankDelta
+from bench.core.edits import Gate, LowRank
+
+def unit(ctx, size=0):
+    return np.eye(size or ctx.lm.width, dtype=np.float32)[0]
+
+def made(name, needs=()):
+    return method(name, family="direction", needs=needs)
+
+class Plain(Method):
+    def fit(self, ctx, train):
+        return [Fitted(self.steering(ctx), note=self.note())]
+
+    def note(self):
+        return {}
+
+def adding(ctx, **fields):
+    return Steering(edits=(Add(**{"layer": 1, "value": unit(ctx)} | fields),))
+
+@made("bad-layer", ["add"])
+@dataclass(frozen=True)
+class BadLayer(Plain):
+    def steering(self, ctx):
+        return adding(ctx, layer=99)
+
+@made("bad-negative-layer", ["add"])
+@dataclass(frozen=True)
+class BadNegative(Plain):
+    def steering(self, ctx):
+        return adding(ctx, layer=-1)
+
+@made("bad-width", ["add"])
+@dataclass(frozen=True)
+class BadWidth(Plain):
+    def steering(self, ctx):
+        return adding(ctx, value=unit(ctx, 5))
+
+@made("bad-rows", ["project"])
+@dataclass(frozen=True)
+class BadRows(Plain):
+    def steering(self, ctx):
+        return Steering(edits=(Project(layer=1, basis=np.eye(3, dtype=np.float32)),))
+
+@made("bad-rank", ["lowrank"])
+@dataclass(frozen=True)
+class BadRank(Plain):
+    def steering(self, ctx):
+        two = np.eye(ctx.lm.width, dtype=np.float32)[:2]
+        return Steering(edits=(LowRank(layer=1, rotation=two, weight=two[[0, 0, 1]], bias=np.ones(2, np.float32)),))
+
+@made("bad-gate", ["add", "gate"])
+@dataclass(frozen=True)
+class BadGate(Plain):
+    def steering(self, ctx):
+        return adding(ctx, gate=Gate(0, np.ones(3, np.float32), 0.1))
+
+@made("bad-module", ["delta"])
+@dataclass(frozen=True)
+class BadModule(Plain):
+    def steering(self, ctx):
+        down, up = np.ones((1, 4), np.float32), np.ones((4, 1), np.float32)
+        return Steering(deltas=(LowRankDelta(module="model.layers.0.nowhere", down=down, up=up),))
+
+@made("bad-shape", ["delta"])
+@dataclass(frozen=True)
+class BadShape(Plain):
+    def steering(self, ctx):
+        down, up = np.ones((1, 4), np.float32), np.ones((4, 1), np.float32)
+        return Steering(deltas=(LowRankDelta(module="model.layers.0.mlp.up_proj", down=down, up=up),))
+
+@made("bad-kind")
+@dataclass(frozen=True)
+class BadKind(Plain):
+    def steering(self, ctx):
+        return {"add": 3}
+
+@made("bad-part")
+@dataclass(frozen=True)
+class BadPart(Plain):
+    def steering(self, ctx):
+        return Steering(edits=("add",))
+
+@made("bad-text", ["prompt"])
+@dataclass(frozen=True)
+class BadText(Plain):
+    def steering(self, ctx):
+        return dataclasses.replace(Steering(), prompt=dataclasses.replace(Steering().prompt, system=3))
+
+@made("bad-note", ["add"])
+@dataclass(frozen=True)
+class BadNote(Plain):
+    def steering(self, ctx):
+        return adding(ctx)
+
+    def note(self):
+        return {"loss": float("nan")}
+
+@made("bad-note-array", ["add"])
+@dataclass(frozen=True)
+class BadNoteArray(BadNote):
+    def note(self):
+        return {"loss": np.ones(3)}
+
+@made("bad-place", ["add"])
+@dataclass(frozen=True)
+class BadPlace(Plain):
+    """Asks for positions that no prompt has."""
+
+    def steering(self, ctx):
+        return adding(ctx, span=Span("prompt", offset=4000))
+
+@stored
+@dataclass(frozen=True)
+class Binds:
+    how: str
+
+    def bind(self, lm, messages):
+        if self.how == "raises":
+            raise RuntimeError("no binding today\\nof several lines")
+        return adding(type("Ctx", (), {"lm": lm}), layer=99) if self.how == "layer" else "a text"
+
+@made("bad-bind", ["add"])
+@dataclass(frozen=True)
+class BadBind(Plain):
+    how: str = "raises"
+
+    def steering(self, ctx):
+        return Binds(self.how)
+
+@made("bad-bound-layer", ["add"])
+@dataclass(frozen=True)
+class BadBoundLayer(BadBind):
+    how: str = "layer"
+
+@made("bad-bound-type", ["add"])
+@dataclass(frozen=True)
+class BadBoundType(BadBind):
+    how: str = "type"
+
+@stored
+@dataclass(frozen=True)
+class Picks:
+    n: int = 2
+
+    def pick(self, ctx, sample, answers):
+        return 9
+
+@made("bad-pick")
+@dataclass(frozen=True)
+class BadPick(Method):
+    def fit(self, ctx, train):
+        return [Fitted(Steering(), chooser=Picks())]
+
+@made("bad-fit")
+@dataclass(frozen=True)
+class BadFit(Method):
+    def fit(self, ctx, train):
+        return [Steering()]
+'''
+SAID = {
+    "bad-layer": "fit: BenchError: Add at layer 99: the model has layers 0 to 3",
+    "bad-negative-layer": "fit: BenchError: Add at layer -1: the model has layers 0 to 3",
+    "bad-width": "Add at layer 1 cannot change a state of width 32: ",
+    "bad-rows": "Project at layer 1 cannot change a state of width 32: ",
+    "bad-rank": "LowRank at layer 1 cannot change a state of width 32: ",
+    "bad-gate": "Add at layer 1: its gate has shape (3,), and the model's states have 32",
+    "bad-module": "LowRankDelta on 'model.layers.0.nowhere': the model has no such linear module",
+    "bad-shape": "LowRankDelta on model.layers.0.mlp.up_proj: (4, 4), where it is (64, 32)",
+    "bad-kind": "its steering is a dict: a Steering, or what binds to one, is due",
+    "bad-part": "no attribute 'need'",
+    "bad-text": "its prompt has a part that is no text",
+    "bad-note": "its note holds a number that is not finite",
+    "bad-note-array": "its note holds a ndarray, which JSON has no place for",
+    "bad-place": "generate: BenchError: Add at layer 1 touched no position of a request",
+    "bad-bind": "steering: RuntimeError: no binding today",
+    "bad-bound-layer": "bound to a prompt, Add at layer 99: the model has layers 0 to 3",
+    "bad-bound-type": "bound to a prompt, its steering is a str",
+    "bad-pick": "choose: IndexError",
+    "bad-fit": "the fit gave a Steering, where a Fitted is due",
+}
+"""What each method of the plugin is told."""
+
+
+def bench(*words: str) -> Any:
+    return CliRunner().invoke(main, list(words))
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "bad_methods.py"
+    path.write_text(PLUGIN, "utf-8")
+    return path
+
+
+def test_each_method_that_is_wrong_fails_alone_and_in_one_line(plugin: Path, tmp_path: Path) -> None:
+    """All in one run, with two that are right, on a real model: so each is kept from the batches of the others."""
+    model = tiny.build(tmp_path / "model")
+    wanted = ",".join([*SAID, "none", "prompt"])
+    words = ("run", "-m", wanted, "-n", "2", "--model", str(model.path), "--dtype", "float32", "--judge", "rules")
+    done = bench(*words, "--plugin", str(plugin), "--results", str(tmp_path / "results"), "--json")
+    assert done.exit_code == 1, done.stderr
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    rows = {row["method"]: row for row in json.loads(done.stdout)["runs"]}
+    assert {name for name, row in rows.items() if row["status"] == "complete"} == {"none", "prompt"}
+    for name, said in SAID.items():
+        assert rows[name]["status"] == "failed"
+        assert said in rows[name]["reason"], rows[name]["reason"]
+        assert "\n" not in rows[name]["reason"]
+    assert all(len(json.loads(Path(rows[n]["path"]).read_text())["samples"]) == 6 for n in ("none", "prompt"))
+
+
+TASKS = """
+from dataclasses import dataclass
+
+from bench import Verdict, task
+from tasks.axbench import AxBench
+
+BAD = {"short": lambda rows: rows[:-1], "plain": lambda rows: [1.0 for _ in rows],
+       "high": lambda rows: [row | {"overall": Verdict(9.0)} for row in rows],
+       "nan": lambda rows: [row | {"overall": Verdict(float("nan"))} for row in rows],
+       "axis": lambda rows: [row | {"mood": Verdict(1.0)} for row in rows],
+       "raise": lambda rows: 1 // 0}
+
+@task("bad-task")
+@dataclass(frozen=True)
+class Bad(AxBench):
+    how: str = "short"
+
+    def score(self, samples, outputs, rate):
+        return BAD[self.how](super().score(samples, outputs, rate))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("short", "task bad-task scores"),
+        ("plain", "task bad-task: an answer's score is a float, where a verdict for each axis is due"),
+        ("high", "task bad-task: overall is 9.0, and the scale goes from 0 to 2"),
+        ("nan", "task bad-task: overall is nan, and the scale goes from 0 to 2"),
+        ("axis", "task bad-task: an answer has mood, which is none of its axes"),
+        ("raise", "task bad-task cannot score: ZeroDivisionError"),
+    ],
+)
+def test_a_task_that_scores_wrongly_is_named_in_one_line(
+    how: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bad_task.py").write_text(TASKS, "utf-8")
+    load_plugin(tmp_path / "bad_task.py")
+    words = ("run", "-t", "bad-task", "-p", f"bad-task.how={how}", "-m", "none", "-n", "1", "--backend", "fake")
+    done = bench(*words, "--judge", "rules", "--results", str(tmp_path / "results"))
+    assert done.exit_code == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"bench: {said}")
+    assert not list((tmp_path / "results").rglob("run.json"))
