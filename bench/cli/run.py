@@ -25,7 +25,7 @@ from bench.results import hypotheses
 from bench.results.runs import Run, read as read_run
 from bench.results.tables import Table, tables
 from bench.run.jobs import Job
-from bench.run.plan import Options, Plan, from_file, make
+from bench.run.plan import ADDRESS, Options, Plan, from_file, make
 from bench.run.session import execute, planned
 from bench.run.speed import learn, rates
 from bench.run.spending import Cost, spend
@@ -74,6 +74,7 @@ from bench.run.views import answer_tokens, unanswered_by
     help="Exit with 1 where more of a run's ratings are missing [0.02].",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML, or a past run.json to replay.")
+@click.option("--yes", is_flag=True, help="Send texts and your key to the hosted models that --config names.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its cost; load no model.")
 @results_option
 @plugin_option
@@ -83,6 +84,7 @@ def run(
     param: tuple[str, ...],
     config: Path | None,
     dry_run: bool,
+    yes: bool,
     results: Path | None,
     late: tuple[Path, ...],
     as_json: bool,
@@ -97,11 +99,13 @@ def run(
     if "coefficients" in given:
         given["coefficients"] = cast(given["coefficients"], tuple[float, ...], "--coefficients")
     params = dict(given.get("params", {}))
+    filed = set(params) if config else set[str]()
     for text in param:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"-p {text}: write name.field=value, as in diffmean.layer=12")
         params[key] = value
+        filed.discard(key)
     plan = make(Options(**given | {"params": params}))
     summary = shown(plan, results)
     if any(row["status"] == "todo" for row in summary["runs"]):
@@ -113,6 +117,8 @@ def run(
         raise UsageError("no method of this run can be made: the reasons stand above")
     if dry_run:
         return
+    if config and not yes and any(row["status"] == "todo" for row in summary["runs"]):
+        _consent(config, plan, {role for role in plan.sent if flags[role] is None}, filed)
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
     jobs = execute(plan, results, progress)
     failed = outcome(jobs, results, as_json, plan.options.max_unscored)
@@ -120,6 +126,23 @@ def run(
         _replayed(read_run(config), jobs)
     if failed:
         sys.exit(1)
+
+
+def _consent(config: Path, plan: Plan, unnamed: set[str], filed: set[str]) -> None:
+    """Ask before texts and a key go to a model that the command line did not name: by a past run, which may be another
+    person's, or to an address of its own that a settings file gives."""
+    asked = unnamed if config.suffix == ".json" else {"judge"} & plan.sent.keys() if any(map(_words, filed)) else set()
+    if not asked:
+        return
+    places = " and ".join(f"{role} {plan.sent[role]}" for role in sorted(asked))
+    told = f"{config.name} names the {places}: texts of this run and your key would go there"
+    if not sys.stdin.isatty():
+        raise UsageError(f"{told}; say --yes, or name it yourself ({', '.join(f'--{role}' for role in sorted(asked))})")
+    click.confirm(f"bench: {told}. Go on?", abort=True, err=True)
+
+
+def _words(key: str) -> set[str]:
+    return set(key.rpartition(".")[2].split("_")) & ADDRESS
 
 
 def _replayed(record: Run, jobs: Sequence[Job]) -> None:
@@ -192,6 +215,8 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
             say(f"{row['method']}: unsupported: {row['reason']}")
     if made.engine:
         say(made.engine)
+    for role, place in made.sent.items():
+        say(f"{role}: texts go to {place}")
     if judging:
         say(_estimate(judging, made.options.max_cost))
     say(f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""))

@@ -71,6 +71,10 @@ class LLMJudge(Judge):
             self.backend.probe()
 
     @property
+    def where(self) -> str:
+        return self.backend.where
+
+    @property
     def cost(self) -> Price | None:
         """What is paid for the model's tokens, where that is known."""
         price = price_of(self.model, self.price)
