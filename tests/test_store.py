@@ -232,9 +232,10 @@ def test_an_artefact_is_made_once(tmp_path: Path) -> None:
     assert len(calls) == 1
     assert calls[0] != one  # written under another name, then renamed
     assert (one / "fit.txt").read_text() == "fitted"
-    assert json.loads((one / "key.json").read_text()) == {"method": "m", "c": [1, 2]}
+    kept = json.loads((one / "key.json").read_text())
+    assert kept | {"files": ["fit.txt"]} == {"method": "m", "c": [1, 2], "files": list(kept["files"])}
     assert artefacts.has("k")
-    assert os.listdir(tmp_path / "fits") == ["k"]
+    assert sorted(os.listdir(tmp_path / "fits")) == [".claims", "k"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("fit"), OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -248,7 +249,7 @@ def test_a_failing_writer_leaves_nothing_and_can_be_repeated(tmp_path: Path, err
     with pytest.raises(type(error)):
         artefacts.make("k", {}, half)
     assert not artefacts.has("k")
-    assert os.listdir(tmp_path / "fits") == []
+    assert os.listdir(tmp_path / "fits") == [".claims"]
     artefacts.make("k", {}, lambda folder: None)
     assert os.listdir(tmp_path / "fits" / "k") == ["key.json"]
 
@@ -257,7 +258,7 @@ def test_a_reason_that_is_not_json_leaves_nothing(tmp_path: Path) -> None:
     artefacts = Artefacts(tmp_path)
     with pytest.raises(TypeError):
         artefacts.make("k", object(), lambda folder: None)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == [".claims"]
 
 
 def test_an_artefact_another_process_finished_first_is_taken(tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_an_artefact_another_process_finished_first_is_taken(tmp_path: Path) -> 
         (folder / "who").write_text("second")
 
     assert (artefacts.make("k", {}, slow) / "who").read_text() == "first"
-    assert os.listdir(tmp_path) == ["k"]
+    assert sorted(os.listdir(tmp_path)) == [".claims", "k"]
 
 
 # save_value and load_value

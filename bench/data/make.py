@@ -75,8 +75,9 @@ class Generator:
         todo = [key for key in keys if key not in self.rows]
         if questions:
             self.tell(f"{what}: {len(keys) - len(todo)} there, {len(todo)} to write")
-        for i, completion in self.backend.generate([requests[key] for key in todo]):
-            self.rows.put(todo[i], dataclasses.asdict(completion))
+        for mine in self.rows.portions(todo):
+            for i, completion in self.backend.generate([requests[key] for key in mine]):
+                self.rows.put(mine[i], dataclasses.asdict(completion))
         self.asked.update(keys)
         places = {requests[key].prompt: key for key in keys}
         found = [self.rows.get(places[(("user", text),)]) for text in questions]

@@ -142,13 +142,14 @@ class Embedding(Judge):
         if self._keep is None:
             raise BenchError("the embedding judge must be calibrated (prepare) before it rates")
         keys = {query: digest(WEIGHTS, CONTEXT, query) for query in dict.fromkeys(queries)}
-        todo = [query for query, key in keys.items() if key not in self._keep]
-        parts = {query: _parts(query[0]) for query in todo}
-        texts = list(dict.fromkeys(t for query in todo for t in (*parts[query], query[1])))
-        vectors = dict(zip(texts, self.encoder.embed(texts), strict=True))
-        for query in todo:
-            best = max(float(vectors[part] @ vectors[query[1]]) for part in parts[query])
-            self._keep.put(keys[query], round(best, 5))
+        todo = {key: query for query, key in keys.items() if key not in self._keep}
+        for mine in self._keep.portions(todo):
+            parts = {key: _parts(todo[key][0]) for key in mine}
+            texts = list(dict.fromkeys(t for key in mine for t in (*parts[key], todo[key][1])))
+            vectors = dict(zip(texts, self.encoder.embed(texts), strict=True))
+            for key in mine:
+                best = max(float(vectors[part] @ vectors[todo[key][1]]) for part in parts[key])
+                self._keep.put(key, round(best, 5))
         return {query: self._keep.get(key) for query, key in keys.items()}
 
 

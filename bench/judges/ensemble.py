@@ -159,8 +159,8 @@ class Ensemble(Judge):
             raise BenchError("the ensemble judge must be set up (prepare) before it rates")
         keys = [digest(FEATURES, i.concept.text, i.instruction, i.text) for i in items]
         todo = {key: item for key, item in zip(keys, items, strict=True) if key not in self._keep}
-        if todo:
-            for key, row in zip(todo, self._measure(list(todo.values())), strict=True):
+        for mine in self._keep.portions(todo):
+            for key, row in zip(mine, self._measure([todo[key] for key in mine]), strict=True):
                 self._keep.put(key, [round(v, 5) for v in row])
         return np.array([self._keep.get(key) for key in keys], dtype=float).reshape(len(items), len(FEATURES))
 
@@ -224,11 +224,11 @@ class Ensemble(Judge):
         assert self._keep is not None
         keys = [digest("expected", item.instruction, item.text) for item in items]
         todo = {key: item for key, item in zip(keys, items, strict=True) if key not in self._keep}
-        names = list(todo)
-        requests = [Request((("user", todo[key].instruction),), target=todo[key].text) for key in names]
-        for i, score in self.reading.logprobs(requests) if requests else ():
-            values = np.array(score.logprobs)
-            self._keep.put(names[i], [round(float(values.mean()), 4), round(float(np.quantile(values, 0.2)), 4)])
+        for mine in self._keep.portions(todo):
+            requests = [Request((("user", todo[key].instruction),), target=todo[key].text) for key in mine]
+            for i, score in self.reading.logprobs(requests):
+                values = np.array(score.logprobs)
+                self._keep.put(mine[i], [round(float(values.mean()), 4), round(float(np.quantile(values, 0.2)), 4)])
         return [tuple(self._keep.get(key)) for key in keys]
 
 

@@ -27,12 +27,13 @@ def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int
     # Answers to one question stand together, whichever method gave them: a judge reads what they share once.
     names = sorted(todo, key=lambda key: (todo[key].concept.id, todo[key].instruction))
     transient: dict[str, Verdict] = {}
-    for i, verdict in judge.rate([todo[name] for name in names]):
-        if verdict.transient:
-            transient[names[i]] = verdict
-        else:
-            kept.put(names[i], dataclasses.asdict(verdict))
-        advance(1)
+    for mine in kept.portions(names, advance, judge.whole):
+        for i, verdict in judge.rate([todo[name] for name in mine]):
+            if verdict.transient:
+                transient[mine[i]] = verdict
+            else:
+                kept.put(mine[i], dataclasses.asdict(verdict))
+            advance(1)
     return [transient[key] if key in transient else Verdict(**kept.get(key)) for key in keys]
 
 

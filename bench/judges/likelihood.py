@@ -194,9 +194,11 @@ class Likelihood(Judge):
         if self._backend is None or self._keep is None:
             raise BenchError("the likelihood judge must be calibrated (prepare) before it rates")
         keys = {query: digest(query) for query in dict.fromkeys(queries)}
-        todo = [query for query, key in keys.items() if key not in self._keep]
-        for i, score in self._backend.logprobs([Request(prompt, target=text) for prompt, text in todo]):
-            self._keep.put(keys[todo[i]], [round(v, 4) for v in score.logprobs])
+        todo = {key: query for query, key in keys.items() if key not in self._keep}
+        for mine in self._keep.portions(todo):
+            requests = [Request(todo[key][0], target=todo[key][1]) for key in mine]
+            for i, score in self._backend.logprobs(requests):
+                self._keep.put(mine[i], [round(v, 4) for v in score.logprobs])
         return {query: np.array(self._keep.get(key)) for query, key in keys.items()}
 
 

@@ -80,6 +80,10 @@ class LLMJudge(Judge):
         price = price_of(self.model, self.price)
         return price.halved() if price and self.batch else price
 
+    @property
+    def whole(self) -> bool:
+        return self.batch
+
     def fingerprint(self) -> Mapping[str, Any]:
         return {
             "model": self.model,

@@ -182,9 +182,9 @@ def _kept(
     """What `answer` gives for each request, from `rows` where it is there."""
     keys = [digest(dataclasses.replace(r, steering=None), (r.steering or Steering()).digest) for r in requests]
     todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in rows}
-    names = list(todo)
-    for i, value in answer(list(todo.values())):
-        rows.put(names[i], dataclasses.asdict(value))
+    for mine in rows.portions(todo):
+        for i, value in answer([todo[key] for key in mine]):
+            rows.put(mine[i], dataclasses.asdict(value))
     return [rows.get(key) for key in keys]
 
 

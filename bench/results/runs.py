@@ -22,7 +22,7 @@ from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.naming import build_method
 from bench.core.paths import default_results, scratch
 from bench.core.protocol import USUAL_TASK, RunSpec
-from bench.core.store import write_json, write_whole
+from bench.core.store import json_bytes, write_set
 from bench.core.values import Verdict
 from bench.results import provenance
 from bench.results.hypotheses import carried
@@ -116,16 +116,16 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Se
     if not (reasons or folder):
         data = published(data)
     path = place(spec, root)
+    files = {path: json_bytes(data)}
+    if trials:
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in trials)
+        files = {path.with_name(TRIALS): lines.encode()} | files
     try:
-        if trials:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in trials)
-            write_whole(path.with_name(TRIALS), lines.encode())
-        write_json(path, data)
+        write_set(files)
     except OSError as error:
-        path.with_name(TRIALS).unlink(missing_ok=True)
         raise BenchError(
-            f"cannot write {path.name} of {spec.method}: {error.strerror}; rerun the same command"
+            f"cannot write {spec.method} ({error.strerror}: {error.filename}); what was there is as it was, and the "
+            "same command writes it"
         ) from error
     return path
 

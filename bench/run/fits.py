@@ -99,9 +99,8 @@ class Fits:
     def _keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """An artefact that several fits share (a dictionary, say), under the model and `key`."""
         name = digest("shared", self.context.lm.fingerprint(), self.context.budget, self.context.seed, key)
-        if not self.artefacts.has(name):
-            packed = pack(make())
-            self.artefacts.make(name, {"shared": True}, partial(_write, packed))
+        for _ in self.artefacts.portions([name]):
+            self.artefacts.make(name, {"shared": True}, partial(_write, pack(make())))
         return load_value(self.artefacts.path(name) / FILE)
 
 

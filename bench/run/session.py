@@ -196,18 +196,20 @@ class Session:
                 todo = fits.missing(job.method, job.spec.prompter)
             if job.status == "failed":
                 return
-            advance(len(self.concepts) - len(todo))
-            fitted = fits.fit(job.method, todo)
-            for name, key in todo.items():
-                packed = b""
-                with self._guard(job, "fit"):
-                    packed = next(fitted, packed)
-                    if not packed:
-                        raise BenchError(f"the method gave no fit for {name}: one is due for each concept, in order")
-                if job.status == "failed":
-                    return
-                fits.store(job.method, name, key, packed)
-                advance(1)
+            concept = {key: name for name, key in todo.items()}
+            advance(len(self.concepts) - len(concept))
+            for keys in fits.artefacts.portions(concept, advance):
+                fitted = fits.fit(job.method, [concept[key] for key in keys])
+                for key in keys:
+                    packed, name = b"", concept[key]
+                    with self._guard(job, "fit"):
+                        packed = next(fitted, packed)
+                        if not packed:
+                            raise BenchError(f"the method gave no fit for {name}: one is due for each, in order")
+                    if job.status == "failed":
+                        return
+                    fits.store(job.method, name, key, packed)
+                    advance(1)
             with self._guard(job, "fit"):
                 job.by_seed.append(fits.load(job.method, job.spec.prompter))
             if job.status == "failed":
@@ -342,15 +344,20 @@ class Session:
         advance(len(asks) - left[0])
         done = 0
 
-        def keep(key: str, place: int, score: TargetScore) -> None:
+        def scored(options: int) -> None:
             nonlocal done
+            advance(left[done] - left[done + options])
+            done += options
+
+        def keep(key: str, place: int, score: TargetScore) -> None:
             row = {"total": round(score.total, 5), "positions_edited": list(score.positions_edited)}
             self.generations.put(key, row)
             requests[place][1].fresh += 1
-            advance(left[done] - left[done + 1])
-            done += 1
+            scored(1)
 
-        self._fill(self.backend.logprobs, keys, [one for one, _ in requests], [job for _, job in requests], keep)
+        self._fill(
+            self.backend.logprobs, keys, [one for one, _ in requests], [job for _, job in requests], keep, scored
+        )
         found = iter(self.generations.get(key) for key in keys)
         outputs: list[Completion | None] = []
         for ask in asks:
@@ -418,7 +425,7 @@ class Session:
             fresh(place)
             advance(1)
 
-        self._fill(self.backend.generate, keys, requests, owners, keep)
+        self._fill(self.backend.generate, keys, requests, owners, keep, advance)
         return [self.generations.get(key) for key in keys]
 
     def _fill(
@@ -428,11 +435,13 @@ class Session:
         requests: Sequence[Request],
         owners: Sequence[Job | None],
         keep: Callable[[str, int, T], None],
+        others: Advance,
     ) -> None:
-        """Have the engine answer what is not kept yet, each key once and all in one call.
+        """Have the engine answer what is not kept yet, each key once and in calls as large as the work that is shared
+        with other processes allows; `others` is told how many those made.
 
-        Where that raises, what is left is asked job by job (`owners`): a request that cannot be answered fails its own
-        job, and one that is nobody's ends the run.
+        Where a call raises, what is left of it is asked job by job (`owners`): a request that cannot be answered fails
+        its own job, and one that is nobody's ends the run.
         """
 
         def asked(places: Sequence[int]) -> Exception | None:
@@ -449,21 +458,21 @@ class Session:
                     return error
                 keep(keys[places[i]], places[i], found)  # unguarded: a full disk is no fault of a method
 
-        apart = False
-        while todo := self._missing(keys, owners):
-            places = list(todo.values())
-            places = [place for place in places if owners[place] is owners[places[0]]] if apart else places
-            job = owners[places[0]]
-            if (error := asked(places)) is None:
-                if any(keys[place] not in self.generations for place in places):
-                    raise BenchError(f"backend {self.backend.name} left requests without an answer")
-            elif job is None:
-                raise error
-            elif any(owners[place] is not job for place in places):
-                apart = True
-            else:
-                with self._guard(job, "generate"):
+        for names in self.generations.portions(self._missing(keys, owners), others):
+            own, apart = set(names), False
+            while todo := [place for key, place in self._missing(keys, owners).items() if key in own]:
+                job = owners[todo[0]]
+                places = [place for place in todo if owners[place] is job] if apart else todo
+                if (error := asked(places)) is None:
+                    if any(keys[place] not in self.generations for place in places):
+                        raise BenchError(f"backend {self.backend.name} left requests without an answer")
+                elif job is None:
                     raise error
+                elif any(owners[place] is not job for place in places):
+                    apart = True
+                else:
+                    with self._guard(job, "generate"):
+                        raise error
 
     def _missing(self, keys: Sequence[str], owners: Sequence[Job | None]) -> dict[str, int]:
         """key -> the first place that wants it, of what is not kept and belongs to a job that has not failed."""

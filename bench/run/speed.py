@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 from bench.core.paths import cache_root
@@ -16,14 +17,16 @@ RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5, "train": 700.0}
 
 def rates() -> dict[str, float]:
     """Units a second."""
-    return RATES | {unit: rate for unit, rate in measured().items() if rate > 0}
+    return RATES | measured()
 
 
 def measured() -> dict[str, float]:
-    """What this machine's runs have shown so far."""
-    path = cache_root() / "rates.json"
-    found: dict[str, float] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return found
+    """What this machine's runs have shown so far; nothing where the file is damaged, for it only makes estimates."""
+    try:
+        found = json.loads((cache_root() / "rates.json").read_text("utf-8"))
+        return {unit: float(rate) for unit, rate in found.items() if 0 < float(rate) < math.inf}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return {}
 
 
 def learn(jobs: Sequence[Job], runs: Sequence[Run]) -> None:

@@ -115,5 +115,6 @@ class Strength:
         if key not in self.keep:
             if not self.measures:
                 raise Unmeasured("a unit of strength is not kept")
-            self.keep.put(key, measure())
+            for _ in self.keep.portions([key]):
+                self.keep.put(key, measure())
         return float(self.keep.get(key))

@@ -100,15 +100,16 @@ class Views:
     def answer(self, methods: Sequence[Method], advance: Callable[[int], None] = lambda steps: None) -> None:
         """Have the model answer what pairs of these methods need, greedily and without steering."""
         asked = unanswered(self.task, self.trains.values(), methods)
-        todo = [text for text in asked if self._key(text) not in self.keep]
+        todo = {key: text for text in asked if (key := self._key(text)) not in self.keep}
         advance(len(asked) - len(todo))
         if todo and not self.asks:
             raise Unmade("pairs are made of the model's answers, and these are not kept: run the method first")
         sampling = Sampling(answer_tokens(self.rules), 0.0, 0)
-        requests = [Request((("user", text),), None, sampling) for text in todo]
-        for i, answer in self.context.lm.generate(requests):
-            self.keep.put(self._key(todo[i]), answer.text.strip())
-            advance(1)
+        for keys in self.keep.portions(todo, advance):
+            requests = [Request((("user", todo[key]),), None, sampling) for key in keys]
+            for i, answer in self.context.lm.generate(requests):
+                self.keep.put(keys[i], answer.text.strip())
+                advance(1)
 
     def made(self, method: Method) -> dict[str, str]:
         """How each of the method's views came about, where the data does not simply bring it."""
@@ -143,8 +144,9 @@ class Views:
                 raise Unmade(f"{view} are written by the prompter, and these are not kept: run the method first")
             text = ASKED[view][1].replace("{concept}", concept.text)
             request = Request((("user", text),), None, Sampling(WRITTEN, 0.0, 0))
-            ((_, answer),) = prompter.generate([request])
-            self.keep.put(key, answer.text)
+            for _ in self.keep.portions([key]):
+                ((_, answer),) = prompter.generate([request])
+                self.keep.put(key, answer.text)
         lines = [re.sub(r"^[\s*-]*(\d+[.)])?\s*", "", line) for line in self.keep.get(key).splitlines()]
         parts = [tuple(part.strip(" *") for part in line.split("|")) for line in lines]
         whole = [line for line in parts if len(line) == ASKED[view][0] and all(line)]

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.core.adapter_folder import CONFIG, encode, factors
+from bench.core.claims import Claims, share
 from bench.core.content import digest
 from bench.core.deltas import Delta, LowRankDelta
 from bench.core.errors import BenchError
 from bench.core.paths import cache_root
-from bench.core.store import put_in_place
+from bench.core.store import folder_in_place
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks an engine can be started with."""
@@ -49,13 +49,12 @@ def adapter(deltas: Sequence[Delta], root: Path | None = None) -> Path:
     if (folder / CONFIG).is_file():
         (folder / CONFIG).touch()
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
-        work = Path(temporary) / "adapter"
-        work.mkdir()
-        for name, content in encode(deltas, even=True).items():
-            (work / name).write_bytes(content)
-        put_in_place(work, folder, Path.is_dir)
+    claims = Claims(folder.parent)
+    for _ in share(claims, [folder.name], lambda names: [name for name in names if not folder.is_dir()]):
+        with folder_in_place(folder, claims, Path.is_dir) as work:
+            for name, content in encode(deltas, even=True).items():
+                (work / name).write_bytes(content)
+    claims.close()
     return folder
 
 
