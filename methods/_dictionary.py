@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 
 from bench import Array, BenchError, Budget, Context, Prompted, Request, Sampling, Train, digest, stored
 from bench.backends.hub import fetch
+from bench.core.paths import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,7 +172,7 @@ def released(release: str) -> Dictionary:
     import torch
     from safetensors.torch import load_file  # numpy has no bfloat16
 
-    path = Path(release).expanduser()
+    path = expanded(release)
     name, _, revision = release.partition("@")
     owner, _, rest = name.partition("/")
     repo, _, file = rest.partition("/")

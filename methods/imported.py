@@ -12,6 +12,7 @@ import numpy as np
 
 from bench import Add, BenchError, Context, Fitted, Method, Steering, Train, UsageError, interchange, method
 from bench.backends.models import sha256
+from bench.core.paths import expanded
 from methods._directions import DirectionDetector
 
 
@@ -72,7 +73,7 @@ class Imported(Method):
         return [Fitted(steering, DirectionDetector(middle.layer, unit.astype(np.float32)), note)]
 
     def _file(self) -> Path:
-        return Path(self.path).expanduser()
+        return expanded(self.path)
 
     def _digest(self) -> str:
         file = self._file()

@@ -17,6 +17,7 @@ import numpy as np
 
 from bench import BenchError, Choice, Concept, Example, Pair, Train, UsageError, digest, plain
 from bench.backends.hub import fetch
+from bench.core.paths import expanded
 from bench.data.layout import ASKED, CATEGORIES, EVALUATION, TRAIN, Folder, Text, read, read_tables
 from bench.data.views import joined
 
@@ -62,8 +63,8 @@ def load(data: str, setting: str, revision: str = "") -> Corpus:
         corpus = _mini()
     elif data in HUB:
         corpus = _hub(data, setting, revision)
-    elif Path(data).expanduser().is_dir():
-        folder = Path(data).expanduser()
+    elif expanded(data).is_dir():
+        folder = expanded(data)
         corpus = _corpus(read(folder), folder.name)
     else:
         raise UsageError(f"unknown data {data!r}: mini, {', '.join(HUB)}, or a folder in AxBench's layout")

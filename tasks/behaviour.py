@@ -32,6 +32,7 @@ from bench import (
     digest,
     task,
 )
+from bench.core.paths import expanded
 from tasks._choices import orders, shares, verdict
 from tasks.axbench import overall
 
@@ -63,7 +64,7 @@ class Behaviour(Task):
     @cached_property
     def rows(self) -> dict[str, tuple[list[Choice], list[Choice], list[Choice]]]:
         """behaviour -> (train, select, test)."""
-        folder = Path(self.data).expanduser()
+        folder = expanded(self.data)
         if not self.data or not folder.is_dir():
             raise UsageError(f"unknown data {self.data!r}: give a folder with train.csv and test.csv per behaviour")
         places = [folder] if (folder / "train.csv").is_file() else sorted(p.parent for p in folder.glob("*/train.csv"))

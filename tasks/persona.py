@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench import BenchError, Completion, Concept, Example, Item, Pair, Rate, Sample, Train, UsageError, Verdict, task
+from bench.core.paths import expanded
 from tasks._axbench_data import Corpus, checked, load
 from tasks.axbench import AxBench, overall
 
@@ -55,7 +56,7 @@ class Persona(AxBench):
 
     @cached_property
     def corpus(self) -> Corpus:
-        folder = Path(self.data).expanduser()
+        folder = expanded(self.data)
         corpus = (
             _folder(folder)
             if folder.is_dir() and list(folder.glob("*.json"))

@@ -36,6 +36,7 @@ from bench import (
     digest,
     task,
 )
+from bench.core.paths import expanded
 from tasks._choices import orders, shares, verdict
 
 TRAIT = "telling the plain truth, free of myths and common errors"
@@ -137,7 +138,7 @@ class TruthfulQA(Task):
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
-        return _hub() if self.data == "hub" else _folder(Path(self.data).expanduser())
+        return _hub() if self.data == "hub" else _folder(expanded(self.data))
 
     @cached_property
     def folds(self) -> dict[str, tuple[list[Question], list[Question], list[Question]]]:

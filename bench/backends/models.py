@@ -24,7 +24,7 @@ from bench.core.claims import Claims, share
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.escape import name as file_name
-from bench.core.paths import cache_root
+from bench.core.paths import cache_root, expanded, mark_cache
 from bench.core.store import Rows, folder_in_place, write_json, write_whole
 
 
@@ -115,7 +115,7 @@ def resolve(name: str, *, fetch: bool = True) -> Model:
 
     Raises `UsageError` for a name that cannot be a model and `BenchError` where it cannot be had.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UsageError(f"{name} is a folder without config.json: not a transformers model")
@@ -170,6 +170,7 @@ def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], 
 
     Of several processes one makes it; the others wait and take it.
     """
+    mark_cache()
     claims = Claims(folder.parent)
     for _ in share(claims, [folder.name], lambda names: [name for name in names if not _ready(folder)]):
         with folder_in_place(folder, claims, _ready) as work:

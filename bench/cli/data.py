@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import force_option, json_option
 
 
 @click.group()
@@ -47,13 +47,17 @@ def data_check(folder: str, as_json: bool) -> None:
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0), help="Of the generator.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--instructions", type=click.Path(path_type=Path), help="JSON list of your own; else they are written.")
+@force_option
 @json_option
 def data_make(
-    concepts: Path, generator: str, out: Path, instructions: Path | None, as_json: bool, **recipe: Any
+    concepts: Path, generator: str, out: Path, instructions: Path | None, force: bool, as_json: bool, **recipe: Any
 ) -> None:
     """Write training and evaluation texts for your own concepts; the same command resumes."""
     from bench.data import quality
     from bench.data.make import Recipe, make
 
-    found = make(concepts, generator, out, Recipe(**recipe), instructions, lambda line: click.echo(line, err=True))
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    found = make(concepts, generator, out, Recipe(**recipe), instructions, tell, force)
     click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(quality.lines(found)))

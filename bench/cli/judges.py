@@ -97,11 +97,11 @@ def judge_validate(
 @results_option
 def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, results: Path | None) -> None:
     """Draw answers of RUNS for readers to rate blind, spread over families, tasks, concepts, coefficients, methods."""
-    if out.exists():
-        raise UsageError(f"{out} exists and may hold ratings: move it or name another file")
+    if there := next((path for path in (out, ratings.key_of(out)) if path.exists()), None):
+        raise UsageError(f"{there} exists and may hold ratings: move it or name another file")
     drawn = reference.draw(find(runs, results), count, seed)
-    ratings.write(out, [ratings.Rated(answer, "") for answer, _ in drawn])
     ratings.write_key(ratings.key_of(out), [origin for _, origin in drawn])
+    ratings.write(out, [ratings.Rated(answer, "") for answer, _ in drawn])
     click.echo(str(out))
     click.echo(f"bench: {ratings.key_of(out).name} says where they came from; readers do not see it", err=True)
 

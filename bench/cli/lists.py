@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from rich.table import Table as Grid
 from bench.cli.console import out
 from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option, roots
 from bench.core import registry
-from bench.core.paths import cache_root
+from bench.core.errors import UsageError
+from bench.core.paths import KEPT, KINDS, cache_root, foreign, owned
 
 
 @click.command("list")
@@ -113,25 +116,53 @@ def models(action: str, name: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("action", type=click.Choice(["path", "size", "clear"]), default="size")
+@click.argument("kinds", nargs=-1, type=click.Choice([*KINDS, *KEPT]), metavar="[KIND]...")
 @click.option("--yes", is_flag=True, help="Clear without asking.")
-def cache(action: str, yes: bool) -> None:
-    """Print the cache folder, its size by kind, or empty it."""
-    _cache(action, yes)
-
-
-def _cache(action: str, yes: bool) -> None:
+def cache(action: str, kinds: tuple[str, ...], yes: bool) -> None:
+    """Print the cache folder, its size by kind, or clear KINDs of it: all but results (scratch, again) if none is
+    named."""
     root = cache_root()
     if action == "path":
         click.echo(str(root))
         return
-    kinds = {
-        p.name: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in sorted(root.glob("*")) if p.is_dir()
-    }
+    sizes = {kind: _size(root / kind) for kind in (*KINDS, *KEPT) if (root / kind).is_dir()}
     if action == "size":
-        for kind, size in kinds.items():
-            click.echo(f"{kind:12} {size / 2**20:10.1f} MiB")
-        click.echo(f"{'total':12} {sum(kinds.values()) / 2**20:10.1f} MiB")
+        click.echo("\n".join(_sized(sizes)))
+    else:
+        chosen = {kind: size for kind, size in sizes.items() if kind in (kinds or KINDS)}
+        _clear(root, chosen, yes)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below, links not followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def _sized(sizes: Mapping[str, int]) -> list[str]:
+    return [f"{kind:12} {size / 2**20:10.1f} MiB" for kind, size in {**sizes, "total": sum(sizes.values())}.items()]
+
+
+def _clear(root: Path, sizes: Mapping[str, int], yes: bool) -> None:
+    """Delete the folders of `sizes`, of a cache that is bench's own; exit code 1 where something is left."""
+    if not sizes:
+        click.echo(f"bench: nothing to clear in {root}", err=True)
         return
-    if yes or click.confirm(f"delete {sum(kinds.values()) / 2**20:.0f} MiB of fits, generations, ratings and models?"):
-        shutil.rmtree(root, ignore_errors=True)
-        click.echo("cleared")
+    if not owned(root):
+        other = next(iter(foreign(root)), "")
+        holds = f"it holds {other}, which bench did not put there" if other else "nothing in it is bench's"
+        raise UsageError(f"{root} is not a cache that bench made: {holds}; delete by hand what you want to be gone")
+    click.echo(f"in {root}:", err=True)
+    click.echo("\n".join(_sized(sizes)), err=True)
+    if not (yes or click.confirm("delete all of this?", err=True)):
+        return
+    left: list[str] = []
+    for kind in sizes:
+        if (root / kind).is_symlink():
+            left.append(f"{root / kind} is a link")
+            continue
+        shutil.rmtree(root / kind, onerror=lambda _, path, why: left.append(f"{path}: {why[1]}"))
+    click.echo("cleared" if not left else "not all is cleared")
+    for line in left[:10]:
+        click.echo(f"bench: not deleted: {line}", err=True)
+    if left:
+        sys.exit(1)

@@ -1,12 +1,16 @@
 """The command line of `bench`: run, inspect, compare, judge, plan, price and report.
 
 Invariant: stdout carries results, stderr plan and progress; exit codes are 0 complete, 1 something
-failed or is partial, 2 usage, 130 interrupted. A command's module is imported when the command is asked for.
+failed or is partial, 2 usage, 130 interrupted, 143 terminated. A command's module is imported when it is asked for.
 """
 
 from __future__ import annotations
 
 import importlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +35,7 @@ COMMANDS = {
     "list": ("lists:list_", "List what is registered, or the runs in a results folder."),
     "doctor": ("doctor:doctor", "Whether this machine, its cache, a judge and a MODEL can be believed."),
     "models": ("lists:models", "List packaged models, print a model's folder, or fetch one."),
-    "cache": ("lists:cache", "Print the cache folder, its size by kind, or empty it."),
+    "cache": ("lists:cache", "Print the cache folder, its size by kind, or clear it."),
 }
 """Where each command is (module below `bench.cli`, and its name there), and what it does, so that help loads none."""
 
@@ -53,22 +57,58 @@ class Group(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UsageError as error:
-            click.echo(f"bench: {error}", err=True)
-            ctx.exit(2)
-        except BenchError as error:
-            click.echo(f"bench: {error}", err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("bench: interrupted; the same command resumes", err=True)
-            ctx.exit(130)
-        except OSError as error:
-            click.echo(
-                f"bench: {error.strerror or error} ({error.filename or 'no file'}); nothing half-written", err=True
-            )
-            ctx.exit(1)
+        with ended_by_signals() as came:
+            try:
+                return super().invoke(ctx)
+            except (Exception, KeyboardInterrupt) as error:
+                if not (found := told(error, came)):
+                    raise
+        click.echo(f"bench: {found[0]}", err=True)
+        raise click.exceptions.Exit(found[1])
+
+
+def told(error: BaseException, came: Sequence[int]) -> tuple[str, int] | None:
+    """An error as a line and an exit code, after these signals; None for click's own, and for a mistake of the program.
+
+    After a signal any error is its doing: a library that was being imported may turn it into one of its own.
+    """
+    if came or isinstance(error, KeyboardInterrupt):
+        number = came[0] if came else signal.SIGINT
+        how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        return f"{how}; the same command resumes", 128 + number
+    if isinstance(error, UsageError):
+        return str(error), 2
+    if isinstance(error, BenchError):
+        return str(error), 1
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}; nothing half-written", 1
+    return None
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[list[int]]:
+    """Have SIGTERM and SIGHUP end the block as Ctrl-C does, so that what is under way is closed and said; yields those
+    that come. What the caller ignores (`nohup`) stays ignored."""
+    came: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in ENDING if hasattr(signal, name)):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

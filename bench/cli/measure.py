@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 
 from bench import results as runs_of
 from bench.cli.console import out
-from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option, roots
+from bench.cli.options import force_option, json_option, plugin_option, plugins, quiet, results_option, roots
 from bench.core.errors import UsageError
 from bench.measure.capability import Capability, Settings as Asked, lines
 from bench.measure.overhead import Settings, renew
@@ -123,6 +123,7 @@ def advise(one: str, two: str, folder: Path | None, as_json: bool, axis: str, ai
 @click.option("--texts", default=72, show_default=True, type=click.IntRange(1), help="Training texts of a fit.")
 @click.option("--requests", default=1000, show_default=True, type=click.IntRange(1), help="Requests to pay off in.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Also draw overhead against context (PNG and CSV).")
+@force_option
 @click.option("--measure", "anew", is_flag=True, help="Measure RUNs beside the bare model and keep overhead.json.")
 @click.option("--tokens", default=48, show_default=True, type=click.IntRange(2), help="Measured: new tokens.")
 @click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="Measured: requests at once.")
@@ -134,8 +135,8 @@ def advise(one: str, two: str, folder: Path | None, as_json: bool, axis: str, ai
 @json_option
 def overhead(
     runs: tuple[str, ...], formulas: str | None, model: str | None, config: Path | None, sizes: str, contexts: str,
-    rank: int, reply: int, texts: int, requests: int, figure: Path | None, anew: bool, tokens: int, batch: int,
-    repeats: int, concepts: int, dtype: str, results: Path | None, late: tuple[Path, ...], as_json: bool,
+    rank: int, reply: int, texts: int, requests: int, figure: Path | None, force: bool, anew: bool, tokens: int,
+    batch: int, repeats: int, concepts: int, dtype: str, results: Path | None, late: tuple[Path, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """What steering costs: of RUNs, of a model, or as a blog post printed it."""
     plugins(late)
@@ -162,7 +163,7 @@ def overhead(
         asked = _numbers(sizes, "--prompt-tokens"), _numbers(contexts, "--context")
         _model(arch, *asked, rank, reply, texts, requests, as_json)
         if figure:
-            write_context(arch, asked[0], rank, figure)
+            write_context(arch, asked[0], rank, figure, force)
 
 
 def _numbers(text: str, name: str) -> tuple[int, ...]:

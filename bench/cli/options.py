@@ -41,6 +41,7 @@ plugin_option = click.option(
     "--plugin", "late", multiple=True, type=click.Path(path_type=Path), help="As before the command."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+force_option = click.option("--force", is_flag=True, help="Write over files that hold something else.")
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), envvar="BENCH_RESULTS", help="Results folder [$BENCH_RESULTS]."
 )

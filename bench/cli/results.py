@@ -16,12 +16,21 @@ from rich.table import Table as Grid
 
 from bench.cli.console import out, printable
 from bench.cli.measure import cost_table
-from bench.cli.options import WithDefault, json_option, plugin_option, plugins, quiet, results_option, roots
+from bench.cli.options import (
+    WithDefault,
+    force_option,
+    json_option,
+    plugin_option,
+    plugins,
+    quiet,
+    results_option,
+    roots,
+)
 from bench.core.errors import UsageError, suggest
 from bench.core.paths import default_results, scratch
 from bench.core.registry import table
 from bench.overhead.summary import summary
-from bench.report.build import build, publish as publish_report
+from bench.report.build import build, publish as publish_report, refuse_foreign
 from bench.report.text import leaderboard, monitors
 from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
@@ -165,12 +174,18 @@ def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write [reports/ beside the results].")
 @click.option("--scratch", "use_scratch", is_flag=True, help="Report on the scratch folder.")
 @click.option("--publish", type=click.Path(path_type=Path), help="Also copy it here, as a static site.")
+@force_option
 @results_option
 @json_option
-def report(out: Path | None, use_scratch: bool, publish: Path | None, results: Path | None, as_json: bool) -> None:
+def report(
+    out: Path | None, use_scratch: bool, publish: Path | None, force: bool, results: Path | None, as_json: bool
+) -> None:
     """Write leaderboards (Markdown, CSV, JSON) and figures (PNG, SVG, CSV) from results alone."""
     root = results or (scratch() if use_scratch else default_results())
     folder = out or root.resolve().parent / "reports"
+    for place in filter(None, (folder, publish)):
+        if not force:
+            refuse_foreign(place)
     written = build(root, folder)
     if publish:
         written = [*written, publish_report(written, folder, publish)]
@@ -275,16 +290,24 @@ def check_results(results: Path | None, late: tuple[Path, ...], as_json: bool) -
 )
 @click.option("--concept", default="", help="Only this concept, as one file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder, or the file of one concept [named as the run].")
+@force_option
 @results_option
 @plugin_option
 @json_option
 def export(
-    run: str, form: str, concept: str, out: Path | None, results: Path | None, late: tuple[Path, ...], as_json: bool
+    run: str,
+    form: str,
+    concept: str,
+    out: Path | None,
+    force: bool,
+    results: Path | None,
+    late: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Write the steering behind RUN's number as files: llama.cpp, lm-eval, peft, or all of it as safetensors."""
     plugins(late)
     found = lookup(run, roots(results))
-    rows = write(found, form, concept, out)
+    rows = write(found, form, concept, out, force)
     click.echo(json.dumps(rows, indent=1) if as_json else "\n".join(row["path"] for row in rows))
     if note := caveat(found, form):
         click.echo(f"bench: {note}", err=True)

@@ -19,7 +19,7 @@ from bench.cli.options import json_option, plugin_option, plugins, results_optio
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
-from bench.report.build import build
+from bench.report.build import build, refuse_foreign
 from bench.report.text import leaderboard
 from bench.results import hypotheses
 from bench.results.runs import Run, read as read_run
@@ -292,7 +292,8 @@ def _gap(run: results.Run, most: float) -> str:
 def _report(root: Path) -> None:
     """Renew the report of the folder runs went to; one that cannot be made leaves the runs as they are."""
     try:
-        written = build(root, root.resolve().parent / "reports")
+        refuse_foreign(folder := root.resolve().parent / "reports")
+        written = build(root, folder)
     except BenchError as error:
         say(f"no report: {error}")
         return

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from bench.core.errors import UsageError
+
+TAG = "CACHEDIR.TAG"
+"""Marks the cache as bench's, in the form that backups know (bford.info/cachedir)."""
+SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by steer-or-prompt; `bench cache` says what is here.\n"
+KINDS = ("models", "wheels", "fits", "rows", "capability", "adapters", "vllm", "logs", "probes", "checksums")
+"""Folders of the cache that can be made anew."""
+KEPT = ("scratch", "again")
+"""Folders in it that hold results."""
+FILES = (TAG, "rates.json")
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as its user wrote it, with `~`; raises UsageError where that names nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no such home folder") from error
 
 
 def cache_root() -> Path:
     """`$BENCH_CACHE`, else the user's cache folder; one under the project's old name is moved there, once."""
-    if named := os.environ.get("BENCH_CACHE"):
-        return Path(named).expanduser()
-    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    if named := os.environ.get("BENCH_CACHE", "").strip():
+        return expanded(named)
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
     here, before = caches / "steer-or-prompt", caches / "steerbench"
     if before.is_dir() and not here.exists():
         try:
@@ -22,6 +43,34 @@ def cache_root() -> Path:
             return before
         print(f"bench: the cache is now {here} (was {before})", file=sys.stderr)
     return here
+
+
+def mark_cache() -> None:
+    """Mark the cache as bench's where nothing else is in it."""
+    root = cache_root()
+    if not (root / TAG).exists() and not list(foreign(root)):
+        with suppress(OSError):  # what is to be kept there says why it cannot be
+            root.mkdir(parents=True, exist_ok=True)
+            (root / TAG).write_text(SIGNATURE)
+
+
+def foreign(root: Path) -> Iterator[str]:
+    """What lies in a cache folder that no program of this name puts there."""
+    known = {*KINDS, *KEPT, *FILES}
+    yield from sorted(p.name for p in root.glob("*") if p.name not in known and not _part(p.name))
+
+
+def _part(name: str) -> bool:
+    """Whether it is a file of `FILES` that a killed process was writing."""
+    return name.startswith(".") and name.removeprefix(".").startswith(FILES)
+
+
+def owned(root: Path) -> bool:
+    """Whether a folder is a cache of bench: marked, or of a version that did not mark it and holding nothing else."""
+    if (root / TAG).is_file():
+        return True
+    made = ("rows/*/*/*.jsonl", "fits/*/key.json", "models/*/bench-manifest.json")
+    return not list(foreign(root)) and any(next(root.glob(each), None) for each in made)
 
 
 def default_results() -> Path:

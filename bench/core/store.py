@@ -28,7 +28,7 @@ from safetensors.numpy import save
 
 from bench.core.claims import LEAST, Claims, share
 from bench.core.content import Array, plain, stored_types
-from bench.core.errors import BenchError, suggest
+from bench.core.errors import BenchError, UsageError, suggest
 
 if sys.platform != "win32":
     import fcntl
@@ -66,6 +66,20 @@ def write_set(files: Mapping[Path, bytes]) -> None:
             if part is not None:
                 with naming(path):
                     os.replace(part, target)
+
+
+def write_over(
+    files: Mapping[Path, bytes], force: bool = False, ours: Callable[[Path], bool] = lambda path: False
+) -> None:
+    """As `write_set`, of files whose place a user chose: what is there, is not the same and not `ours` stays.
+
+    Raises UsageError that names it, unless `force`; an empty file and what is no file may be written to.
+    """
+    for path, content in files.items():
+        there = b"" if force or _special(path) or not path.is_file() else path.read_bytes()
+        if there and there != content and not ours(path):
+            raise UsageError(f"{path} is there and holds something else: name another, or write over it by --force")
+    write_set(files)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UsageError
+from bench.core.paths import expanded
 from bench.data import layout
 from bench.data.layout import GENRES, SHARED, Finding, Folder, Text, fold
 
@@ -208,7 +209,7 @@ def _place(t: Text) -> str:
 def place(name: str) -> Path:
     """The folder of a shipped set (`mini`), else `name` as a path."""
     shipped = Path(importlib.import_module("tasks").__path__[0]) / "data" / name
-    return shipped if shipped.is_dir() and not Path(name).is_dir() else Path(name).expanduser()
+    return shipped if shipped.is_dir() and not Path(name).is_dir() else expanded(name)
 
 
 def plain_report(report: Report) -> dict[str, Any]:

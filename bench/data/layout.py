@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.core.store import write_whole
+from bench.core.store import write_set
 from bench.core.values import Pair
 
 TRAIN = "generate/train_data.parquet"
@@ -236,7 +236,12 @@ def _number(value: Any) -> str | None:
 
 
 def write(folder: Path, concepts: Sequence[Mapping[str, Any]], texts: Sequence[Text]) -> None:
-    """Write AxBench's three files, each whole; `concepts` have `concept`, `genre` and `ref`, in order of id."""
+    """Write AxBench's three files, all or none; `concepts` have `concept`, `genre` and `ref`, in order of id."""
+    write_set({folder / file: content for file, content in encode(concepts, texts).items()})
+
+
+def encode(concepts: Sequence[Mapping[str, Any]], texts: Sequence[Text]) -> dict[str, bytes]:
+    """AxBench's three files by their place in a data folder."""
     import pandas as pd
 
     lines = [
@@ -248,6 +253,7 @@ def write(folder: Path, concepts: Sequence[Mapping[str, Any]], texts: Sequence[T
         }
         for i, one in enumerate(concepts)
     ]
+    files = {}
     for file in (TRAIN, EVALUATION):
         rows = [
             {
@@ -264,8 +270,8 @@ def write(folder: Path, concepts: Sequence[Mapping[str, Any]], texts: Sequence[T
         ]
         buffer = io.BytesIO()
         pd.DataFrame(rows, columns=[*COLUMNS[:5], "dataset_category", "concept_id"]).to_parquet(buffer, index=False)
-        write_whole(folder / file, buffer.getvalue())
-    write_whole(folder / METADATA, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        files[file] = buffer.getvalue()
+    return files | {METADATA: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()}
 
 
 def _shown(concepts: Sequence[Mapping[str, Any]], text: Text) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,10 @@ from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
 from bench.core.registry import get
-from bench.core.store import Rows, write_json
+from bench.core.store import Rows, write_json, write_over
 from bench.core.values import Completion, Request, Sampling
 from bench.data import check, layout, prompts, quality
-from bench.data.layout import EVALUATION, GENRES, SHARED, TRAIN, Text, fold
+from bench.data.layout import EVALUATION, GENRES, METADATA, SHARED, TRAIN, Text, fold
 from bench.data.quality import Answer
 
 OTHER_GENRES = 0.15
@@ -112,12 +113,24 @@ class Generator:
 
 
 def make(
-    concepts: Path, generator: str, out: Path, recipe: Recipe, instructions: Path | None, tell: Callable[[str], None]
+    concepts: Path,
+    generator: str,
+    out: Path,
+    recipe: Recipe,
+    instructions: Path | None,
+    tell: Callable[[str], None],
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Make a data folder at `out`; returns its quality report, which stands there as `quality.json`."""
+    """Make a data folder at `out`; returns its quality report, which stands there as `quality.json`.
+
+    Raises UsageError, unless `force`, where its tables are there and this did not make them as they are.
+    """
+    begun = (out / REPLIES).is_dir()  # a killed command may have written tables that quality.json does not know yet
+    if not (force or begun) and (foreign := next((f for f in TABLES if (out / f).is_file() and not _made(out, f)), "")):
+        raise UsageError(f"{out / foreign} was not made here: name another --out, or write over it by --force")
     wanted = read_concepts(concepts)
     given = read_instructions(instructions) if instructions else {}
-    rows = Rows(out / "replies")
+    rows = Rows(out / REPLIES)
     try:
         writer = Generator(engine(generator), rows, recipe, tell)
         _genres(writer, wanted)
@@ -125,7 +138,8 @@ def make(
         answers = _answers(writer, wanted, pools)
     finally:
         rows.close()
-    layout.write(out, wanted, [answer.text for answer in answers if not answer.why])
+    files = layout.encode(wanted, [answer.text for answer in answers if not answer.why])
+    write_over({out / f: content for f, content in files.items()}, force, lambda path: _made(out, path))
     checked = check.check(out)
     found = {
         "generator": generator,
@@ -134,9 +148,27 @@ def make(
         "tokens": writer.tokens,
         **quality.report(answers, wanted),
         "check": {k: check.plain_report(checked)[k] for k in ("errors", "warnings")},
+        "files": {file: _digest(content) for file, content in files.items()},
     }
-    write_json(out / "quality.json", found)
+    write_json(out / QUALITY, found)
     return found
+
+
+REPLIES, QUALITY = "replies", "quality.json"
+TABLES = (TRAIN, EVALUATION, METADATA)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _made(out: Path, file: str | Path) -> bool:
+    """Whether a table of `out` is as `make` wrote it last."""
+    try:
+        kept = json.loads((out / QUALITY).read_text("utf-8"))["files"]
+        return bool(kept[Path(out / file).relative_to(out).as_posix()] == _digest((out / file).read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def engine(name: str) -> Backend:

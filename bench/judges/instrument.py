@@ -14,7 +14,7 @@ from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge
-from bench.core.paths import cache_root
+from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import build, get
 from bench.core.store import Rows
 from bench.core.values import Completion, Item, Request, Train, Verdict
@@ -52,6 +52,7 @@ class Instrument:
         self.backend: Backend = NoModel()
         if not self.judge.independent:
             self.backend = get("backend", "hf")(resolve(model), dtype(precision))
+        mark_cache()
         shard, root = self.backend.fingerprint(), cache_root() / "rows"
         self._evidence = Rows(root / "evidence" / digest(shard, code_digest(type(self.judge))))
         self._judgements = Rows(root / "judgements" / judged_by(name, self.judge, shard))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError, UsageError
+from bench.core.paths import expanded
 from bench.overhead.exact import Architecture, FeedForward
 
 # fmt: off
@@ -54,7 +55,7 @@ def known(name: str) -> Architecture | None:
 
 def of_model(name: str) -> Architecture:
     """The dimensions of a model by folder, known name, packaged name or hub id; only its config is fetched."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if (folder / "config.json").is_file():
         return of_file(folder / "config.json", name)
     return known(name) or of_file(_fetched(name), name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,8 +135,8 @@ def published(data: Mapping[str, Any]) -> dict[str, Any]:
     """A record with what its user named, but not where that lies on the machine: checked results are read by others."""
 
     def short(value: Any) -> Any:
-        named = isinstance(value, str) and value and (Path(value).is_absolute() or Path(value).expanduser().is_dir())
-        return Path(value).expanduser().resolve().name if named else value
+        place = Path(os.path.expanduser(value)) if isinstance(value, str) and value else None
+        return place.resolve().name if place and (place.is_absolute() or place.is_dir()) else value
 
     if not (asked := data.get("asked")):
         return dict(data)

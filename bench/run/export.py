@@ -19,7 +19,7 @@ from bench.core.escape import name as file_name
 from bench.core.interfaces import Context
 from bench.core.paths import cache_root
 from bench.core.steering import Steering
-from bench.core.store import write_whole
+from bench.core.store import write_over
 from bench.interchange.files import adapter
 from bench.judges.judging import judged_by
 from bench.run.engines import make_backend, make_prompter
@@ -30,12 +30,14 @@ from bench.run.strength import Unmeasured
 from bench.run.trials import Trial
 
 
-def export(run: results.Run, form: str, concept: str = "", out: Path | None = None) -> list[dict[str, Any]]:
+def export(
+    run: results.Run, form: str, concept: str = "", out: Path | None = None, force: bool = False
+) -> list[dict[str, Any]]:
     """Write the steering of each concept of `run` (or of `concept`) as a file (`peft`: as a folder); what was
     written, by concept.
 
     `out` is the folder of the files, or the file where `concept` is given; default: named after the run,
-    in the working folder. Nothing is written where one of them cannot be.
+    in the working folder. Nothing is written where one of them cannot be, or (without `force`) is there and another.
     """
     known = list(run.data["concepts"])
     if concept and concept not in known:
@@ -57,8 +59,7 @@ def export(run: results.Run, form: str, concept: str = "", out: Path | None = No
             files |= {paths[name] / file: content for file, content in adapter(steering, model.name).items()}
         else:
             files[paths[name]] = interchange.encode(steering, form, hint, blocks)
-    for path, content in files.items():
-        write_whole(path, content)
+    write_over(files, force)
     rows = []
     for name in found:
         picked = run.data["concepts"][name]["picked"]

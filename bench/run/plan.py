@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -219,7 +220,7 @@ def _word(value: Any) -> Any:
 
 def _nameless(value: Any) -> Any:
     """A folder by its own name: where it lies on one machine is no part of an identity."""
-    folder = Path(value).expanduser() if isinstance(value, str) and value else None
+    folder = Path(os.path.expanduser(value)) if isinstance(value, str) and value else None
     return folder.resolve().name if folder and folder.is_dir() else value
 
 

@@ -25,7 +25,7 @@ from bench.core.definitions import code_digest
 from bench.core.errors import BenchError, StopRun, located
 from bench.core.interfaces import Context, Fitted, Monitored
 from bench.core.money import total
-from bench.core.paths import cache_root
+from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
 from bench.core.store import Rows
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, TargetScore, Verdict
@@ -102,6 +102,7 @@ class Session:
     def __init__(self, plan: Plan, folder: Path | None, progress: Progress) -> None:
         self.plan, self.folder, self.progress = plan, folder, progress
         self.task, self.judge, self.rules = plan.task, plan.judge, plan.protocol
+        mark_cache()
         self.backend = make_backend(plan.options.backend, plan.model, plan.specs[0].dtype)
         shard, root = self.backend.fingerprint(), cache_root()
         self.generations = Rows(root / "rows" / "generations" / shard)

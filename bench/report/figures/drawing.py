@@ -86,6 +86,14 @@ def families(names: Sequence[str]) -> list[Any]:
 
 def emit(figure: Figure, path: Path) -> list[Path]:
     """Write `path` with .png, .svg and .csv; returns the files."""
+    files = drawn(figure, path)
+    for file, content in files.items():
+        write_whole(file, content)
+    return list(files)
+
+
+def drawn(figure: Figure, path: Path) -> dict[Path, bytes]:
+    """`path` with .png, .svg and .csv, and what belongs there."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
@@ -94,10 +102,7 @@ def emit(figure: Figure, path: Path) -> list[Path]:
         picture.set_layout_engine("none")  # laid out once: it takes longer than drawing
         images = {".png": _png(picture), ".svg": _svg(picture)}
     found = images | {".csv": csv_text(figure.rows).encode("utf-8", "replace")}
-    files = {path.with_name(path.name + suffix): content for suffix, content in found.items()}
-    for file, content in files.items():
-        write_whole(file, content)
-    return list(files)
+    return {path.with_name(path.name + suffix): content for suffix, content in found.items()}
 
 
 def _png(picture: Any) -> bytes:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.core.store import write_over
 from bench.overhead import summary
 from bench.overhead.config import known
 from bench.overhead.exact import Architecture, Extra, kinds
@@ -157,7 +158,10 @@ def _context(short: str, rows: Sequence[Mapping[str, Any]], lengths: Sequence[in
     return figure
 
 
-def write_context(arch: Architecture, sizes: Sequence[int], rank: int, path: Path) -> list[Path]:
-    """The figure of one model as `path` with .png, .svg and .csv."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return drawing.emit(context(arch, sizes, rank), path.with_name(path.name.removesuffix(".png")))
+def write_context(arch: Architecture, sizes: Sequence[int], rank: int, path: Path, force: bool = False) -> None:
+    """The figure of one model as `path` with .png, .svg and .csv, over an earlier one: its CSV has the same columns."""
+    files = drawing.drawn(context(arch, sizes, rank), path.with_name(path.name.removesuffix(".png")))
+    table = next(file for file in files if file.suffix == ".csv")
+    columns = files[table].split(b"\n")[0]
+    earlier = table.is_file() and table.read_bytes().startswith(columns)
+    write_over(files, force or earlier)
