@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import signal
+import time
 import zipfile
 from pathlib import Path
 
@@ -180,3 +183,50 @@ def test_the_default_model_speaks(default_model: Model) -> None:
     answers = [f"The capital of France is {city}." for city in ("Paris", "Rome", "tomato")]
     totals = [s.total for _, s in sorted(lm.logprobs([Request(ask, target=answer) for answer in answers]))]
     assert totals == sorted(totals, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_of_several_processes_one_converts_and_the_others_take_it(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int
+) -> None:
+    def slow(gguf: Path, out: Path) -> None:
+        with (tmp_path / "conversions").open("ab", buffering=0) as file:
+            file.write(b"x")
+        time.sleep(0.5)
+        _convert(gguf, out)
+
+    monkeypatch.setattr(models, "convert_gguf", slow)
+    pids = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os._exit(0 if resolve("Tiny").weights else 1)
+            except BaseException:
+                os._exit(1)
+        pids.append(pid)
+        while not (tmp_path / "conversions").exists():
+            time.sleep(0.01)
+    if killed:
+        os.kill(pids[0], signal.SIGKILL)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert ends == [-signal.SIGKILL] * killed + [0] * (3 - killed)
+    assert (tmp_path / "conversions").read_bytes() == b"x" * (1 + killed)
+    assert _tree(models.cache_root() / "models") == {"Tiny-wheel"}
+    assert _tree(models.cache_root() / "wheels") == {f"{packaged.wheel_sha256}.whl"}
+
+
+@pytest.mark.slow
+def test_a_damaged_manifest_or_memo_makes_no_other_model(packaged: Packaged) -> None:
+    model = resolve("Tiny")
+    assert resolve("Tiny") == model  # which writes down what its files hold
+    memos = next((models.cache_root() / "rows" / "checksums").glob("*.jsonl"))
+    for path in (model.path / models.MANIFEST, memos):
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 5):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            found = models._kept(packaged, model.path) if models._ready(model.path) else model
+            assert found.weights == model.weights
+        path.write_bytes(whole)
+    assert resolve("Tiny") == model

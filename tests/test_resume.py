@@ -277,15 +277,21 @@ def test_killed_where_a_file_gets_its_name_it_is_whole_or_not_there(
 
 
 @pytest.mark.slow
-def test_interrupted_by_a_person_it_says_how_to_go_on(place: Place, undisturbed: Place) -> None:
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, "ended by SIGHUP")],
+)
+def test_ended_by_a_person_or_a_machine_it_says_how_to_go_on(
+    place: Place, undisturbed: Place, number: signal.Signals, said: str
+) -> None:
     pid = place.start(delay=0.01)
     until = time.monotonic() + 20
     while place.calls() < 10 and time.monotonic() < until:
         time.sleep(0.002)
-    os.kill(pid, signal.SIGINT)
-    assert place.server.wait(pid) == 130
+    os.kill(pid, number)
+    assert place.server.wait(pid) == 128 + number
     lines = (place.root / "err-0").read_text().splitlines()
-    assert lines[-1] == "bench: interrupted; the same command resumes"
+    assert lines[-1] == f"bench: {said}; the same command resumes"
     assert "Traceback" not in "".join(lines)
     assert (place.root / "out-0").read_text() == ""
     assert place.calls() < CALLS

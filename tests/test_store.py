@@ -6,8 +6,17 @@ spoil what is written after it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
+import shutil
+import signal
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +26,23 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import save_file
 
+from bench.core.claims import Claims
 from bench.core.content import Array, digest, stored
 from bench.core.deltas import LowRankDelta
 from bench.core.edits import Add, Gate, Span
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, UsageError
 from bench.core.paths import cache_root
 from bench.core.steering import Prompt, Steering
-from bench.core.store import Artefacts, Rows, load_value, save_value, write_json
+from bench.core.store import (
+    Artefacts,
+    Rows,
+    load_value,
+    save_value,
+    write_json,
+    write_over,
+    write_set,
+    write_whole,
+)
 from bench.interchange.files import load, save
 
 
@@ -175,7 +194,101 @@ def test_half_of_a_surrogate_pair_in_a_reply_is_kept(tmp_path: Path) -> None:
     assert Rows(tmp_path).get("a") == {"text": "\ud83d"}
 
 
-# write_json
+def kept(folder: Path, rows: int = 3) -> tuple[Path, dict[str, Any]]:
+    """A file of rows as `Rows` writes it, and what it holds."""
+    store, expected = Rows(folder), {}
+    for i in range(rows):
+        expected[f"key {i}"] = {"text": f"größe {i}\n", "value": i / 3, "none": None, "deep": [i, [True]]}
+        store.put(f"key {i}", expected[f"key {i}"])
+    store.close()
+    return next(folder.glob("*.jsonl")), expected
+
+
+def test_a_flipped_bit_loses_its_row_and_invents_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of any bit, one after the other; a newline that goes takes the row after it along."""
+    path, expected = kept(tmp_path, 2)
+    whole = path.read_bytes()
+    ends = {i for i, byte in enumerate(whole) if byte == ord("\n")}
+    bits = list(itertools.product(range(len(whole)), range(8)))
+    for place, bit in random.Random(0).sample(bits, 500):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+        read = Rows(tmp_path)
+        found = {key: read.get(key) for key in expected if key in read}
+        assert found.items() <= expected.items()
+        assert len(read) == len(found)  # nor under another key
+        assert len(found) >= len(expected) - (2 if place in ends else 1)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"bench: {path}: damaged rows: 1; they are left out and made anew"]  # once a command
+
+
+def test_a_file_cut_at_any_byte_loses_the_torn_row_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, expected = kept(tmp_path)
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        read = Rows(tmp_path)
+        assert len(read) == len([n for n in range(3) if cut >= whole.find(b"\n", whole.find(b"key %d" % n))])
+        assert all(read.get(key) in (None, row) for key, row in expected.items())
+    assert capsys.readouterr().err == ""  # a killed writer is no damage
+
+
+def test_rows_from_before_checksums_are_read_as_they_stand(tmp_path: Path) -> None:
+    written(tmp_path, "100-1.jsonl", line("a", 1), '{"key": {}, "row": 1}', '{"key": "b"}', "[" * 10**5, '"key row"')
+    read = Rows(tmp_path)
+    assert (read.get("a"), len(read)) == (1, 1)
+
+
+def test_a_clock_that_goes_back_reorders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for clock, row in ((5 * 10**18, "old"), (10**18, "newer"), (10**18, "newest")):
+        monkeypatch.setattr("time.time_ns", lambda clock=clock: clock)
+        rows = Rows(tmp_path)
+        rows.put("a", row)
+        rows.close()
+    assert Rows(tmp_path).get("a") == "newest"
+    assert len(list(tmp_path.glob("*.jsonl"))) == 3
+
+
+def test_what_others_put_is_taken_in_and_what_was_used_stays(tmp_path: Path) -> None:
+    one, two = Rows(tmp_path), Rows(tmp_path)
+    one.put("a", "one's")
+    two.put("a", "two's")
+    two.put("b", 2)
+    one.refresh()
+    assert (one.get("a"), one.get("b")) == ("one's", 2)
+    two.put("c", 3)
+    one.refresh()
+    assert one.get("c") == 3
+
+
+def test_a_full_disk_names_the_folder_and_tears_nothing_that_is_read(tmp_path: Path) -> None:
+    """A limit on a file's size stands for the disk: a part of a row is written, then nothing."""
+    resource = pytest.importorskip("resource")
+    rows, before = Rows(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    rows.put("a", 1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))
+        with pytest.raises(OSError, match="too large") as error:
+            rows.put("b", "x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.filename == str(tmp_path)
+    assert "b" not in rows
+    rows.put("c", 3)  # not glued onto the torn part
+    rows.close()
+    read = Rows(tmp_path)
+    assert (read.get("a"), read.get("c"), len(read)) == (1, 3, 2)
+
+
+def test_rows_put_after_their_folder_was_deleted_are_kept(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "rows")
+    rows.put("a", 1)
+    shutil.rmtree(tmp_path / "rows")
+    rows.put("b", 2)
+    rows.close()
+    assert Rows(tmp_path / "rows").get("b") == 2
+
+
+# write_json and write_whole
 
 
 def test_write_json_makes_folders_and_replaces_whole_files(tmp_path: Path) -> None:
@@ -183,7 +296,6 @@ def test_write_json_makes_folders_and_replaces_whole_files(tmp_path: Path) -> No
     write_json(path, {"x": 1, "ö": [None, True]})
     assert json.loads(path.read_text("utf-8")) == {"x": 1, "ö": [None, True]}
     assert path.read_text("utf-8").endswith("\n")
-    assert path.stat().st_mode & 0o777 == 0o644  # a temporary file's 0600 would hide it from others
     write_json(path, {"x": 2})
     assert json.loads(path.read_text("utf-8")) == {"x": 2}
     assert hidden(tmp_path) == []
@@ -215,7 +327,204 @@ def test_an_interrupt_while_writing_leaves_the_old_file_and_no_other(
     assert os.listdir(tmp_path) == ["run.json"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_file_has_the_mode_that_its_user_gives_to_files(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_json(tmp_path / "new", 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o666 & ~mask
+    (tmp_path / "new").chmod(0o640)
+    write_json(tmp_path / "new", 2)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "further").symlink_to(tmp_path / "link")
+    write_whole(tmp_path / "further", b"new")
+    assert (tmp_path / "further").is_symlink()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_whole(tmp_path / "loop", b"new")
+    assert hidden(tmp_path) == []
+
+
+def test_a_fifo_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(fifo, b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    write_whole(Path("/dev/null"), b"gone")
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_part_that_a_killed_process_left_is_used_up(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.part").write_text("half of something longer than the whole")
+    write_json(tmp_path / "run.json", 1)
+    assert os.listdir(tmp_path) == ["run.json"]
+    assert (tmp_path / "run.json").read_text() == "1\n"
+
+
+def test_files_that_belong_together_are_all_new_or_all_old(tmp_path: Path) -> None:
+    files = {tmp_path / name: b"new" for name in ("trials.jsonl", "run.json")}
+    write_set(dict.fromkeys(files, b"old"))
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_set(files | {tmp_path / "taken" / "..": b"a folder's name"})
+    assert {path.read_bytes() for path in files} == {b"old"}
+    write_set(files)
+    assert {path.read_bytes() for path in files} == {b"new"}
+    assert hidden(tmp_path) == []
+
+
+def test_a_user_s_own_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "vector.safetensors"
+    write_over({path: b"one"})
+    write_over({path: b"one"})  # the same again
+    with pytest.raises(UsageError, match="holds something else"):
+        write_over({tmp_path / "beside": b"x", path: b"two"})
+    assert os.listdir(tmp_path) == ["vector.safetensors"]
+    write_over({path: b"two"}, ours=lambda path: True)
+    write_over({path: b"three"}, force=True)
+    assert path.read_bytes() == b"three"
+
+
 # Artefacts
+
+
+@pytest.mark.parametrize("file", ["fit.txt", "key.json"])
+def test_a_damaged_artefact_counts_as_missing_and_is_made_anew(tmp_path: Path, file: str) -> None:
+    def write(folder: Path) -> None:
+        (folder / "fit.txt").write_text("fitted")
+
+    Artefacts(tmp_path).make("k", {"method": "m"}, write)
+    path = tmp_path / "k" / file
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        again = Artefacts(tmp_path)
+        if not again.has("k"):
+            again.make("k", {"method": "m"}, write)
+        assert (tmp_path / "k" / "fit.txt").read_text() == "fitted"
+    path.unlink()
+    assert not Artefacts(tmp_path).has("k")
+
+
+def test_folders_of_killed_processes_are_swept_and_live_ones_stay(tmp_path: Path) -> None:
+    for name in (".part-a-12345678", ".part-b-12345678", ".part-12345678", ".part-87654321"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / ".part-12345678", (0, 0))  # of a version that named no claim
+    with other_process(tmp_path, ["b"]):
+        Artefacts(tmp_path).make("k", {}, lambda folder: None)
+        assert sorted(os.listdir(tmp_path)) == [".claims", ".part-87654321", ".part-b-12345678", "k"]
+    Artefacts(tmp_path).make("l", {}, lambda folder: None)
+    assert sorted(os.listdir(tmp_path)) == [".claims", ".part-87654321", "k", "l"]
+
+
+# Claims
+
+
+@contextmanager
+def other_process(folder: Path, names: list[str]) -> Iterator[int]:
+    """A process that has claimed `names`, and is killed at the end."""
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        claims = Claims(folder)
+        os.write(told, bytes([all(claims.take(name) for name in names)]))
+        signal.pause()
+        os._exit(1)
+    try:
+        assert os.read(ready, 1) == b"\x01"
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ready)
+        os.close(told)
+
+
+def test_a_claim_holds_until_its_process_ends_however_that_ends(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    with other_process(tmp_path, ["a"]):
+        assert not claims.take("a")
+        assert claims.take("b")
+    assert claims.take("a")
+
+
+def test_what_others_have_claimed_comes_last_and_from_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, others = Rows(tmp_path), []
+    rows.put("z", 0)
+    with other_process(tmp_path, ["a", "b"]) as pid:
+        portions = rows.portions(["a", "b", "c", "z"], others.append)
+        assert next(portions) == ["c"]
+        rows.put("c", 1)
+        two = Rows(tmp_path)  # as if the other process had put it
+        two.put("a", 2)
+        threading.Timer(0.1, os.kill, (pid, signal.SIGKILL)).start()
+        assert next(portions) == ["b"]  # its claims ended with it
+        assert list(portions) == []  # handed out once: a rating that nobody can give does not come again
+    assert (others, rows.get("a")) == ([1, 1], 2)
+    assert capsys.readouterr().err.count("another process") == 1
+
+
+def test_a_quarter_is_handed_out_at_once(tmp_path: Path) -> None:
+    rows, sizes = Rows(tmp_path), []
+    for mine in rows.portions(map(str, range(2000))):
+        sizes.append(len(mine))
+        for key in mine:
+            rows.put(key, 0)
+    assert sizes[:3] == [500, 375, 281]
+    assert sum(sizes) == 2000
+    assert [len(mine) for mine in Rows(tmp_path / "whole").portions(map(str, range(2000)), whole=True)] == [2000]
+    assert [len(mine) for mine in Rows(None).portions(map(str, range(2000)))] == [2000]
+
+
+def worker(folder: Path, keys: list[str], seed: int) -> None:
+    """Puts what of `keys` is its own, and writes down that it did."""
+    rows = Rows(folder)
+    random.Random(seed).shuffle(keys)
+    for mine in rows.portions(keys):
+        for key in mine:
+            with (folder / "made").open("ab", buffering=0) as file:
+                file.write(f"{key}\n".encode())
+            rows.put(key, key * 2)
+    assert all(rows.get(key) == key * 2 for key in keys)
+
+
+@pytest.mark.parametrize("killed", [0, 2])
+def test_processes_make_each_row_once(tmp_path: Path, killed: int) -> None:
+    """Four, two of which may be killed on their way: those have made a row without having put it, at most."""
+    keys, pids = [str(i) for i in range(1500)], []
+    for seed in range(4):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                worker(tmp_path, keys, seed)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        pids.append(pid)
+    for pid in pids[:killed]:
+        while not (tmp_path / "made").exists():
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.05))
+        os.kill(pid, signal.SIGKILL)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert ends[killed:] == [0] * (4 - killed)
+    made = (tmp_path / "made").read_text().split()
+    assert set(made) == set(keys)
+    assert len(made) <= len(keys) + killed
+    read = Rows(tmp_path)
+    assert len(read) == len(keys)
 
 
 def test_an_artefact_is_made_once(tmp_path: Path) -> None:

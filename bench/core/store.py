@@ -97,7 +97,9 @@ def _beside(path: Path, content: bytes) -> Iterator[tuple[Path | None, Path]]:
             return
         target = Path(os.path.realpath(path))
         if target.is_symlink():
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if target.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.part")
         file = _locked(part)

@@ -1,0 +1,216 @@
+"""What a user has stays: commands write over and delete what bench made, and name what it did not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.cli.main import ended_by_signals, main, told
+from bench.core.errors import BenchError, UsageError
+from bench.core.paths import TAG, cache_root, mark_cache
+from bench.core.store import write_json
+from bench.run import speed
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENCH_RESULTS", str(tmp_path / "results"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def bench(*words: str, expect: int = 0) -> Result:
+    done = CliRunner().invoke(main, list(words))
+    assert done.exit_code == expect, done.output
+    assert "Traceback" not in done.output
+    return done
+
+
+def made(root: Path, *kinds: str) -> Path:
+    """A cache with a file in each folder."""
+    for kind in kinds:
+        (root / kind / "in").mkdir(parents=True)
+        (root / kind / "in" / "file.jsonl").write_text("x")
+    return root
+
+
+# The cache
+
+
+def test_clearing_takes_what_can_be_made_anew_and_no_result(home: Path) -> None:
+    mark_cache()
+    made(home / "cache", "rows", "fits", "scratch", "own")
+    (home / "cache" / "rates.json").write_text("{}")
+    done = bench("cache", "clear", "--yes")
+    assert [line.split()[0] for line in done.stderr.splitlines()[1:]] == ["fits", "rows", "total"]
+    assert sorted(os.listdir(home / "cache")) == [TAG, "own", "rates.json", "scratch"]
+    assert bench("cache", "clear", "scratch", "--yes").stdout == "cleared\n"
+    assert sorted(os.listdir(home / "cache")) == [TAG, "own", "rates.json"]
+    assert "nothing to clear" in bench("cache", "clear", "--yes").stderr
+
+
+def test_a_kind_that_is_named_goes_alone(home: Path) -> None:
+    mark_cache()
+    made(home / "cache", "rows", "fits")
+    bench("cache", "clear", "rows", "--yes")
+    assert sorted(os.listdir(home / "cache")) == [TAG, "fits"]
+
+
+@pytest.mark.parametrize("foreign", ["thesis.tex", ""])
+def test_a_folder_that_bench_did_not_make_is_not_cleared(home: Path, foreign: str) -> None:
+    made(home / "cache", "models", "logs")
+    if foreign:
+        made(home / "cache", "rows/generations")  # bench has been there too
+        (home / "cache" / foreign).touch()
+        mark_cache()
+    said = bench("cache", "clear", "--yes", expect=2).stderr
+    assert "is not a cache that bench made" in said
+    assert foreign in said
+    assert (home / "cache" / "models" / "in" / "file.jsonl").is_file()
+
+
+def test_a_cache_of_a_version_without_the_mark_is_cleared(home: Path) -> None:
+    made(home / "cache", "rows/generations", "checksums")
+    bench("cache", "clear", "--yes")
+    assert os.listdir(home / "cache") == []
+
+
+def test_what_cannot_be_deleted_is_named(home: Path) -> None:
+    mark_cache()
+    made(home / "elsewhere", "rows")
+    (home / "cache" / "rows").symlink_to(home / "elsewhere" / "rows")
+    done = bench("cache", "clear", "--yes", expect=1)
+    assert done.stdout == "not all is cleared\n"
+    assert f"not deleted: {home / 'cache' / 'rows'} is a link" in done.stderr
+    assert (home / "elsewhere" / "rows" / "in" / "file.jsonl").is_file()
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_variable_names_no_folder(home: Path, monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    monkeypatch.setenv("BENCH_CACHE", empty)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "user"))
+    monkeypatch.setenv("BENCH_RESULTS", "")
+    assert cache_root() == home / "user" / "steer-or-prompt"
+    assert "no runs" in bench("report", "--scratch", expect=2).stderr
+
+
+@pytest.mark.parametrize("words", [["cache", "path"], ["cache", "clear", "--yes"], ["list", "runs"]])
+def test_a_home_folder_of_nobody_is_one_line(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setenv("BENCH_CACHE", "~nosuchuser/x")
+    assert bench(*words, expect=2).stderr == "bench: ~nosuchuser/x: there is no such home folder\n"
+
+
+def test_a_home_folder_of_nobody_is_one_line_in_options(home: Path) -> None:
+    for words in (["data", "check", "~nosuchuser/x"], ["run", "--model", "~nosuchuser/x", "--dry-run"]):
+        assert bench(*words, expect=2).stderr == "bench: ~nosuchuser/x: there is no such home folder\n"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"generate": "fast"}', '{"generate": NaN}', "\x00", '{"generate": -1}'])
+def test_damaged_rates_are_none(home: Path, text: str) -> None:
+    (home / "cache").mkdir()
+    (home / "cache" / "rates.json").write_text(text)
+    assert speed.rates() == speed.RATES
+
+
+# Files that a user names
+
+
+def test_a_report_writes_over_no_file_of_the_user(home: Path) -> None:
+    bench("run", "--backend", "fake", "-m", "none", "-n", "1")
+    for name in ("index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.json"):
+        own = home / name.replace(".", "-") / name
+        write_json(own, "my own")
+        for words in (["--out", str(own.parent)], ["--publish", str(own.parent)]):
+            assert f"{own} is there and was not made by bench report" in bench("report", *words, expect=2).stderr
+        assert os.listdir(own.parent) == [name]
+    bench("report", "--out", str(home / "index-html"), "--force")
+    bench("report", "--out", str(home / "index-html"), "--publish", str(home / "site"))
+    bench("report", "--out", str(home / "index-html"), "--publish", str(home / "site"))
+    (home / "reports" / "leaderboard.md").write_text("my own")
+    done = bench("run", "--backend", "fake", "-m", "none", "-n", "1")  # the run is there; its report is not the point
+    assert "no report: " in done.stderr
+    assert (home / "reports" / "leaderboard.md").read_text() == "my own"
+
+
+def test_a_figure_is_written_over_an_earlier_one_alone(home: Path) -> None:
+    words = ("overhead", "--model", "llama-2-7b", "--figure", "fig")
+    (home / "fig.svg").write_text("drawn by hand")
+    assert "fig.svg is there and holds something else" in bench(*words, expect=2).stderr
+    assert sorted(path.name for path in home.glob("fig*")) == ["fig.svg"]
+    bench(*words, "--force")
+    bench(*words, "--rank", "16")
+    (home / "fig.csv").write_text("mine")
+    bench(*words, expect=2)
+    assert (home / "fig.csv").read_text() == "mine"
+
+
+def test_a_sample_is_not_drawn_over_ratings_or_their_key(home: Path) -> None:
+    bench("run", "--backend", "fake", "-m", "none", "-n", "1")
+    for name in ("ratings.csv", "ratings.key.csv"):
+        (home / name).write_text("mine")
+        assert f"{name} exists" in bench("judge", "sample", "none", "--out", "ratings.csv", expect=2).stderr
+        (home / name).unlink()
+
+
+def test_a_failed_write_leaves_the_old_run_whole(home: Path) -> None:
+    """A limit on a file's size stands for a full disk: the answers would still go, run.json does not."""
+    resource = pytest.importorskip("resource")
+    words = ("run", "--backend", "fake", "-m", "none,prompt", "-n", "2")
+    bench(*words)
+    folder = next((home / "results").glob("*/*/prompt-*"))
+    (folder / "run.json").write_text("{")  # damaged: it is made again, of the rows
+    trials = (folder / "trials.jsonl").read_bytes()
+    (folder / "trials.jsonl").write_bytes(trials + b"\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(trials) + 10, before[1]))
+        said = bench(*words, expect=1).stderr.splitlines()[-1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert said.startswith("bench: cannot write prompt (File too large: ")
+    assert sorted(os.listdir(folder)) == ["run.json", "trials.jsonl"]
+    assert (folder / "trials.jsonl").read_bytes() == trials + b"\n"
+    bench(*words)
+    assert (folder / "trials.jsonl").read_bytes() == trials
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_a_library_turns_into_its_own_error_is_one_line(number: signal.Signals) -> None:
+    with ended_by_signals() as came:
+        with pytest.raises(ImportError) as error:
+            try:
+                os.kill(os.getpid(), number)
+                signal.pause()
+            except KeyboardInterrupt:
+                raise ImportError("Could not import this") from None
+        line, code = told(error.value, came) or ("", 0)
+    assert code == 128 + number
+    assert line.endswith("; the same command resumes")
+    assert told(error.value, []) is None  # without a signal it is a mistake, and shown as one
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals() as came:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert came == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_errors_have_their_line_and_code() -> None:
+    assert told(BenchError("x"), []) == ("x", 1)
+    assert told(UsageError("x"), []) == ("x", 2)
+    assert told(OSError(28, "No space left on device", "/full"), []) == (
+        "No space left on device (/full); nothing half-written",
+        1,
+    )
