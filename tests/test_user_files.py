@@ -184,13 +184,16 @@ def test_a_failed_write_leaves_the_old_run_whole(home: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_a_library_turns_into_its_own_error_is_one_line(number: signal.Signals) -> None:
+    def interrupted() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        except KeyboardInterrupt:
+            raise ImportError("Could not import this") from None
+
     with ended_by_signals() as came:
         with pytest.raises(ImportError) as error:
-            try:
-                os.kill(os.getpid(), number)
-                signal.pause()
-            except KeyboardInterrupt:
-                raise ImportError("Could not import this") from None
+            interrupted()
         line, code = told(error.value, came) or ("", 0)
     assert code == 128 + number
     assert line.endswith("; the same command resumes")
