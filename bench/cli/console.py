@@ -1,36 +1,52 @@
 """What every command prints through: lines and progress on stderr, tables on stdout.
 
-Invariant: results go to stdout, everything else to stderr. What a model wrote is printed without the characters that
-steer a terminal.
+Invariant: results go to stdout, everything else to stderr. Nothing that is printed steers a terminal but this module's
+own styles: names, texts, reasons and paths are anybody's (`bench.core.escape.printable`), and no brackets are markup.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+import click
+from rich import console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 
-err = Console(stderr=True, highlight=False, emoji=False)
+from bench.core.escape import printable
+
+
+class Console(console.Console):
+    """A console that shows every text as it is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, markup=False, **options)
+
+    def render(self, *given: Any, **options: Any) -> Iterator[Segment]:
+        for segment in super().render(*given, **options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+err = Console(stderr=True)
 
 
 def out(width: int = 160) -> Console:
     """Where tables go; `width` columns where it is no terminal."""
-    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else width)
+    return Console(width=None if sys.stdout.isatty() else width)
 
 
 def say(line: str) -> None:
-    """One line on stderr as it is: an error's reason or a path may have brackets, which are no markup."""
-    err.print(line, markup=False, soft_wrap=True)
+    """One line on stderr."""
+    err.print(" ".join(line.splitlines()), soft_wrap=True)
 
 
-def printable(text: str) -> str:
-    """`text` without control characters, line ends and tabs apart."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
+def echo(text: object = "", err: bool = False) -> None:
+    """Text on stdout, or on stderr, for programs and readers alike."""
+    click.echo(printable(str(text)), err=err)
 
 
 @contextmanager

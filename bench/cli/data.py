@@ -5,14 +5,15 @@ Invariant: as in `bench.cli`.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bench.cli.console import echo
 from bench.cli.options import force_option, json_option
+from bench.core.escape import dumped
 
 
 @click.group()
@@ -29,9 +30,9 @@ def data_check(folder: str, as_json: bool) -> None:
 
     report = check(place(folder))
     if as_json:
-        click.echo(json.dumps(plain_report(report), indent=1, ensure_ascii=False))
+        echo(dumped(plain_report(report)))
     else:
-        click.echo("\n".join(lines(report)))
+        echo("\n".join(lines(report)))
     if report.failed:
         sys.exit(1)
 
@@ -57,7 +58,7 @@ def data_make(
     from bench.data.make import Recipe, make
 
     def tell(line: str) -> None:
-        click.echo(line, err=True)
+        echo(line, err=True)
 
     found = make(concepts, generator, out, Recipe(**recipe), instructions, tell, force)
-    click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(quality.lines(found)))
+    echo(dumped(found) if as_json else "\n".join(quality.lines(found)))

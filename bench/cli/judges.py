@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table as Grid
 
 from bench import results as runs_of
 from bench.backends.models import DEFAULT
-from bench.cli.console import out as stdout, progress, say
+from bench.cli.console import Console, echo, out as stdout, progress, say
 from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option, roots as roots_of
 from bench.core.errors import UsageError, suggest
+from bench.core.escape import dumped
 from bench.core.paths import default_results
 from bench.core.protocol import DEFAULT_JUDGE, usual_judge
 from bench.core.store import write_json
@@ -102,8 +102,8 @@ def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, result
     drawn = reference.draw(find(runs, results), count, seed)
     ratings.write_key(ratings.key_of(out), [origin for _, origin in drawn])
     ratings.write(out, [ratings.Rated(answer, "") for answer, _ in drawn])
-    click.echo(str(out))
-    click.echo(f"bench: {ratings.key_of(out).name} says where they came from; readers do not see it", err=True)
+    echo(str(out))
+    echo(f"bench: {ratings.key_of(out).name} says where they came from; readers do not see it", err=True)
 
 
 def find(names: Sequence[str], folder: Path | None) -> list[Run]:
@@ -153,9 +153,9 @@ def rate(
         for both in _pairs([i for i, run in enumerate(runs) if run.data["group"] == group], runs, said)
     ]
     if later := sum(o.data.get("unanswered", 0) for found in said.values() for o in found):
-        click.echo(f"bench: {later} ratings went unanswered; the same command asks for them again", err=True)
+        echo(f"bench: {later} ratings went unanswered; the same command asks for them again", err=True)
     if as_json:
-        click.echo(json.dumps({"rated": rows, "compared": compared}, indent=1))
+        echo(json.dumps({"rated": rows, "compared": compared}, indent=1))
         return
     console = stdout()
     grid = Grid("run", "judge", *runs[0].data["axes"], "missing")
@@ -241,7 +241,7 @@ def validate(
         write_json(path, found | {"provenance": provenance()})
         say(f"kept: {path}")
     if as_json:
-        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        echo(dumped(found))
         return
     _validity(found, stdout())
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 from rich.table import Table as Grid
 
-from bench.cli.console import out
+from bench.cli.console import echo, out
 from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option, roots
 from bench.core import registry
 from bench.core.errors import UsageError
@@ -61,12 +60,12 @@ def listing(what: str, folder: Path | None, as_json: bool) -> None:
         if kind == "method":
             rows += [_combination(name) for name in registry.combinations()]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
         return
     grid = Grid(*(rows[0] if rows else ["nothing"]))
     for row in rows:
         cells = (", ".join(v) if isinstance(v, list) else "" if v is None else str(v) for v in row.values())
-        grid.add_row(*map(escape, cells))
+        grid.add_row(*cells)
     out().print(grid)
 
 
@@ -104,14 +103,12 @@ def models(action: str, name: str | None, as_json: bool) -> None:
 
     if action == "list":
         rows = list(known.listed())
-        click.echo(
-            json.dumps(rows, indent=1) if as_json else "\n".join("  ".join(filter(None, r.values())) for r in rows)
-        )
+        echo(json.dumps(rows, indent=1) if as_json else "\n".join("  ".join(filter(None, r.values())) for r in rows))
         return
     with quiet():
         model = known.resolve(name or known.DEFAULT, fetch=action == "fetch")
     found = {"name": model.name, "path": str(model.path), "source": model.source, "weights": model.weights}
-    click.echo(json.dumps(found) if as_json else str(model.path))
+    echo(json.dumps(found) if as_json else str(model.path))
 
 
 @click.command()
@@ -123,11 +120,11 @@ def cache(action: str, kinds: tuple[str, ...], yes: bool) -> None:
     named."""
     root = cache_root()
     if action == "path":
-        click.echo(str(root))
+        echo(str(root))
         return
     sizes = {kind: _size(root / kind) for kind in (*KINDS, *KEPT) if (root / kind).is_dir()}
     if action == "size":
-        click.echo("\n".join(_sized(sizes)))
+        echo("\n".join(_sized(sizes)))
     else:
         chosen = {kind: size for kind, size in sizes.items() if kind in (kinds or KINDS)}
         _clear(root, chosen, yes)
@@ -145,14 +142,14 @@ def _sized(sizes: Mapping[str, int]) -> list[str]:
 def _clear(root: Path, sizes: Mapping[str, int], yes: bool) -> None:
     """Delete the folders of `sizes`, of a cache that is bench's own; exit code 1 where something is left."""
     if not sizes:
-        click.echo(f"bench: nothing to clear in {root}", err=True)
+        echo(f"bench: nothing to clear in {root}", err=True)
         return
     if not owned(root):
         other = next(iter(foreign(root)), "")
         holds = f"it holds {other}, which bench did not put there" if other else "nothing in it is bench's"
         raise UsageError(f"{root} is not a cache that bench made: {holds}; delete by hand what you want to be gone")
-    click.echo(f"in {root}:", err=True)
-    click.echo("\n".join(_sized(sizes)), err=True)
+    echo(f"in {root}:", err=True)
+    echo("\n".join(_sized(sizes)), err=True)
     if not (yes or click.confirm("delete all of this?", err=True)):
         return
     left: list[str] = []
@@ -161,8 +158,8 @@ def _clear(root: Path, sizes: Mapping[str, int], yes: bool) -> None:
             left.append(f"{root / kind} is a link")
             continue
         shutil.rmtree(root / kind, onerror=lambda _, path, why: left.append(f"{path}: {why[1]}"))
-    click.echo("cleared" if not left else "not all is cleared")
+    echo("cleared" if not left else "not all is cleared")
     for line in left[:10]:
-        click.echo(f"bench: not deleted: {line}", err=True)
+        echo(f"bench: not deleted: {line}", err=True)
     if left:
         sys.exit(1)

@@ -63,7 +63,9 @@ class Group(click.Group):
             except (Exception, KeyboardInterrupt) as error:
                 if not (found := told(error, came)):
                     raise
-        click.echo(f"bench: {found[0]}", err=True)
+        from bench.cli.console import echo  # takes a while to load
+
+        echo(f"bench: {' '.join(found[0].splitlines())}", err=True)
         raise click.exceptions.Exit(found[1])
 
 

@@ -15,7 +15,7 @@ import click
 from rich.table import Table as Grid
 
 from bench import results as runs_of
-from bench.cli.console import out
+from bench.cli.console import echo, out
 from bench.cli.options import force_option, json_option, plugin_option, plugins, quiet, results_option, roots
 from bench.core.errors import UsageError
 from bench.measure.capability import Capability, Settings as Asked, lines
@@ -81,7 +81,7 @@ def advise(one: str, two: str, folder: Path | None, as_json: bool, axis: str, ai
                 {"concepts": m, "instructions": i, "power": p} for m, row in grid.items() for i, p in row.items()
             ],
         }
-        click.echo(json.dumps(bare(found), indent=1))
+        echo(json.dumps(bare(found), indent=1))
         return
     total = pilot.concept + pilot.instruction
     family = f", after Holm over {aim['after_holm']}" if aim["after_holm"] > 1 else ""
@@ -149,11 +149,11 @@ def overhead(
         failed = []
         if anew:
             settings = Settings(tokens, batch, repeats, concepts, dtype)
-            failed = renew(found, settings, lambda text: click.echo(text, err=True))
+            failed = renew(found, settings, lambda text: echo(text, err=True))
         records = [sidecars.required(run) for run in found if not failed or sidecars.load(run)]
         if as_json:
             drift = floor(records)
-            click.echo(json.dumps([summary(one, drift=drift) | {"run": one.data["run"]} for one in records], indent=1))
+            echo(json.dumps([summary(one, drift=drift) | {"run": one.data["run"]} for one in records], indent=1))
         else:
             cost_table(records)
         if failed:
@@ -187,7 +187,7 @@ def _formulas(as_json: bool) -> None:
     """The blog post's printed numbers, what its formulas give, and what Llama-2-7B really costs."""
     rows = published.records()
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
         return
     grid = Grid(
         "quantity", "context", "prompt", "printed %", "formula %", "agrees", "exact, Llama-2-7B %",
@@ -242,7 +242,7 @@ def _model(
     rows = costs(arch, sizes, contexts, rank)
     paid = breakeven.table(arch, sizes, contexts, reply, texts, served, rank)
     if as_json:
-        click.echo(json.dumps({"model": arch.name, "base": bases, "rows": rows, "breakeven": paid}, indent=1))
+        echo(json.dumps({"model": arch.name, "base": bases, "rows": rows, "breakeven": paid}, indent=1))
         return
     first = Grid("context", "GFLOP a token", "KV cache MiB", "MiB moved a step", title=f"{arch.name}, bf16, batch 1")
     for row in bases:
@@ -317,7 +317,7 @@ def capability(
         raise UsageError("--include-path, --limit, --num-fewshot and --chat belong to --tasks")
     found = lookup(run, roots(results))
     with quiet():
-        own = Capability(found, concept, coefficient, lambda line: click.echo(line, err=True))
+        own = Capability(found, concept, coefficient, lambda line: echo(line, err=True))
         settings = Asked(names, include_path, limit, num_fewshot, chat)
         entries = own.lm_eval(settings) if names else own.side_effects()
-    click.echo(json.dumps(entries, indent=1) if as_json else "\n".join(lines(entries)))
+    echo(json.dumps(entries, indent=1) if as_json else "\n".join(lines(entries)))

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Grid
+from rich.text import Text
 
-from bench.cli.console import out, printable
+from bench.cli.console import Console, echo, out
 from bench.cli.measure import cost_table
 from bench.cli.options import (
     WithDefault,
@@ -27,6 +26,7 @@ from bench.cli.options import (
     roots,
 )
 from bench.core.errors import UsageError, suggest
+from bench.core.escape import dumped
 from bench.core.paths import default_results, scratch
 from bench.core.registry import table
 from bench.overhead.summary import summary
@@ -61,17 +61,17 @@ def _show(name: str, concept: str | None, limit: int, folder: Path | None, as_js
         raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, run.data['concepts'])}")
     samples = [s for s in run.data["samples"] if concept in (None, s["concept"])][:limit]
     if as_json:
-        click.echo(json.dumps(dict(run.data) | {"samples": samples}, indent=1, ensure_ascii=False))
+        echo(dumped(dict(run.data) | {"samples": samples}))
         return
     console = _headed(run)
     console.print("  ".join(f"{axis} {run.data['metrics'][axis]}" for axis in run.data["axes"]))
     for line in monitors.lines(run):
         console.print(line)
     if spoken := leaderboard.spoken_to(run):
-        console.print(printable(spoken), markup=False)
+        console.print(spoken)
     for i, row in enumerate(samples):
         if "text" not in row:  # a detection row: the text is the data's own
-            console.print(printable(f"{row['id']}  {row['label']}  score {row['score']:g}"), markup=False)
+            console.print(f"{row['id']}  {row['label']}  score {row['score']:g}")
             continue
         if not i or row["concept"] != samples[i - 1]["concept"]:
             console.print()
@@ -83,23 +83,25 @@ def _prompted(console: Console, run: Run, concept: str) -> None:
     """What stood around the questions of a concept under the picked setting, where anything did."""
     for name, text in run.prompt(concept).items():
         shown = f"{len(text)} example turns" if name == "shots" else text.strip()
-        console.print(printable(f"{name}: {shown}"), markup=False, soft_wrap=True)
+        console.print(f"{name}: {shown}", soft_wrap=True)
 
 
 def _headed(run: Run) -> Console:
-    console, spec = Console(highlight=False, emoji=False), run.data["spec"]
+    console, spec = Console(), run.data["spec"]
     console.print(
-        f"[bold]{escape(printable(run.method))}[/] on {spec['task']}, {spec['model']} ({spec['dtype']}), "
-        f"preset {spec['protocol']['preset']}, judge {spec['judge'] or 'none'}"
+        Text(run.method, "bold"),
+        f"on {spec['task']}, {spec['model']} ({spec['dtype']}), "
+        f"preset {spec['protocol']['preset']}, judge {spec['judge'] or 'none'}",
     )
     return console
 
 
 def _answer(console: Console, row: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
     ratings = "  ".join(f"{axis} {'none' if v is None else v}" for axis, v in row["ratings"].items())
-    console.print(f"\n[bold]{escape(printable(row['concept']))}[/] c={setting['coefficient']:g}  {ratings}")
-    console.print(printable(f"> {row['instruction']}"), markup=False)
-    console.print(printable(row["text"]), markup=False)
+    console.print()
+    console.print(Text(row["concept"], "bold"), f"c={setting['coefficient']:g}  {ratings}")
+    console.print(f"> {row['instruction']}")
+    console.print(row["text"])
 
 
 def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> None:
@@ -116,19 +118,19 @@ def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> 
     second = {judge: dict(s) for judge, s in others.items() if s}
     if as_json:
         shown = {"run": run.data["id"], "split": "test" if found else "select", "answers": found or others_tried}
-        click.echo(json.dumps(shown | ({"opinions": second} if second else {}), indent=1, ensure_ascii=False))
+        echo(dumped(shown | ({"opinions": second} if second else {})))
         return
     console = _headed(run)
     for row in found or others_tried:
         picked = run.data["concepts"][row["concept"]]["picked"]
         if "text" not in row:
-            console.print(printable(f"{row['id']}  {row['label']}  score {row['score']:g}"), markup=False)
+            console.print(f"{row['id']}  {row['label']}  score {row['score']:g}")
             continue
         if found:
             _prompted(console, run, row["concept"])
         _answer(console, row, picked if found else row)
         if "tokens" in row:
-            console.print(f"{row['tokens']} tokens, positions edited {row['touched']}", markup=False)
+            console.print(f"{row['tokens']} tokens, positions edited {row['touched']}")
         _said(console, run.data["spec"]["judge"] or "scores", row)
     for judge, row in second.items():
         _said(console, judge, row, row["ratings"])
@@ -138,9 +140,9 @@ def _said(console: Console, judge: str, row: Mapping[str, Any], ratings: Mapping
     """What a judge said of each axis, and why it gave no rating."""
     if ratings is not None:
         shown = "  ".join(f"{axis} {'none' if v is None else v}" for axis, v in ratings.items())
-        console.print(printable(f"{judge}: {shown}"), markup=False)
+        console.print(f"{judge}: {shown}")
     for axis, said in (*row["reasons"].items(), *row.get("said", {}).items()):
-        console.print(printable(f"  {judge} on {axis}: {said}"), markup=False)
+        console.print(f"  {judge} on {axis}: {said}")
 
 
 @click.command()
@@ -155,16 +157,16 @@ def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
     costs = [cost for run in (first, second) if (cost := sidecars.load(run))]
     if as_json:
         priced = {"cost": [summary(one) for one in costs]} if costs else {}
-        click.echo(json.dumps(comparison.as_json(axes) | priced, indent=1))
+        echo(json.dumps(comparison.as_json(axes) | priced, indent=1))
         return
     columns = "axis", "difference", "p", "concepts", "detectable", "generations won", "concepts won", "at equal length"
-    grid = Grid(*columns, title=escape(f"{first.method} minus {second.method}"))
+    grid = Grid(*columns, title=f"{first.method} minus {second.method}")
     for axis, found in axes.items():
         d = found.difference
         won = [leaderboard.percent(w) for w in found.wins.values()]
         last = leaderboard.interval(found.length.equal, signed=True) if found.length else "–"
         cells = leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}", *won, last
-        grid.add_row(axis, *map(escape, cells))
+        grid.add_row(axis, *cells)
     out().print(grid)
     if costs:
         cost_table(costs)
@@ -189,7 +191,7 @@ def report(
     written = build(root, folder)
     if publish:
         written = [*written, publish_report(written, folder, publish)]
-    click.echo(json.dumps([str(p) for p in written]) if as_json else "\n".join(map(str, written)))
+    echo(json.dumps([str(p) for p in written]) if as_json else "\n".join(map(str, written)))
 
 
 @click.group(cls=WithDefault)
@@ -249,10 +251,10 @@ def contract(kind: str, name: str, as_json: bool, params: Mapping[str, Any] | No
     with quiet():
         found = checks[kind](name, params=params)
     if as_json:
-        click.echo(json.dumps({kind: name, "checks": found}, indent=1))
+        echo(json.dumps({kind: name, "checks": found}, indent=1))
     else:
         for label, problem in found.items():
-            click.echo(f"{'ok  ' if not problem else 'FAIL'} {label}{': ' + problem if problem else ''}")
+            echo(f"{'ok  ' if not problem else 'FAIL'} {label}{': ' + problem if problem else ''}")
     if any(found.values()):
         sys.exit(1)
 
@@ -270,11 +272,11 @@ def check_results(results: Path | None, late: tuple[Path, ...], as_json: bool) -
         raise UsageError(f"no runs in {root}: nothing to check")
     found = audit(root)
     if as_json:
-        click.echo(json.dumps({"runs": runs, "findings": [vars(one) for one in found]}, indent=1))
+        echo(json.dumps({"runs": runs, "findings": [vars(one) for one in found]}, indent=1))
     else:
         for one in found:
-            click.echo(printable(f"{one.path}: {one.problem}"))
-        click.echo(f"{runs} runs, {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}", err=bool(found))
+            echo(f"{one.path}: {one.problem}")
+        echo(f"{runs} runs, {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}", err=bool(found))
     if found:
         sys.exit(1)
 
@@ -308,9 +310,9 @@ def export(
     plugins(late)
     found = lookup(run, roots(results))
     rows = write(found, form, concept, out, force)
-    click.echo(json.dumps(rows, indent=1) if as_json else "\n".join(row["path"] for row in rows))
+    echo(json.dumps(rows, indent=1) if as_json else "\n".join(row["path"] for row in rows))
     if note := caveat(found, form):
-        click.echo(f"bench: {note}", err=True)
+        echo(f"bench: {note}", err=True)
 
 
 @click.command()
@@ -323,4 +325,4 @@ def docs(reports: bool) -> None:
     renew = runpy.run_path(str(ROOT / "tools" / "documents.py"))["renew"]
     program = cast(click.Group, click.get_current_context().find_root().command)
     for path in [*written, *renew(ROOT, program)]:
-        click.echo(str(path.relative_to(ROOT)))
+        echo(str(path.relative_to(ROOT)))

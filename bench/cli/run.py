@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table as Grid
 
 from bench import results
-from bench.cli.console import err, out, progress, say
+from bench.cli.console import Console, echo, err, out, progress, say
 from bench.cli.options import json_option, plugin_option, plugins, results_option
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import default_results, scratch
@@ -112,7 +110,7 @@ def run(
         plan.ready()
     nothing = all(row["status"] == "unsupported" for row in summary["runs"])
     if as_json and (dry_run or nothing):
-        click.echo(json.dumps(summary, indent=1))
+        echo(json.dumps(summary, indent=1))
     if nothing:
         raise UsageError("no method of this run can be made: the reasons stand above")
     if dry_run:
@@ -194,10 +192,10 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         *names[:4],
         "trained",
         "state",
-        title=escape(f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}"),
+        title=f"{first.task} · {first.model} ({first.dtype}) · preset {first.protocol.preset}",
     )
     for row in rows:
-        grid.add_row(escape(row["method"]), *(f"{row[n]:,}" for n in shown), STATES[row["status"]])
+        grid.add_row(row["method"], *(f"{row[n]:,}" for n in shown), STATES[row["status"]])
     if plain:
         written = f"{plain * answer_tokens(made.protocol):,}"
         grid.add_row("plain answers, for pairs", "0", f"{plain:,}", written, "0", "0", "to do")
@@ -270,12 +268,12 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         f"{sum(job.status == 'cached' for job in jobs)} of {len(jobs)} methods were done before"
     )
     if as_json:
-        click.echo(json.dumps({"runs": rows}, indent=1))
+        echo(json.dumps({"runs": rows}, indent=1))
     for root in sorted({path.parents[3] for job in jobs if (path := job.path)}):
         _report(root)
     gaps = [line for run in shown if (line := _gap(run, max_unscored))]
     for line in gaps:
-        click.echo(f"bench: {line}", err=True)
+        echo(f"bench: {line}", err=True)
     return bool(gaps) or any(job.status == "failed" for job in jobs)
 
 
@@ -301,9 +299,9 @@ def _report(root: Path) -> None:
 
 
 def _board(table: Table, console: Console) -> None:
-    grid = Grid(*leaderboard.headings(table), title=escape(table.title))
+    grid = Grid(*leaderboard.headings(table), title=table.title)
     for row in table.rows:
-        grid.add_row(*map(escape, leaderboard.cells(table, row)))
+        grid.add_row(*leaderboard.cells(table, row))
     console.print(grid)
     for note in leaderboard.notes(table):
-        console.print(f"- {note}", soft_wrap=True, markup=False)
+        console.print(f"- {note}", soft_wrap=True)

@@ -1,13 +1,14 @@
 """Text of models, data sets and plugins, made harmless for the place it is written to.
 
-Invariant: nothing a model or a data set says can start a formula in a spreadsheet or open a tag, a link or a
-new cell in a page.
+Invariant: nothing a model, a data set or a server says can start a formula in a spreadsheet, open a tag, a link or a
+new cell in a page, or steer a terminal.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 import unicodedata
@@ -20,7 +21,20 @@ FORMULA = re.compile(r"^'*\s*[=+\-@\t\r\n]")
 """With apostrophes of its own before it, so that taking away the one which guards a text gives that text."""
 NUMBER = re.compile(r"^[+-]?\d+(\.\d*)?(e[+-]?\d+)?$", re.IGNORECASE)
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What steers a terminal or turns a line's direction, line ends and tabs apart; and halves of surrogate pairs."""
 LINK = re.compile(r"\b(?:https?|ftp)://|\bwww\.", re.IGNORECASE)
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may have it: characters that would steer it are shown as unknown ones."""
+    return CONTROL.sub("\ufffd", text)
+
+
+def dumped(value: Any) -> str:
+    """`value` as JSON for readers and terminals: what would steer one is escaped, and so the value is the same."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def cell(text: str) -> str:

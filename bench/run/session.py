@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from bench import results
 from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError, StopRun, located
+from bench.core.escape import printable
 from bench.core.interfaces import Context, Fitted, Monitored
 from bench.core.money import total
 from bench.core.paths import cache_root, mark_cache
@@ -115,7 +115,7 @@ class Session:
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
         self.context.rate = self._rate_all
         self.context.compat = self.rules.compat
-        self.context.log = partial(print, file=sys.stderr)
+        self.context.log = lambda line: print(printable(line), file=sys.stderr)
         self.steerings = Steerings(self.context, self.rules, self.task, root, judged)
         self.fits, self.concepts, self.trains = (getattr(self.steerings, n) for n in ("fits", "concepts", "trains"))
         refuse(self.task, self.trains)
