@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from click.testing import CliRunner
 
 from bench.backends import tiny
 from bench.cli.main import main
-from bench.core.registry import load_plugin
+from bench.core.errors import BenchError
+from bench.core.protocol import protocol
+from bench.core.registry import get, load_plugin
+from bench.core.values import Concept
+from bench.run.task_contract import refuse
 
 PLUGIN = '''
 import dataclasses
@@ -277,3 +282,66 @@ def test_a_task_that_scores_wrongly_is_named_in_one_line(
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"bench: {said}")
     assert not list((tmp_path / "results").rglob("run.json"))
+
+
+def changing(**parts: Any) -> Any:
+    """The shipped task with parts of it replaced: functions of what is there."""
+
+    @dataclass(frozen=True)
+    class Changed(get("task", "axbench")):  # type: ignore[misc]
+        def concepts(self) -> Any:
+            return parts.get("concepts", lambda rows: rows)(list(super().concepts()))
+
+        def train(self, concept: Concept) -> Any:
+            return parts.get("train", lambda train: train)(super().train(concept))
+
+        def select(self, concept: Concept) -> Any:
+            return parts.get("select", lambda rows, test: rows)(super().select(concept), super().test(concept))
+
+        def test(self, concept: Concept) -> Any:
+            return parts.get("test", lambda rows, train: rows)(super().test(concept), super().train(concept))
+
+    return Changed(protocol=protocol("quick", limit=2))
+
+
+def mute(rows: Any) -> Any:
+    return tuple(replace(row, response=" ") for row in rows)
+
+
+def asking(sample: Any, text: str) -> Any:
+    return replace(sample, messages=(("user", text),))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"concepts": lambda rows: [replace(row, text="  ") for row in rows]}, "it has no text"),
+        ({"concepts": lambda rows: [rows[0], rows[0]]}, "concept chance is there 2 times"),
+        ({"train": lambda t: replace(t, positives=mute(t.positives))}, "none of its positive texts has a word"),
+        ({"train": lambda t: replace(t, negatives=mute(t.negatives))}, "none of its negative texts has a word"),
+        ({"train": lambda t: replace(t, negatives=t.positives)}, "its positive texts are its negative ones"),
+        ({"test": lambda rows, train: []}, "task axbench has no test sample for it"),
+        ({"select": lambda rows, test: []}, "task axbench has no select sample for it"),
+        ({"test": lambda rows, train: [rows[0], rows[0]]}, "is there 2 times"),
+        (
+            {"test": lambda rows, train: [asking(rows[0], train.positives[0].instruction)]},
+            "train and test share an instruction",
+        ),
+        (
+            {"select": lambda rows, test: [asking(rows[0], f" {test[0].instruction.upper()}  ")]},
+            "select and test share an instruction",
+        ),
+    ],
+)
+def test_data_that_cannot_be_meant_are_refused(parts: dict[str, Any], said: str) -> None:
+    task = changing(**parts)
+    with pytest.raises(BenchError, match=said):
+        refuse(task, {concept.id: task.train(concept) for concept in task.concepts()})
+
+
+def test_a_test_question_that_is_nearly_a_training_one_is_told() -> None:
+    """Not refused: released data sets have some."""
+    task = changing(test=lambda rows, train: [asking(rows[0], f"{train.positives[0].instruction.upper()} ")])
+    told = refuse(task, {concept.id: task.train(concept) for concept in task.concepts()})
+    assert len(told) == 2
+    assert all("but for case and spaces a test question is a training one" in line for line in told)

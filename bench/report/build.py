@@ -122,6 +122,9 @@ def figures(found: Sequence[Table], results: Path) -> Iterator[tuple[str, str, F
 def sections(table: Table, roots: Sequence[Path]) -> list[Section]:
     """What stands below a table: what may be claimed, how methods compare in detail, what they cost."""
     known = validity(roots, table.spec["judge"], table.spec["judge_params"])
+    if table.silent:
+        judged = opinions.validity(known, table.spec["judge"]) if table.spec["judge"] else []
+        return [*judged, *costs.sections(table)]
     return [
         *opinions.sections(table, known),
         *head_to_head.sections(table),

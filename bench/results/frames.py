@@ -169,6 +169,7 @@ def records(table: Table) -> list[dict[str, Any]]:
                     "generations": row.run.data["counts"]["generations"],
                     "tokens": row.run.data["counts"]["tokens"],
                     "missing": row.missing,
+                    "idle": row.idle,
                 }
             )
     return found

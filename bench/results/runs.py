@@ -387,8 +387,8 @@ def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = Non
         for s in run.data["samples"]:
             value = s.get("tokens") if axis == "tokens" else s["ratings"].get(axis)
             unit = s.get("unit", s["concept"])
-            if unit in rows and value is not None:
-                rows[unit][s["id"]] = value
+            if unit in rows:  # one without a value has its place too, so that axes and lengths stand alike
+                rows[unit][s["id"]] = np.nan if value is None else value
         tables.append(rows)
     ids = {name: sorted({i for rows in tables for i in rows[name]}) for name in tables[0]}
     found = np.full((len(runs), len(ids), max(map(len, ids.values()), default=0)), np.nan)

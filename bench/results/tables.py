@@ -36,6 +36,8 @@ class Row:
     missing: int
     corrected: stats.Estimate | None = None
     """`overall` less what readers found the judge to favour the method's family by."""
+    idle: bool = False
+    """Whether every answer is the bare model's own: whatever it was to change, nothing changed."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Table:
     """Whether its judge passed what it must show before it ranks this task; None where no readers were asked."""
     contrasts: Mapping[str, Mapping[str, stats.Difference]] = field(default_factory=dict)
     """method -> control -> paired difference on the first axis."""
+    silent: str = ""
+    """Why it says nothing of one method against another: no rank, interval, difference or verdict is in it then."""
 
     @property
     def kind(self) -> str:
@@ -169,11 +173,12 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
         title += BELOW
     reference = _reference(named)
     overall = {name: values(run, "overall") for name, run in named.items()}
+    silent = _silent(runs, list(overall.values()))
     ranked = {n: v for n, v in overall.items() if named[n].data["validated"] and named[n].family != "control"}
-    ranks = stats.rank_intervals(ranked) if len(concepts) > 1 else dict.fromkeys(ranked, (1, len(ranked)))
+    ranks = stats.rank_intervals(ranked) if not silent and len(ranked) > 1 else {}
     others = [name for name in named if name != reference]
     against: dict[str, stats.Difference] = {}
-    if reference and concepts:
+    if reference and not silent:
         against = {n: difference(named[n], named[reference], units=concepts) for n in others}
     corrected = dict(zip(against, stats.holm([d.p for d in against.values()]), strict=True))
     rows = [
@@ -181,23 +186,25 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
             run=run,
             name=name,
             rank=ranks.get(name),
-            estimates={axis: within(stats.estimate(values(run, axis)), scale) for axis in axes},
+            estimates={axis: _estimate(values(run, axis), scale, silent) for axis in axes},
             against=against.get(name),
             p=corrected.get(name),
             coefficient=_coefficient(run),
             missing=run.data["counts"]["missing"],
+            idle=any(_alike(run, bare) for bare in runs if bare.method == "none" and bare is not run),
         )
         for name, run in named.items()
     ]
-    rows = [replace(row, corrected=_corrected(row, known, spec, scale)) for row in rows]
+    if not silent:
+        rows = [replace(row, corrected=_corrected(row, known, spec, scale)) for row in rows]
     rows.sort(key=lambda row: (-row.estimates["overall"].mean, row.name))
     controls = [n for n, run in named.items() if run.method in ("none", "shuffled", "random")]
     contrasts = {
         name: {c: difference(run, named[c], axes[0], concepts) for c in controls}
         for name, run in named.items()
-        if name not in controls and concepts
+        if name not in controls and not silent
     }
-    spread = [d.detectable for d in against.values() if math.isfinite(d.detectable)]
+    spread = [d.detectable for d in against.values() if math.isfinite(d.detectable) and d.detectable > 0]
     return Table(
         group,
         title,
@@ -210,7 +217,44 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
         scale,
         may_rank,
         contrasts,
+        silent,
     )
+
+
+def _silent(runs: Sequence[Run], scores: Sequence[Sequence[float]]) -> str:
+    """Why runs of one group say nothing of one method against another; `scores` are of the units that all have."""
+    judge = runs[0].data["spec"]["judge"]
+    given = [s["ratings"] for run in runs for s in run.data["samples"]]
+    rated = {axis: {r[axis] for r in given if r.get(axis) is not None} for axis in runs[0].data["axes"]}
+    if not any(rated.values()):
+        return f"judge {judge} gave no rating that could be read" if judge else "no answer has a score"
+    if not scores[0]:
+        return "no concept or question has a score of every method"
+    if len(runs) == 1:
+        return "one method ran, and there is nothing to compare it with"
+    if len(scores[0]) == 1:
+        return "one concept is no sample: no interval and no test can stand on it"
+    if judge and len(given) > 1 and all(len(values) <= 1 for values in rated.values()):
+        return f"judge {judge} gave every answer the same ratings, and tells nothing apart"
+    return "all methods have the same score on every concept or question" if _tied(scores) else ""
+
+
+def _tied(scores: Sequence[Sequence[float]]) -> bool:
+    return all(list(own) == list(scores[0]) for own in scores)
+
+
+def _estimate(values: Sequence[float], scale: float, silent: str) -> stats.Estimate:
+    e = within(stats.estimate(values), scale)
+    return replace(e, low=math.nan, high=math.nan) if silent else e
+
+
+def _alike(run: Run, bare: Run) -> bool:
+    """Whether a run's answers are the bare model's, word for word and likelihood for likelihood."""
+    if run.kind == "detector":
+        return False
+    told, own = ({s["id"]: (s.get("text"), s["ratings"]) for s in one.data["samples"]} for one in (bare, run))
+    both = told.keys() & own.keys()
+    return bool(both) and all(told[name] == own[name] for name in both)
 
 
 BELOW = " · judge below its gate"

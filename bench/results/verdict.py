@@ -190,13 +190,14 @@ def _corrected(one: Answer, found: Sequence[float]) -> tuple[Claim, ...]:
 
 
 def steered(table: Table) -> list[Row]:
-    """Steering that may be the best; not of more settings than a prompt gets wordings, which leads by luck alone."""
+    """Steering that may be the best: it changed something, and did not lead by luck alone, with more settings than a
+    prompt gets wordings."""
     known = [row for row in table.rows if row.run.family in STEERING and row.run.data["validated"]]
-    return [row for row in known if not row.run.over_budget]
+    return [row for row in known if not row.run.over_budget and not row.idle]
 
 
 def _answers(table: Table) -> list[Answer]:
-    if len(table.concepts) < 2 or not table.decides:
+    if table.silent or not table.decides:
         return []
     registration = registered_by([row.run.data for row in table.rows])
     if registration:
@@ -211,7 +212,7 @@ def _answers(table: Table) -> list[Answer]:
     if best is None or not known:
         return []
     mixed = sorted((r for r in table.rows if r.run.family == "combination"), key=lambda row: row.name)
-    mixed = [row for row in mixed if not row.run.over_budget and row.run.data["validated"]]
+    mixed = [row for row in mixed if not row.run.over_budget and not row.idle and row.run.data["validated"]]
     both = max(mixed, key=lambda row: select_score(row.run)) if mixed else None
     return [_answer(table, best, max(known, key=lambda row: select_score(row.run)), both, None)]
 

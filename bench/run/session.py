@@ -118,7 +118,8 @@ class Session:
         self.context.log = lambda line: print(printable(line), file=sys.stderr)
         self.steerings = Steerings(self.context, self.rules, self.task, root, judged)
         self.fits, self.concepts, self.trains = (getattr(self.steerings, n) for n in ("fits", "concepts", "trains"))
-        refuse(self.task, self.trains)
+        for line in refuse(self.task, self.trains):
+            self.context.log(line)
 
     def run(self, jobs: list[Job]) -> None:
         try:

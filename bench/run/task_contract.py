@@ -5,6 +5,7 @@ Invariant: a check returns what is wrong, or nothing; it never passes for lack o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,29 +16,56 @@ from bench.core.interfaces import Rate, Task
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.values import Completion, Concept, Item, Sample, Train, Verdict
+from bench.data.layout import fold
 
 ROUNDING = 1e-6
 
 
 def leak(task: Task, concept: Concept, train: Train) -> str:
-    """Why a concept's splits are not fit to be run: one is empty, or two share an instruction; "" where they are.
-
-    A task that works a question into a longer one keeps the plain question as the sample's label.
+    """Why a concept's data are not fit to be run: it has no words, one side says nothing or what the other says, a
+    split is empty, or two share an instruction; "" where they are.
     """
-    seen = {e.instruction for e in (*train.positives, *train.negatives)} - {""}
+    if not concept.text.strip():
+        return f"concept {concept.id}: it has no text"
+    for side, rows in (("positive", train.positives), ("negative", train.negatives)):
+        if rows and not any(row.response.strip() for row in rows):
+            return f"concept {concept.id}: none of its {side} texts has a word"
+    sides = [{e.response.strip() for e in rows} for rows in (train.positives, train.negatives)]
+    if train.positives and sides[0] == sides[1]:
+        return f"concept {concept.id}: its positive texts are its negative ones"
     asked = {"select": task.select(concept), "test": task.test(concept)}
     for split, samples in asked.items():
         if not samples and (split == "test" or task.kind == "steering"):
             return f"concept {concept.id}: task {task.name} has no {split} sample for it"
-        plain = {text for s in samples for text in (s.instruction, s.label, s.label.split("\n", 1)[-1])}
-        if shared := seen & plain:
+        if shared := _trained(train) & _plain(samples):
             return _shared(concept, f"train and {split}", shared)
-    select, test = ({s.instruction for s in samples} for samples in asked.values())
-    return _shared(concept, "select and test", select & test) if select & test else ""
+    select, test = ({fold(s.instruction): s.instruction for s in samples} for samples in asked.values())
+    return (
+        _shared(concept, "select and test", shared) if (shared := {test[text] for text in select.keys() & test}) else ""
+    )
+
+
+def _trained(train: Train) -> set[str]:
+    return {e.instruction for e in (*train.positives, *train.negatives)} - {""}
+
+
+def _plain(samples: Sequence[Sample]) -> set[str]:
+    """The instructions of samples; a task that works a question into a longer one keeps the plain one as the label."""
+    return {text for s in samples for text in (s.instruction, s.label, s.label.split("\n", 1)[-1])}
 
 
 def _shared(concept: Concept, splits: str, shared: set[str]) -> str:
     return f"concept {concept.id}: {splits} share an instruction, take it out of one: {min(shared)[:100]!r}"
+
+
+def twice(task: Task) -> str:
+    """Which concept or sample has the id of another, whose place in results it would take; "" where none has."""
+    concepts = task.concepts()
+    samples = [s.id for c in concepts for s in (*task.select(c), *task.test(c))]
+    for what, ids in (("concept", [c.id for c in concepts]), ("sample", samples)):
+        if again := sorted(name for name, n in Counter(ids).items() if n > 1):
+            return f"{what} {again[0]} is there {ids.count(again[0])} times"
+    return ""
 
 
 def check(name: str, params: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -82,9 +110,7 @@ def _samples(task: Task) -> str:
         for split, samples in (("select", task.select(concept)), ("test", task.test(concept))):
             if wrong := [s.id for s in samples if s.split != split or s.concept != concept]:
                 return f"sample {wrong[0]} is given for {split} of {concept.id}, and says otherwise"
-    ids = [s.id for c in task.concepts() for s in (*task.select(c), *task.test(c))]
-    twice = sorted({one for one in ids if ids.count(one) > 1})
-    return f"sample {twice[0]} is there {ids.count(twice[0])} times" if twice else ""
+    return twice(task)
 
 
 def _splits(task: Task) -> str:
@@ -168,8 +194,18 @@ def _misscored(task: Task, row: Any) -> str:
     return ""
 
 
-def refuse(task: Task, trains: Mapping[str, Train]) -> None:
-    """Raise BenchError where the splits of a task may not be run."""
+def refuse(task: Task, trains: Mapping[str, Train]) -> list[str]:
+    """Raise BenchError where the splits of a task may not be run; else what a reader should know of them, by line."""
+    if problem := twice(task):
+        raise BenchError(f"task {task.name}: {problem}")
     for concept in task.concepts():
         if problem := leak(task, concept, trains[concept.id]):
             raise BenchError(problem)
+    near = []
+    for concept in task.concepts():
+        seen = {fold(text) for text in _trained(trains[concept.id])}
+        if again := sorted(text for text in _plain(task.test(concept)) if text and fold(text) in seen):
+            near.append(
+                f"concept {concept.id}: but for case and spaces a test question is a training one: {again[0]!r}"
+            )
+    return near

@@ -37,7 +37,7 @@ class Difference:
     low: float
     high: float
     p: float
-    """NaN where nothing can be tested: one concept, or `piled`."""
+    """NaN where nothing can be tested: one concept, or `piled`; 1 where nothing differs at all."""
     n: int
     detectable: float
     """Smallest true difference found with 80 % power at the 5 % level, given the observed spread."""
@@ -96,7 +96,7 @@ def paired(
         return Difference(e.mean, e.low, e.high, float("nan"), e.n, float("nan"))
     if not difference.any():
         half = float(scipy.stats.t.ppf(0.975, e.n - 1)) * error
-        return Difference(0.0, -half, half, 1.0, e.n, 0.0, error)
+        return Difference(0.0, -half, half, 1.0, e.n, 0.0, error, piled=True)
     ratios, own = _resampled(difference) if np.ptp(difference) > 1e-12 else (np.zeros(0), 0.0)
     error = max(error, own)
     p = float(sign_flip(difference[None])[0])

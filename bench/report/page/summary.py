@@ -68,7 +68,7 @@ def _row(one: Table, row: Row, cost: Overhead | None, drift: Floor) -> dict[str,
         "name": row.name,
         "method": row.run.method,
         "family": row.run.family,
-        "remarks": leaderboard.remarks(row.run),
+        "remarks": leaderboard.remarks(row),
         "rank": list(row.rank) if row.rank else None,
         "file": methods.file_of(row.run),
         "scores": [span(row.estimates[axis]) for axis in ("overall", *one.axes[:-1])],
@@ -110,13 +110,15 @@ def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
     if unvalidated := [row.name for row in one.rows if not row.run.data["validated"]]:
         caveats.append(f"Without a positive control yet, and not ranked: {', '.join(unvalidated)}.")
     lists: Lists = ([], [])
-    if one.reference is not None:
+    if one.reference is not None and not one.silent:
         lists = _judged(one) if one.spec["judge"] else _labelled(one)
     word, text = _headline(one, answered)
     return {"word": word, "text": text, "claimed": lists[0], "open": lists[1], "caveats": caveats}
 
 
 def _headline(one: Table, answered: Answer | None) -> tuple[str, str]:
+    if one.silent:
+        return "No claim", f"{one.silent[0].upper()}{one.silent[1:]}."
     if one.reference is None:
         return "No claim", "There is no prompt in this table to compare with."
     if one.kind == "detector":

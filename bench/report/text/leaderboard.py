@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bench.core.escape import cell, csv_text
 from bench.report.section import Grid, Section, as_json, grid as grid_lines, markdown as section_lines
 from bench.results.frames import records
-from bench.results.runs import Run, finite
+from bench.results.runs import finite
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table
 from bench.stats.intervals import Estimate
@@ -42,7 +42,7 @@ def cells(table: Table, row: Row) -> list[str]:
     return [
         rank(row),
         row.name,
-        ", ".join([row.run.family, *remarks(row.run)]),
+        ", ".join([row.run.family, *remarks(row)]),
         interval(row.estimates["overall"], digits),
         *([interval(row.corrected, digits) if row.corrected else "–"] if _has_corrected(table) else []),
         *(interval(row.estimates[axis], digits) for axis in table.axes[:-1]),
@@ -68,9 +68,11 @@ def rank(row: Row) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def remarks(run: Run) -> list[str]:
+def remarks(row: Row) -> list[str]:
     """What a reader must know of a method to read its row."""
-    found = ["suppresses only"] if run.data.get("suppresses") else []
+    run = row.run
+    found = ["answers as none: nothing changed"] if row.idle else []
+    found += ["suppresses only"] if run.data.get("suppresses") else []
     found += [f"best of {run.samples_per_prompt}"] if run.samples_per_prompt > 1 else []
     found += [f"mostly at {end}" for end in (run.grid_end,) if end]
     return [*found, f"{extent(run.settings)} settings"] if run.over_budget else found
@@ -97,11 +99,19 @@ def pvalue(p: float | None) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
 
 
+INTERVALS = (
+    "Intervals: 95 % bootstrap-t over {over}. A rank runs from 1 plus the {what} surely better to all less those "
+    "surely worse (simultaneous sign-flip tests of all pairs, max-t, family-wise 5 %)."
+)
+BARELESS = "The bare model (none) did not run: whether a method does anything at all is not shown."
+
+
 def notes(table: Table) -> list[str]:
     """What a reader must know to read the table."""
     spec, rules = table.spec, table.spec["protocol"]
+    silence = [f"Nothing is ranked or compared here: {table.silent}."] if table.silent else []
     if table.kind == "detector":
-        return _detection(table)
+        return [*silence, *_detection(table)]
     unit = {"norm": "median residual norms", "max-act": "largest detection scores"}[rules["strength"]]
     judge = (
         f"judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the harmonic mean, 0 where an axis is 0"
@@ -115,10 +125,13 @@ def notes(table: Table) -> list[str]:
     if table.unit != "concept":
         tested, of = "asked once each", f" for each of {len(asked)} fits"
     picked = extent(c["select"][0]["n"] for c in asked)
+    idle = ", ".join(row.name for row in table.rows if row.idle)
     lines = [
+        *silence,
+        *([f"Word for word what the bare model wrote, so that nothing was changed: {idle}."] if idle else []),
+        *([] if any(row.run.method == "none" for row in table.rows) else [BARELESS]),
         f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {picked} select prompts{of}; {judge}.",
-        f"Intervals: 95 % bootstrap-t over {table.unit}s. A rank runs from 1 plus the methods surely better to all "
-        "less those surely worse (simultaneous sign-flip tests of all pairs, max-t, family-wise 5 %).",
+        *([] if table.silent else [INTERVALS.format(over=f"{table.unit}s", what="methods")]),
         f"c: median picked coefficient, in {unit}. Engine {spec['backend']}, {spec['dtype']}.",
     ]
     if spoken := spoken_to(table.rows[0].run):
@@ -196,8 +209,7 @@ def _detection(table: Table) -> list[str]:
         f"{len(table.concepts)} concepts, {texts} labelled texts; AUROC of positives against negatives. 0.5 is chance.",
         *([HARDER] if "hard_auroc" in table.axes else []),
         *([RARE] if "f1_rare" in table.axes else []),
-        "Intervals: 95 % bootstrap-t over concepts. A rank runs from 1 plus the detectors surely better to all "
-        "less those surely worse (simultaneous sign-flip tests of all pairs, max-t, family-wise 5 %).",
+        *([] if table.silent else [INTERVALS.format(over="concepts", what="detectors")]),
         f"Each detector was fitted on at most {spec['protocol']['budget']['sequences']} training texts per concept, "
         f"none of them evaluated. Engine {spec['backend']}, {spec['dtype']}.",
     ]
@@ -308,6 +320,7 @@ def json_of(tables: Sequence[Table], below: Mapping[str, Sequence[Section]], fig
             "units": list(table.concepts),
             "unit": table.unit,
             "reference": table.reference,
+            "silent": table.silent,
             "detectable": None if table.detectable is None else finite(table.detectable),
             "rows": records(table),
             "notes": notes(table),
