@@ -144,6 +144,7 @@ UNKEYED = {
     "bench.core.protocol": "names runs",
     "bench.core.registry": "finds classes",
     "bench.core.store": "stores",
+    "bench.data.layout": "compares texts, to refuse",
     "bench.judges.judging": "digests",
     "bench.results.hypotheses": "writes down what was registered",
     "bench.results.provenance": "writes down the machine",

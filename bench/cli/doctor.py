@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.console import printable
+from bench.cli.console import echo
 from bench.cli.options import json_option, plugin_option, plugins, quiet
 from bench.measure.doctor import Finding, examine
 
@@ -32,10 +32,10 @@ def doctor(model: str | None, dtype: str, judge: str, late: tuple[Path, ...], as
                 continue
             if finding.part != part:
                 part = finding.part
-                click.echo(f"{part}:")
+                echo(f"{part}:")
             mark = " " if finding.well else "!"
-            click.echo(printable(f" {mark} {finding.name}: {finding.said}"))
+            echo(f" {mark} {finding.name}: {finding.said}")
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
+        echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
     if not all(finding.well for finding in found):
         sys.exit(1)

@@ -72,6 +72,12 @@ from bench.run.views import answer_tokens, unanswered_by
     help="Exit with 1 where more of a run's ratings are missing [0.02].",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML, or a past run.json to replay.")
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    default=None,
+    help="Let Python code in the model's own folder run. Read it first.",
+)
 @click.option("--yes", is_flag=True, help="Send texts and your key to the hosted models that --config names.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its cost; load no model.")
 @results_option
@@ -211,6 +217,8 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     for row in rows:
         if row["reason"]:
             say(f"{row['method']}: unsupported: {row['reason']}")
+    if made.model.trusted:
+        say(f"warning: Python code in the folder of {first.model} will run on this machine, as its author wrote it")
     if made.engine:
         say(made.engine)
     for role, place in made.sent.items():

@@ -92,6 +92,8 @@ def refusals(spec: RunSpec, asked: Mapping[str, Any]) -> list[str]:
         reasons.append("the run is limited")
     if spec.backend == "fake":
         reasons.append("the fake backend has no model")
+    if asked.get("trust_remote_code"):
+        reasons.append("code of the model's own ran")
     if provenance.commit() is None:
         reasons.append("not in a git checkout")
     elif changed := provenance.dirty():

@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from bench.backends.models import DEFAULT, Model, dtype, resolve
+from bench.backends.models import DEFAULT, TRUST, Model, dtype, resolve
 from bench.core import registry
 from bench.core.content import plain
 from bench.core.errors import UsageError, suggest
@@ -57,6 +57,8 @@ class Options:
     """`name.field` to value, for methods, tasks, judges, the `protocol`, and the `chat` template alike."""
     coefficients: tuple[float, ...] = ()
     """Instead of the preset's: short for `protocol.coefficients`."""
+    trust_remote_code: bool = False
+    """Whether Python code in the model's folder may run; the command line alone can say so."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ def make(options: Options) -> Plan:
     asking = registry.get("task", options.task)
     names = select(options.methods, asking.kind, asking.multiple_choice)
     task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
-    asked = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
+    asked: dict[str, Any] = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
+    if options.trust_remote_code:
+        asked["trust_remote_code"] = True
     if settings:
         asked["protocol"] = {name: plain(attrgetter(name)(rules)) for name in settings}
     if chat:
@@ -141,7 +145,8 @@ def make(options: Options) -> Plan:
     }  # said or not, the same run
     rules = task.protocol  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
-    model = resolve(options.model) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
+    trust = options.trust_remote_code
+    model = resolve(options.model, trust=trust) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
     model = model.told(chat)
     trains = [task.train(concept) for concept in task.concepts()]
     lacked = frozenset[str]().union(*(lacking(train, task) for train in trains))
@@ -246,6 +251,8 @@ def from_file(path: Path) -> dict[str, Any]:
     hints = typing.get_type_hints(Options)
     if unknown := sorted(set(found) - set(hints)):
         raise UsageError(f"{path.name}: unknown setting {unknown[0]!r}: {suggest(unknown[0], hints)}")
+    if "trust_remote_code" in found:
+        raise UsageError(f"{path.name}: trust_remote_code is no setting of a file: say {TRUST} yourself")
     tables = found.pop("params", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise UsageError(f"{path.name}: params holds one table per name, as in [params.diffmean]")

@@ -78,7 +78,7 @@ class HFBackend(Backend):
 
         hush()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        local = {"local_files_only": True, "trust_remote_code": False}
+        local = {"local_files_only": True, "trust_remote_code": self.source.trusted}
         try:
             config: Any = AutoConfig.from_pretrained(self.source.path, **local)
             for part in (config, config.get_text_config()):  # what a checkpoint was saved with is no wish of the run's

@@ -36,7 +36,7 @@ class Chat:
 
         try:
             return AutoTokenizer.from_pretrained(
-                self.source.path, local_files_only=True, trust_remote_code=False, padding_side="left"
+                self.source.path, local_files_only=True, trust_remote_code=self.source.trusted, padding_side="left"
             )
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -53,7 +53,7 @@ class Chat:
         from transformers import AutoConfig
 
         return AutoConfig.from_pretrained(
-            self.source.path, local_files_only=True, trust_remote_code=False
+            self.source.path, local_files_only=True, trust_remote_code=self.source.trusted
         ).get_text_config()
 
     @cached_property

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bench.core.escape import cell, csv_text
 from bench.report.section import Grid, Section, as_json, grid as grid_lines, markdown as section_lines
 from bench.results.frames import records
-from bench.results.runs import finite
+from bench.results.runs import Run, finite
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table
 from bench.stats.intervals import Estimate
