@@ -46,6 +46,7 @@ from .core.registry import (
     method as method,
     task as task,
 )
+from .core.shapes import Amount as Amount, Count as Count, Positive as Positive, Share as Share, Size as Size
 from .core.steering import Prompt as Prompt, Steering as Steering
 from .core.values import (
     Activations as Activations,

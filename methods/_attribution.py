@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Array, BenchError, Context, Example, Fitted, Method, Train, stored
+from bench import Array, BenchError, Context, Example, Fitted, Method, Positive, Train, stored
 
 
 @stored
@@ -46,7 +46,7 @@ class AttributionMethod(Method):
     """
 
     layer: int | float = 0.5
-    C: float = 0.01
+    C: Positive = 0.01
     signed: bool = False
 
     @property

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from bench import Array, BenchError, Budget, Context, Prompted, Request, Sampling, Train, digest, stored
-from bench.backends.hub import fetch
+from bench.core.hub import fetch
 from bench.core.paths import expanded
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from bench import BenchError, Budget, Context, Detector, Fitted, Method, Train
+from bench import BenchError, Budget, Context, Detector, Fitted, Method, Positive, Size, Train
 from bench.training.objectives.all import objectives, refusal
 from bench.training.objectives.base import Objective, settings
 from bench.training.parametrisations import Parametrisation, forms
@@ -36,8 +36,8 @@ class Trained(Method):
 
     parametrisation: str = "vector"
     objective: str = "lm"
-    rate: float = 0.1
-    batch: int = 2
+    rate: Positive = 0.1
+    batch: Size = 2
     factors: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:

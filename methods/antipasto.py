@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench import LayerSpec, method
+from bench import LayerSpec, Positive, Size, method
 from bench.training.parametrisations import WRITERS
 from methods._trained import Trained
 
@@ -36,8 +36,8 @@ class AntiPaSTOMethod(Trained):
     own_epochs: ClassVar[int] = 30
     parametrisation: str = "rotation"
     objective: str = "antipasto"
-    rate: float = 5e-3
+    rate: Positive = 5e-3
     layers: tuple[LayerSpec, ...] = (0.1, 0.2, 0.3, 0.4)
     modules: tuple[str, ...] = WRITERS
-    rank: int = 48
+    rank: Size = 48
     target: float = 0.5

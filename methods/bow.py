@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Array, BenchError, Context, Example, Fitted, Method, Train, method, stored
+from bench import Array, BenchError, Context, Example, Fitted, Method, Positive, Train, method, stored
 
 
 @stored
@@ -39,7 +39,7 @@ class BagOfWords(Method):
     Reproduction: AxBench reports AUROC .931 (texts of Gemma-2-2B, layer 20).
     """
 
-    C: float = 100.0
+    C: Positive = 100.0
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         from sklearn.feature_extraction.text import CountVectorizer

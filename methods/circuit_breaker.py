@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from bench import Context, Fitted, LayerSpec, Request, Sampling, Steering, Train, method
+from bench import Context, Fitted, LayerSpec, Positive, Request, Sampling, Size, Steering, Train, method
 from bench.training.objectives.representations import MID
 from methods._trained import Trained
 
@@ -48,15 +48,15 @@ class CircuitBreaker(Trained):
     own_epochs: ClassVar[int] = 33
     parametrisation: str = "lora"
     objective: str = "reroute"
-    rate: float = 2e-3
+    rate: Positive = 2e-3
     layers: tuple[LayerSpec, ...] = ("0.1:0.6",)
     modules: tuple[str, ...] = ("o_proj", "down_proj")
-    rank: int = 16
-    alpha: float = 16.0
+    rank: Size = 16
+    alpha: Positive = 16.0
     rslora: bool = False
     strength: float = 10.0
     targets: tuple[float, ...] = MID
-    probes: int = 4
+    probes: Size = 4
 
     def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:
         kept = [_split(train) for train in trains]

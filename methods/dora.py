@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import LayerSpec, method
+from bench import LayerSpec, Positive, Size, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -29,9 +29,9 @@ class DoRAMethod(Trained):
     """
 
     parametrisation: str = "dora"
-    rate: float = 5e-3
+    rate: Positive = 5e-3
     layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
-    rank: int = 4
-    alpha: float = 32.0
+    rank: Size = 4
+    alpha: Positive = 32.0
     rslora: bool = True

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench import Add, Array, Budget, Context, Fitted, Steering, Train, method
+from bench import Add, Array, Budget, Context, Fitted, Positive, Size, Steering, Train, method
 from methods._trained import Trained
 
 
@@ -35,11 +35,11 @@ class HyperSteer(Trained):
 
     own_epochs: ClassVar[int] = 3
     parametrisation: str = "hyper"
-    rate: float = 0.01
+    rate: Positive = 0.01
     layer: int | float = 0.5
-    width: int = 64
+    width: Size = 64
     init: float = 0.01
-    folds: int = 3
+    folds: Size = 3
 
     def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:
         pool = list(ctx.trains) or list(trains)

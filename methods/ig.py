@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import Array, Context, Train, method
+from bench import Array, Context, Size, Train, method
 from methods._attribution import AttributionMethod
 
 
@@ -25,7 +25,7 @@ class IntegratedGradients(AttributionMethod):
     Reproduction: AxBench reports AUROC .375 (Gemma-2-2B, layer 20).
     """
 
-    steps: int = 8
+    steps: Size = 8
 
     def __post_init__(self) -> None:
         if self.steps < 1:

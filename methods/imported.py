@@ -30,7 +30,8 @@ class Imported(Method):
 
     `path` is a GGUF control vector (repeng, llama.cpp), a `.pt` of lm-eval's `steered` model, a mapping
     from layer to vector (steering-vectors), or a `.safetensors` of `bench export`; `format` names it where
-    the suffix does not. A run is identified by the file's name and SHA-256, not its folder; to replay one
+    the suffix does not. A `.pt` or `.safetensors` of one bare vector needs `layer`. A run is identified by the
+    file's name and SHA-256, not its folder; to replay one
     from elsewhere, name the file again (`-p imported.path=FILE`).
 
     Equation: h ← h + c·v_l for each layer l the file holds, all v_l `[H]` scaled by one factor to the
@@ -43,6 +44,9 @@ class Imported(Method):
 
     path: str = ""
     format: str = ""
+    layer: int | None = None
+    """Where a file holds one bare vector: the block at whose output it is added, counted from 0 (below 0: from the
+    end)."""
     sink: bool = False
     sha256: str = ""
     """Where given, the file must have it: a replay cannot take another file of the same name."""
@@ -58,7 +62,7 @@ class Imported(Method):
         if not self.path:
             raise BenchError("no file is given: -p imported.path=FILE (.gguf, .safetensors or .pt)")
         self._digest()
-        steering = interchange.load(self._file(), self.format, self.sink)
+        steering = interchange.load(self._file(), self.format, self.sink, self.layer)
         edits = tuple(dataclasses.replace(edit, layer=ctx.layer(edit.layer)) for edit in steering.edits)
         added = [e for e in edits if isinstance(e, Add) and e.site == "resid" and e.value.ndim == 1]
         note = {"layers": [e.layer for e in edits], "raw_norms": [float(np.linalg.norm(e.value)) for e in added]}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Add, Array, BenchError, Context, Fitted, Method, Span, Steering, Train, method
+from bench import Add, Array, BenchError, Context, Fitted, Method, Share, Span, Steering, Train, method
 
 
 @method("iti", family="direction", paper="arXiv:2306.03341", needs=["add", "site:attn"], antisymmetric=True)
@@ -27,7 +27,7 @@ class ITI(Method):
     model. It reports no AxBench row.
     """
 
-    share: float = 0.05
+    share: Share = 0.05
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench import LayerSpec, method
+from bench import LayerSpec, Positive, Size, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -40,9 +40,9 @@ class LoRAMethod(Trained):
     }
 
     parametrisation: str = "lora"
-    rate: float = 5e-3
+    rate: Positive = 5e-3
     layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
-    rank: int = 4
-    alpha: float = 32.0
+    rank: Size = 4
+    alpha: Positive = 32.0
     rslora: bool = True

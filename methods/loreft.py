@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench import LayerSpec, method
+from bench import Count, LayerSpec, Positive, Size, method
 from bench.training.parametrisations import SPREAD
 from methods._trained import Trained
 
@@ -35,8 +35,8 @@ class LoReFTMethod(Trained):
     axbench: ClassVar[Mapping[str, Any]] = {"rate": 9e-4, "batch": 18, "batches": 2, "summed": True}
 
     parametrisation: str = "loreft"
-    rate: float = 0.2
+    rate: Positive = 0.2
     layers: tuple[LayerSpec, ...] = SPREAD
-    rank: int = 4
-    first: int = 5
-    last: int = 5
+    rank: Size = 4
+    first: Count = 5
+    last: Size = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench import LayerSpec, method
+from bench import LayerSpec, Positive, Size, method
 from methods._trained import Trained
 
 
@@ -31,11 +31,11 @@ class LoRRAMethod(Trained):
     own_epochs: ClassVar[int] = 16
     parametrisation: str = "lora"
     objective: str = "lorra"
-    rate: float = 5e-3
+    rate: Positive = 5e-3
     layers: tuple[LayerSpec, ...] = ("0.1:0.55",)
     modules: tuple[str, ...] = ("q_proj", "v_proj")
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Size = 8
+    alpha: Positive = 16.0
     rslora: bool = False
     contrast: float = 5.0
     targets: tuple[float, ...] = (0.35, 0.45, 0.55)

@@ -7,7 +7,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench import Array, BenchError, Budget, Context, Example, Fitted, Item, Request, Sampling, Span, Train, method
+from bench import (
+    Array,
+    BenchError,
+    Budget,
+    Context,
+    Example,
+    Fitted,
+    Item,
+    Request,
+    Sampling,
+    Size,
+    Span,
+    Train,
+    method,
+)
 from methods._directions import DirectionMethod
 from methods._personas import chat
 
@@ -37,8 +51,8 @@ class Persona(DirectionMethod):
     reports no AxBench row.
     """
 
-    tokens: int = 32
-    least: int = 4
+    tokens: Size = 32
+    least: Size = 4
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         return next(self.fit_all(ctx, [train]))

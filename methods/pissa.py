@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import LayerSpec, method
+from bench import LayerSpec, Positive, Size, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -28,9 +28,9 @@ class PiSSAMethod(Trained):
     """
 
     parametrisation: str = "pissa"
-    rate: float = 1e-2
+    rate: Positive = 1e-2
     layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
-    rank: int = 4
-    alpha: float = 4.0
+    rank: Size = 4
+    alpha: Positive = 4.0
     rslora: bool = False

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench import Array, Context, Train, method
+from bench import Array, Context, Positive, Train, method
 from methods._directions import DirectionMethod
 
 
@@ -33,7 +33,7 @@ class Probe(DirectionMethod):
     Reproduction: AxBench reports AUROC .946 (Gemma-2-2B, layer 20).
     """
 
-    C: float = 0.001
+    C: Positive = 0.001
     variant: Literal["logistic", "axbench"] = "logistic"
 
     def under(self, compat: str) -> Probe:

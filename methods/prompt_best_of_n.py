@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import BenchError, Budget, Context, Fitted, Method, Prompt, Sample, Steering, Train, method, stored
+from bench import BenchError, Budget, Context, Count, Fitted, Method, Prompt, Sample, Steering, Train, method, stored
 from methods._rating import expected
 
 LINE = Prompt(suffix="\n\nLet your whole reply be about {concept}.")
@@ -39,12 +39,12 @@ class BestOfN(Method):
     Reproduction: AxBench reports no row for it.
     """
 
-    n: int = 0
+    n: Count = 0
     """0: as many answers as the budget has judged trials."""
 
     def __post_init__(self) -> None:
-        if self.n < 0 or self.n == 1:
-            raise ValueError(f"n = {self.n}: at least 2 answers, or 0 for as many as there are trials")
+        if self.n == 1 or self.n > 1000:
+            raise ValueError(f"n = {self.n}: 2 to 1000 answers, or 0 for as many as there are trials")
 
     def candidates(self, budget: Budget) -> int:
         return 1

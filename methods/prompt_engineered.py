@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench import Budget, Context, Fitted, Method, Prompt, Request, Sampling, Steering, Train, method
+from bench import Amount, Budget, Context, Fitted, Method, Prompt, Request, Sampling, Size, Steering, Train, method
 
 TASK = (
     "Write the instructions for an assistant. Whatever it is asked, its answer must be full of this: "
@@ -40,8 +40,8 @@ class Engineered(Method):
     Reproduction: .731 on Gemma-2-2B, layer 20 (paper); a 135 M prompter is far weaker.
     """
 
-    tokens: int = 64
-    temperature: float = 0.7
+    tokens: Size = 64
+    temperature: Amount = 0.7
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         return next(self.fit_all(ctx, [train]))

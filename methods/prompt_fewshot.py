@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import Context, Fitted, Method, Prompt, Steering, Train, method
+from bench import Context, Fitted, Method, Prompt, Size, Steering, Train, method
 
 
 @method("prompt-fewshot", family="prompting", paper="arXiv:2005.14165", needs=["prompt"])
@@ -18,7 +18,7 @@ class FewShot(Method):
     Reproduction: AxBench reports no few-shot row.
     """
 
-    k: int = 3
+    k: Size = 3
 
     def __post_init__(self) -> None:
         if self.k < 1:

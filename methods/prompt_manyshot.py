@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import BenchError, Budget, Context, Fitted, Method, Prompt, Steering, Train, method
+from bench import BenchError, Budget, Context, Fitted, Method, Prompt, Share, Steering, Train, method
 
 
 @method("prompt-manyshot", family="prompting", paper="arXiv:2404.11018", needs=["prompt"])
@@ -19,7 +19,7 @@ class ManyShot(Method):
     Reproduction: AxBench reports no many-shot row.
     """
 
-    share: float = 0.75
+    share: Share = 0.75
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Budget, Context, Fitted, Method, Prompt, Request, Sampling, Steering, Train, method
+from bench import Budget, Context, Fitted, Method, Prompt, Request, Sampling, Size, Steering, Train, method
 from methods.prompt import filled, wordings
 
 PROPOSE = (
@@ -29,8 +29,8 @@ class Search(Method):
     Reproduction: AxBench reports no row for it.
     """
 
-    probes: int = 4
-    tokens: int = 32
+    probes: Size = 4
+    tokens: Size = 32
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         return next(self.fit_all(ctx, [train]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench import method
+from bench import Positive, Size, method
 from methods._trained import Trained
 
 
@@ -38,8 +38,8 @@ class ReFTr1(Trained):
     axbench: ClassVar[Mapping[str, Any]] = {"rate": 0.01, "batch": 6, "both": True}
 
     parametrisation: str = "gated"
-    rate: float = 0.3
+    rate: Positive = 0.3
     both: bool = False
     layer: int | float = 0.5
-    k: int = 8
+    k: Size = 8
     sparsity: float = 0.005

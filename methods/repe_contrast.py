@@ -16,6 +16,7 @@ from bench import (
     LayerSpec,
     Message,
     Method,
+    Size,
     Span,
     Steering,
     Train,
@@ -70,7 +71,7 @@ class RepEContrast(Method):
     """
 
     layer: LayerSpec = "0.35:0.65"
-    last: int = 8
+    last: Size = 8
 
     def __post_init__(self) -> None:
         check_layer(self.layer)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench import Add, Array, BenchError, Budget, Clamp, Context, Edit, Fitted, Method, Steering, Train, method
+from bench import Add, Array, BenchError, Budget, Clamp, Context, Edit, Fitted, Method, Size, Steering, Train, method
 from methods._dictionary import LENGTH, LIMIT, Dictionary, concept_texts, own, released, rows, trained
 from methods._directions import DirectionDetector
 
@@ -35,12 +35,12 @@ class SAE(Method):
     """
 
     layer: int | float = 0.5
-    expansion: int = 2
-    k: int = 32
-    tokens: int = 16_000
-    epochs: int = 4
+    expansion: Size = 2
+    k: Size = 32
+    tokens: Size = 16_000
+    epochs: Size = 4
     pick: Literal["auroc", "difference"] = "auroc"
-    shortlist: int = 1
+    shortlist: Size = 1
     operator: Literal["add", "clamp", "min-clamp"] = "add"
     release: str = ""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench import LayerSpec, method
+from bench import LayerSpec, Positive, method
 from methods._trained import Trained
 
 
@@ -33,6 +33,6 @@ class SFTMethod(Trained):
     axbench: ClassVar[Mapping[str, Any]] = {"rate": 4e-5, "batch": 18, "batches": 4}
 
     parametrisation: str = "full"
-    rate: float = 1e-4
+    rate: Positive = 1e-4
     layers: tuple[LayerSpec, ...] = ("0.0:-1",)
     modules: tuple[str, ...] = ()

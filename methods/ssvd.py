@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench import LayerSpec, method
+from bench import LayerSpec, Positive, Share, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -28,8 +28,8 @@ class SSVDMethod(Trained):
     """
 
     parametrisation: str = "ssvd"
-    rate: float = 0.01
+    rate: Positive = 0.01
     layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
-    share: float = 0.1
+    share: Share = 0.1
     strict: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bench import LayerSpec, method
+from bench import LayerSpec, Positive, Size, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -31,9 +31,9 @@ class SVFTMethod(Trained):
     """
 
     parametrisation: str = "svft"
-    rate: float = 0.02
+    rate: Positive = 0.02
     layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
-    rank: int = 128
+    rank: Size = 128
     variant: Literal["plain", "banded", "random", "top-k"] = "banded"
-    band: int = 4
+    band: Size = 4

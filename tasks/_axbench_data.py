@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from bench import BenchError, Choice, Concept, Example, Pair, Train, UsageError, digest, plain
-from bench.backends.hub import fetch
-from bench.core.paths import expanded
-from bench.data.layout import ASKED, CATEGORIES, EVALUATION, TRAIN, Folder, Text, read, read_tables
+from bench.core.hub import downloaded, fetch
+from bench.core.paths import expanded, is_folder
+from bench.data.check import findings
+from bench.data.layout import ASKED, CATEGORIES, EVALUATION, TRAIN, Folder, Text, fold, read, read_tables
 from bench.data.views import joined
 
 MINI = Path(__file__).parent / "data" / "mini"
 HUB = {name: f"pyvene/axbench-{name}" for name in ("concept10", "concept500", "conceptFD", "concept16k")}
+PARTS = {TRAIN: "train", EVALUATION: "test"}
+"""Where a release keeps each table: `SETTING/PART/data.parquet`."""
 UNTESTED = ("concept16k",)
 """Releases without evaluation texts: to steer by, not to detect."""
 POOL = 20
@@ -63,12 +66,28 @@ def load(data: str, setting: str, revision: str = "") -> Corpus:
         corpus = _mini()
     elif data in HUB:
         corpus = _hub(data, setting, revision)
-    elif expanded(data).is_dir():
-        folder = expanded(data)
-        corpus = _corpus(read(folder), folder.name)
+    elif is_folder(data):
+        folder, release = downloaded(expanded(data))
+        if release:
+            asked = {ASKED: folder / ASKED} if (folder / ASKED).is_file() else {}
+            tables = {file: folder / setting / part / "data.parquet" for file, part in PARTS.items()}
+            corpus = _corpus(
+                read_tables({f: p for f, p in tables.items() if f == TRAIN or p.is_file()}, asked), release
+            )
+        else:
+            corpus = _corpus(_sound(read(folder), data), folder.name)
     else:
         raise UsageError(f"unknown data {data!r}: mini, {', '.join(HUB)}, or a folder in AxBench's layout")
     return checked(corpus, data)
+
+
+def _sound(folder: Folder, data: str) -> Folder:
+    """A user's folder, or its first error: what `bench data check` calls one makes a number mean something else."""
+    errors = [finding for finding in findings(folder) if finding.level == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise BenchError(f"{Path(data).name} is not whole: {errors[0].said}{more}; bench data check {data} lists all")
+    return folder
 
 
 def checked(corpus: Corpus, data: str) -> Corpus:
@@ -119,9 +138,10 @@ def _mini() -> Corpus:
 
 
 def _hub(data: str, setting: str, revision: str) -> Corpus:
-    parts = {TRAIN: "train"} | ({} if data in UNTESTED else {EVALUATION: "test"})
     tables = {
-        file: fetch(HUB[data], f"{setting}/{part}/data.parquet", "dataset", revision) for file, part in parts.items()
+        file: fetch(HUB[data], f"{setting}/{part}/data.parquet", "dataset", revision)
+        for file, part in PARTS.items()
+        if file == TRAIN or data not in UNTESTED
     }
     return _corpus(read_tables(tables, {ASKED: fetch("tatsu-lab/alpaca_eval", ASKED, "dataset")}), data)
 
@@ -165,7 +185,7 @@ def _corpus(folder: Folder, name: str) -> Corpus:
             triggers=tuple(e.instruction for e in plain),
             others=others if plain else (),
         )
-        tests = {kind: by_concept.get(("evaluation", key, kind), []) for kind in CATEGORIES[EVALUATION]}
+        tests = {kind: by_concept.get(("evaluation", key, kind), []) for kind in CATEGORIES}
         evaluation[key] = tuple((example, kind) for kind, texts in tests.items() for example in _examples(texts))
         if asked:  # AxBench's own draw
             import pandas as pd
@@ -173,8 +193,8 @@ def _corpus(folder: Folder, name: str) -> Corpus:
             instructions[key] = tuple(pd.Series(asked).sample(10, random_state=int(key)))
         else:
             own = trains[key]
-            seen = {row.instruction for rows in (own.positives, own.negatives, own.pairs) for row in rows}
-            free = {t.instruction for texts in tests.values() for t in texts} - seen
+            seen = {fold(row.instruction) for rows in (own.positives, own.negatives, own.pairs) for row in rows}
+            free = {t.instruction for texts in tests.values() for t in texts if fold(t.instruction) not in seen}
             instructions[key] = _pick(sorted(free), POOL, "axbench", key)
     return Corpus(trains, instructions, evaluation, sources)
 

@@ -5,7 +5,6 @@ Invariant: which letter stands for the behaviour is drawn per question, so that 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +31,8 @@ from bench import (
     digest,
     task,
 )
-from bench.core.paths import expanded
+from bench.core.documents import read_csv
+from bench.core.paths import expanded, is_folder
 from tasks._choices import orders, shares, verdict
 from tasks.axbench import overall
 
@@ -65,7 +65,7 @@ class Behaviour(Task):
     def rows(self) -> dict[str, tuple[list[Choice], list[Choice], list[Choice]]]:
         """behaviour -> (train, select, test)."""
         folder = expanded(self.data)
-        if not self.data or not folder.is_dir():
+        if not self.data or not is_folder(self.data):
             raise UsageError(f"unknown data {self.data!r}: give a folder with train.csv and test.csv per behaviour")
         places = [folder] if (folder / "train.csv").is_file() else sorted(p.parent for p in folder.glob("*/train.csv"))
         if not places:
@@ -164,9 +164,8 @@ class OpenBehaviour(Behaviour):
 
 def _choices(path: Path) -> list[Choice]:
     """The distinct questions of a file, in its order."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(r["question"], r["matching"], r["not_matching"]) for r in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError) as error:
-        raise BenchError(f"{path.parent.name}/{path.name} has no question, matching, not_matching: {error}") from error
-    return list({question: Choice(question, yes, no) for question, yes, no in rows}.values())
+    rows = read_csv(path, ("question", "matching", "not_matching"), "a table of question, matching, not_matching")
+    texts = [(r["question"], r["matching"], r["not_matching"]) for r in rows]
+    if blank := [i for i, row in enumerate(texts, 1) if not all(text.strip() for text in row)]:
+        raise BenchError(f"{path.parent.name}/{path.name}, question {blank[0]}: one of its three texts is empty")
+    return list({question: Choice(question, yes, no) for question, yes, no in texts}.values())

@@ -6,15 +6,17 @@ answered by the bare model.
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar, NotRequired, TypedDict
 
-from bench import BenchError, Completion, Concept, Example, Item, Pair, Rate, Sample, Train, UsageError, Verdict, task
+from bench import Completion, Concept, Example, Item, Pair, Rate, Sample, Train, UsageError, Verdict, task
+from bench.core.documents import read_json
 from bench.core.paths import expanded
+from bench.core.shapes import Misfit, Text
 from tasks._axbench_data import Corpus, checked, load
 from tasks.axbench import AxBench, overall
 
@@ -107,32 +109,53 @@ def _folder(folder: Path) -> Corpus:
     trains: dict[str, Train] = {}
     instructions = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            trains[path.stem], instructions[path.stem] = _trait(path.stem, json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).split("\n")[0]
-            raise BenchError(
-                f"{folder.name}/{path.name} is no trait: {type(error).__name__}: {reason}; "
-                "docs/tasks.md shows what such a file holds"
-            ) from error
+        row = read_json(path, TRAIT, "a trait", "docs/tasks.md shows what such a file holds")
+        trains[path.stem], instructions[path.stem] = _trait(path.stem, row)
     return checked(Corpus(trains, instructions, dict.fromkeys(trains, ())), folder.name)
 
 
-def _trait(name: str, row: Any) -> tuple[Train, tuple[str, ...]]:
+class Answer(TypedDict):
+    question: Text
+    positive: Text
+    negative: Text
+
+
+class Sides(TypedDict):
+    positive: list[Text]
+    negative: list[Text]
+
+
+class Trait(TypedDict):
+    """A file of a folder of traits."""
+
+    trait: Text
+    personas: Sides
+    answers: list[Answer]
+    questions: list[Text]
+    genre: NotRequired[Text]
+
+
+def _agrees(row: Trait) -> None:
+    """Raise ValueError for personas without a counterpart, and a question that stands there twice."""
+    sides = {side: len(row["personas"][side]) for side in ("positive", "negative")}
+    if len(set(sides.values())) > 1:
+        raise Misfit(f"has {sides['positive']} positive and {sides['negative']} negative ones", "personas")
+    if twice := [text for text, n in Counter(row["questions"]).items() if n > 1]:
+        raise Misfit(f"asks {twice[0]!r} twice", "questions")
+
+
+TRAIT = Annotated[Trait, _agrees]
+
+
+def _trait(name: str, row: Trait) -> tuple[Train, tuple[str, ...]]:
     """A trait's training views and the questions it is asked."""
     sides = row["personas"]
     answers = [Pair(a["question"], a["positive"], a["negative"]) for a in row["answers"]]
     train = Train(
-        Concept(name, str(row["trait"]), str(row.get("genre", "text"))),
+        Concept(name, row["trait"], row.get("genre", "text")),
         positives=tuple(Example(a.instruction, a.positive) for a in answers),
         negatives=tuple(Example(a.instruction, a.negative) for a in answers),
         pairs=tuple(answers),
         personas=tuple(zip(sides["positive"], sides["negative"], strict=True)),
     )
-    questions = tuple(row["questions"])
-    texts = (text for e in (*train.positives, *train.negatives) for text in (e.instruction, e.response))
-    if odd := [value for value in (*questions, *texts, *sum(train.personas, ())) if not isinstance(value, str)]:
-        raise TypeError(f"{odd[0]!r} is no text")
-    if len(set(questions)) < len(questions):
-        raise ValueError("a question stands there twice")
-    return train, questions
+    return train, tuple(row["questions"])

@@ -6,16 +6,15 @@ topic with what it is tested on.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from bench import (
     Choice,
     Completion,
     Concept,
+    Count,
     Example,
     Pair,
     Protocol,
@@ -36,7 +36,10 @@ from bench import (
     digest,
     task,
 )
+from bench.core.documents import read_csv, read_json, read_table
+from bench.core.hub import downloaded, fetch
 from bench.core.paths import expanded
+from bench.core.shapes import Misfit, Text, held
 from tasks._choices import orders, shares, verdict
 
 TRAIT = "telling the plain truth, free of myths and common errors"
@@ -118,8 +121,8 @@ class TruthfulQA(Task):
     protocol: Protocol
     data: str = "hub"
     format: Literal["chat", "lm-eval"] = "chat"
-    examples: int = 0
-    tested: int = 0
+    examples: Count = 0
+    tested: Count = 0
     least: ClassVar[int] = 1
     """The fewest examples that the task can be run with."""
 
@@ -238,33 +241,78 @@ def template() -> str:
     return prompt
 
 
-def _folder(folder: Path) -> tuple[Question, ...]:
-    if not folder.is_dir():
-        raise UsageError(f"unknown data {str(folder)!r}: hub, or a folder with TruthfulQA.csv and mc_task.json")
-    try:
-        with (folder / "TruthfulQA.csv").open(encoding="utf-8-sig", newline="") as file:
-            known = {row["Question"].strip(): row for row in csv.DictReader(file)}
-        options = next((path for path in (folder / MC, folder / "data" / MC) if path.is_file()), None)
-        if options is None:
-            return _checked([_of_row(row) for row in known.values()])
-        found = []
-        for r in json.loads(options.read_text("utf-8")):
-            row = known[r["question"].strip()]
-            wrong = (row.get("Best Incorrect Answer") or "").strip()
-            found.append((r["question"], row["Category"], r["mc1_targets"], r["mc2_targets"], wrong))
-        return _checked(found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise BenchError(f"{folder.name} is not whole: {type(error).__name__}: {reason}") from error
+MC, TABLE = "mc_task.json", "TruthfulQA.csv"
+COLUMNS = ("Question", "Category")
+ANSWERS = ("Best Answer", "Correct Answers", "Incorrect Answers")
+"""Columns that give the options where there is no `mc_task.json`."""
+Label = Literal[0, 1]
 
 
-MC = "mc_task.json"
+class Listed(TypedDict):
+    """An entry of `mc_task.json`."""
+
+    question: Text
+    mc1_targets: dict[str, Label]
+    mc2_targets: dict[str, Label]
+
+
+class Targets(TypedDict):
+    """Options of the release on the hub."""
+
+    choices: list[str]
+    labels: list[Label]
+
+
+class Asked(TypedDict):
+    """A row of the release's table of options."""
+
+    question: Text
+    mc1_targets: Targets
+    mc2_targets: Targets
+
+
+class Told(TypedDict):
+    """A row of the release's table of answers."""
+
+    question: Text
+    category: Text
+
+
+def _folder(given: Path) -> tuple[Question, ...]:
+    """The questions of a clone of the authors' repository, or of a download of the release."""
+    if not given.is_dir():
+        raise UsageError(f"unknown data {str(given)!r}: hub, or a folder with {TABLE} and {MC}")
+    folder, release = downloaded(given)
+    if release:
+        return _release(release, lambda name: folder / name)
+    options = next((path for path in (folder / MC, folder / "data" / MC) if path.is_file()), None)
+    rows = read_csv(folder / TABLE, COLUMNS if options else COLUMNS + ANSWERS, "TruthfulQA's table")
+    known = {row["Question"].strip(): row for row in rows}
+    if len(known) < len(rows):
+        raise BenchError(f"{folder.name}/{TABLE}: a question stands there twice")
+    if options is None:
+        return _checked([_of_row(row) for row in rows], folder.name)
+    listed: list[Listed] = read_json(options, list[Listed], "TruthfulQA's list of options")
+    both = [one for one in listed if one["question"].strip() in known]
+    if not both:
+        raise BenchError(f"{folder.name}: none of the {len(listed)} questions of {MC} is in {TABLE}")
+    lacking = {TABLE: len(listed) - len(both), MC: len(known) - len({one["question"].strip() for one in both})}
+    for file, count in lacking.items():
+        if count:
+            said = f"{count} question{'s' * (count > 1)} of the other file left out"
+            print(f"bench: {folder.name}: {file} lacks {said}", file=sys.stderr)
+    found = []
+    for one in both:
+        row = known[one["question"].strip()]
+        wrong = row.get("Best Incorrect Answer", "").strip()
+        found.append((one["question"], row["Category"], one["mc1_targets"], one["mc2_targets"], wrong))
+    return _checked(found, folder.name)
 
 
 def _of_row(row: Mapping[str, str]) -> Row:
     """A question with the options that its line of TruthfulQA.csv names: the best answer against every false one, and
     all true against all false ones."""
-    best, wrong = row["Best Answer"].strip(), (row.get("Best Incorrect Answer") or "").strip()
+    best, wrong = row["Best Answer"].strip(), row.get("Best Incorrect Answer", "").strip()
     true, false = (
         [text.strip() for text in row[f"{kind} Answers"].split(";") if text.strip()]
         for kind in ("Correct", "Incorrect")
@@ -276,37 +324,48 @@ def _of_row(row: Mapping[str, str]) -> Row:
 
 
 def _hub() -> tuple[Question, ...]:
-    import pandas as pd
-    from huggingface_hub import hf_hub_download
+    try:
+        return _release(HUB, lambda name: fetch(HUB, name, "dataset", REVISION))
+    except BenchError as error:
+        raise BenchError(f"{error}; or give a folder: --data FOLDER") from error
 
-    def fetch(name: str) -> Any:
-        try:
-            path = f"{name}/validation-00000-of-00001.parquet"
-            return pd.read_parquet(hf_hub_download(HUB, path, repo_type="dataset", revision=REVISION, etag_timeout=5))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0][:140]
-            raise BenchError(f"cannot fetch {HUB} from the hub: {reason}; or give a folder: --data FOLDER") from error
 
-    choices, texts = (fetch(name).to_dict("records") for name in ("multiple_choice", "generation"))
+def _release(name: str, place: Callable[[str], Path]) -> tuple[Question, ...]:
+    """The questions of the release whose files lie where `place` says."""
+
+    def table(part: str, columns: Sequence[str], shape: Any) -> Any:
+        path = place(f"{part}/validation-00000-of-00001.parquet")
+        return [held(row, shape) for row in read_table(path, columns, "TruthfulQA's table")]
+
+    try:
+        choices: list[Asked] = table("multiple_choice", ("question", "mc1_targets", "mc2_targets"), Asked)
+        texts: list[Told] = table("generation", ("question", "category"), Told)
+    except Misfit as error:
+        raise BenchError(f"{name} is not TruthfulQA: {error}") from error
     topics = {row["question"].strip(): row["category"] for row in texts}
+    if lacking := [row["question"] for row in choices if row["question"].strip() not in topics]:
+        raise BenchError(f"{name}: {len(lacking)} questions have no category, the first {lacking[0]!r}")
 
-    def labelled(targets: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-        return {text: int(label) for text, label in zip(targets["choices"], targets["labels"], strict=True)}
+    def labelled(targets: Targets) -> dict[str, int]:
+        if len(targets["choices"]) != len(targets["labels"]):
+            raise BenchError(f"{name}: {len(targets['choices'])} options have {len(targets['labels'])} labels")
+        return dict(zip(targets["choices"], targets["labels"], strict=True))
 
     rows = [
         (r["question"], topics[r["question"].strip()], labelled(r["mc1_targets"]), labelled(r["mc2_targets"]), "")
         for r in choices
     ]
-    return _checked(rows)
+    return _checked(rows, name)
 
 
 Row = tuple[str, str, Mapping[str, int], Mapping[str, int], str]
 
 
-def _checked(rows: Sequence[Row]) -> tuple[Question, ...]:
+def _checked(rows: Sequence[Row], name: str) -> tuple[Question, ...]:
     found: dict[str, Question] = {}
     for text, topic, mc1, mc2, wrong in rows:
-        if sum(mc1.values()) != 1 or not 0 < sum(mc2.values()) < len(mc2) or text in found:
-            raise ValueError(f"question {text!r} has no single true answer, no false one, or stands there twice")
+        if sum(mc1.values()) != 1 or len(mc1) < 2 or not 0 < sum(mc2.values()) < len(mc2) or text in found:
+            reason = f"question {text!r} has no single true answer, no false one, or stands there twice"
+            raise BenchError(f"{name} is not whole: {reason}")
         found[text] = Question(text, topic, mc1, mc2, wrong)
     return tuple(found.values())

@@ -18,6 +18,7 @@ from bench.core.protocol import Budget, Protocol, RunSpec
 from bench.core.store import write_json
 from bench.core.values import Sampling
 from bench.results import second_judge, sidecars
+from bench.results.record import VERSION
 
 AXES = ("concept", "instruction", "fluency", "overall")
 JUDGE = ("second", {"texts": 3})
@@ -128,7 +129,7 @@ def _run(recipe: Recipe, name: str, family: str, merit: float) -> tuple[dict[str
             "test": _means(own),
         }
     counts = {"generations": len(samples) + len(trials), "tokens": 40 * len(samples), "missing": 0}
-    data = {"version": results.VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "code": "c",
+    data = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "code": "c",
             "family": family, "validated": True, "concepts": concepts, "samples": samples, "counts": counts,
             "axes": list(AXES), "scale": 2.0, "provenance": {"commit": "0123456789abcdef"}}  # fmt: skip
     return data | {"metrics": results.metrics(data)}, trials
@@ -170,7 +171,7 @@ def _opinion(run: results.Run, name: str) -> dict[str, Any]:
     of: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         of.setdefault(row.pop("concept"), []).append(row)
-    return {"version": second_judge.VERSION, "run": run.data["id"], "id": second_judge.identity(judge, params),
+    return {"version": VERSION, "run": run.data["id"], "id": second_judge.identity(judge, params),
             "judge": judge, "judge_params": params, "independent": True, "code": "c", "calibration": {},
             "concepts": {c: _means(own) for c, own in of.items()}, "samples": rows, "missing": 0}  # fmt: skip
 

@@ -69,7 +69,7 @@ def first(data: dict[str, Any]) -> dict[str, Any]:
 
 
 TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "version": (lambda d: d.update(version=99), "version 99, this program reads 1"),
+    "version": (lambda d: d.update(version=99), "version is 99, none of 1"),
     "lacking": (lambda d: d.pop("samples"), "it lacks samples"),
     "spec": (lambda d: d["spec"]["protocol"].update(seed=7), "and its spec gives"),
     "group": (lambda d: d.update(group="0123456789"), "its group is 0123456789"),
@@ -89,9 +89,12 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "metric": (lambda d: d["metrics"].update(overall_low=0.0), "metric overall_low is 0.0, and its samples give"),
     "missing": (lambda d: d["counts"].update(missing=3), "counts 3 missing ratings, and its samples 0"),
     "twice": (lambda d: d["samples"].append(d["samples"][0]), "stands 2 times"),
-    "concept": (lambda d: d["samples"][0].update(concept="strange"), "samples of 'strange', which is none"),
-    "picked": (lambda d: first(d)["picked"].update(coefficient=9.0), "was not tried"),
-    "shape": (lambda d: d.update(concepts=[]), "lacks the shape of a run"),
+    "concept": (
+        lambda d: d["samples"][0].update(concept="strange"),
+        "samples.0.concept is 'strange', which is none of its concepts",
+    ),
+    "picked": (lambda d: first(d)["picked"].update(coefficient=9.0), "picked is none of the settings that were tried"),
+    "shape": (lambda d: d.update(concepts=[]), "concepts is [], not an object"),
 }
 
 
@@ -158,13 +161,15 @@ def test_an_opinion_must_belong_and_add_up(root: Path, case: str) -> None:
 
 def test_a_file_beside_a_run_names_no_place_of_a_machine(root: Path) -> None:
     run = json.loads((folder(root) / "run.json").read_text("utf-8"))["id"]
-    entries = {"tiny": {"model": "/home/me/model"}}
+    entry = {"kind": "lm-eval", "concept": "c", "coefficient": 0.1, "numbers": {}}
+    entries = {"tiny": entry | {"model": "/home/me/model"}}
     (folder(root) / "capability.json").write_text(json.dumps({"run": run, "entries": entries}))
     (line,) = problems(root)
     assert "capability.json: entries.tiny.model names a place on one machine: /home/me/model" in line
     (folder(root) / "capability.json").unlink()
     row = {"id": "x", "text": "in /home/me", "instruction": "/home/you", "ratings": {}, "reasons": {"a": "no /tmp/key"}}
-    at = {"concept": "none", "candidate": 0, "coefficient": 0.1}
+    concept = next(iter(json.loads((folder(root) / "run.json").read_text("utf-8"))["concepts"]))
+    at = {"concept": concept, "candidate": 0, "coefficient": 0.1}
     (folder(root) / "trials.jsonl").write_text(json.dumps(row | at) + "\n")
     assert [line for line in problems(root) if "names a place" in line] == [
         f"{(folder(root) / 'trials.jsonl').relative_to(root)}: sample x, reasons.a names a place on one machine: "

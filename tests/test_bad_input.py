@@ -88,7 +88,7 @@ def below(folder: Path) -> list[str]:
         (("-p", "layer=2"), ["write name.field=value"]),
         (("-p", "axbench.protocol=quick"), ["axbench.protocol"]),
         (("-m", "lat", "-p", "lat.orient=maybe"), ["lat.orient = 'maybe' is not true or false"]),
-        (("--config", "/nowhere/run.toml"), ["cannot read configuration /nowhere/run.toml"]),
+        (("--config", "/nowhere/run.toml"), ["nowhere/run.toml cannot be read: No such file or directory"]),
         (("--plugin", "/nowhere/mine.py"), ["no plugin file /nowhere/mine.py"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -301,11 +301,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "a concept has too few instructions": (
         change(HELD, lambda t: t[(t.concept_id != 1) | (t.category == "positive")]),
-        ["concept 1 has 3 evaluation instructions, at least 4"],
+        ["concept 1 ('the subject called 1') has 3 evaluation instructions"],
     ),
     "a training instruction is asked again": (
         write("alpaca_eval.json", json.dumps([{"instruction": f"train question 0 positive {i}?"} for i in range(10)])),
-        ["concept 0 asks a training instruction again"],
+        ["alpaca_eval.json row 0: concept 0: the instruction is a training instruction"],
     ),
     "no concept at all": (
         lambda folder: (
@@ -324,7 +324,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "the instructions are of another form": (write("alpaca_eval.json", '["Question?"]'), ["alpaca_eval.json"]),
     "a text is missing": (
         change(TRAIN, lambda t: t.assign(output=[None, *t.output[1:]])),
-        ["concept 0"],
+        ["generate/train_data.parquet row 0: output is None, not a text"],
     ),
 }
 
@@ -570,3 +570,86 @@ def test_a_run_beside_a_damaged_one_still_tells_its_outcome(tmp_path: Path) -> N
     done = bench(*RUN, "-m", "none", "--json")
     assert json.loads(done.stdout)["runs"][0]["status"] == "complete"
     assert "damaged-0123456789/run.json" in done.stderr
+
+
+# Values of options and fields
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--seed", "-1"),
+        ("run", "--max-cost", "nan"),
+        ("run", "--max-unscored", "inf"),
+        ("run", "-n", "1" + "0" * 30),
+        ("judge", "sample", "none", "--out", "x.csv", "--seed", "-1"),
+        ("power", "a", "b", "--alpha", "nan"),
+        ("power", "a", "b", "-d", "nan"),
+        ("capability", "a", "--coefficient", "inf"),
+    ],
+)
+def test_an_option_takes_numbers_that_mean_something(words: tuple[str, ...]) -> None:
+    result = bench(*words)
+    assert result.exit_code == 2
+    assert "Invalid value for" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("prompt-best-of-n.n=99999999999999999999", "is not a whole number"),
+        ("prompt-best-of-n.n=5000", "2 to 1000 answers"),
+        ("lora.rank=0", "is not from 1 to 1e+06"),
+        ("lora.rate=-1", "is not from 1e-12 to 1e+06"),
+        ("iti.share=2", "is not from 0 to 1"),
+        ("protocol.answers=1000000000", "at least 1, at most 1000"),
+        ("prompt-engineered.temperature=-1", "is not from 0"),
+    ],
+)
+def test_a_field_takes_numbers_that_mean_something(field: str, said: str) -> None:
+    method = "none" if field.startswith("protocol") else field.partition(".")[0]
+    refused((*RUN, "-m", method, "--dry-run", "-p", field), 2, said)
+
+
+@pytest.mark.parametrize("option", ["--model", "--data"])
+def test_the_home_of_a_user_who_is_not_there_is_told(option: str) -> None:
+    refused((*RUN, "-m", "none", "--backend", "hf", option, "~nosuchuser/x"), 2, "~nosuchuser/x")
+
+
+# Packages
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_left_out(tmp_path: Path) -> None:
+    """In a process of its own: entry points are looked up once."""
+    folder = tmp_path / "site" / "broken_steering-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-steering\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[bench.methods]\nmine = broken_steering:Mine\n")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "bench", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "diffmean" in [row["name"] for row in json.loads(done.stdout)]
+    said = "bench: package broken-steering is left out: its method mine cannot be loaded: ModuleNotFoundError: "
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+
+
+# One file damaged among others
+
+
+@pytest.mark.slow
+def test_a_damaged_run_keeps_no_other_from_being_listed_and_shown(tmp_path: Path) -> None:
+    assert bench(*RUN, "-m", "none,diffmean").exit_code == 0
+    path = next((tmp_path / "results").rglob("diffmean-*/run.json"))
+    data = json.loads(path.read_text("utf-8"))
+    data["samples"][0]["ratings"]["overall"] = 7.5
+    path.write_text(json.dumps(data))
+    said = f"{path.parent.name}/run.json is not a run of this program: samples.0.ratings.overall is 7.5"
+    listed = bench("list", "runs")
+    assert listed.exit_code == 1
+    assert "none-" in listed.stdout
+    assert said in listed.stderr
+    assert bench("show", "none").exit_code == 0
+    for words in (("report",), ("show", "diffmean"), ("compare", "none", "diffmean")):
+        refused(words, 1, said)

@@ -117,8 +117,15 @@ def put(frame: pd.DataFrame, row: int, column: str, value: Any) -> None:
 
 FAULTS: list[tuple[str, str, Callable[[pd.DataFrame], Any], str, int | None, str]] = [
     ("empty response", TRAIN, lambda f: put(f, 13, "output", " \n"), "error", 13, "concept 0 has an empty response"),
-    ("schema", TRAIN, lambda f: put(f, 3, "input", None), "error", 3, "its input or output is no text"),
-    ("schema", TRAIN, lambda f: put(f, 3, "category", "neg"), "error", 3, "'neg' is none of positive, negative"),
+    ("schema", TRAIN, lambda f: put(f, 3, "input", None), "error", 3, "input is None, not a text"),
+    (
+        "schema",
+        TRAIN,
+        lambda f: put(f, 3, "category", "neg"),
+        "error",
+        3,
+        "category is 'neg', none of 'positive', 'negative'",
+    ),
     ("schema", TRAIN, lambda f: f.drop(columns=["concept_genre"]), "error", None, "it lacks the column concept_genre"),
     ("missing genre", TRAIN, lambda f: f[(f.concept_id != -1) | (f.concept_genre != "code")], "error", None, "'code'"),
     ("empty concept", TRAIN, lambda f: f[f.concept_id != 1], "error", None, "concept 1 ('loops') has no positive"),

@@ -280,7 +280,7 @@ def test_what_has_no_rule_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lacks"):
         of_file(tmp_path / "empty.json")
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(UsageError, match="no object"):
+    with pytest.raises(UsageError, match="not an object"):
         of_file(tmp_path / "list.json")
 
 
@@ -530,7 +530,7 @@ def test_a_figure_is_written_with_its_data(tmp_path: Path) -> None:
         (("--model", "llama-2-7b", "--prompt-tokens", "a"), "numbers of tokens"),
         (("--model", "llama-2-7b", "--context", "400"), "does not hold a prompt"),
         (("--model", "nothing"), "unknown model"),
-        (("--config", "nowhere.json"), "cannot read"),
+        (("--config", "nowhere.json"), "cannot be read"),
     ],
 )
 def test_a_wrong_command_says_what_to_write(words: tuple[str, ...], message: str) -> None:

@@ -24,6 +24,7 @@ from bench.report.build import build
 from bench.report.section import Grid
 from bench.report.text import opinions as claims
 from bench.results import second_judge, validity
+from bench.results.record import VERSION
 from bench.results.runs import Run, load
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import tables
@@ -53,7 +54,7 @@ def opinion(run: Run, shift: Mapping[str, float], judge: str = "other", independ
         return {k: v + add if isinstance(v, float) else v for k, v in values.items()}
 
     data = {
-        "version": second_judge.VERSION,
+        "version": VERSION,
         "run": run.data["id"],
         "id": "x",
         "judge": judge,

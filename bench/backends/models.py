@@ -19,12 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.backends import hub
+from bench.core import hub
 from bench.core.claims import Claims, share
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.escape import name as file_name
-from bench.core.paths import cache_root, expanded, mark_cache
+from bench.core.paths import cache_root, expanded, is_folder, mark_cache
 from bench.core.store import Rows, folder_in_place, write_json, write_whole
 
 
@@ -144,11 +144,12 @@ def _needs_code(folder: Path) -> bool:
 
 
 def _resolved(name: str, fetch: bool, trust: bool) -> Model:
-    folder = expanded(name)
-    if folder.is_dir():
+    if is_folder(name):
+        folder, repo = hub.downloaded(expanded(name))
         if not (folder / "config.json").is_file():
             raise UsageError(f"{name} is a folder without config.json: not a transformers model")
-        return Model(name, folder.resolve(), LOCAL, _content(folder))
+        source = f"hub revision {folder.name}" if repo else LOCAL
+        return Model(repo or name, folder.resolve(), source, _content(folder))
     packaged = PACKAGED.get(name) or next((p for p in PACKAGED.values() if p.hub == name), None)
     if packaged is not None:
         return _packaged(packaged, fetch)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bench.cli.console import echo
-from bench.cli.options import force_option, json_option
+from bench.cli.options import SEED, Number, Whole, force_option, json_option
 from bench.core.escape import dumped
 
 
@@ -41,12 +41,12 @@ def data_check(folder: str, as_json: bool) -> None:
 @click.option("--concepts", required=True, type=click.Path(path_type=Path), help="CSV with a column concept, or .txt.")
 @click.option("--generator", required=True, help="openai:MODEL, vllm:MODEL or hf:MODEL.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to make.")
-@click.option("--per-concept", default=72, show_default=True, type=click.IntRange(1), help="Training positives.")
-@click.option("--evaluation", default=36, show_default=True, type=click.IntRange(4), help="Evaluation texts a class.")
-@click.option("--hard", default=10, show_default=True, type=click.IntRange(0), help="Hard negatives, at most.")
-@click.option("--tokens", default=128, show_default=True, type=click.IntRange(8), help="Longest answer.")
-@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0), help="Of the generator.")
-@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+@click.option("--per-concept", default=72, show_default=True, type=Whole(1), help="Training positives.")
+@click.option("--evaluation", default=36, show_default=True, type=Whole(4), help="Evaluation texts a class.")
+@click.option("--hard", default=10, show_default=True, type=Whole(0), help="Hard negatives, at most.")
+@click.option("--tokens", default=128, show_default=True, type=Whole(8), help="Longest answer.")
+@click.option("--temperature", default=1.0, show_default=True, type=Number(0), help="Of the generator.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of everything random.")
 @click.option("--instructions", type=click.Path(path_type=Path), help="JSON list of your own; else they are written.")
 @force_option
 @json_option

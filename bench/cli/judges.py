@@ -14,7 +14,16 @@ from rich.table import Table as Grid
 from bench import results as runs_of
 from bench.backends.models import DEFAULT
 from bench.cli.console import Console, echo, out as stdout, progress, say
-from bench.cli.options import WithDefault, json_option, plugin_option, plugins, results_option, roots as roots_of
+from bench.cli.options import (
+    SEED,
+    Whole,
+    WithDefault,
+    json_option,
+    plugin_option,
+    plugins,
+    results_option,
+    roots as roots_of,
+)
 from bench.core.errors import UsageError, suggest
 from bench.core.escape import dumped
 from bench.core.paths import default_results
@@ -62,7 +71,7 @@ def judge_rate(
 @click.option("--data", default="mini", help="Folder in AxBench's layout, concept10 or concept500.")
 @click.option("--model", default="", help="Model that a judge without its own reads [the default model].")
 @click.option("--dtype", default="auto", help="Its number type.")
-@click.option("-n", "--limit", type=click.IntRange(1), default=None, help="Only the first so many concepts.")
+@click.option("-n", "--limit", type=Whole(1), default=None, help="Only the first so many concepts.")
 @click.option("--human", multiple=True, type=FILE, help="CSV of readers' ratings (judge sample); repeat for several.")
 @click.option("--key", type=FILE, help="Where the rated answers came from [FILE.key.csv beside the first].")
 @click.option("--collapsed", multiple=True, metavar="RUN", help="A run whose answers are known to have broken down.")
@@ -91,8 +100,8 @@ def judge_validate(
 
 @judge.command("sample")
 @click.argument("runs", nargs=-1, required=True)
-@click.option("-n", "--n", "count", type=click.IntRange(1), default=100, show_default=True, help="Texts to draw.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-n", "--n", "count", type=Whole(1), default=100, show_default=True, help="Texts to draw.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV to write.")
 @results_option
 def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, results: Path | None) -> None:

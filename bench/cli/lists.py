@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 from bench.cli.console import echo, out
 from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option, roots
 from bench.core import registry
-from bench.core.errors import UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.core.paths import KEPT, KINDS, cache_root, foreign, owned
 
 
@@ -33,12 +33,15 @@ def list_(what: str, results: Path | None, late: tuple[Path, ...], as_json: bool
 
 
 def listing(what: str, folder: Path | None, as_json: bool) -> None:
+    damaged: list[BenchError] = []
+    rows: list[dict[str, Any]] = []
     if what == "runs":
-        from bench.results.runs import load  # of a folder that is not there yet: no run, and no error
+        from bench.results.runs import survey  # of a folder that is not there yet: no run, and no error
 
-        rows: list[dict[str, Any]] = []
         for root in roots(folder):
-            for run in load(root):
+            runs, unread = survey(root)
+            damaged += unread
+            for run in runs:
                 spec = run.data["spec"]
                 rows.append(
                     {
@@ -59,6 +62,14 @@ def listing(what: str, folder: Path | None, as_json: bool) -> None:
         rows = [_entry(kind, name, cls) for name, cls in registry.table(kind).items()]
         if kind == "method":
             rows += [_combination(name) for name in registry.combinations()]
+    if rows or not damaged:
+        _print(rows, as_json)
+    if damaged:
+        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        raise BenchError(f"{damaged[0]}{more}")
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         echo(json.dumps(rows, indent=1))
         return

@@ -16,7 +16,17 @@ from rich.table import Table as Grid
 
 from bench import results as runs_of
 from bench.cli.console import echo, out
-from bench.cli.options import force_option, json_option, plugin_option, plugins, quiet, results_option, roots
+from bench.cli.options import (
+    Number,
+    Whole,
+    force_option,
+    json_option,
+    plugin_option,
+    plugins,
+    quiet,
+    results_option,
+    roots,
+)
 from bench.core.errors import UsageError
 from bench.measure.capability import Capability, Settings as Asked, lines
 from bench.measure.overhead import Settings, renew
@@ -36,12 +46,12 @@ from bench.stats import power as sizes_of
 @click.argument("run_a")
 @click.argument("run_b")
 @click.option("--axis", default="overall", show_default=True, help="Score that is compared.")
-@click.option("-d", "--difference", type=click.FloatRange(0, min_open=True), help="To be seen [a tenth of the scale].")
-@click.option("--power", type=click.FloatRange(0.05, 0.999), default=0.8, show_default=True, help="Chance to see it.")
-@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.05, show_default=True, help="Level.")
-@click.option("--after-holm", type=click.IntRange(1), default=1, metavar="M", help="In a family of M comparisons.")
-@click.option("--concepts", type=click.IntRange(2), help="Power of this number [the pilot's].")
-@click.option("--instructions", type=click.IntRange(1), help="Per concept [the pilot's].")
+@click.option("-d", "--difference", type=Number(0, min_open=True), help="To be seen [a tenth of the scale].")
+@click.option("--power", type=Number(0.05, 0.999), default=0.8, show_default=True, help="Chance to see it.")
+@click.option("--alpha", type=Number(0, 0.5, min_open=True), default=0.05, show_default=True, help="Level.")
+@click.option("--after-holm", type=Whole(1), default=1, metavar="M", help="In a family of M comparisons.")
+@click.option("--concepts", type=Whole(2), help="Power of this number [the pilot's].")
+@click.option("--instructions", type=Whole(1), help="Per concept [the pilot's].")
 @results_option
 @json_option
 def power(run_a: str, run_b: str, axis: str, results: Path | None, as_json: bool, **aim: Any) -> None:
@@ -118,17 +128,17 @@ def advise(one: str, two: str, folder: Path | None, as_json: bool, axis: str, ai
 @click.option("--config", type=click.Path(path_type=Path), help="Its config.json, without a network.")
 @click.option("--prompt-tokens", "sizes", default="50,100,400", show_default=True, help="Steering prompts.")
 @click.option("--context", "contexts", default="512,4096,16384", show_default=True, help="Tokens, prompt included.")
-@click.option("--rank", default=8, show_default=True, type=click.IntRange(1), help="Rank of adapters.")
-@click.option("--reply", default=256, show_default=True, type=click.IntRange(1), help="Tokens of a reply.")
-@click.option("--texts", default=72, show_default=True, type=click.IntRange(1), help="Training texts of a fit.")
-@click.option("--requests", default=1000, show_default=True, type=click.IntRange(1), help="Requests to pay off in.")
+@click.option("--rank", default=8, show_default=True, type=Whole(1), help="Rank of adapters.")
+@click.option("--reply", default=256, show_default=True, type=Whole(1), help="Tokens of a reply.")
+@click.option("--texts", default=72, show_default=True, type=Whole(1), help="Training texts of a fit.")
+@click.option("--requests", default=1000, show_default=True, type=Whole(1), help="Requests to pay off in.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Also draw overhead against context (PNG and CSV).")
 @force_option
 @click.option("--measure", "anew", is_flag=True, help="Measure RUNs beside the bare model and keep overhead.json.")
-@click.option("--tokens", default=48, show_default=True, type=click.IntRange(2), help="Measured: new tokens.")
-@click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="Measured: requests at once.")
-@click.option("--repeats", default=7, show_default=True, type=click.IntRange(2), help="Measured: repeats each way.")
-@click.option("--concepts", default=2, show_default=True, type=click.IntRange(1), help="Measured: concepts.")
+@click.option("--tokens", default=48, show_default=True, type=Whole(2), help="Measured: new tokens.")
+@click.option("--batch", default=4, show_default=True, type=Whole(1), help="Measured: requests at once.")
+@click.option("--repeats", default=7, show_default=True, type=Whole(2), help="Measured: repeats each way.")
+@click.option("--concepts", default=2, show_default=True, type=Whole(1), help="Measured: concepts.")
 @click.option("--dtype", default="auto", show_default=True, help="Measured: number type of the engine.")
 @results_option
 @plugin_option
@@ -289,10 +299,10 @@ def cost_table(found: Sequence[Overhead]) -> None:
 @click.argument("run")
 @click.option("--tasks", default="", help="lm-eval tasks, by commas; without: side effects that need no download.")
 @click.option("--include-path", type=click.Path(path_type=Path, exists=True), help="Folder of your own lm-eval tasks.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many documents of a task.")
-@click.option("--num-fewshot", type=click.IntRange(0), help="Examples before each document.")
+@click.option("--limit", type=Whole(1), help="Only the first so many documents of a task.")
+@click.option("--num-fewshot", type=Whole(0), help="Examples before each document.")
 @click.option("--chat", is_flag=True, help="Apply the model's chat template.")
-@click.option("--coefficient", type=float, help="In the run's unit [what the run picked]; 0 is the bare model.")
+@click.option("--coefficient", type=Number(), help="In the run's unit [what the run picked]; 0 is the bare model.")
 @click.option("--concept", default="", help="Only this concept's steering.")
 @results_option
 @plugin_option

@@ -5,12 +5,37 @@ Invariant: nothing heavy is imported until a command needs it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
+
+from bench.core.shapes import MOST
+
+
+class Number(click.FloatRange):
+    """A number in a range; NaN and infinity, which every comparison lets through, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return found
+
+
+class Whole(click.IntRange):
+    """A whole number in a range that ends somewhere: a count of things that are made or read one by one."""
+
+    def __init__(self, least: int, most: int = MOST) -> None:
+        super().__init__(least, most)
+
+
+SEED = click.IntRange(0, 2**32 - 1)
+"""What every generator of random numbers takes."""
 
 
 class WithDefault(click.Group):

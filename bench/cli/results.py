@@ -16,6 +16,7 @@ from rich.text import Text
 from bench.cli.console import Console, echo, out
 from bench.cli.measure import cost_table
 from bench.cli.options import (
+    Whole,
     WithDefault,
     force_option,
     json_option,
@@ -43,7 +44,7 @@ from bench.run.export import caveat, export as write
 @click.command()
 @click.argument("run")
 @click.option("--concept", help="Only this concept.")
-@click.option("-n", "--limit", default=12, help="Generations shown.")
+@click.option("-n", "--limit", default=12, type=Whole(0), help="Generations shown.")
 @click.option("--sample", help="One question by its id, with every judge's word; of the select split, every setting.")
 @results_option
 @json_option

@@ -13,7 +13,7 @@ from rich.table import Column, Table as Grid
 
 from bench import results
 from bench.cli.console import Console, echo, err, out, progress, say
-from bench.cli.options import json_option, plugin_option, plugins, results_option
+from bench.cli.options import SEED, Number, Whole, json_option, plugin_option, plugins, results_option
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
@@ -47,8 +47,8 @@ from bench.run.views import answer_tokens, unanswered_by
 @click.option("--preset", help="quick, standard, paper [quick].")
 @click.option("--strength", help="Unit of coefficients: norm, max-act.")
 @click.option("--compat", help="axbench: reproduce the reference's quirks.")
-@click.option("--seed", type=int, help="Seed of everything random [0].")
-@click.option("-n", "--limit", type=click.IntRange(1), help="Only the first so many concepts.")
+@click.option("--seed", type=SEED, help="Seed of everything random [0].")
+@click.option("-n", "--limit", type=Whole(1), help="Only the first so many concepts.")
 @click.option("--coefficients", metavar="C,C,…", help="Strengths to try, 0 and negative ones too [the preset's].")
 @click.option(
     "-p",
@@ -61,13 +61,13 @@ from bench.run.views import answer_tokens, unanswered_by
 )
 @click.option(
     "--max-cost",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="DOLLARS",
     help="Ask hosted models nothing more before they could cost more than this.",
 )
 @click.option(
     "--max-unscored",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     metavar="SHARE",
     help="Exit with 1 where more of a run's ratings are missing [0.02].",
 )

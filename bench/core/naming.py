@@ -40,7 +40,10 @@ def _terms(name: str) -> list[str]:
     """`a+b(c+d)` -> `a`, `b(c+d)`."""
     if name.count("(") != name.count(")") or ("(" in name and not re.fullmatch(r"[^()]*(\(.*\)[^()]*)+", name)):
         raise UsageError(f"{name}: its brackets do not match")
-    return re.findall(r"(?:[^+()]|\([^()]*(?:\([^()]*\))?[^()]*\))+", name)
+    found = re.findall(r"(?:[^+()]|\([^()]*(?:\([^()]*\))?[^()]*\))+", name)
+    if not found or "+".join(found) != name:
+        raise UsageError(f"{name!r} is no method's name: one of its parts has none")
+    return found
 
 
 def names_in(name: str) -> list[str]:

@@ -28,6 +28,14 @@ def expanded(path: str | Path) -> Path:
         raise UsageError(f"{path}: there is no such home folder") from error
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether a user named a folder that is there; a name of another kind is none."""
+    try:
+        return expanded(path).is_dir()
+    except (UsageError, OSError):
+        return False
+
+
 def cache_root() -> Path:
     """`$BENCH_CACHE`, else the user's cache folder; one under the project's old name is moved there, once."""
     if named := os.environ.get("BENCH_CACHE", "").strip():

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from bench.core.content import digest
 from bench.core.errors import UsageError, suggest
 from bench.core.settings import changed
+from bench.core.shapes import MOST
 from bench.core.values import Sampling
 
 
@@ -139,6 +140,8 @@ def protocol(
         raise UsageError(f"unknown compatibility mode {compat!r}: known: axbench")
     if strength not in STRENGTHS:
         raise UsageError(f"unknown strength {strength!r}: {suggest(strength, STRENGTHS)}")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed = {seed}: a whole number from 0 to {2**32 - 1}")
     if limit < 0:
         raise UsageError(f"limit = {limit}: a number of concepts, or 0 for all")
     mode = "max-act" if compat else strength
@@ -170,6 +173,7 @@ def _set(rules: Protocol, settings: Mapping[str, Any]) -> Protocol:
     for part, where in ((rules, "protocol"), (rules.sampling, "protocol.sampling"), (rules.budget, "protocol.budget")):
         for name, value in vars(part).items():
             least = 0 if name in ("temperature", "top_k", "epochs", *FLAGS) else 1
-            if isinstance(value, int | float) and value < least:
-                raise UsageError(f"{where}.{name} = {value}: at least {least}")
+            most = 1000 if name in ("answers", "fits", "trials") else MOST
+            if isinstance(value, int | float) and not least <= value <= most and name not in FLAGS:
+                raise UsageError(f"{where}.{name} = {value}: at least {least}, at most {most}")
     return rules

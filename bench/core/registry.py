@@ -150,7 +150,7 @@ def build(kind: str, name: str, params: dict[str, Any], **extra: Any) -> Any:
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise UsageError(f"{kind} {name!r} does not implement {', '.join(missing)}")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     for key, value in params.items():
         if key not in fields:
@@ -180,7 +180,13 @@ def discover(kind: str) -> None:
         elif kind == "backend" and info.ispkg:
             importlib.import_module(f"{package}.{info.name}.backend")
     for entry in importlib.metadata.entry_points(group=f"bench.{kind}s"):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # whatever an installed package's own code raises: the others are not its hostages
+            package = entry.dist.name if entry.dist else entry.value
+            reason = (str(error).strip() or "no reason given").splitlines()[0]
+            told = f"package {package} is left out: its {kind} {entry.name} cannot be loaded"
+            print(f"bench: {told}: {type(error).__name__}: {reason}", file=sys.stderr)
 
 
 def load_plugin(path: Path) -> ModuleType:

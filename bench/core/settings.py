@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from bench.core.errors import UsageError, suggest
 
@@ -21,7 +21,7 @@ def changed(value: Data, settings: Mapping[str, Any], where: str) -> Data:
     """A dataclass with other values in some fields, given as `name` or `part.name`; raises UsageError."""
     own: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {}
-    hints = typing.get_type_hints(type(value))
+    hints = typing.get_type_hints(type(value), include_extras=True)
     for key, given in settings.items():
         name, _, rest = key.partition(".")
         if name not in hints:
@@ -40,6 +40,8 @@ def changed(value: Data, settings: Mapping[str, Any], where: str) -> Data:
     return dataclasses.replace(value, **own)  # type: ignore[type-var]
 
 
+LARGEST = 2**32
+"""Above what any field means, and what a seed may be: larger numbers hang a loop, or overflow in a library."""
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
 
 
@@ -47,6 +49,15 @@ def cast(value: Any, hint: Any, where: str) -> Any:
     """`value` (text from a command line, or already typed) as the type a field is annotated with."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     options = typing.get_args(hint) if union else (hint,)
+    if typing.get_origin(hint) is Annotated:
+        inner, *tests = typing.get_args(hint)
+        made = cast(value, inner, where)
+        for test in tests:
+            try:
+                test(made)
+            except ValueError as error:
+                raise UsageError(f"{where} = {value!r} {error}") from error
+        return made
     for option in options:
         try:
             return _as(value, option, where)
@@ -78,7 +89,7 @@ def _as(value: Any, option: Any, where: str) -> Any:
             return str(value).lower() == "true"
     elif option in (int, float):
         exact = isinstance(value, str | int) or (option is float and isinstance(value, float))
-        if exact and not isinstance(value, bool) and math.isfinite(number := option(value)):
+        if exact and not isinstance(value, bool) and math.isfinite(number := option(value)) and abs(number) < LARGEST:
             return number
     elif isinstance(option, type) and isinstance(value, option):
         return value

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UsageError
-from bench.core.paths import expanded
+from bench.core.paths import expanded, is_folder
 from bench.data import layout
 from bench.data.layout import GENRES, SHARED, Finding, Folder, Text, fold
 
@@ -38,15 +38,19 @@ class Report:
 
 def check(folder: Path) -> Report:
     """Check `folder` in AxBench's layout or in that of the shipped set."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UsageError(f"no folder {folder}")
     data = layout.read(folder)
+    counts = {name: _count(data, name) for name in data.concepts}
+    return Report(folder.name, data.form, counts, tuple(findings(data)))
+
+
+def findings(data: Folder) -> list[Finding]:
+    """What is wrong with a folder that was read, errors first."""
     found = list(data.findings)
     if not any(finding.row is None and finding.kind == "schema" for finding in found):  # else all is missing
         found += [*_empty(data), *_counts(data), *_duplicates(data), *_contradictions(data), *_leaks(data)]
-    found.sort(key=lambda f: (f.level != "error", f.file, f.row if f.row is not None else -1))
-    counts = {name: _count(data, name) for name in data.concepts}
-    return Report(folder.name, data.form, counts, tuple(found))
+    return sorted(found, key=lambda f: (f.level != "error", f.file, f.row if f.row is not None else -1))
 
 
 def _asked(data: Folder, name: str) -> list[tuple[str, int, str]]:
@@ -195,7 +199,7 @@ def _leaks(data: Folder) -> Iterator[Finding]:
                 reason = f"concept {name}: the instruction is a training instruction ({_place(before)})"
                 yield Finding("error", "train/test overlap", file, row, reason)
             elif before := alike.get(fold(text)):
-                yield Finding("warning", "near train/test overlap", file, row, _near(name, before))
+                yield Finding("error", "near train/test overlap", file, row, _near(name, before))
 
 
 def _near(name: str, before: Text) -> str:
@@ -209,7 +213,7 @@ def _place(t: Text) -> str:
 def place(name: str) -> Path:
     """The folder of a shipped set (`mini`), else `name` as a path."""
     shipped = Path(importlib.import_module("tasks").__path__[0]) / "data" / name
-    return shipped if shipped.is_dir() and not Path(name).is_dir() else expanded(name)
+    return shipped if is_folder(shipped) and not is_folder(name) else expanded(name)
 
 
 def plain_report(report: Report) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
+from bench.core.documents import FAULTS, parsed, read_text, table, told
+from bench.core.shapes import Misfit, Range, Text as Spoken, held
 from bench.core.store import write_set
 from bench.core.values import Pair
 
@@ -29,7 +31,63 @@ COLUMNS = ("input", "output", "output_concept", "concept_genre", "category", "co
 PREFERRED = ("input", "winning_output", "losing_output", "concept_id")
 """Those of a preference table, read by name: releases order them differently."""
 GENRES = ("text", "math", "code")
-CATEGORIES = {TRAIN: ("positive", "negative"), EVALUATION: ("positive", "negative", "hard negative")}
+CATEGORIES = ("positive", "negative", "hard negative")
+"""Of evaluation texts; training texts are of the first two."""
+
+
+def whole(value: float) -> None:
+    """A number that counts."""
+    if value != int(value):
+        raise ValueError("is no whole number")
+
+
+Number = Annotated[float, Range(-(2**31), 2**31), whole]
+"""A concept's id: some tables hold whole numbers as floats."""
+
+
+class Row(TypedDict):
+    """A row of both tables, but for its category."""
+
+    input: str
+    output: str
+    output_concept: str | None
+    concept_genre: Spoken
+    concept_id: Number
+
+
+class TrainRow(Row):
+    category: Literal["positive", "negative"]
+
+
+class EvaluationRow(Row):
+    category: Literal["positive", "negative", "hard negative"]
+
+
+ROWS = {TRAIN: TrainRow, EVALUATION: EvaluationRow}
+
+
+class Preferred(TypedDict):
+    """A row of a preference table."""
+
+    input: str
+    winning_output: str
+    losing_output: str
+    concept_id: Number
+
+
+class Asked(TypedDict):
+    """An entry of `alpaca_eval.json`."""
+
+    instruction: str
+
+
+class Described(TypedDict):
+    """A line of `metadata.jsonl`."""
+
+    concept_id: Number
+    concept: str
+
+
 SHARED = "-1"
 """Concept of the training negatives, which all concepts of a genre share."""
 
@@ -108,7 +166,17 @@ class Folder:
     def wrong(self, kind: str, file: str, row: int | None, text: str) -> None:
         self.findings.append(Finding("error", kind, file, row, text))
 
+    def fits(self, value: Any, shape: Any, file: str, row: int) -> bool:
+        """Whether a row is of a shape; one that is not becomes a finding."""
+        try:
+            held(value, shape)
+        except Misfit as misfit:
+            self.wrong("schema", file, row, str(misfit))
+            return False
+        return True
 
+
+@lru_cache(2**17)
 def fold(text: str) -> str:
     """`text` but for case, spaces and typographic variants: equal where a reader sees the same words."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
@@ -134,13 +202,10 @@ def _read_axbench(folder: Path) -> Folder:
 
 def preferences(path: Path, file: str, found: Folder) -> None:
     """Add a preference table's pairs."""
-    for row, values in _rows(path, file, found, PREFERRED):
+    for _, values in _rows(path, file, found, Preferred, PREFERRED):
         texts = [values[name] for name in PREFERRED[:3]]
-        name = _number(values["concept_id"])
-        if name is None or not all(isinstance(text, str) for text in texts):
-            found.wrong("schema", file, row, "its concept_id is no number, or one of its texts is none")
-        elif texts[1].strip() != texts[2].strip() and texts[2].strip():
-            found.pairs.setdefault(name, []).append(Pair(*texts))
+        if texts[1].strip() != texts[2].strip() and texts[2].strip():
+            found.pairs.setdefault(str(int(values["concept_id"])), []).append(Pair(*texts))
 
 
 def read_tables(tables: Mapping[str, Path], lists: Mapping[str, Path]) -> Folder:
@@ -148,91 +213,64 @@ def read_tables(tables: Mapping[str, Path], lists: Mapping[str, Path]) -> Folder
     found = Folder("axbench")
     metadata = _metadata(lists[METADATA], found) if METADATA in lists else {}
     for file, path in tables.items():
-        for row, values in _table(path, file, found):
-            name, category, genre = (
-                str(int(values["concept_id"])),
-                str(values["category"]),
-                str(values["concept_genre"]),
-            )
+        for row, values in _rows(path, file, found, ROWS[file], COLUMNS):
+            name, category, genre = str(int(values["concept_id"])), values["category"], values["concept_genre"]
             split: Split = "train" if file == TRAIN else "evaluation"
-            texts = str(values["input"]), str(values["output"])
-            found.texts.append(Text(file, row, split, name, category, genre, *texts))
+            if split == "train" and category == "negative":
+                name = SHARED  # whatever number a table gives them
+            found.texts.append(Text(file, row, split, name, category, genre, values["input"], values["output"]))
             if file == TRAIN and category == "positive":
-                found.concepts.setdefault(name, (metadata.get(name, str(values["output_concept"])), genre))
+                found.concepts.setdefault(name, (metadata.get(name, values["output_concept"] or ""), genre))
     for name, text in metadata.items():
         found.concepts.setdefault(name, (text, ""))
     for place, path in lists.items():
         if place.endswith(ASKED):
-            entries = _json(path, place, found)
-            for row, entry in enumerate(entries if isinstance(entries, list) else []):
-                if isinstance(entry, Mapping) and isinstance(entry.get("instruction"), str):
+            for row, entry in enumerate(_json(path, place, found, list[Any]) or ()):
+                if found.fits(entry, Asked, place, row):
                     found.questions.append(Question(place, row, "", entry["instruction"]))
-                else:
-                    found.wrong("schema", place, row, "it has no instruction")
     return found
 
 
 def _metadata(path: Path, found: Folder) -> dict[str, str]:
     """concept id -> concept text."""
     concepts: dict[str, str] = {}
-    for row, line in enumerate(path.read_text("utf-8", errors="replace").split("\n")):
+    try:
+        content = read_text(path)
+    except FAULTS as fault:
+        found.wrong("schema", METADATA, None, told(fault))
+        return concepts
+    for row, line in enumerate(content.split("\n")):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            name, text = str(int(record["concept_id"])), record["concept"]
-        except (ValueError, KeyError, TypeError) as error:
-            found.wrong("schema", METADATA, row, f"not a concept: {type(error).__name__}: {error}")
+            record = held(parsed(line), Described)
+        except FAULTS as fault:
+            found.wrong("schema", METADATA, row, f"not a concept: {told(fault)}")
             continue
-        if not isinstance(text, str) or not text.strip():
+        name = str(int(record["concept_id"]))
+        if not record["concept"].strip():
             found.wrong("empty concept", METADATA, row, f"concept {name} has no text")
         if name in concepts:
             found.wrong("schema", METADATA, row, f"concept {name} is there twice")
-        concepts[name] = str(text)
+        concepts[name] = record["concept"]
     return concepts
 
 
-def _table(path: Path, file: str, found: Folder) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    """Readable rows of a table, by number; a row that is not readable becomes a finding."""
-    for row, values in _rows(path, file, found, COLUMNS):
-        if reason := _unreadable(values, CATEGORIES[file]):
-            found.wrong("schema", file, row, reason)
-        else:
-            yield row, values
-
-
-def _rows(path: Path, file: str, found: Folder, columns: Sequence[str]) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    """All rows of a table that has these columns."""
-    import pandas as pd
-
+def _rows(
+    path: Path, file: str, found: Folder, shape: Any, columns: Sequence[str]
+) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    """The rows of a table that are of this shape, by number; any other becomes a finding."""
     if not path.is_file():
         found.wrong("schema", file, None, "there is no such file: not a folder in AxBench's layout")
         return
     try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        found.wrong("schema", file, None, f"cannot be read as a table: {str(error).splitlines()[0]}")
+        rows = table(path, columns)
+    except FAULTS as fault:
+        found.wrong("schema", file, None, told(fault))
         return
-    if missing := [name for name in columns if name not in frame.columns]:
-        found.wrong("schema", file, None, f"it lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
-        return
-    yield from enumerate(frame[list(columns)].to_dict("records"))
-
-
-def _unreadable(values: Mapping[str, Any], categories: Sequence[str]) -> str:
-    if not isinstance(values["input"], str) or not isinstance(values["output"], str):
-        return f"concept {values['concept_id']}: its input or output is no text"
-    if values["category"] not in categories:
-        return f"category {values['category']!r} is none of {', '.join(categories)}"
-    return "" if _number(values["concept_id"]) else f"concept_id {values['concept_id']!r} is no number"
-
-
-def _number(value: Any) -> str | None:
-    """A concept's id as texts have it."""
-    try:
-        return str(int(value))
-    except (TypeError, ValueError):
-        return None
+    for row, values in enumerate(rows):
+        if found.fits(values, shape, file, row):
+            yield row, values
 
 
 def write(folder: Path, concepts: Sequence[Mapping[str, Any]], texts: Sequence[Text]) -> None:
@@ -286,24 +324,42 @@ def _read_mini(folder: Path) -> Folder:
     found = Folder("mini")
     shared: dict[str, list[str]] = {}
     for path in sorted(folder.glob("genres/*.json")):
-        _guarded(found, folder, path, lambda file, data: _genre(found, shared, file, data))
+        _guarded(found, folder, path, Genre, lambda file, data: _genre(found, shared, file, data))
     for path in sorted(folder.glob("concepts/*.json")):
-        _guarded(found, folder, path, lambda file, data: _concept(found, shared, file, data))
+        _guarded(found, folder, path, Concept, lambda file, data: _concept(found, shared, file, data))
     return found
 
 
-def _guarded(found: Folder, folder: Path, path: Path, take: Callable[[str, Any], None]) -> None:
+def _guarded(found: Folder, folder: Path, path: Path, shape: Any, take: Callable[[str, Any], None]) -> None:
     file = path.relative_to(folder).as_posix()
-    data = _json(path, file, found)
-    if data is None:
-        return
-    try:
+    if (data := _json(path, file, found, shape)) is not None:
         take(file, data)
-    except (KeyError, TypeError, ValueError) as error:
-        found.wrong("schema", file, None, f"{type(error).__name__}: {error}")
 
 
-def _genre(found: Folder, shared: dict[str, list[str]], file: str, data: Any) -> None:
+class Answered(TypedDict):
+    instruction: str
+    response: str
+
+
+class Genre(TypedDict):
+    """A file of `genres/`."""
+
+    genre: Spoken
+    train: list[Answered]
+    evaluation: list[str]
+
+
+class Concept(TypedDict):
+    """A file of `concepts/`, as far as it is checked."""
+
+    name: Spoken
+    genre: Spoken
+    concept: str
+    positives: list[str]
+    hard_negatives: list[Answered]
+
+
+def _genre(found: Folder, shared: dict[str, list[str]], file: str, data: Genre) -> None:
     genre = data["genre"]
     shared[genre] = [entry["instruction"] for entry in data["train"]]
     for row, entry in enumerate(data["train"]):
@@ -312,7 +368,7 @@ def _genre(found: Folder, shared: dict[str, list[str]], file: str, data: Any) ->
     found.questions += [Question(file, row, genre, text) for row, text in enumerate(data["evaluation"])]
 
 
-def _concept(found: Folder, shared: dict[str, list[str]], file: str, data: Any) -> None:
+def _concept(found: Folder, shared: dict[str, list[str]], file: str, data: Concept) -> None:
     name, genre = data["name"], data["genre"]
     found.concepts[name] = (data["concept"], genre)
     if genre not in shared:
@@ -328,9 +384,10 @@ def _concept(found: Folder, shared: dict[str, list[str]], file: str, data: Any) 
         found.texts.append(one)
 
 
-def _json(path: Path, file: str, found: Folder) -> Any:
+def _json(path: Path, file: str, found: Folder, shape: Any) -> Any:
+    """A file's value; None, and a finding, where it is not of this shape."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        found.wrong("schema", file, None, f"it is not JSON: {error}")
+        return held(parsed(read_text(path)), shape)
+    except FAULTS as fault:
+        found.wrong("schema", file, None, told(fault))
         return None

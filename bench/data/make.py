@@ -9,18 +9,19 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from bench.core.content import digest
+from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
 from bench.core.registry import get
+from bench.core.shapes import Text as Spoken
 from bench.core.store import Rows, write_json, write_over
 from bench.core.values import Completion, Request, Sampling
 from bench.data import check, layout, prompts, quality
@@ -162,12 +163,18 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+class Made(TypedDict):
+    """What of a `quality.json` tells the tables that stand there from others."""
+
+    files: dict[str, str]
+
+
 def _made(out: Path, file: str | Path) -> bool:
     """Whether a table of `out` is as `make` wrote it last."""
     try:
-        kept = json.loads((out / QUALITY).read_text("utf-8"))["files"]
-        return bool(kept[Path(out / file).relative_to(out).as_posix()] == _digest((out / file).read_bytes()))
-    except (OSError, ValueError, LookupError, TypeError):
+        kept = read_json(out / QUALITY, Made, "a report of what was made")["files"]
+        return bool(kept.get(Path(out / file).relative_to(out).as_posix()) == _digest((out / file).read_bytes()))
+    except (OSError, BenchError):
         return False
 
 
@@ -217,19 +224,19 @@ def read_concepts(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+class Instruction(TypedDict):
+    """An entry that also says of what genre it is."""
+
+    instruction: Spoken
+    genre: NotRequired[str | None]
+
+
 def read_instructions(path: Path) -> dict[str, list[str]]:
     """genre -> instructions of a JSON list: of texts, or of objects with `instruction` (and `genre`)."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read instructions {path}: {error}") from error
+    data = read_json(path, list[Spoken | Instruction], "a list of instructions", error=UsageError)
     found: dict[str, list[str]] = {}
-    for row, entry in enumerate(data if isinstance(data, list) else []):
-        entry = {"instruction": entry} if isinstance(entry, str) else entry
-        text = entry.get("instruction") if isinstance(entry, Mapping) else None
-        if not isinstance(text, str) or not text.strip():
-            raise UsageError(f"{path.name} entry {row} has no instruction")
-        found.setdefault(str(entry.get("genre") or "text"), []).append(text.strip())
+    for entry in ({"instruction": one} if isinstance(one, str) else one for one in data):
+        found.setdefault(entry.get("genre") or "text", []).append(entry["instruction"].strip())
     if not found or (strange := set(found) - set(GENRES)):
         reason = f"genre {min(strange)!r} is none of {', '.join(GENRES)}" if found else "it is no list of instructions"
         raise UsageError(f"{path.name}: {reason}")

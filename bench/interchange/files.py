@@ -17,7 +17,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from bench.core import adapter_folder
 from bench.core.content import Array
 from bench.core.deltas import LowRankDelta
+from bench.core.documents import read_json
 from bench.core.edits import Add, Clamp, Edit, Span
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.steering import Prompt, Steering
@@ -55,12 +56,13 @@ def encode(steering: Steering, form: str, hint: str = "", blocks: str = "layers"
     return pack(steering) if form == "safetensors" else _lm_eval(steering, blocks)
 
 
-def load(path: Path | str, format: str = "", sink: bool = False) -> Steering:
+def load(path: Path | str, format: str = "", sink: bool = False, layer: int | None = None) -> Steering:
     """The steering in `path`; `format` is guessed from the suffix.
 
     `steering-vectors` is a mapping from layer to vector, in a `.pt` or `.safetensors` file: that library
     has no format of its own, so its users save `vector.layer_activations`, or a dict that holds it. A layer
-    below 0 counts from the end, and stays as it is. Layers whose vector is zero are left out.
+    below 0 counts from the end, and stays as it is. Layers whose vector is zero are left out. A file of one bare
+    vector says of no layer, so that `layer` has to.
     """
     path = Path(path)
     form = _known(format or guess(path), READABLE)
@@ -75,11 +77,11 @@ def load(path: Path | str, format: str = "", sink: bool = False) -> Steering:
             with safe_open(path, framework="pt") as file:
                 ours = "value" in (file.metadata() or {})
                 tensors = {} if ours else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _ours(path) if ours else _added(_by_layer(tensors), sink, path)
+            return _ours(path) if ours else _added(_by_layer(tensors, layer), sink, path)
         found = _unpickled(path)
         if form == "lm-eval" and all(isinstance(v, Mapping) and "action" in v for v in found.values()):
             return _read_lm_eval(found, sink, path)
-        return _added(_by_layer(found), sink, path)
+        return _added(_by_layer(found, layer), sink, path)
     except (SafetensorError, ValueError, TypeError, KeyError, IndexError) as error:
         raise BenchError(f"{path.name} is not a {form} steering: {str(error).partition(chr(10))[0]}") from error
 
@@ -93,13 +95,19 @@ def _prompt_json(steering: Steering) -> bytes:
     return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 
 
+class PromptFile(TypedDict):
+    """A prompt as `_prompt_json` writes it."""
+
+    system: str
+    prefix: str
+    suffix: str
+    shots: list[tuple[str, str]]
+
+
 def _read_prompt_json(path: Path) -> Steering:
-    data = json.loads(path.read_text("utf-8"))
+    data = read_json(path, PromptFile, "a json steering")
     texts = {name: data[name] for name in ("system", "prefix", "suffix")}
-    shots = tuple((user, answer) for user, answer in data["shots"])
-    if not all(isinstance(text, str) for text in (*texts.values(), *(text for turn in shots for text in turn))):
-        raise ValueError("a part of a prompt is no text")
-    return Steering(Prompt(**texts, shots=shots))
+    return Steering(Prompt(**texts, shots=tuple((user, answer) for user, answer in data["shots"])))
 
 
 def _ours(path: Path) -> Steering:
@@ -294,13 +302,20 @@ def _unpickled(path: Path) -> Mapping[Any, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError("it is damaged, or holds more than tensors (save a dict of them)") from error
+    if isinstance(found, torch.Tensor):
+        return {"": found}
     if not isinstance(found, Mapping) or not found:
         raise ValueError(f"it holds a {type(found).__name__}, not a mapping from layer to vector")
     return found
 
 
-def _by_layer(found: Mapping[Any, Any]) -> dict[int, Array]:
-    """layer -> `[H]` of a mapping whose keys are integers, or names that end in one."""
+def _by_layer(found: Mapping[Any, Any], layer: int | None) -> dict[int, Array]:
+    """layer -> `[H]` of a mapping whose keys are integers, or names that end in one; of one vector at the `layer` that
+    a user names."""
+    if layer is not None:
+        if len(found) != 1:
+            raise ValueError(f"it holds {len(found)} tensors, and layer = {layer} is where one vector goes")
+        return {layer: _array(next(iter(found.values())))}
     if "layer_activations" in found:
         if (kind := found.get("layer_type", "decoder_block")) != "decoder_block":
             raise ValueError(f"its layer_type is {kind!r}: only decoder_block is read")
@@ -309,10 +324,11 @@ def _by_layer(found: Mapping[Any, Any]) -> dict[int, Array]:
     for name, value in found.items():
         number = re.search(r"(?:^|[._])(-?\d+)$", str(name))
         if not number:
-            raise ValueError(f"{name!r} is not a layer")
-        if (layer := int(number[1])) in layers:
-            raise ValueError(f"layer {layer} is there twice")
-        layers[layer] = _array(value)
+            bare = "it does not say at which layer: add -p imported.layer=N" if len(found) == 1 else ""
+            raise ValueError(bare or f"{name!r} is not a layer")
+        if (at := int(number[1])) in layers:
+            raise ValueError(f"layer {at} is there twice")
+        layers[at] = _array(value)
     return layers
 
 
@@ -331,4 +347,6 @@ def _added(vectors: Mapping[int, Array], sink: bool, path: Path) -> Steering:
     kept = {layer: vector for layer, vector in sorted(vectors.items()) if np.any(vector)}
     if not kept:
         raise BenchError(f"{path.name} holds no vector that is not zero")
+    if strange := [layer for layer, vector in kept.items() if not np.isfinite(vector).all()]:
+        raise BenchError(f"{path.name} holds values that are no numbers, at layer {strange[0]}")
     return Steering(edits=tuple(Add(layer=layer, value=v, span=Span(sink=sink)) for layer, v in kept.items()))

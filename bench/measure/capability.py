@@ -21,6 +21,7 @@ import numpy as np
 
 from bench import results, stats
 from bench.core.content import digest
+from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.paths import cache_root
 from bench.core.steering import Steering
@@ -123,11 +124,11 @@ class Capability:
         """The entry of a concept in the sidecar; made and written where it is not there."""
         steering, path = self.steerings[name], self.run.path.parent / sidecars.CAPABILITY
         key = digest(what, name, steering.digest, self.lm.fingerprint())[:16]
-        if key not in (kept := sidecars.capability(path)):
+        if key not in (kept := sidecars.capability(path)["entries"]):
             self.tell(f"{what['kind']}: {name} at c = {self.coefficients[name]:g}")
             head = {**what, "concept": name, "coefficient": self.coefficients[name], "steering": steering.digest}
             entry = head | {"numbers": dict(make(steering)), "provenance": provenance.provenance()}
-            kept = sidecars.capability(path) | {key: entry}  # another process may have written meanwhile
+            kept = sidecars.capability(path)["entries"] | {key: entry}  # another process may have written meanwhile
             write_json(path, {"version": 1, "run": self.run.data["id"], "entries": kept})
         entry = kept[key]
         return dict(entry)
@@ -138,7 +139,7 @@ class Capability:
         path = cache_root() / "capability" / f"{key}.json"
         if not path.is_file():
             write_json(path, evaluate(self.lm, steering, settings))
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found: dict[str, Any] = read_json(path, dict[str, dict[str, dict[str, Any]]], "lm-eval's results", "delete it")
         return found
 
 

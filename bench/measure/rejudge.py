@@ -21,6 +21,7 @@ from bench.core.store import write_json
 from bench.core.values import Completion, Sample, Sampling
 from bench.judges.instrument import Instrument
 from bench.results import provenance, second_judge
+from bench.results.record import VERSION
 from bench.results.runs import Run
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import labels
@@ -115,7 +116,7 @@ def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str
         run.data.get("asked", {}).get("model"),
     )
     return {
-        "version": second_judge.VERSION,
+        "version": VERSION,
         "run": run.data["id"],
         "id": second_judge.identity(instrument.name, params),
         "judge": instrument.name,

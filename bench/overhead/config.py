@@ -11,10 +11,13 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+from bench.core import hub
+from bench.core.documents import first_line, read_json
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import expanded
+from bench.core.shapes import Range, held
 from bench.overhead.exact import Architecture, FeedForward
 
 # fmt: off
@@ -62,32 +65,20 @@ def of_model(name: str) -> Architecture:
 
 
 def _fetched(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     if name.count("/") != 1:
         raise UsageError(
             f"unknown model {name!r}: give --config path/to/config.json, a folder, a hub id owner/name, or one of "
             + ", ".join(dimensions())
         )
     try:
-        return Path(hf_hub_download(name, "config.json", etag_timeout=5))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise BenchError(
-            f"cannot fetch the configuration of {name}: {type(error).__name__}: {reason}; "
-            "give --config path/to/config.json"
-        ) from error
+        return hub.fetch(name, "config.json")
+    except BenchError as error:
+        raise BenchError(f"{error}; give --config path/to/config.json") from error
 
 
 def of_file(path: Path, name: str = "") -> Architecture:
     """The dimensions in a `config.json`; what it leaves out is its model type's default in transformers."""
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read configuration {path}: {str(error).splitlines()[0]}") from error
-    if not isinstance(raw, dict):
-        raise UsageError(f"{path} is not a model's configuration: it holds no object")
+    raw = read_json(path, dict[str, Any], "a model's configuration", error=UsageError)
     return architecture(complete(raw), name or str(raw.get("_name_or_path") or path.parent.name or path.stem))
 
 
@@ -101,8 +92,8 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
         return {key: raw[key] for key in KEYS if raw.get(key) is not None}
     try:
         made = AutoConfig.for_model(**raw).get_text_config(decoder=True)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise UsageError(f"not a configuration of {kind}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a configuration's class may raise anything, its own kinds of errors among them
+        raise UsageError(f"not a configuration of {kind}: {first_line(str(error))}") from error
     if getattr(made, "kv_lora_rank", None) or getattr(made, "state_size", None) or getattr(made, "d_inner", None):
         raise BenchError(f"{kind}: compressed caches and recurrent layers have no rule here")
     found = {key: value for key in KEYS if (value := getattr(made, key, None)) is not None}
@@ -118,9 +109,42 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+Size = Annotated[int, Range(1, 2**24)]
+Amount = Annotated[int, Range(0, 2**24)]
+
+
+class Dimensions(TypedDict):
+    """A configuration in the keys of `KEYS`."""
+
+    hidden_size: Size
+    num_hidden_layers: Annotated[int, Range(1, 10_000)]
+    num_attention_heads: Size
+    vocab_size: Size
+    model_type: NotRequired[str | None]
+    intermediate_size: NotRequired[Size | None]
+    num_key_value_heads: NotRequired[Size | None]
+    head_dim: NotRequired[Size | None]
+    tie_word_embeddings: NotRequired[bool | None]
+    max_position_embeddings: NotRequired[Amount | None]
+    sliding_window: NotRequired[Amount | None]
+    use_sliding_window: NotRequired[bool | None]
+    layer_types: NotRequired[list[str] | None]
+    num_local_experts: NotRequired[Amount | None]
+    num_experts: NotRequired[Amount | None]
+    n_routed_experts: NotRequired[Amount | None]
+    num_experts_per_tok: NotRequired[Amount | None]
+    moe_intermediate_size: NotRequired[Amount | None]
+    shared_expert_intermediate_size: NotRequired[Amount | None]
+    n_shared_experts: NotRequired[Amount | None]
+    mlp_only_layers: NotRequired[list[int] | None]
+    decoder_sparse_step: NotRequired[Amount | None]
+    first_k_dense_replace: NotRequired[Amount | None]
+
+
 def architecture(config: Mapping[str, Any], name: str) -> Architecture:
-    """Dimensions from a configuration in the keys of `KEYS`; raises UsageError for what it lacks."""
+    """Dimensions from a configuration in the keys of `KEYS`; raises UsageError for what it lacks or cannot be."""
     try:
+        held(dict(config), Dimensions)
         hidden, layers, heads = (config[k] for k in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
         return Architecture(
             name=name,
@@ -134,8 +158,9 @@ def architecture(config: Mapping[str, Any], name: str) -> Architecture:
             feed=tuple(_feed(config, layer) for layer in range(layers)),
             longest=config.get("max_position_embeddings") or 0,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{name or 'the configuration'} lacks a dimension: {type(error).__name__}: {error}") from error
+    except (KeyError, ValueError) as error:
+        told = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise UsageError(f"{name or 'the configuration'} has no dimensions that can be counted: {told}") from error
 
 
 def _windows(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:

@@ -6,12 +6,13 @@ folder has none); run twice, it gives identical bytes.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict
 
-from bench.core.errors import UsageError
+from bench.core.documents import read_json
+from bench.core.errors import BenchError, UsageError
 from bench.core.escape import name
 from bench.core.paths import default_results
 from bench.core.store import write_whole
@@ -81,19 +82,20 @@ def refuse_foreign(out: Path) -> None:
             raise UsageError(f"{path} is there and was not made by bench report: name another folder, or use --force")
 
 
+class Drawn(TypedDict):
+    """What of a `leaderboard.json` the report after it needs."""
+
+    figures: list[str]
+
+
 def _clear(out: Path, kept: Sequence[str]) -> None:
     """Remove the figures that the report before this one listed, and this one has no more."""
     try:
-        listed = json.loads((out / "leaderboard.json").read_text("utf-8"))["figures"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_json(out / "leaderboard.json", Drawn, "a leaderboard")
+    except BenchError:
         return  # no report before this one
-    for old in listed:
-        if (
-            isinstance(old, str)
-            and old == Path(old).name
-            and old not in kept
-            and old.endswith((".png", ".svg", ".csv"))
-        ):
+    for old in before["figures"]:
+        if old == Path(old).name and old not in kept and old.endswith((".png", ".svg", ".csv")):
             (out / old).unlink(missing_ok=True)
 
 

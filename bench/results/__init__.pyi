@@ -8,7 +8,6 @@ from .frames import (
 from .runs import (
     KEYS as KEYS,
     TRIALS as TRIALS,
-    VERSION as VERSION,
     Run as Run,
     aliases as aliases,
     code_key as code_key,

@@ -6,22 +6,22 @@ file. What a run says of itself (its id, its scores) is computed again, not beli
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from bench import results
 from bench.core import registry
 from bench.core.content import digest
+from bench.core.documents import read_json, read_toml
 from bench.core.errors import BenchError, suggest
 from bench.core.naming import build_method, names_in
+from bench.core.shapes import Text
 from bench.results import hypotheses, ratings, second_judge, sidecars, validity
 from bench.results.runs import Run
 from bench.stats import detection
@@ -45,6 +45,12 @@ class Finding:
 
     path: str
     problem: str
+
+
+class Coded(TypedDict):
+    """What runs and opinions have in common."""
+
+    code: str
 
 
 Problems = Iterator[tuple[str, str]]
@@ -91,13 +97,10 @@ def graveyard(root: Path) -> dict[str, dict[str, str]]:
     path = root / RETIRED
     if not path.is_file():
         return {}
-    try:
-        found = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{RETIRED} cannot be read: {str(error).splitlines()[0]}") from error
-    kinds = {kind: table for kind, table in found.items() if kind in registry.KINDS and isinstance(table, dict)}
-    if set(kinds) != set(found) or not all(isinstance(why, str) and why for t in kinds.values() for why in t.values()):
-        raise BenchError(f'{RETIRED}: write [method], [task] or [judge] tables of name = "reason"')
+    remedy = 'write [method], [task] or [judge] tables of name = "reason"'
+    kinds: dict[str, dict[str, str]] = read_toml(path, dict[str, dict[str, Text]], "a table of retired names", remedy)
+    if strange := sorted(set(kinds) - set(registry.KINDS)):
+        raise BenchError(f"{RETIRED}: {suggest(strange[0], registry.KINDS)}; {remedy}")
     return kinds
 
 
@@ -110,7 +113,11 @@ def _keys(root: Path) -> Iterator[Finding]:
         return
     for file, (was, _) in known.items():
         path = root / file
-        if not path.is_file() or json.loads(path.read_text("utf-8")).get("code") != was:
+        try:
+            kept = read_json(path, Coded, "a run or an opinion")["code"]
+        except BenchError:
+            kept = ""  # what is wrong with it is a finding of its own
+        if kept != was:
             yield Finding(results.KEYS, f"{file} is not there, or was not written with the key {was}")
 
 
@@ -328,14 +335,14 @@ def _trials(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> P
     if not path.is_file():
         return
     tried: dict[tuple[Any, ...], list[Mapping[str, float | None]]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            tried.setdefault((row["concept"], row["candidate"], row["coefficient"]), []).append(row["ratings"])
-            yield from _placed(path.name, {"samples": [row]})
-        except (ValueError, KeyError, TypeError) as error:
-            yield path.name, f"line {number} is no trial: {type(error).__name__} {error}"
-            return
+    try:
+        rows = results.trials(run)
+    except BenchError as error:
+        yield path.name, str(error)
+        return
+    for row in rows:
+        tried.setdefault((row["concept"], row["candidate"], row["coefficient"]), []).append(row["ratings"])
+        yield from _placed(path.name, {"samples": [row]})
     for name, concept in run.data["concepts"].items():
         for setting in concept["select"]:
             where = (name, setting["candidate"], setting["coefficient"])
@@ -360,8 +367,8 @@ def _beside(run: Run, root: Path, retired: Mapping[str, Mapping[str, str]]) -> P
         yield sidecars.NAME, str(error)
     path = run.path.with_name(sidecars.CAPABILITY)
     try:
-        found = json.loads(path.read_text("utf-8")) if sidecars.capability(path) else {}
-        if found and found["run"] != run.data["id"]:
+        found = sidecars.capability(path)
+        if found["entries"] and found["run"] != run.data["id"]:
             yield path.name, f"belongs to run {found['run']}"
         yield from _placed(path.name, found)
     except BenchError as error:

@@ -6,12 +6,12 @@ what was found into what was expected.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from bench.core.documents import read_toml
 from bench.core.errors import BenchError, suggest
 
 FILE = "hypotheses.toml"
@@ -20,6 +20,15 @@ MARGIN = 0.1
 """Share of the scale within which two methods are equivalent, where nothing else was registered."""
 FAMILIES = ("direction", "trained")
 KEYS = {"prompt", "combination", *FAMILIES}
+
+
+class Hypotheses(TypedDict):
+    """The file."""
+
+    margin: NotRequired[float]
+    models: NotRequired[list[str]]
+    tasks: NotRequired[dict[str, dict[str, str]]]
+    """task -> role -> method."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +58,16 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         return {}
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BenchError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    data: dict[str, Any] = read_toml(path, Hypotheses, "a registration of hypotheses")
     if unknown := sorted(set(data) - {"margin", "models", "tasks"}):
         raise BenchError(f"{path.name}: {suggest(unknown[0], ('margin', 'models', 'tasks'))}")
-    margin, tasks, models = data.get("margin", MARGIN), data.get("tasks", {}), data.get("models", [])
-    if not isinstance(margin, int | float) or not 0 < margin < 1:
-        raise BenchError(f"{path.name}: margin = {margin!r} is no share of the scale")
-    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
-        raise BenchError(f"{path.name}: models is a list of names")
-    if not isinstance(tasks, dict) or not all(isinstance(named, dict) for named in tasks.values()):
-        raise BenchError(f"{path.name}: write [tasks.NAME] tables")
-    for name, named in tasks.items():
+    if not 0 < data.get("margin", MARGIN) < 1:
+        raise BenchError(f"{path.name}: margin = {data['margin']!r} is no share of the scale")
+    for name, named in data.get("tasks", {}).items():
         if unknown := sorted(set(named) - KEYS):
             raise BenchError(f"{path.name}, tasks.{name}: {suggest(unknown[0], sorted(KEYS))}")
         if "prompt" not in named or not set(named) & set(FAMILIES):
             raise BenchError(f"{path.name}, tasks.{name}: name a prompt, and a method of {' or '.join(FAMILIES)}")
-        if wrong := [key for key, value in named.items() if not isinstance(value, str)]:
-            raise BenchError(f"{path.name}, tasks.{name}: {wrong[0]} is the name of a method")
     return data
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,27 +18,25 @@ import numpy as np
 
 from bench import stats
 from bench.core.content import Array, digest, plain
+from bench.core.documents import read_json, read_lines, read_toml
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.naming import build_method
-from bench.core.paths import default_results, scratch
+from bench.core.paths import default_results, expanded, is_folder, scratch
 from bench.core.protocol import USUAL_TASK, RunSpec
 from bench.core.store import json_bytes, write_set
 from bench.core.values import Verdict
 from bench.results import provenance
 from bench.results.hypotheses import carried
+from bench.results.record import RUN, VERSION, Trial, rated
 
-VERSION = 1
 KEYS = "keys.toml"
 """In a results folder: files whose code key is called otherwise now, for code that changed while no number did."""
 
 
 @lru_cache(maxsize=16)
 def _aliases(path: Path, _changed: int) -> dict[str, tuple[str, str]]:
-    try:
-        found = tomllib.loads(path.read_text("utf-8"))
-        return {file: (str(was), str(now)) for file, (was, now) in found.items()}
-    except (OSError, ValueError, TypeError) as error:
-        raise BenchError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    found = read_toml(path, dict[str, tuple[str, str]], "a table of FILE = [its key, what that is called now]")
+    return {file: (was, now) for file, (was, now) in found.items()}
 
 
 def aliases(root: Path) -> dict[str, tuple[str, str]]:
@@ -50,8 +47,8 @@ def aliases(root: Path) -> dict[str, tuple[str, str]]:
 
 def code_key(path: Path, data: Mapping[str, Any]) -> str:
     """The key of the code that made a run or an opinion (a file in `ROOT/TASK/MODEL/RUN/`), as it is called now."""
-    root = path.parents[3]
-    was, now = aliases(root).get(path.relative_to(root).as_posix(), ("", ""))
+    root = path.absolute().parents[min(3, len(path.absolute().parents) - 1)]
+    was, now = aliases(root).get(path.absolute().relative_to(root).as_posix(), ("", ""))
     return now if was == data["code"] else str(data["code"])
 
 
@@ -302,26 +299,30 @@ def _at_best(settings: Sequence[Mapping[str, Any]], axis: str) -> float | None:
     return max(rated, key=lambda row: row["overall"])[axis] if rated else None
 
 
-NEEDED = ("id", "group", "spec", "axes", "concepts", "samples", "counts", "metrics", "code", "family", "validated")
-
-
 def read(path: Path) -> Run:
     """One `run.json`; a damaged one is an error, not a gap."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        if data["version"] != VERSION:
-            raise ValueError(f"version {data['version']}, this program reads {VERSION}")
-        if missing := [name for name in NEEDED if name not in data]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise BenchError(f"{path.parent.name}/{path.name} is not a run of this program: {reason}") from error
-    return Run(path, data)
+    remedy = "move its folder away, or make it again with the command that made it"
+    return Run(path, read_json(path, RUN, "a run of this program", remedy, halves=True))
 
 
 def load(root: Path) -> list[Run]:
-    """Every run below `root`, in a fixed order."""
-    return [read(path) for path in sorted(root.glob("*/*/*/run.json"))]
+    """Every run below `root`, in a fixed order; raises BenchError where one cannot be read."""
+    runs, damaged = survey(root)
+    if damaged:
+        raise damaged[0]
+    return runs
+
+
+def survey(root: Path) -> tuple[list[Run], list[BenchError]]:
+    """The runs below `root` that can be read, in a fixed order, and why others cannot."""
+    runs: list[Run] = []
+    damaged: list[BenchError] = []
+    for path in sorted(root.glob("*/*/*/run.json")):
+        try:
+            runs.append(read(path))
+        except BenchError as error:
+            damaged.append(error)
+    return runs, damaged
 
 
 def trials(run: Run) -> list[dict[str, Any]]:
@@ -329,23 +330,30 @@ def trials(run: Run) -> list[dict[str, Any]]:
     path = run.path.with_name(TRIALS)
     if not path.is_file():
         return []
-    try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{path.parent.name}/{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    concepts, scale = run.data["concepts"], run.data.get("scale", 2.0)
+
+    def own(trial: Any) -> None:
+        rated([trial], concepts, scale)
+
+    found: list[dict[str, Any]] = read_lines(
+        path, Trial, "a list of this run's answers", "delete it, or run again", own
+    )
+    return found
 
 
 def lookup(name: str, roots: Sequence[Path]) -> Run:
     """A run by path, folder, method name, or id (or its beginning); the first root that has it."""
-    given = Path(name) / "run.json" if Path(name).is_dir() else Path(name)
+    given = expanded(name) / "run.json" if is_folder(name) else expanded(name)
     if given.is_file():
         return read(given)
     known: list[str] = []
     for root in roots:
-        runs = load(root)
+        runs, damaged = survey(root)
         known += [run.path.parent.name for run in runs]
         if found := _meant(name, runs):
             return _only(name, found)
+        if damaged:
+            raise damaged[0]  # it may be the one that is meant
     where = " or ".join(f"{root.name}/" for root in dict.fromkeys(roots))
     raise UsageError(f"no run {name!r} in {where}: {suggest(name, known) if known else 'it is empty'}")
 

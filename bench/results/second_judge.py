@@ -5,7 +5,6 @@ Invariant: an opinion belongs to one run, judge and calibration; reading one nee
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.content import digest
+from bench.core.documents import read_json
 from bench.core.errors import BenchError
 from bench.core.escape import name as file_name
+from bench.core.shapes import Misfit
 from bench.results.differences import between
+from bench.results.record import OpinionRecord, opined
 from bench.results.runs import Run, code_key, pooled
 from bench.results.tables import Row, Table
 from bench.stats.significance import Difference, significant
 
-VERSION = 1
-NEEDED = ("run", "id", "judge", "judge_params", "independent", "calibration", "samples", "concepts", "code")
+REMEDY = "delete it and ask the judge again"
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,20 @@ def place(run: Run, judge: str, params: Mapping[str, Any]) -> Path:
 
 def read(path: Path) -> JudgeRatings:
     """One judged file; a damaged one is an error, not a gap."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        if data["version"] != VERSION:
-            raise ValueError(f"version {data['version']}, this program reads {VERSION}")
-        if missing := [name for name in NEEDED if name not in data]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise BenchError(f"{path.parent.name}/{path.name} is not a judge's opinion: {reason}") from error
-    return JudgeRatings(path, data)
+    return JudgeRatings(path, read_json(path, OpinionRecord, "a judge's opinion", REMEDY, halves=True))
 
 
 def of(run: Run) -> list[JudgeRatings]:
     """Every opinion beside a run, in a fixed order."""
     found = [read(path) for path in sorted(run.path.parent.glob("judged-*.json"))]
-    if strange := [o for o in found if o.data["run"] != run.data["id"]]:
-        raise BenchError(f"{strange[0].path.name} in {run.path.parent.name}/ belongs to run {strange[0].data['run']}")
+    for opinion in found:
+        beside = f"{opinion.path.name} in {run.path.parent.name}/"
+        if opinion.data["run"] != run.data["id"]:
+            raise BenchError(f"{beside} belongs to run {opinion.data['run']}")
+        try:
+            opined(opinion.data, run.data)
+        except Misfit as error:
+            raise BenchError(f"{beside} is not of this run: {error}; {REMEDY}") from error
     return found
 
 

@@ -5,17 +5,17 @@ Invariant: a file belongs to one run (by id); a damaged or foreign one is an err
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError
 from bench.core.store import write_json
 from bench.overhead.record import Overhead
+from bench.results.record import VERSION, CapabilityRecord, OverheadRecord
 from bench.results.runs import Run
 
-VERSION = 1
 NAME = "overhead.json"
 CAPABILITY = "capability.json"
 
@@ -25,18 +25,13 @@ def load(run: Run) -> Overhead | None:
     path = run.path.parent / NAME
     if not path.is_file():
         return None
+    remedy = f"make it again: bench overhead {path.parent.name} --measure"
+    found = Overhead(read_json(path, OverheadRecord, "a record of what a run costs", remedy))
     try:
-        data = json.loads(path.read_text("utf-8"))
-        if data["version"] != VERSION or data["run"] != run.data["id"]:
-            raise ValueError(f"version {data['version']} of run {data['run']}")
-        found = Overhead(data)
-        _ = found.arch, found.extra, found.ratio("time"), found.samples_per_prompt
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise BenchError(
-            f"{path.parent.name}/{NAME} is not a record of this run: {reason}; make it again: "
-            f"bench overhead {path.parent.name} --measure"
-        ) from error
+        of(path, found.data, run.data["id"])
+        _ = found.arch
+    except BenchError as error:
+        raise BenchError(f"{path.parent.name}/{NAME} is not a record of this run: {error}; {remedy}") from error
     return found
 
 
@@ -53,12 +48,15 @@ def store(run: Run, record: Mapping[str, Any]) -> Path:
     return path
 
 
-def capability(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a `capability.json`; none where there is no file."""
+def of(path: Path, data: Mapping[str, Any], run: str) -> None:
+    """Raise BenchError where what stands beside a run is of another one."""
+    if data["run"] != run:
+        raise BenchError(f"it belongs to run {data['run']}")
+
+
+def capability(path: Path) -> dict[str, Any]:
+    """A `capability.json`; without entries where there is no file."""
     if not path.is_file():
-        return {}
-    try:
-        found: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["entries"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{path.parent.name}/{path.name} is damaged ({error}): delete it") from error
+        return {"entries": {}}
+    found: dict[str, Any] = read_json(path, CapabilityRecord, "a record of side effects", "delete it")
     return found

@@ -5,14 +5,14 @@ Invariant: a judge ranks a task only where it was held against readers and passe
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.core.content import digest
-from bench.core.errors import BenchError
+from bench.core.documents import read_json
+from bench.results.record import ValidityRecord
 from bench.stats.intervals import Estimate
 
 
@@ -33,12 +33,8 @@ def validations(root: Path) -> list[Mapping[str, Any]]:
 
 
 def _table(path: Path) -> Mapping[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if missing := [name for name in ("judge", "axes", "data", "judge_params") if name not in data]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-    except (OSError, ValueError, TypeError) as error:
-        raise BenchError(f"judges/{path.name} is not a judge's validation: {str(error).splitlines()[0]}") from error
+    remedy = "make it again: bench judge validate --save"
+    data: dict[str, Any] = read_json(path, ValidityRecord, "a judge's validation", remedy)
     return data
 
 

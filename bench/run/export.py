@@ -6,14 +6,14 @@ or generated here.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bench import interchange, results
 from bench.backends.models import Model
+from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.escape import name as file_name
 from bench.core.interfaces import Context
@@ -123,10 +123,14 @@ def _again(run: results.Run, code: str) -> str:
     return shlex.join(words + (["--results", str(cache_root() / "again")] if code == run.code else []))
 
 
+class Typed(TypedDict):
+    model_type: str
+
+
 def model_type(model: Model) -> str:
     """The model type as transformers names it, which repeng writes as a file's hint."""
     path = model.path / "config.json"
-    return str(json.loads(path.read_text("utf-8"))["model_type"]) if path.is_file() else model.name
+    return str(read_json(path, Typed, "a model's configuration")["model_type"]) if path.is_file() else model.name
 
 
 def blocks_name(model: Model) -> str:

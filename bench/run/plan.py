@@ -7,25 +7,25 @@ does not exist is refused here.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from bench.backends.models import DEFAULT, TRUST, Model, dtype, resolve
 from bench.core import registry
 from bench.core.content import plain
+from bench.core.documents import parsed, read_json, read_toml
 from bench.core.errors import UsageError, suggest
 from bench.core.interfaces import Judge, Method, Task
 from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
 from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol, usual_judge
 from bench.core.settings import cast
+from bench.results.record import Asked as AskedFor, Spec
 from bench.run.engines import make_backend, make_prompter
 from bench.run.spending import spend, trials
 from bench.run.support import blocks_of, unsupported
@@ -218,8 +218,8 @@ def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: 
 def _word(value: Any) -> Any:
     """An argument of a chat template: a number, a truth, or else a text."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
+        return parsed(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
         return value
 
 
@@ -242,12 +242,9 @@ def _by_owner(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def from_file(path: Path) -> dict[str, Any]:
     """Options from a TOML file or a past `run.json`, by field name."""
-    try:
-        if path.suffix == ".json":
-            return _from_run(json.loads(path.read_text("utf-8")))
-        found = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"cannot read configuration {path}: {type(error).__name__}: {error}") from error
+    if path.suffix == ".json":
+        return _from_run(read_json(path, Replayed, "a run that can be made again", error=UsageError))
+    found = read_toml(path, dict[str, Any], "a configuration", error=UsageError)
     hints = typing.get_type_hints(Options)
     if unknown := sorted(set(found) - set(hints)):
         raise UsageError(f"{path.name}: unknown setting {unknown[0]!r}: {suggest(unknown[0], hints)}")
@@ -278,6 +275,13 @@ TRANSPORT = ADDRESS | {"key", "secret", "headers", "price", "workers", "timeout"
 taken: whoever wrote its file would choose where the key of whoever replays it is sent."""
 
 
+class Replayed(TypedDict):
+    """What of a `run.json` says how it was made."""
+
+    spec: Spec
+    asked: NotRequired[AskedFor]
+
+
 def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
     """The options that made a run, from a list of what may be taken; folders are those its user named."""
     spec = data["spec"]
@@ -289,6 +293,8 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
     owned |= {f"{judge}.{k}": v for k, v in spec["judge_params"].items() if k in fields}
     several = len(names_in(spec["method"])) > 1
     parts = spec["method_params"] if several else {spec["method"]: spec["method_params"]}
+    if odd := [part for part, values in parts.items() if not isinstance(values, dict)]:
+        raise UsageError(f"spec.method_params.{odd[0]} holds no table of values")
     owned |= {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()}
     owned |= {f"{part}.{k}": v for part in ("protocol", "chat") for k, v in asked.get(part, {}).items()}
     for name in ("answers", "fits"):  # runs of before there were several have neither

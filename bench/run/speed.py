@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 
+from bench.core.documents import read_json
+from bench.core.errors import BenchError
 from bench.core.paths import cache_root
+from bench.core.shapes import Positive
 from bench.core.store import write_json
 from bench.results.runs import Run
 from bench.run.jobs import Job
@@ -23,9 +24,8 @@ def rates() -> dict[str, float]:
 def measured() -> dict[str, float]:
     """What this machine's runs have shown so far; nothing where the file is damaged, for it only makes estimates."""
     try:
-        found = json.loads((cache_root() / "rates.json").read_text("utf-8"))
-        return {unit: float(rate) for unit, rate in found.items() if 0 < float(rate) < math.inf}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return dict(read_json(cache_root() / "rates.json", dict[str, Positive], "a table of speeds"))
+    except BenchError:
         return {}
 
 

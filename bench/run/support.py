@@ -5,24 +5,35 @@ Invariant: what is refused here costs nothing, and what passes is not refused la
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from bench.backends.models import Model
+from bench.core.documents import read_json
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Context, Method, Task
 from bench.core.paths import cache_root
 from bench.core.protocol import Protocol
+from bench.core.shapes import Count
 from bench.run.fits import lacks
 
 SPARE = 256 << 20
 """Bytes of disk that a run leaves free, beside what it writes."""
 ROW = 4096
 """Bytes of an answer or a rating on the disk, about."""
+
+
+class Inner(TypedDict):
+    num_hidden_layers: NotRequired[Count]
+
+
+class Blocks(Inner):
+    """Where a configuration says how many blocks a model has."""
+
+    text_config: NotRequired[Inner]
 
 
 def unsupported(made: Method, task: Task, rules: Protocol, engine: Backend, views: frozenset[str], blocks: int) -> str:
@@ -44,7 +55,7 @@ def _misplaced(made: Method, rules: Protocol, blocks: int) -> Iterator[str]:
     """What is wrong with the layers that a method names."""
     context = Context(cast(Any, SimpleNamespace(layers=blocks)), rules.budget)
     params = made.params() if blocks and not made.members else {}
-    for spec in [*([params["layer"]] if "layer" in params else []), *params.get("layers", ())]:
+    for spec in [*([params["layer"]] if params.get("layer") is not None else []), *params.get("layers", ())]:
         try:
             context.depths(spec)
         except BenchError as error:
@@ -56,11 +67,10 @@ def blocks_of(model: Model, engine: Backend) -> int:
     if not model.path.parts:
         return engine.layers
     try:
-        config = json.loads((model.path / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        config = read_json(model.path / "config.json", Blocks, "a model's configuration")
+    except BenchError:
         return 0
-    found = config.get("text_config", config).get("num_hidden_layers", 0)
-    return found if isinstance(found, int) else 0
+    return int(config.get("text_config", config).get("num_hidden_layers", 0))
 
 
 def check_disk(rows: int, folders: Sequence[Path]) -> None:

@@ -6,15 +6,13 @@ holds more than about `ANSWERS` answers, whatever the table's size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.core.errors import BenchError
 from bench.report.page.encoding import key
 from bench.results import second_judge
-from bench.results.runs import TRIALS, Run
+from bench.results.runs import Run, trials
 from bench.results.tables import Table
 
 ANSWERS = 600
@@ -130,22 +128,8 @@ def _samples(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for sample in run.data["samples"]:
         if "text" in sample:
             yield "test", sample
-    path = run.path.with_name(TRIALS)
-    if not path.is_file():
-        return
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                sample = json.loads(line)
-                _ = sample["id"], sample["text"], sample["ratings"], sample["candidate"], sample["coefficient"]
-                if sample["concept"] not in run.data["concepts"]:
-                    raise ValueError(f"concept {sample['concept']!r} is not in run.json")
-                yield "select", sample
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise BenchError(
-            f"{path.parent.name}/{path.name} does not hold this run's answers: {reason}; delete it, or run again"
-        ) from error
+    for sample in trials(run):
+        yield "select", sample
 
 
 def _answer(
