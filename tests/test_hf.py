@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -294,6 +295,12 @@ def test_sampling_follows_the_distribution(lm: HFBackend) -> None:
         )
 
 
+def uncap(folder: Path) -> None:
+    """Take the cap of attention's logits out of a configuration."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {attention.CAP: None}))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -301,7 +308,9 @@ def test_queries_taken_together_give_what_sdpa_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str
 ) -> None:
     """Left padding, several lengths, a window shorter than a text; in fp32 each step of an answer too."""
-    together = HFBackend(tiny.build(tmp_path, kind), dtype)
+    source = tiny.build(tmp_path, kind)
+    uncap(source.path)  # a capped model keeps its own attention
+    together = HFBackend(source, dtype)
     assert together.model is not None  # registers
     asked = [Request(ask("word " * (3 * i + 1)), target="and so on" * (i + 1)) for i in range(4)]
     short = [Request(ask("word " * (3 * i + 1)), target="on") for i in range(4)]  # the second token is a lone query

@@ -1,8 +1,8 @@
-"""Grouped-query attention on a CPU without copies of the keys: the queries of a group as rows of one head.
+"""Which attention a model runs with, and grouped-query attention on a CPU without copies of the keys.
 
-torch's CPU kernel works head by head, so that a lone query per head (each step of writing an answer) is all overhead,
-and `transformers` first copies keys and values once per query head: taken together, such a step takes a third to a
-twelfth of the time.
+The second takes the queries of a group as rows of one head. torch's CPU kernel works head by head, so that a lone query
+per head (each step of writing an answer) is all overhead, and `transformers` first copies keys and values once per
+query head: taken together, such a step takes a third to a twelfth of the time.
 
 Invariant: every query sees the same keys in the same order as under torch's `sdpa`. Results are mostly the same
 bits; the last ones may differ, as they do between batches of another shape.
@@ -16,6 +16,18 @@ import torch
 from torch import Tensor
 
 NAME, PLAIN = "grouped_sdpa", "sdpa"
+CAP = "attn_logit_softcapping"
+"""Where Gemma-2 and its kin say what their attention's logits are capped at."""
+
+
+def implementation(config: Any) -> str | None:
+    """What to hand to `from_pretrained` as `attn_implementation`: None for transformers' own choice, whatever the
+    checkpoint was saved with.
+
+    That choice is `sdpa`, which drops a cap of attention's logits without a word, and the kernels that know one ask for
+    a GPU or a compiler: a model with a cap runs as its own code has it.
+    """
+    return "eager" if getattr(config.get_text_config(decoder=True), CAP, None) is not None else None
 
 
 def use(model: Any) -> None:

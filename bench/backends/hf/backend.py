@@ -84,7 +84,7 @@ class HFBackend(Backend):
             for part in (config, config.get_text_config()):  # what a checkpoint was saved with is no wish of the run's
                 part.output_attentions, part.output_hidden_states = False, False
                 part.return_dict, part.use_cache = True, True
-            config._attn_implementation = None
+            config._attn_implementation = attention.implementation(config)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.source.path,
                 config=config,
