@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from bench import Context, Fitted, LayerSpec, Positive, Request, Sampling, Size, Steering, Train, method
 from bench.training.objectives.representations import MID
+from bench.training.parametrisations import WRITERS
 from methods._trained import Trained
 
 REFUSALS = (
@@ -50,7 +51,7 @@ class CircuitBreaker(Trained):
     objective: str = "reroute"
     rate: Positive = 2e-3
     layers: tuple[LayerSpec, ...] = ("0.1:0.6",)
-    modules: tuple[str, ...] = ("o_proj", "down_proj")
+    modules: tuple[str, ...] = WRITERS
     rank: Size = 16
     alpha: Positive = 16.0
     rslora: bool = False

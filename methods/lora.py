@@ -25,7 +25,7 @@ class LoRAMethod(Trained):
 
     Equation: W = W0 + cΔW, ΔW = s·B A, A `[r, in]`, B `[out, r]` from 0, s = α/√r (α/r without `rslora`), for
     `modules` of the blocks `layers`, trained at c = 1 with the language-model loss on texts with the concept.
-    Deviations from AxBench: `down_proj` beside `o_proj` (not under `--compat axbench`); no dropout (.05
+    Deviations from AxBench: `mlp-out` beside `attn-out` (not under `--compat axbench`); no dropout (.05
     there); all concepts train in one batch, each row through its own factors. `bench export
     --format peft` writes peft's format.
     Reproduction: AxBench reports .641 (Gemma-2-2B, layer 20), without a coefficient.
@@ -36,7 +36,7 @@ class LoRAMethod(Trained):
         "batch": 18,
         "batches": 2,
         "clip": math.inf,
-        "modules": ("o_proj",),
+        "modules": ("attn-out",),
     }
 
     parametrisation: str = "lora"

@@ -33,7 +33,7 @@ class LoRRAMethod(Trained):
     objective: str = "lorra"
     rate: Positive = 5e-3
     layers: tuple[LayerSpec, ...] = ("0.1:0.55",)
-    modules: tuple[str, ...] = ("q_proj", "v_proj")
+    modules: tuple[str, ...] = ("attn-query", "attn-value")
     rank: Size = 8
     alpha: Positive = 16.0
     rslora: bool = False

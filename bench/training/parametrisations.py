@@ -14,8 +14,9 @@ from bench.core.interfaces import LayerSpec, check_layer
 
 SPREAD: tuple[LayerSpec, ...] = (0.2, 0.4, 0.6, 0.8)
 """AxBench's four layers of Gemma-2-2B (5, 10, 15, 20 of 26) as relative depths."""
-WRITERS = ("o_proj", "down_proj")
-"""The linear modules that write to the residual stream."""
+WRITERS = ("attn-out", "mlp-out")
+"""The linear modules that write to the residual stream, by their roles: every family has names of its own
+(`bench.backends.hf.modules.ROLES`)."""
 
 
 class Parametrisation:
@@ -99,7 +100,8 @@ class LoReFT(Parametrisation):
 @parametrisation("lora", "delta")
 @dataclass(frozen=True)
 class LoRA(Parametrisation):
-    """ΔW = s·B A of rank `rank`, s = `alpha`/r, or `alpha`/√r where `rslora`; no `modules`: all linear ones."""
+    """ΔW = s·B A of rank `rank`, s = `alpha`/r, or `alpha`/√r where `rslora`; `modules` are roles or names, none: all
+    linear ones."""
 
     layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS

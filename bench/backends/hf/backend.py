@@ -23,7 +23,7 @@ from bench.backends.hf.chat import Chat
 from bench.backends.hf.gradients import block_gradient
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.memory import Memory
-from bench.backends.hf.modules import attention_output, blocks, read_blocks
+from bench.backends.hf.modules import blocks, head_weights, read_blocks
 from bench.backends.hf.prefix import prefix_groups
 from bench.backends.hf.sampling import Draw, halt
 from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
@@ -171,11 +171,7 @@ class HFBackend(Backend):
         return len(self.encode(prompt))
 
     def output_projection(self, layer: int) -> Array:
-        projection = attention_output(blocks(self.model)[layer])
-        weight: Array = projection.weight.detach().float().cpu().numpy()
-        config = self.model.config.get_text_config()
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return weight.reshape(weight.shape[0], -1, width)
+        return head_weights(self.model, layer)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:

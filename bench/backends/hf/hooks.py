@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.backends.hf.modules import blocks, first, site_of, with_first
+from bench.backends.hf.weights import by_row, shape
 from bench.core.deltas import Delta
 from bench.core.edits import Edit, Gate, similarity
 from bench.core.errors import BenchError
@@ -125,9 +126,10 @@ class Applied:
             self._hook(site_of(layers[layer], site), partial(self._edit, ready))
         modules = dict(self.model.named_modules())
         for name, entries in deltas.items():
-            if not isinstance(module := modules.get(name), nn.Linear):
+            module = modules.get(name)
+            if module is None or shape(module) is None:
                 raise BenchError(f"delta on {name!r}: the model has no such linear module")
-            self._handles.append(module.register_forward_hook(self._delta(entries)))
+            self._handles.append(module.register_forward_hook(self._delta(name, entries)))
 
     def _hook(self, module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
@@ -191,7 +193,7 @@ class Applied:
             hidden[rows] = torch.where(mask[..., None], new, old)
         return hidden
 
-    def _delta(self, entries: list[tuple[int, Delta]]) -> Callable[..., Tensor]:
+    def _delta(self, name: str, entries: list[tuple[int, Delta]]) -> Callable[..., Tensor]:
         """Rows that share factors run as one product; their strengths are per row."""
         groups: dict[Any, list[tuple[int, Delta]]] = defaultdict(list)
         for row, delta in entries:
@@ -204,12 +206,13 @@ class Applied:
             ready.append(([row for row, _ in rows], inner, self._tensor(left), strength[:, None, None]))
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            output = output.clone()
+            size = tuple(self.index.shape)
+            given, found = by_row(args[0], size, name), by_row(output, size, name).clone()
             for rows, right, left, strength in ready:
-                change = args[0][rows].float()
+                change = given[rows].float()
                 change = (change if right is None else change @ right.T) @ left.T
-                output[rows] = (output[rows].float() + strength * change).to(output.dtype)
-            return output
+                found[rows] = (found[rows].float() + strength * change).to(output.dtype)
+            return found.reshape(output.shape)
 
         return hook
 

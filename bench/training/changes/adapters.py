@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.backends.hf.modules import without
+from bench.backends.hf.weights import by_row, weight
 from bench.core.deltas import Delta, DenseDelta, LowRankDelta
-from bench.core.errors import BenchError
 from bench.core.steering import Steering
 from bench.training.changes.base import Change, Hook, TrainingContext, array
 from bench.training.parametrisations import SFT, LoRA
@@ -28,20 +29,21 @@ class WeightChange(Change):
         self.start(scene, form)
         layers = scene.layers(form.layers)
         self.places = scene.linears(form.modules, layers)
-        if not self.places:
-            raise BenchError(f"no linear module to adapt in the blocks {layers}")
+        self.without = without(scene.model, form.modules, layers)
         self.first = min(layer for _, _, layer in self.places)
         self.floor = self.first - 1
         self.layers = sorted({layer for _, _, layer in self.places})
+        self.weights: list[Tensor] = []
         for k, (name, module, _) in enumerate(self.places):
-            self.learn(scene, form, k, name, module)
+            self.weights.append(weight(module, name))
+            self.learn(scene, form, k, name, self.weights[k])
 
     def start(self, scene: TrainingContext, form: Any) -> None:
         """Make what holds the parameters, before the first module."""
 
     @abstractmethod
-    def learn(self, scene: TrainingContext, form: Any, k: int, name: str, module: nn.Linear) -> None:
-        """Make the parameters of the k-th module."""
+    def learn(self, scene: TrainingContext, form: Any, k: int, name: str, weight: Tensor) -> None:
+        """Make the parameters of the k-th module, whose weight W0 is `[out, in]`."""
 
     @abstractmethod
     def change(self, k: int, x: Tensor, y: Tensor, factor: Tensor) -> Tensor:
@@ -55,11 +57,15 @@ class WeightChange(Change):
         return [(module, self._hook(k)) for k, (_, module, _) in enumerate(self.places)]
 
     def _hook(self, k: int) -> Hook:
+        name = self.places[k][0]
+
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
             factor = torch.where(self.now.null, -self.now.factor, self.now.factor)[:, None, None]
-            plain = output if module.bias is None else output - module.bias.detach()  # type: ignore[operator]
-            change = self.change(k, args[0].float(), plain.float(), factor)
-            return torch.where(factor != 0, (output.float() + change).to(output.dtype), output)
+            x, y = (by_row(states, tuple(self.now.index.shape), name) for states in (args[0], output))
+            bias = getattr(module, "bias", None)
+            plain = y if bias is None else y - bias.detach()
+            change = self.change(k, x.float(), plain.float(), factor)
+            return torch.where(factor != 0, (y.float() + change).to(y.dtype), y).reshape(output.shape)
 
         return hook
 
@@ -67,7 +73,8 @@ class WeightChange(Change):
         return Steering(deltas=tuple(self.delta(k, concept) for k in range(len(self.places))))
 
     def note(self, concept: int) -> Mapping[str, Any]:
-        return {"layers": self.layers, "modules": len(self.places)}
+        left_out = {"without": self.without} if self.without else {}
+        return {"layers": self.layers, "modules": len(self.places)} | left_out
 
 
 class LoRAChange(WeightChange):
@@ -78,15 +85,15 @@ class LoRAChange(WeightChange):
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
         self.base: list[tuple[Tensor, Tensor]] = []
 
-    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
-        bound = module.in_features**-0.5  # what Kaiming-uniform with a = √5 comes to
+    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, weight: Tensor) -> None:
+        outer, inner = weight.shape
+        bound = inner**-0.5  # what Kaiming-uniform with a = √5 comes to
         drawn = [
-            scene.rng(c, "adapter", name).uniform(-bound, bound, (form.rank, module.in_features))
-            for c in range(len(scene.trains))
+            scene.rng(c, "adapter", name).uniform(-bound, bound, (form.rank, inner)) for c in range(len(scene.trains))
         ]
         down = torch.stack([torch.from_numpy(d) for d in drawn]).float().to(scene.device)
         self.down.append(nn.Parameter(down))
-        self.up.append(nn.Parameter(torch.zeros(len(drawn), module.out_features, form.rank, device=scene.device)))
+        self.up.append(nn.Parameter(torch.zeros(len(drawn), outer, form.rank, device=scene.device)))
 
     def change(self, k: int, x: Tensor, y: Tensor, factor: Tensor) -> Tensor:
         return factor * self.scaling * self._product(x, self.down[k], self.up[k])
@@ -107,9 +114,9 @@ class PiSSAChange(LoRAChange):
     The base weight stays whole, so that factor 0 is the bare model (peft puts W0 - s·B0 A0 in its place).
     """
 
-    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
-        count = min(form.rank, *module.weight.shape)
-        u, s, v = torch.linalg.svd(module.weight.detach().float(), full_matrices=False)
+    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, weight: Tensor) -> None:
+        count = min(form.rank, *weight.shape)
+        u, s, v = torch.linalg.svd(weight.float(), full_matrices=False)
         root = (s[:count] / self.scaling).sqrt()
         down, up = root[:, None] * v[:count], u[:, :count] * root
         self.base.append((down, up))
@@ -139,9 +146,9 @@ class DoRAChange(LoRAChange):
         self.magnitude = nn.ParameterList()
         self.rows: list[Tensor] = []
 
-    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, module: nn.Linear) -> None:
-        super().learn(scene, form, k, name, module)
-        rows = module.weight.detach().float().norm(dim=1)
+    def learn(self, scene: TrainingContext, form: LoRA, k: int, name: str, weight: Tensor) -> None:
+        super().learn(scene, form, k, name, weight)
+        rows = weight.float().norm(dim=1)
         self.rows.append(rows)
         self.magnitude.append(nn.Parameter(rows.repeat(len(scene.trains), 1)))
 
@@ -149,7 +156,7 @@ class DoRAChange(LoRAChange):
         """m / ‖W0 + s·B A‖, `[C, out]`."""
         with torch.no_grad():
             down, up = self.down[k], self.up[k] * self.scaling
-            weight = self.places[k][1].weight.float()
+            weight = self.weights[k].float()
             cross = 2 * (up * torch.einsum("oi,cri->cor", weight, down)).sum(-1)
             own = (torch.einsum("cor,crs->cos", up, down @ down.mT) * up).sum(-1)
             norm = (self.rows[k].square() + cross + own).clamp(min=1e-12).sqrt()
@@ -161,10 +168,9 @@ class DoRAChange(LoRAChange):
         return factor * (self._ratio(k)[self.now.concept][:, None] * adapted - y)
 
     def delta(self, k: int, concept: int) -> Delta:
-        name, module, _ = self.places[k]
-        weight = module.weight.detach().float()
+        weight = self.weights[k].float()
         adapted = weight + self.scaling * self.up[k][concept] @ self.down[k][concept]
-        return DenseDelta(module=name, change=array(self._ratio(k)[concept][:, None] * adapted - weight))
+        return DenseDelta(module=self.places[k][0], change=array(self._ratio(k)[concept][:, None] * adapted - weight))
 
 
 class FullChange(WeightChange):
@@ -173,8 +179,8 @@ class FullChange(WeightChange):
     def start(self, scene: TrainingContext, form: SFT) -> None:
         self.full = nn.ParameterList()
 
-    def learn(self, scene: TrainingContext, form: SFT, k: int, name: str, module: nn.Linear) -> None:
-        shape = (len(scene.trains), *module.weight.shape)
+    def learn(self, scene: TrainingContext, form: SFT, k: int, name: str, weight: Tensor) -> None:
+        shape = (len(scene.trains), *weight.shape)
         self.full.append(nn.Parameter(torch.zeros(shape, device=scene.device)))
 
     def change(self, k: int, x: Tensor, y: Tensor, factor: Tensor) -> Tensor:

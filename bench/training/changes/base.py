@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.backends.hf.modules import blocks, first, with_first
+from bench.backends.hf.modules import Place, first, places, with_first
 from bench.core.content import Array
 from bench.core.edits import Span
-from bench.core.errors import BenchError
 from bench.core.interfaces import Context, LayerSpec
 from bench.core.steering import Steering
 from bench.core.values import Train
@@ -96,20 +95,9 @@ class TrainingContext:
         """The blocks that layer settings name together, in order."""
         return sorted({layer for depth in depths for together in self.ctx.depths(depth) for layer in together})
 
-    def linears(self, names: Sequence[str], layers: Sequence[int]) -> list[tuple[str, nn.Linear, int]]:
-        """(full name, module, block) of the linear modules called `names` in the blocks `layers`."""
-        stack = blocks(self.model)
-        inside = {id(module): k for k, block in enumerate(stack) for module in block.modules()}
-        found = [
-            (name, module, inside[id(module)])
-            for name, module in self.model.named_modules()
-            if isinstance(module, nn.Linear) and inside.get(id(module)) in layers
-        ]
-        chosen = [entry for entry in found if not names or entry[0].rpartition(".")[2] in names]
-        known = sorted({name.rpartition(".")[2] for name, _, _ in found})
-        if missing := [name for name in names if name not in known]:
-            raise BenchError(f"the blocks have no linear module {missing[0]!r}: {', '.join(known)}")
-        return chosen
+    def linears(self, names: Sequence[str], layers: Sequence[int]) -> list[Place]:
+        """The linear modules of the blocks `layers` that have the roles or names `names` (none: all of them)."""
+        return places(self.model, names, layers)
 
 
 class Change(nn.Module):

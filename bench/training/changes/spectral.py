@@ -20,9 +20,9 @@ from bench.training.changes.base import TrainingContext, array
 from bench.training.parametrisations import SSVD, SVFT, Rotation
 
 
-def factors(module: nn.Linear, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The top `count` (0: all) of U `[out, k]`, S `[k]`, V `[in, k]` of a weight, in fp32."""
-    u, s, v = torch.linalg.svd(module.weight.detach().float(), full_matrices=False)
+def factors(weight: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The top `count` (0: all) of U `[out, k]`, S `[k]`, V `[in, k]` of a weight `[out, in]`, in fp32."""
+    u, s, v = torch.linalg.svd(weight.float(), full_matrices=False)
     count = min(count or len(s), len(s))
     return u[:, :count].contiguous(), s[:count].contiguous(), v[:count].T.contiguous()
 
@@ -35,8 +35,8 @@ class SVFTChange(WeightChange):
         self.pattern: list[tuple[Tensor, Tensor]] = []
         self.core = nn.ParameterList()
 
-    def learn(self, scene: TrainingContext, form: SVFT, k: int, name: str, module: nn.Linear) -> None:
-        u, s, v = factors(module, form.rank)
+    def learn(self, scene: TrainingContext, form: SVFT, k: int, name: str, weight: Tensor) -> None:
+        u, s, v = factors(weight, form.rank)
         self.bases.append((u, s, v))
         rows, columns = pattern(form, u, v, scene.ctx.rng("train", "svft", name), name)
         self.pattern.append((rows, columns))
@@ -140,9 +140,9 @@ class SSVDChange(RotationChange):
         super().start(scene, form)
         self.strict = form.strict
 
-    def learn(self, scene: TrainingContext, form: SSVD, k: int, name: str, module: nn.Linear) -> None:
-        count = max(2, math.ceil(form.share * min(module.weight.shape)))
-        basis = factors(module, count)
+    def learn(self, scene: TrainingContext, form: SSVD, k: int, name: str, weight: Tensor) -> None:
+        count = max(2, math.ceil(form.share * min(weight.shape)))
+        basis = factors(weight, count)
         self.bases.append(basis)
         n, many = len(basis[1]), len(scene.trains)
         self.skew.append(nn.Parameter(torch.zeros(many, n * (n - 1) // 2, device=scene.device)))
@@ -162,8 +162,8 @@ class BoundedRotationChange(RotationChange):
         self.elementwise = scene.reference
         self.inputs = _inputs(scene, form)
 
-    def learn(self, scene: TrainingContext, form: Rotation, k: int, name: str, module: nn.Linear) -> None:
-        u, s, v = factors(module, 0)
+    def learn(self, scene: TrainingContext, form: Rotation, k: int, name: str, weight: Tensor) -> None:
+        u, s, v = factors(weight, 0)
         chosen = torch.stack([self._dimensions(c, name, s, v, form.rank) for c in range(len(scene.trains))])
         self.bases.append((u.T[chosen].mT.contiguous(), s[chosen], v.T[chosen].mT.contiguous()))
         n = chosen.shape[1]
@@ -208,7 +208,7 @@ def _inputs(scene: TrainingContext, form: Rotation) -> list[dict[str, list[Tenso
             rows = seen[name] = []
 
             def watch(_: nn.Module, args: Any, rows: list[Tensor] = rows) -> None:
-                rows.append(args[0].detach().float()[0, -1])
+                rows.append(args[0].detach().float().flatten(0, -2)[-1])
 
             handles.append(module.register_forward_pre_hook(watch))
         try:
