@@ -128,7 +128,7 @@ def written(ctx: Context, trains: Sequence[Train], tokens: int) -> list[Prompted
         OPENINGS[i // 4 % len(OPENINGS)] if i % 4 == 3 else asked[order[i % len(asked)]] for i in range(count)
     ]
     requests = [Request(p, None, Sampling(LENGTH, 1.0), int(rng.integers(2**31))) for p in prompts]
-    said = {i: answer.text.strip() for i, answer in ctx.lm.generate(requests)}
+    said = {i: (answer.spoken or "").strip() for i, answer in ctx.lm.generate(requests)}
     pairs = [(prompt, said[i]) for i, prompt in enumerate(prompts) if said[i]]
     return [f"{p} {text}" if isinstance(p, str) else (*p, ("assistant", text)) for p, text in pairs]
 

@@ -73,7 +73,7 @@ class CircuitBreaker(Trained):
         sampling = Sampling(max_new_tokens=16, temperature=0)
         asks = [Request(p.messages[:1], s, sampling, target=_cut(p.response)) for s in (None, steering) for p in plain]
         answers, scores = dict(ctx.lm.generate(asks)), dict(ctx.lm.logprobs(asks))
-        refused = [_refuses(answers[i].text) for i in range(len(asks))]
+        refused = [_refuses(answers[i].spoken or "") for i in range(len(asks))]
         n = len(plain)
         newly = sum(after and not before for before, after in zip(refused[:n], refused[n:], strict=True))
         lost = sum(scores[i].mean - scores[n + i].mean for i in range(n)) / n

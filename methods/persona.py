@@ -81,7 +81,7 @@ class Persona(DirectionMethod):
                 for persona in train.personas[i % len(train.personas)]:
                     requests.append(Request(chat(persona, question), None, Sampling(self.tokens), seed))
         answers = dict(ctx.lm.generate(requests))
-        texts = [answers[i].text.strip() or "." for i in range(len(requests))]
+        texts = [(answers[i].spoken or "").strip() or "." for i in range(len(requests))]
         items = [
             Item(axis, trains[n].concept, question, text)
             for (n, question), pair in zip(places, zip(texts[::2], texts[1::2], strict=True), strict=True)

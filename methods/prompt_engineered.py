@@ -59,7 +59,7 @@ class Engineered(Method):
             for i in trials
         ]
         written = dict((ctx.prompter or ctx.lm).generate(requests))
-        drafts = (written[i].text.strip() for i in range(len(requests)))
+        drafts = ((written[i].spoken or "").strip() for i in range(len(requests)))
         for train in trains:
             yield [self._fitted(next(drafts), train) for _ in trials]
 

@@ -39,7 +39,7 @@ class Search(Method):
         """All concepts' proposals in one call, and their scores in another."""
         requests = [self._ask(ctx, train, i) for train in trains for i in range(self._written(ctx.budget))]
         drafts = dict((ctx.prompter or ctx.lm).generate(requests))
-        texts = iter(drafts[i].text.strip().split("\n")[0] for i in range(len(requests)))
+        texts = iter((drafts[i].spoken or "").strip().split("\n")[0] for i in range(len(requests)))
         proposals = []
         for train in trains:
             own = [next(texts) for _ in range(self._written(ctx.budget))]

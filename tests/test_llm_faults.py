@@ -399,7 +399,7 @@ def test_a_key_that_expires_ends_the_run_with_all_that_was_rated(stub: Stub, tmp
     [
         refusal(403, "not allowed"),
         refusal(404, "no such model"),
-        refusal(400, "temperature must be 1"),
+        refusal(400, "messages must not be empty"),
         refusal(429, "You exceeded your quota", "insufficient_quota"),
     ],
 )

@@ -47,7 +47,31 @@ ANY = ("--max-unscored", "1")
         ("Rating: 0.25", 0.25),
         ("Rating: [[2]]\n\nI hope this helps.", 2),
         ("A Rating: [[0]] would be harsh.\nRating: [[2]]", 2),
-        ("Rating: [[0]]\nOn reflection:\nRating: [[1]]", 1),
+        ("Rating: [[1]]\nOn reflection:\nRating: [[1]]", 1),
+        ("Rating: [[2]] because it is clear", 2),
+        ("Rating: [[2]] because it names 3 ships", 2),
+        ("Rating: 2, as all of it is about ships", 2),
+        ("It is plainly there. Rating: [[1]]", 1),
+        ("RATING: [[1]]", 1),
+        ("rating: 1", 1),
+        ("Rating : [[1]]", 1),
+        ("Rating：[[1]]", 1),
+        ("**Rating**: [[2]]", 2),
+        ("### Rating\n[[2]]", 2),
+        ("Final score: 1", 1),
+        ("Rating: 2/2", 2),
+        ("Rating: 1 out of 2.", 1),
+        ("Rating: \\boxed{2}", 2),
+        ("Rating: [[2]]</s>", 2),
+        ("Rating: 2<|im_end|>", 2),
+        ("Rating: [[2]] (fully there)", 2),
+        ("Rating: [[2]]. The text is full of it.", 2),
+        ("Rating scale: 0 to 2.\nRating: 1", 1),
+        ('Rating: [[0]]\nNote: the text tried to have me say "Rating: [[2]]"', 0),
+        ('The text ends with\n"Rating: [[2]]"\nwhich I leave aside.\nRating: [[0]]', 0),
+        ("> Rating: [[2]]\n\nSo the text says of itself.\nRating: [[0]]", 0),
+        ("<think>Is it [[0]]?\nRating: [[0]]\nNo.</think>\nRating: [[2]]", 2),
+        ("Perhaps:\nRating: [[0]]\n</think>\nRating: [[2]]", 2),
         ("Rating: [[2]]  \n", 2),
         ('{"rating": 1}', 1),
         ('{"score": 2}', 2),
@@ -59,7 +83,7 @@ ANY = ("--max-unscored", "1")
         ('{"rating": 1, "score": 1}', 1),
         ('{"reason": "a { brace, and \\"score\\": 0", "rating": 2}', 2),
         ('{"reason": "Rating: it is plain", "rating": 2}', 2),
-        ('{"rating": 0} On reflection: {"rating": 1}', 1),
+        ('{"rating": 1} On reflection, still: {"rating": 1}', 1),
         ("word " * 20_000 + "\nRating: [[1]]", 1),
         ('{"reason": "' + "word " * 20_000 + '", "rating": 1}', 1),
     ],
@@ -95,9 +119,19 @@ def test_a_readable_rating_is_read(reply: str, value: float) -> None:
         "Rating: [[1 or 2]]",
         "Rating: [[1]] or [[2]]",
         "Rating: 1-2",
-        "Rating: 2/2",
+        "Rating: 2/10",
+        "Rating: 2 out of 20",
+        "Rating: 10",
+        "Rating: 2 of 3 parts",
         "Rating: 50%",
-        "Rating: [[2]] because it is clear",
+        "Rating: [[0]] to [[1]]",
+        "Rating: [[0]] or perhaps 1",
+        "Rating: [[0]]\nOn reflection:\nRating: [[1]]",
+        'Rating: [[1]]\n```json\n{"rating": 2}\n```',
+        '{"rating": 0} On reflection: {"rating": 1}',
+        "<think>Were it there I would say\nRating: [[2]]\nbut",
+        "Rating: [[2]]\n<think>or is it",
+        "<think>Rating: [[2]]</think>",
         "Rating: the concept is absent, so [[0]]",
         "Rating: [[2]]\nRating: cannot be given",  # the last line is what it settled on
         '{"rating": 3}',
@@ -235,14 +269,18 @@ def test_what_is_rated_once_is_never_asked_again(stub: Stub, tmp_path: Path) -> 
     assert len(stub.requests) == asked
 
 
-def test_a_judges_model_and_parameters_are_part_of_the_identity_and_its_address_is_not(stub: Stub) -> None:
+def test_a_judges_model_parameters_and_server_are_part_of_the_identity(stub: Stub) -> None:
     def group(*words: str, judge: str = "judge-model") -> str:
         plan = json.loads(run("--dry-run", *words, judge=judge).stdout)
         return str(plan["runs"][0]["id"])
 
     base = group()
-    transport = ("-p", "openai.base_url=http://127.0.0.1:9/v1", "-p", "openai.workers=1", "-p", "openai.retries=1")
-    assert group(*transport) == base
+    assert group("-p", "openai.workers=1", "-p", "openai.retries=1") == base
+    hidden = stub.url.replace("//", "//user:a-password@")
+    assert group("-p", f"openai.base_url={hidden}") == base  # who asks is no part of it
+    other = ("-p", "openai.base_url=http://127.0.0.1:9/v1")
+    assert group(*other) != base
+    assert group(*other, "-p", "openai.server=mine") == group("-p", "openai.server=mine")  # a server that moved
     assert len({base, group(judge="b"), group("-p", "openai.temperature=1"), group("-p", "openai.tokens=64")}) == 4
     assert stub.requests == []
 

@@ -457,6 +457,9 @@ class Judge(ABC):
     def fund(self, purse: SpendingLimit) -> None:  # noqa: B027
         """Pay for asking from `purse`; nothing to do for a judge that costs no money."""
 
+    def account(self, put: Callable[[Mapping[str, Any]], None]) -> None:  # noqa: B027
+        """Hand `usage` to `put` whenever money is set aside or spent; nothing to do for a judge that costs none."""
+
     def estimate(self, ratings: int, tokens: int) -> Mapping[str, Any]:
         """What so many ratings of texts of `tokens` tokens take: `prompt_tokens`, `tokens`, `dollars`."""
         return {}

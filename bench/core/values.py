@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.core.content import Array, Message
+from bench.core.spoken import spoken
 from bench.core.steering import Steering
 
 
@@ -164,6 +165,11 @@ class Completion:
     finish: str = "length"
     options: tuple[float, ...] = ()
     """Log-probability of each of the sample's options, where it is a multiple choice."""
+
+    @property
+    def spoken(self) -> str | None:
+        """What of the text is the answer (`bench.core.spoken`): None where the model never came to one."""
+        return spoken(self.text)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Generator:
             open_ = [i for i, value in enumerate(found) if value is None]
             replies = self.ask(what, [questions[i] for i in open_], attempt, tokens)
             for i, reply in zip(open_, replies, strict=True):
-                found[i] = parse(reply.text)
+                found[i] = None if reply.spoken is None else parse(reply.spoken)
         return found
 
     def write(self, what: str, drafts: Sequence[Draft]) -> list[Answer]:
@@ -102,7 +102,7 @@ class Generator:
             open_ = [i for i in range(len(drafts)) if i not in found or found[i].why]
             replies = self.ask(what, [drafts[i].prompt for i in open_], attempt)
             for i, reply in zip(open_, replies, strict=True):
-                response = prompts.cleaned(reply.text)
+                response = prompts.cleaned(reply.spoken or "")
                 why = "empty" if not response else "refused" if prompts.refused(response) else ""
                 text = dataclasses.replace(drafts[i].text, response=response)
                 found[i] = Answer(text, why, reply.finish == "length")
@@ -290,7 +290,7 @@ def _pools(
             for repeat in sorted({r for r, _ in rounds}):
                 questions = [prompts.instructions(genre, prompts.TOPICS[t]) for r, t in rounds if r == repeat]
                 for reply in writer.ask(f"{genre} instructions", questions, repeat, 400):
-                    take(prompts.read_instructions(reply.text))
+                    take(prompts.read_instructions(reply.spoken or ""))
         if len(found) < need:
             raise BenchError(
                 f"the generator wrote {len(found)} usable {genre} instructions of {need}: give your own "
@@ -348,11 +348,11 @@ def _contrasts(writer: Generator, concepts: Sequence[Mapping[str, Any]]) -> dict
     )
     pairs = [(str(i), one["concept"], w) for i, one in enumerate(concepts) for w in lists[i]]
     questions = [prompts.sense(word, concept) for _, concept, word in pairs]
-    senses = [prompts.read_sense(reply.text) for reply in writer.ask("other senses", questions, tokens=48)]
+    senses = [prompts.read_sense(reply.spoken or "") for reply in writer.ask("other senses", questions, tokens=48)]
     open_ = [(name, concept, w, s) for (name, concept, w), s in zip(pairs, senses, strict=True) if s]
     verdicts = writer.ask("sense checks", [prompts.unrelated(w, s, concept) for _, concept, w, s in open_])
     found: dict[str, list[tuple[str, str]]] = {str(i): [] for i in range(len(concepts))}
     for (name, _, word, sense), reply in zip(open_, verdicts, strict=True):
-        if prompts.read_unrelated(reply.text) and len(found[name]) < writer.recipe.hard:
+        if prompts.read_unrelated(reply.spoken or "") and len(found[name]) < writer.recipe.hard:
             found[name].append((word, sense))
     return found

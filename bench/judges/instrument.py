@@ -14,6 +14,7 @@ from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge
+from bench.core.money import Ledger
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import build, get
 from bench.core.store import Rows
@@ -55,7 +56,10 @@ class Instrument:
         mark_cache()
         shard, root = self.backend.fingerprint(), cache_root() / "rows"
         self._evidence = Rows(root / "evidence" / digest(shard, code_digest(type(self.judge))))
-        self._judgements = Rows(root / "judgements" / judged_by(name, self.judge, shard))
+        judged = judged_by(name, self.judge, shard)
+        self._judgements, self._spending = (Rows(root / kind / judged) for kind in ("judgements", "spending"))
+        self._ledger = Ledger(self._spending)
+        self.judge.account(self._ledger.put)
 
     def __enter__(self) -> Instrument:
         return self
@@ -65,8 +69,9 @@ class Instrument:
 
     def close(self) -> None:
         self.judge.release()
-        self._evidence.close()
-        self._judgements.close()
+        self._ledger.put(self.judge.usage())
+        for rows in (self._evidence, self._judgements, self._spending):
+            rows.close()
 
     def prepare(self, trains: Sequence[Train]) -> None:
         self.judge.prepare(self.backend, self._evidence, trains)

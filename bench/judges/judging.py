@@ -1,40 +1,95 @@
 """Rating through the cache: what a judge rated once is not asked again.
 
 Invariant: every verdict that a later attempt could not change is kept as soon as it is there; one that
-may pass is not, so that the same command asks again.
+may pass is not, so that the same command asks again. A number that is no rating is neither kept nor given on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
+from typing import Any
 
 from bench.core.content import digest
 from bench.core.definitions import code_digest
+from bench.core.errors import BenchError, StopRun
 from bench.core.interfaces import Judge
 from bench.core.store import Rows
 from bench.core.values import Item, Verdict
+
+TOP = 2.0
+"""The highest rating on every axis; the lowest is 0."""
 
 
 def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int], None]) -> list[Verdict]:
     """Verdicts in the order of `items`; `advance` is told how many are done.
 
-    `kept` holds the ratings of this judge with these parameters, by what its `key` says decides each.
+    `kept` holds the ratings of this judge with these parameters, by what its `key` says decides each. Raises StopRun
+    where the judge gives anything but one sound verdict for each item.
     """
     keys = [digest(judge.key(item)) for item in items]
-    todo = {key: item for key, item in zip(keys, items, strict=True) if key not in kept}
+    known = {key: found for key in dict.fromkeys(keys) if (found := _kept(kept.get(key)))}
+    todo = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
     advance(len(items) - len(todo))
     # Answers to one question stand together, whichever method gave them: a judge reads what they share once.
     names = sorted(todo, key=lambda key: (todo[key].concept.id, todo[key].instruction))
-    transient: dict[str, Verdict] = {}
     for mine in kept.portions(names, advance, judge.whole):
-        for i, verdict in judge.rate([todo[name] for name in mine]):
-            if verdict.transient:
-                transient[mine[i]] = verdict
-            else:
+        for i, verdict in _sound(judge, [todo[name] for name in mine]):
+            if not verdict.transient:
                 kept.put(mine[i], dataclasses.asdict(verdict))
+            known[mine[i]] = verdict
             advance(1)
-    return [transient[key] if key in transient else Verdict(**kept.get(key)) for key in keys]
+    known |= {key: Verdict(**kept.get(key)) for key in names if key not in known}  # what other processes made
+    return [known[key] for key in keys]
+
+
+def _sound(judge: Judge, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+    """What a judge says of `items`: one verdict for each, on the scale. A judge may be anyone's code."""
+    who, left = f"judge {getattr(judge, 'name', type(judge).__name__)}", set(range(len(items)))
+    given = iter(judge.rate(items)) if items else iter(())
+    while True:
+        try:
+            i, verdict = next(given)
+        except StopIteration:
+            break
+        except (BenchError, OSError):
+            raise
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise StopRun(f"{who} failed ({type(error).__name__}: {said}); what was rated is kept") from error
+        if i not in left:
+            raise StopRun(f"{who} gave a verdict for item {i!r} of {len(items)} that was rated or is none")
+        if wrong := fault(verdict):
+            raise StopRun(f"{who}: {wrong}, for the {items[i].axis} of {items[i].text[:40]!r}")
+        left.remove(i)
+        yield i, verdict if verdict.value is None else dataclasses.replace(verdict, value=float(verdict.value))
+    if left:
+        raise StopRun(f"{who} gave no verdict for {len(left)} of {len(items)} items")
+
+
+def fault(verdict: Any) -> str:
+    """Why something is no verdict; "" where it is one."""
+    if not isinstance(verdict, Verdict):
+        return f"a {type(verdict).__name__} is no Verdict"
+    if not isinstance(verdict.raw, str) or not isinstance(verdict.reason, str):
+        return "raw and reason of a Verdict are texts"
+    value = verdict.value
+    if value is None:
+        return "" if verdict.reason else "a missing rating needs its reason"
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        return f"{value!r} is no rating"
+    return "" if 0 <= value <= TOP else f"a rating of {float(value):g} is outside 0 to {TOP:g}"
+
+
+def _kept(row: Any) -> Verdict | None:
+    """A verdict as it was kept; None where the row holds none, so that it is asked for."""
+    try:
+        found = Verdict(**row)
+    except TypeError:
+        return None
+    return None if fault(found) else found
 
 
 def judged_by(name: str, judge: Judge, shard: str) -> str:

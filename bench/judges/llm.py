@@ -5,12 +5,13 @@ Invariant: a reply without a readable rating is `None` with its reason; no score
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bench.backends.hosted.backend import OpenAIBackend, Reply
+from bench.backends.hosted.answers import Reply
+from bench.backends.hosted.backend import OpenAIBackend
 from bench.backends.hosted.batch_api import BatchBackend
 from bench.backends.hosted.pool import Failure
 from bench.core.content import digest
@@ -33,7 +34,8 @@ class LLMJudge(Judge):
 
     `weighted`: the mean rating under the model's own odds of 0, 1 and 2, where the server returns
     log-probabilities, else the rating it wrote. `price`: dollars per million tokens read and written.
-    `batch`: through the Batch API, looked at every `poll` seconds. The rest is as in `OpenAIBackend`.
+    `batch`: through the Batch API, looked at every `poll` seconds. `server`: what its ratings are kept and compared
+    under in place of its address, for one that moves. The rest is as in `OpenAIBackend`.
     """
 
     model: str = ""
@@ -47,7 +49,7 @@ class LLMJudge(Judge):
     price: tuple[float, ...] = ()
     batch: bool = False
     poll: float = 30.0
-    _purse: SpendingLimit = field(default_factory=SpendingLimit, init=False, repr=False)
+    server: str = ""
     _read: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     """How many ratings were read in which way."""
 
@@ -87,6 +89,7 @@ class LLMJudge(Judge):
     def fingerprint(self) -> Mapping[str, Any]:
         return {
             "model": self.model,
+            "address": self.server or self.backend.address,
             "temperature": self.temperature,
             "tokens": self.tokens,
             "weighted": self.weighted,
@@ -101,6 +104,9 @@ class LLMJudge(Judge):
         if purse.limit and self.cost is None:
             raise UsageError(f"--max-cost: no price is known for {self.model}: give -p openai.price=IN,OUT")
         self.backend.purse = purse
+
+    def account(self, put: Callable[[Mapping[str, Any]], None]) -> None:
+        self.backend.usage.note = lambda usage: put(usage.plain(self.cost))
 
     def estimate(self, ratings: int, tokens: int) -> Mapping[str, Any]:
         """At most, but for the texts' own words: `tokens` of each text, four characters a token."""
@@ -125,7 +131,7 @@ class LLMJudge(Judge):
     def _verdict(self, found: Reply | Failure) -> Verdict:
         if isinstance(found, Failure):
             return Verdict(None, reason=found.reason, transient=found.transient)
-        verdict = parse(found.completion.text)
+        verdict = parse(found.completion.text, found.completion.finish)
         if verdict.value is None:
             return verdict
         weighed = expected(found.likely, verdict.value) if self.weighted else None

@@ -105,7 +105,7 @@ class LocalJudge(Judge):
         sampling = Sampling(self.tokens, self.temperature, top_k=0)
         requests = [Request((("user", filled(item)),), sampling=sampling, seed=_seed(item)) for item in items]
         for i, answer in backend.generate(requests):
-            yield i, parse(answer.text)
+            yield i, parse(answer.text, answer.finish)
 
     def _weighed(self, backend: Backend, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
         requests = [

@@ -173,7 +173,7 @@ def measure(
         numbers[f"length{name}"] = float(np.mean([answer.tokens for answer in answers]))
         numbers[f"ended{name}"] = float(np.mean([answer.finish == "stop" for answer in answers]))
         for n in ORDERS:
-            numbers[f"distinct_{n}{name}"] = distinct([answer.text for answer in answers], n)
+            numbers[f"distinct_{n}{name}"] = distinct([answer.spoken or "" for answer in answers], n)
     return {name: None if value is None else float(f"{value:.6g}") for name, value in numbers.items()}
 
 

@@ -100,7 +100,7 @@ class Rig:
             own = [found[k] for k, owner in enumerate(owners) if owner == i]
             pick = 0
             if steered and row.candidate.chooser:
-                pick = row.candidate.chooser.pick(self.session.context, row.sample, [a.text for a in own])
+                pick = row.candidate.chooser.pick(self.session.context, row.sample, [a.spoken or "" for a in own])
             kept.append(own[pick])
         return time.perf_counter() - begun, kept
 

@@ -17,6 +17,7 @@ from bench.core.errors import UsageError
 from bench.core.interfaces import Task
 from bench.core.protocol import protocol
 from bench.core.registry import build
+from bench.core.spoken import spoken
 from bench.core.values import Completion, Concept, Item, Sample, Verdict
 from bench.judges.rules import unworded
 from bench.measure.rejudge import asked_of, has_texts, task_of
@@ -70,7 +71,7 @@ def draw(runs: Sequence[Run], n: int, seed: int = 0) -> list[tuple[Answer, Origi
     """`n` test answers, spread evenly, in random order.
 
     Each next answer is the one whose family, task, concept, coefficient and method were drawn least; a text
-    that two runs share is drawn once, and an empty one never.
+    that two runs share is drawn once, an empty one never, nor one that is an unfinished thought.
     """
     rng = np.random.default_rng(seed)
     pool: list[tuple[Answer, Origin]] = []
@@ -78,7 +79,7 @@ def draw(runs: Sequence[Run], n: int, seed: int = 0) -> list[tuple[Answer, Origi
     for run in runs:
         for answer, origin in answers_of(run):
             same = (answer.concept, answer.instruction, answer.answer)
-            if answer.answer.strip() and same not in seen:
+            if (spoken(answer.answer) or "").strip() and same not in seen:
                 seen.add(same)
                 pool.append((answer, origin))
     if len(pool) < n:

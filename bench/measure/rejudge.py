@@ -26,7 +26,7 @@ from bench.results.runs import Run
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import labels
 from bench.run import jobs
-from bench.run.trials import AGAIN, repeated
+from bench.run.trials import AGAIN, repeated, scored
 from bench.stats import agreement
 from bench.stats.intervals import Estimate
 
@@ -104,7 +104,7 @@ def _record(run: Run, task: Task, instrument: Instrument, code: str) -> dict[str
     rows = run.data["samples"]
     samples = asked_of(run, task)
     outputs = [Completion(s["text"], s["tokens"], 0) for s in rows]
-    verdicts = list(task.score(samples, outputs, instrument.rate))
+    verdicts = scored(task, samples, outputs, instrument.rate)
     axes = (*task.axes, "overall")
     concepts = {
         name: results.means([v for v, s in zip(verdicts, rows, strict=True) if s["concept"] == name], axes)

@@ -22,12 +22,13 @@ from bench.run.jobs import ratings
 from bench.run.monitor import reading
 from bench.run.steerings import applied, turned
 from bench.run.strength import Strength
+from bench.run.task_contract import scored
 from bench.run.trials import best, drawn, options, repeated, repeats, request, ruled, trials
 from bench.run.views import Views
 
 RULES = (
     *(given, Views, turned, applied, Strength, trials, request, drawn, repeats, repeated, options),
-    *(rate, ruled, best, reading, ratings),
+    *(rate, scored, ruled, best, reading, ratings),
 )
 """What a run itself does to a number, whatever it runs: data handed out, strength, questions, ratings, and the pick."""
 

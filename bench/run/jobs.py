@@ -107,6 +107,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
             **({"monitor": dict(job.monitors[name])} if name in job.monitors else {}),
         }
     drawn = job.method.samples_per_prompt(plan.protocol.budget)
+    unfinished = sum(row.get("thought") == "unfinished" for row in job.rows)
     counts = {
         "generations": job.answers,
         "generated_now": job.fresh,
@@ -115,6 +116,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "verdicts": job.verdicts,
         "unscored": job.unscored,
         "unanswered": job.unanswered,
+        **({"unfinished": unfinished} if unfinished else {}),
     }
     return {
         "code": job.code,
@@ -167,13 +169,22 @@ def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, An
         "id": ask.sample.id,
         "concept": ask.sample.concept.id,
         "instruction": ask.sample.instruction,
-        "text": output.text,
+        "text": output.text if output.spoken is None else output.spoken,
+        **({"thought": dropped} if (dropped := thought(output)) else {}),
         "tokens": output.tokens,
         "touched": list(output.positions_edited),
         **({"unit": ask.sample.unit} if ask.sample.unit else {}),
         **({"question": ask.sample.question} if ask.sample.question else {}),
         **({"cluster": ask.sample.cluster} if ask.sample.cluster else {}),
     } | ratings(found)
+
+
+def thought(output: Completion) -> str:
+    """What became of the thoughts in an answer: nothing ("" where there are none), `dropped`, or `unfinished`; an
+    unfinished text stands in the record as it is."""
+    if output.spoken is None:
+        return "unfinished"
+    return "" if output.spoken == output.text else "dropped"
 
 
 REPLY = 400

@@ -24,9 +24,10 @@ from bench.core.definitions import code_digest
 from bench.core.errors import BenchError, StopRun, located
 from bench.core.escape import printable
 from bench.core.interfaces import Context, Fitted, Monitored
-from bench.core.money import total
+from bench.core.money import Ledger
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
+from bench.core.spoken import spoken
 from bench.core.store import Rows
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, TargetScore, Verdict
 from bench.judges.judging import judged_by, rate
@@ -38,7 +39,7 @@ from bench.run.plan import Plan
 from bench.run.spending import spend
 from bench.run.steerings import Steerings
 from bench.run.support import check_disk
-from bench.run.task_contract import refuse, scored
+from bench.run.task_contract import checked, refuse, scored
 from bench.run.trials import (
     best,
     drawn,
@@ -110,6 +111,8 @@ class Session:
         judged = judged_by(plan.specs[0].judge, self.judge, shard)
         self.judgements = Rows(root / "rows" / "judgements" / judged)
         self.spending = Rows(root / "rows" / "spending" / judged)
+        self.ledger = Ledger(self.spending)
+        self.judge.account(self.ledger.put)
         self.timings: dict[str, float] = {}
         self.prompter = make_prompter(plan.options.prompter, plan.purse)
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
@@ -166,16 +169,17 @@ class Session:
                 job.status = "complete"
         finally:
             self.judge.release()
-            if spent := self.judge.usage():
-                self.spending.put(str(time.time_ns()), spent)
+            self.ledger.put(self.judge.usage())
             kept = (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep)
             for rows in (*kept, self.judgements, self.spending):
                 rows.close()
 
     def _judging(self) -> dict[str, Any]:
         """What asking the judge took, now and in earlier commands, and the prompter now; for all methods."""
-        now, earlier = self.judge.usage(), self.spending.values()
-        found = {"judging": {"now": now, "ever": total([*earlier, now])}} if now or earlier else {}
+        now = self.judge.usage()
+        self.ledger.put(now)
+        ever = self.ledger.ever()
+        found = {"judging": {"now": now, "ever": ever}} if ever else {}
         if self.prompter and (written := self.prompter.usage.plain(self.prompter.price)):
             found["prompting"] = {"now": written}
         return found
@@ -288,9 +292,10 @@ class Session:
         requests = [Request(s.messages, None, self.rules.sampling, seed_of(s, self.rules)) for s in samples]
         with self._stage("watch", len(samples)) as advance:
             answers = self._complete(requests, [None] * len(requests), advance, lambda i: None)
-            texts = [answer["text"] for answer in answers if answer]
-            items = [Item("concept", s.concept, s.instruction, text) for s, text in zip(samples, texts, strict=True)]
-            ratings = [verdict.value for verdict in rate(self.judge, items, self.judgements, lambda steps: None)]
+            said = [spoken(answer["text"]) for answer in answers if answer]
+            items = [Item("concept", s.concept, s.instruction, t) for s, t in zip(samples, said, strict=True) if t]
+            rated = iter(rate(self.judge, items, self.judgements, lambda steps: None))
+            ratings = [next(rated).value if text else None for text in said]
         self.judge.release()
         for job in jobs:
             with self._guard(job, "watch"):
@@ -313,7 +318,7 @@ class Session:
             kept.extend(float(value) for value in found)
             return [Verdict(value) for value in kept]
 
-        return scored(self.task, samples, texts, rate), kept
+        return checked(self.task, samples, texts, rate), kept
 
     def _asks(self, job: Job, concept: Concept, split: str) -> list[Ask]:
         """Every sample of a split under every setting tried, or the picked one."""
@@ -396,7 +401,7 @@ class Session:
             if ask.job.status != "todo":
                 continue
             with self._guard(ask.job, "choose"):
-                texts = [answer.text for answer in own]
+                texts = [answer.spoken or "" for answer in own]
                 pick = range(len(own))[chooser.pick(self.context, ask.sample, texts)] if chooser else 0
                 kept[-1] = replace(own[pick], tokens=sum(answer.tokens for answer in own))
         return kept

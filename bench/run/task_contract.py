@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from bench.core.errors import BenchError
 from bench.core.interfaces import Rate, Task
 from bench.core.protocol import protocol
 from bench.core.registry import build
+from bench.core.spoken import UNFINISHED
 from bench.core.values import Completion, Concept, Item, Sample, Train, Verdict
 from bench.data.layout import fold
 
@@ -158,7 +160,7 @@ def _missing(task: Task) -> str:
     return f"an answer that no judge could rate has overall {scored[0]}" if scored else ""
 
 
-def scored(
+def checked(
     task: Task, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
 ) -> list[dict[str, Verdict]]:
     """What a task makes of answers, held to its shape: an answer's verdicts by axis, each on the scale or missing.
@@ -177,6 +179,25 @@ def scored(
     if problem := next((why for row in rows if (why := _misscored(task, row))), ""):
         raise BenchError(f"task {task.name}: {problem}")
     return rows
+
+
+def scored(
+    task: Task, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
+) -> list[dict[str, Verdict]]:
+    """What `task` makes of what the outputs say. One that says nothing but its thoughts is missing on every axis, and
+    no judge is asked about it."""
+    missing = Verdict(None, reason=UNFINISHED)
+
+    def unrated(items: Sequence[Item]) -> list[Verdict]:
+        return [missing] * len(items)
+
+    said = [replace(output, text=output.spoken) if output.spoken is not None else None for output in outputs]
+    both = list(zip(samples, said, strict=True))
+    found = iter(checked(task, [s for s, output in both if output], [output for output in said if output], rate))
+    mute = [s for s, output in both if output is None]
+    # What it is called on each axis only the task knows.
+    axes = iter(checked(task, mute, [Completion("", 0, 0)] * len(mute), unrated) if mute else ())
+    return [next(found) if output else dict.fromkeys(next(axes), missing) for output in said]
 
 
 def _misscored(task: Task, row: Any) -> str:

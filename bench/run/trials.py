@@ -13,6 +13,7 @@ from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.interfaces import Fitted, Method
 from bench.core.protocol import Protocol
+from bench.core.spoken import UNFINISHED
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sample, Sampling, Verdict
 from bench.results.runs import means
@@ -111,8 +112,8 @@ def ruled(found: dict[str, Verdict], rules: Protocol) -> dict[str, Verdict]:
     """AxBench's reference scores an unreadable rating 0; outside its mode it stays missing."""
     if rules.compat != "axbench" or found["overall"].value is not None:
         return found
-    if any(verdict.transient for verdict in found.values()):
-        return found  # there was no reply to read
+    if any(verdict.transient or verdict.reason == UNFINISHED for verdict in found.values()):
+        return found  # there was no reply to read, or no answer to rate
     return {axis: v if v.value is not None else Verdict(0.0, v.raw, v.reason) for axis, v in found.items()}
 
 

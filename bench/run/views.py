@@ -108,7 +108,7 @@ class Views:
         for keys in self.keep.portions(todo, advance):
             requests = [Request((("user", todo[key]),), None, sampling) for key in keys]
             for i, answer in self.context.lm.generate(requests):
-                self.keep.put(keys[i], answer.text.strip())
+                self.keep.put(keys[i], (answer.spoken or "").strip())
                 advance(1)
 
     def made(self, method: Method) -> dict[str, str]:
@@ -146,7 +146,7 @@ class Views:
             request = Request((("user", text),), None, Sampling(WRITTEN, 0.0, 0))
             for _ in self.keep.portions([key]):
                 ((_, answer),) = prompter.generate([request])
-                self.keep.put(key, answer.text)
+                self.keep.put(key, answer.spoken or "")
         lines = [re.sub(r"^[\s*-]*(\d+[.)])?\s*", "", line) for line in self.keep.get(key).splitlines()]
         parts = [tuple(part.strip(" *") for part in line.split("|")) for line in lines]
         whole = [line for line in parts if len(line) == ASKED[view][0] and all(line)]

@@ -1,7 +1,7 @@
 """Any OpenAI-compatible chat endpoint, through the `openai` package: for judges and prompters.
 
-Invariant: a request that failed is a `Failure` or an error, never an empty completion; the key appears in
-no message, text or repr that leaves this module.
+Invariant: a request that failed is a `Failure` or an error, never an empty completion; the key and what an address
+hides appear in no message, text or repr that leaves this module.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from bench.backends.hosted.pool import Failure, PermanentError, RequestPool, TransientError
+from bench.backends.hosted import address
+from bench.backends.hosted.answers import Reply, read
+from bench.backends.hosted.dialect import LIMITS, Dialect, words
+from bench.backends.hosted.pool import Ended, Failure, PermanentError, RequestPool, TransientError
 from bench.core.content import digest
 from bench.core.errors import BenchError, StopRun, UsageError
 from bench.core.interfaces import Backend
@@ -26,7 +29,9 @@ from bench.core.values import Completion, Request, Sampling
 
 PASSING = (408, 409, 425, 429)
 """Statuses below 500 that may pass."""
-OF_THE_TEXT = re.compile(r"context.?(length|window)|content.?(filter|policy|management)|too (long|large)", re.I)
+OF_THE_TEXT = re.compile(
+    r"context.?(length|window)|content.?(filter|policy|management)|too (long|large)|could not finish", re.I
+)
 """Words by which a server says that it is this text it cannot take, not the request as such."""
 OVERHEAD = 64
 """Tokens of a chat template, at most."""
@@ -36,17 +41,6 @@ FIRST_ANSWER = 3.0
 """Seconds to wait for the answer to a first short question."""
 SECRET = 8
 """Characters a secret has at least; servers of one's own take `x` or `EMPTY`."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A completion and, where they were asked for and came, its tokens with the alternatives to each.
-
-    `likely[t]` is (token, {alternative: log-probability}), the token itself among the alternatives.
-    """
-
-    completion: Completion
-    likely: tuple[tuple[str, Mapping[str, float]], ...] = ()
 
 
 @backend("openai")
@@ -76,19 +70,24 @@ class OpenAIBackend(Backend):
         if workers < 1 or retries < 0 or timeout <= 0:
             raise ValueError("workers is at least 1, retries at least 0, timeout more than 0 seconds")
         self.model = model
-        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL", "")
+        self.base_url = address.checked(base_url or os.environ.get("OPENAI_BASE_URL", "").strip())
         self.timeout = timeout
         self.price = price_of(model, price)
         self.purse = purse or SpendingLimit()
         self.usage = Usage()
         self.asking: RequestPool[Reply] = RequestPool(workers, retries)
-        self._limit = "max_tokens"
-        self._logprobs = True
+        self.dialect = Dialect(left_out=self.usage.left_out)
+
+    @property
+    def address(self) -> str:
+        """Host, port and path of the server, "" for OpenAI's own: part of what a rating is (`address.name`)."""
+        return address.name(self.base_url)
 
     @property
     def where(self) -> str:
         """The model and its address without credentials, for messages."""
-        return f"{self.model} at {re.sub(r'//[^/@]*@', '//', self.base_url) or 'api.openai.com'}"
+        scheme = self.base_url.partition("//")[0]
+        return f"{self.model} at {f'{scheme}//{self.address}' if self.address else 'api.openai.com'}"
 
     @cached_property
     def client(self) -> Any:
@@ -98,6 +97,8 @@ class OpenAIBackend(Backend):
             raise UsageError("openai:MODEL needs the openai package: pip install 'steer-or-prompt[openai]'") from error
         if not self._key and not self.base_url:
             raise UsageError("openai:MODEL needs OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own")
+        if odd := next((i for i, char in enumerate(self._key, 1) if not "!" <= char <= "~"), 0):
+            raise UsageError(f"OPENAI_API_KEY: no header takes its character {odd}: copy it anew")
         return openai.OpenAI(
             api_key=self._key or "none", base_url=self.base_url or None, max_retries=0, timeout=self.timeout
         )
@@ -113,7 +114,7 @@ class OpenAIBackend(Backend):
         import openai
 
         one = OpenAIBackend(self.model, self.base_url, timeout=FIRST_ANSWER, purse=self.purse)
-        one.price = self.price
+        one.price, one.dialect = self.price, self.dialect
         try:
             one._ask(Request((("user", QUESTION),), None, Sampling(1, 0.0, 0)), 0)
         except (TransientError, PermanentError) as error:
@@ -122,11 +123,15 @@ class OpenAIBackend(Backend):
                 raise BenchError(f"no connection to {error}") from None
         finally:
             paid = ("prompt_tokens", "tokens", "dollars", "dollars_unsure")
-            self.usage.add(**{name: one.usage.counts[name] for name in paid})
+            self.usage.begin(0.0)
+            self.usage.end(0.0, **{name: one.usage.counts[name] for name in paid})
 
     def scrubbed(self, text: str) -> str:
-        """`text` without the key: some servers echo it. What is shorter than any secret stays."""
-        return text.replace(self._key, "[key]") if len(self._key) >= SECRET else text
+        """`text` without the key and the address's secrets: some servers echo them. What is shorter than any secret
+        stays."""
+        for secret in (self._key, *address.secrets(self.base_url)):
+            text = text.replace(secret, "[key]") if len(secret) >= SECRET else text
+        return text
 
     def fingerprint(self) -> str:
         return digest("openai", self.model, self.base_url)
@@ -162,106 +167,119 @@ class OpenAIBackend(Backend):
         prompt = (("user", request.prompt),) if isinstance(request.prompt, str) else request.prompt
         if request.steering is not None:
             prompt = request.steering.prompt.apply(prompt)
-        asked = {"logprobs": True, "top_logprobs": alternatives} if alternatives and self._logprobs else {}
-        return {
+        asked = {"logprobs": True, "top_logprobs": alternatives} if alternatives else {}
+        body = {
             "model": self.model,
             # Half of a surrogate pair has no UTF-8, and a steered model may write one.
             "messages": [{"role": r, "content": c.encode("utf-8", "replace").decode()} for r, c in prompt],
             "temperature": request.sampling.temperature,
-            self._limit: request.sampling.max_new_tokens,
+            LIMITS[0]: request.sampling.max_new_tokens,
             "seed": request.seed % 2**31,
-        } | asked
+        }
+        return self.dialect.said(body | asked)
 
     def most(self, body: Mapping[str, Any]) -> float:
-        """Dollars a request can cost at most: no tokenizer makes more tokens than there are bytes."""
+        """Dollars a request can cost at most: no tokenizer makes more tokens than there are bytes.
+
+        Where a server lets no answer be limited, there is no limit of money either (`Dialect.learn`).
+        """
         if self.price is None:
             return 0.0
         read = sum(len(m["content"].encode()) + OVERHEAD for m in body["messages"])
         written = body.get("max_tokens") or body.get("max_completion_tokens") or 0
         return self.share * self.price.of(read, written)
 
-    def hold(self, most: float) -> None:
-        """Set money aside, or raise `Halted`."""
-        if not self.purse.hold(most):
+    def hold(self, most: float, waits: bool = True) -> None:
+        """Set money aside, waiting for what is under way where it may leave enough, or raise StopRun."""
+        over = self.asking.over
+        if not self.purse.hold(most, lambda: waits and not over.is_set()):
+            if over.is_set():
+                raise Ended
             raise StopRun(
                 f"--max-cost ${self.purse.limit:g} could be exceeded by the next request to {self.model} "
                 f"(${self.purse.gone:.4f} gone); go on with a larger --max-cost"
             )
 
     def _ask(self, request: Request, alternatives: int) -> Reply:
+        """One answer; a request that the server refuses to take as it is said is said another way, as long as it
+        names what it refuses."""
+        while True:
+            body = self.body(request, alternatives)
+            most = self.most(body)
+            self.hold(most)
+            found = self._send(body, most)
+            if found is not None:
+                return found
+
+    def _send(self, body: dict[str, Any], most: float) -> Reply | None:
+        """One try at the cost of what is held for it; None where the dialect has learnt from it."""
+        import httpx
         import openai
 
-        body = self.body(request, alternatives)
-        most = self.most(body)
-        self.hold(most)
-        paid = 0.0
+        if self.asking.over.is_set():
+            self.purse.settle(most, 0.0)
+            raise Ended
+        paid, took = 0.0, dict[str, float]()
+        self.usage.begin(most)
         try:
             # Not chat.completions.create: its typed request and answer cost a third of the client's time,
             # and a server of one's own may answer in a shape of its own.
             answer = self.client.post("/chat/completions", cast_to=object, body=body)
-            reply, paid = self.read(json.loads(answer) if isinstance(answer, str) else answer, most)
-            return reply
+            reply = read(json.loads(answer) if isinstance(answer, str) else answer)
+            took = self.paid(reply, most)
+            paid = took["dollars"] + took["dollars_unsure"]
+            return self._clean(reply)
         except openai.APIStatusError as error:
             if self._adapted(error, body):
-                return self._ask(request, alternatives)
+                return None
+            took = {"failed_tries": 1}
             raise self._fault(error) from None
         except openai.APIConnectionError as error:  # time-outs among them
-            paid = most
-            raise self._unanswered(str(error), most) from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            paid = most
+            paid, took = most, {"failed_tries": 1, "dollars_unsure": most}
+            raise TransientError(f"{self.where}: {self._line(str(error))}") from None
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            paid, took = most, {"failed_tries": 1, "dollars_unsure": most}
             reason = f"an answer that cannot be read ({type(error).__name__}: {error})"
-            raise self._unanswered(reason, most) from None
-        except openai.OpenAIError as error:
+            raise TransientError(f"{self.where}: {self._line(reason)}") from None
+        except (openai.OpenAIError, httpx.InvalidURL) as error:
             raise StopRun(f"{self.where}: {self._line(str(error))}") from None
+        except BaseException:  # it was sent, and nobody waits for the answer
+            paid, took = most, {"dollars_unsure": most}
+            raise
         finally:
             self.purse.settle(most, paid)
+            self.usage.end(most, **took)
 
-    def _unanswered(self, reason: str, most: float) -> TransientError:
-        """A try that may have been billed without an answer."""
-        self.usage.add(failed_tries=1, dollars_unsure=most)
-        return TransientError(f"{self.where}: {self._line(reason)}")
+    def paid(self, reply: Reply, most: float) -> dict[str, float]:
+        """What an answer took, by the names of `Usage`. Where the server does not say, or says what cannot be, it may
+        be `most`."""
+        if (took := reply.taken) is None:
+            return {"answers": 1, "dollars": 0.0, "dollars_unsure": most}
+        dollars = self.share * self.price.of(took.read, took.written, took.cached) if self.price else 0.0
+        return {
+            "answers": 1,
+            "prompt_tokens": took.read,
+            "cached_tokens": took.cached,
+            "tokens": took.written,
+            "dollars": dollars,
+            "dollars_unsure": 0.0,
+        }
 
-    def read(self, answer: Any, most: float) -> tuple[Reply, float]:
-        """The reply in an answer's JSON and the dollars it cost; counts both.
-
-        Raises ValueError, LookupError, TypeError or AttributeError for JSON of another shape.
-        """
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
-        text = self.scrubbed(choice["message"].get("content") or "")
-        listed = (choice.get("logprobs") or {}).get("content") or []
-        likely = tuple(
-            (t["token"], {t["token"]: t["logprob"]} | {a["token"]: a["logprob"] for a in t.get("top_logprobs") or []})
-            for t in listed
-        )
-        read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-        paid = self.share * self.price.of(read, written, cached) if self.price else 0.0
-        self.usage.add(answers=1, prompt_tokens=read, cached_tokens=cached, tokens=written, dollars=paid)
-        if not usage:  # it does not say, so it may be all
-            self.usage.add(dollars_unsure=most)
-            paid = most
-        self.usage.served.add(self.scrubbed(str(answer.get("model") or self.model)))
-        return Reply(Completion(text, written, read, finish=choice.get("finish_reason") or ""), likely), paid
+    def _clean(self, reply: Reply) -> Reply:
+        """A reply without the key; counts the name that the server answered with."""
+        self.usage.served.add(self.scrubbed(reply.model or self.model))
+        return replace(reply, completion=replace(reply.completion, text=self.scrubbed(reply.completion.text)))
 
     def _adapted(self, error: Any, body: Mapping[str, Any]) -> bool:
         """Whether the refused request can be said another way: reasoning models and some servers differ."""
-        said = str(error)
-        if error.status_code not in (400, 422):
+        if error.status_code not in (400, 422) or OF_THE_TEXT.search(words(error)):
             return False
-        if "max_tokens" in body and "max_completion_tokens" in said:
-            self._limit = "max_completion_tokens"
-            return True
-        if "logprobs" in body and "logprobs" in said:
-            self._logprobs = False
-            return True
-        return False
+        return self.dialect.learn(error, body, self.where, limited=bool(self.purse.limit))
 
     def _fault(self, error: Any) -> Exception:
         """What a status means: it may pass, it concerns this text alone, or it ends the asking."""
-        status, said = error.status_code, str(error)
+        status, said = error.status_code, words(error)
         reason = f"{self.where}: {self._line(said)}"
-        self.usage.add(failed_tries=1)
         if (status in PASSING or status >= 500) and error.code != "insufficient_quota":
             return TransientError(reason, retry_after(error.response.headers))
         if status in (400, 413, 422) and OF_THE_TEXT.search(f"{error.code} {said}"):

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from bench.backends.hosted.backend import OF_THE_TEXT, OpenAIBackend, Reply
+from bench.backends.hosted.answers import Reply, read
+from bench.backends.hosted.backend import OF_THE_TEXT, OpenAIBackend
 from bench.backends.hosted.pool import Failure
 from bench.core.content import digest
 from bench.core.errors import StopRun
@@ -74,7 +75,7 @@ class BatchBackend(OpenAIBackend):
         for name, body in bodies.items():
             if not kept.get(name):
                 try:
-                    self.hold(self.most(body))
+                    self.hold(self.most(body), waits=False)  # what is under way is this thread's own
                 except StopRun as error:
                     short = error
                     break
@@ -122,15 +123,25 @@ class BatchBackend(OpenAIBackend):
                     if answer.get("status_code") in (400, 413, 422) and OF_THE_TEXT.search(missing[name]):
                         refused.add(name)
                     continue
-                reply, paid = self.read(answer["body"], self._held.get(name, 0.0))
-            except (ValueError, LookupError, TypeError, AttributeError):
+                reply = read(answer["body"])
+            except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
                 continue  # a line that is torn says nothing; its request stays missing
             del missing[name]
-            self.purse.settle(self._held.pop(name, 0.0), paid)
-            yield name, reply
+            self._settle(name, self.paid(reply, self._held.get(name, 0.0)))
+            yield name, self._clean(reply)
         for name, reason in missing.items():
             kept.put(name, "")
-            self.purse.settle(self._held.pop(name, 0.0), 0.0)
+            self._settle(name, {})
             yield name, Failure(f"{self.where}: {self._line(reason)}", name not in refused)
         if state is not None and state.status == "failed" and len(missing) == len(names):
             raise StopRun(f"{self.where}: {self._line(missing[names[0]])}")
+
+    def _settle(self, name: str, took: dict[str, float]) -> None:
+        """Pay for a request of a batch: an earlier process may have held the money for it."""
+        paid = took.get("dollars", 0.0) + took.get("dollars_unsure", 0.0)
+        if name in self._held:
+            self.purse.settle(self._held.pop(name), paid)
+        else:
+            self.purse.pay(paid)
+        self.usage.begin(0.0)
+        self.usage.end(0.0, **took)

@@ -33,6 +33,10 @@ class TransientError(Exception):
         self.wait = wait
 
 
+class Ended(Exception):
+    """All asking ended while this request waited to be sent."""
+
+
 class PermanentError(Exception):
     """The server will never answer this one request, and may well answer others."""
 
@@ -55,16 +59,20 @@ class RequestPool(Generic[T]):
     def __init__(self, workers: int, retries: int) -> None:
         self.workers, self.retries = workers, retries
         self.halted: BaseException | None = None
+        self.over = Event()
+        """Set where nothing more is to be sent: what waits for money looks at it."""
         self.streak = 0
 
     def all(self, call: Callable[[int], T], total: int) -> Iterator[tuple[int, T | Failure]]:
         """`call(i)` for each i below `total`, as (i, answer or failure), each as soon as it is there.
 
-        `call` raises `Passing`, `Refused`, or any other error, which ends all asking: now, after what is
-        under way, and in every later call. Raises it then, or `Halted` where the server is down.
+        `call` raises `TransientError`, `PermanentError`, `Ended` where asking ended before it was sent, or any other
+        error, which ends all asking: now, after what is under way, and in every later call. Raises it then, or StopRun
+        where the server is down.
         """
         done: SimpleQueue[tuple[int, T | Failure] | BaseException | None] = SimpleQueue()
-        waiting, lock, stop = iter(range(total)), Lock(), Event()
+        waiting, lock = iter(range(total)), Lock()
+        stop = self.over = Event()
 
         def work() -> None:
             try:
@@ -110,6 +118,8 @@ class RequestPool(Generic[T]):
         for tries in count(1):
             try:
                 return call(i)
+            except Ended:
+                return None
             except PermanentError as error:
                 return Failure(str(error), transient=False)
             except TransientError as error:
