@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from conftest import KEY
 from hypothesis import given, settings, strategies as st
-from stub_server import JSON, Reply, Stub, answer, error, one_line, records, refusal, run, well
+from stub_server import JSON, Reply, Stub, answer, bench, error, one_line, records, refusal, run, well
 
+from bench.backends import tiny
 from bench.backends.hosted import address, pool
 from bench.backends.hosted.answers import read, taken
 from bench.backends.hosted.backend import OpenAIBackend
@@ -466,3 +467,82 @@ def test_an_address_without_a_server_is_told_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OPENAI_BASE_URL", "nonsense")
     with pytest.raises(UsageError, match="OPENAI_BASE_URL"):
         LLMJudge("m")
+
+
+# Commands that ask
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "-1", "0"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "-m", "none", "--backend", "fake", "--judge", "openai:m"),
+        ("judge", "rate", "none", "--judge", "openai:m"),
+        ("judge", "validate", "--judge", "openai:m"),
+        ("data", "make", "--concepts", "c.txt", "--generator", "openai:m", "--out", "out"),
+    ],
+)
+def test_every_command_that_asks_is_held_to_a_limit_that_is_one(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], limit: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.txt").write_text("ships\n")
+    result = bench(*command, "--max-cost", limit)
+    assert result.exit_code == 2
+    assert "--max-cost" in result.stderr
+    assert stub.requests == []
+
+
+def test_a_limit_holds_when_kept_answers_are_rated_again_or_a_judge_is_validated(stub: Stub, tmp_path: Path) -> None:
+    model = str(tiny.build(tmp_path / "model", "llama").path)
+    records(run("--model", model))
+    stub.behave = lambda number, prompt: answer(
+        "Rating: [[1]]", usage={"prompt_tokens": len(prompt.encode()), "completion_tokens": 256}
+    )
+    for words in (("rate", "none"), ("validate", "-n", "1", "--model", model)):
+        stub.requests.clear()
+        asked = ("judge", *words, "--judge", "openai:b", "--json")
+        refused = bench(*asked, "--max-cost", "1")
+        assert refused.exit_code == 2
+        assert "openai.price=IN,OUT" in refused.stderr
+        stopped = bench(*asked, "--max-cost", "0.004", "-p", "openai.price=1,1")
+        one_line(stopped, "--max-cost $0.004")
+        assert "judge: about" in stopped.stderr
+        assert 0 < sum(len(prompt.encode()) + 256 for prompt in stub.prompts()) <= 4000
+
+
+def test_making_data_is_held_to_its_limit_and_goes_on_with_more(stub: Stub, tmp_path: Path) -> None:
+    concepts = tmp_path / "c.csv"
+    concepts.write_text("concept,genre\nships,text\n")
+    stub.behave = lambda number, prompt: answer(
+        f"<think>x</think>Where do ships sail, number {number}?", usage={"prompt_tokens": 90, "completion_tokens": 16}
+    )
+    words = (
+        "--concepts",
+        str(concepts),
+        "--generator",
+        "openai:m",
+        "--out",
+        str(tmp_path / "out"),
+        "--per-concept",
+        "2",
+    )
+    small = (*words, "--evaluation", "4", "--hard", "0", "--tokens", "16", "--price", "1,1", "--json")
+    one_line(bench("data", "make", *small, "--max-cost", "0.002"), "--max-cost $0.002")
+    before = len(stub.requests)
+    assert 0 < before * 106 / 1e6 <= 0.002
+    done = bench("data", "make", *small)
+    assert done.exit_code == 0, done.stderr
+    spent = json.loads(done.stdout)["spent"]
+    assert spent["answers"] == len(stub.requests)
+    assert spent["dollars"] == pytest.approx(len(stub.requests) * 106 / 1e6)
+    assert "at most" in done.stderr
+
+
+def test_the_commonest_reason_for_missing_ratings_is_said_with_a_reply(stub: Stub) -> None:
+    stub.behave = lambda number, prompt: answer("Oh \x1b[31mhard to say.") if number % 3 else well(number, prompt)
+    result = run("--max-unscored", "1")
+    (line,) = [line for line in result.stderr.splitlines() if "ratings are missing" in line]
+    assert "no readable rating in the reply" in line
+    assert "hard to say." in line
+    assert "\x1b" not in line

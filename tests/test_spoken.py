@@ -18,7 +18,8 @@ from bench.core.registry import build
 from bench.core.spoken import UNFINISHED, spoken
 from bench.core.values import Completion, Item, Request, Verdict
 from bench.run.jobs import thought
-from bench.run.trials import ruled, scored
+from bench.run.task_contract import scored
+from bench.run.trials import ruled
 
 
 @pytest.mark.parametrize(

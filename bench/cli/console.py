@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,15 @@ def say(line: str) -> None:
 def echo(text: object = "", err: bool = False) -> None:
     """Text on stdout, or on stderr, for programs and readers alike."""
     click.echo(printable(str(text)), err=err)
+
+
+def money(judging: Mapping[str, Any], limit: float) -> str:
+    """What a hosted model will take (`Judge.estimate`), as a line."""
+    tokens = f"judge: about {judging['prompt_tokens']:,} tokens read and at most {judging['tokens']:,} written"
+    if judging["dollars"] is None:
+        return tokens + "; no price is known for its model (-p openai.price=IN,OUT)"
+    over = f", over --max-cost ${limit:g}: asking may stop there" if limit and judging["dollars"] > limit else ""
+    return f"{tokens}: about ${judging['dollars']:.2f} at most{over}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bench.cli.console import echo
-from bench.cli.options import SEED, Number, Whole, force_option, json_option
+from bench.cli.options import SEED, Number, Whole, force_option, json_option, max_cost_option
 from bench.core.escape import dumped
 
 
@@ -48,17 +48,36 @@ def data_check(folder: str, as_json: bool) -> None:
 @click.option("--temperature", default=1.0, show_default=True, type=Number(0), help="Of the generator.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of everything random.")
 @click.option("--instructions", type=click.Path(path_type=Path), help="JSON list of your own; else they are written.")
+@click.option("--price", metavar="IN,OUT", help="Dollars per million tokens read, written [the listed price].")
+@max_cost_option
 @force_option
 @json_option
 def data_make(
-    concepts: Path, generator: str, out: Path, instructions: Path | None, force: bool, as_json: bool, **recipe: Any
+    concepts: Path,
+    generator: str,
+    out: Path,
+    instructions: Path | None,
+    price: str | None,
+    max_cost: float | None,
+    force: bool,
+    as_json: bool,
+    **recipe: Any,
 ) -> None:
     """Write training and evaluation texts for your own concepts; the same command resumes."""
+    from bench.core.errors import UsageError
+    from bench.core.money import SpendingLimit, price_of
+    from bench.core.settings import cast
     from bench.data import quality
     from bench.data.make import Recipe, make
 
     def tell(line: str) -> None:
         echo(line, err=True)
 
-    found = make(concepts, generator, out, Recipe(**recipe), instructions, tell, force)
+    amounts = cast(price, tuple[float, ...], "--price") if price else ()
+    try:
+        price_of("", amounts)
+    except ValueError as error:
+        raise UsageError(f"--price {price}: {error}") from error
+    purse = SpendingLimit(max_cost or 0.0)
+    found = make(concepts, generator, out, Recipe(**recipe), instructions, tell, force, purse, amounts)
     echo(dumped(found) if as_json else "\n".join(quality.lines(found)))

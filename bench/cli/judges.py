@@ -13,12 +13,13 @@ from rich.table import Table as Grid
 
 from bench import results as runs_of
 from bench.backends.models import DEFAULT
-from bench.cli.console import Console, echo, out as stdout, progress, say
+from bench.cli.console import Console, echo, money, out as stdout, progress, say
 from bench.cli.options import (
     SEED,
     Whole,
     WithDefault,
     json_option,
+    max_cost_option,
     plugin_option,
     plugins,
     results_option,
@@ -26,6 +27,7 @@ from bench.cli.options import (
 )
 from bench.core.errors import UsageError, suggest
 from bench.core.escape import dumped
+from bench.core.money import SpendingLimit
 from bench.core.paths import default_results
 from bench.core.protocol import DEFAULT_JUDGE, usual_judge
 from bench.core.store import write_json
@@ -47,6 +49,7 @@ def judge() -> None:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--judge", "judges", multiple=True, required=True, help="Judge; repeat to set several side by side.")
 @click.option("-p", "--set", "param", multiple=True, metavar="JUDGE.FIELD=VALUE", help="A field of a judge.")
+@max_cost_option
 @results_option
 @plugin_option
 @json_option
@@ -54,16 +57,21 @@ def judge_rate(
     runs: tuple[str, ...],
     judges: tuple[str, ...],
     param: tuple[str, ...],
+    max_cost: float | None,
     results: Path | None,
     late: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Rate the kept generations of RUNS again: runs as in `show`, a group's id, or all."""
     plugins(late)
+    rate(runs, judges, _given(param), results, as_json, max_cost or 0.0)
+
+
+def _given(param: Sequence[str]) -> dict[str, str]:
+    """`-p JUDGE.FIELD=VALUE` by JUDGE.FIELD."""
     if wrong := [text for text in param if "=" not in text or "." not in text.partition("=")[0]]:
         raise UsageError(f"-p {wrong[0]}: write judge.field=value, as in embedding.words=48")
-    params = {text.partition("=")[0]: text.partition("=")[2] for text in param}
-    rate(runs, judges, params, results, as_json)
+    return {text.partition("=")[0]: text.partition("=")[2] for text in param}
 
 
 @judge.command("validate")
@@ -76,6 +84,8 @@ def judge_rate(
 @click.option("--key", type=FILE, help="Where the rated answers came from [FILE.key.csv beside the first].")
 @click.option("--collapsed", multiple=True, metavar="RUN", help="A run whose answers are known to have broken down.")
 @click.option("--save", is_flag=True, help="Keep the table in RESULTS/judges/, where reports find it.")
+@click.option("-p", "--set", "param", multiple=True, metavar="JUDGE.FIELD=VALUE", help="A field of the judge.")
+@max_cost_option
 @results_option
 @plugin_option
 @json_option
@@ -89,13 +99,17 @@ def judge_validate(
     key: Path | None,
     collapsed: tuple[str, ...],
     save: bool,
+    param: tuple[str, ...],
+    max_cost: float | None,
     results: Path | None,
     late: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Measure how well a judge tells labelled texts apart, and how far it agrees with readers."""
     plugins(late)
-    validate(name, data, model, dtype, limit or 0, human, key, collapsed, save, results, as_json)
+    fields = _owned(_given(param), name.partition(":")[0], [name])
+    purse = SpendingLimit(max_cost or 0.0)
+    validate(name, data, model, dtype, limit or 0, human, key, collapsed, save, results, as_json, fields, purse)
 
 
 @judge.command("sample")
@@ -139,17 +153,28 @@ def _in_group(run: Run, name: str) -> bool:
 
 
 def rate(
-    names: Sequence[str], judges: Sequence[str], params: Mapping[str, Any], folder: Path | None, as_json: bool
+    names: Sequence[str],
+    judges: Sequence[str],
+    params: Mapping[str, Any],
+    folder: Path | None,
+    as_json: bool,
+    max_cost: float = 0.0,
 ) -> None:
     """Rate kept answers with each judge, then compare all judges with each other and with the runs' own."""
     runs = find(names, folder)
     owned = {judge: _owned(params, judge.partition(":")[0], judges) for judge in judges}
+    purse = SpendingLimit(max_cost)
+    ratings = sum(len(run.data["samples"]) * len(run.data["axes"]) for run in runs)
+    length = max(run.data["spec"]["protocol"]["sampling"]["max_new_tokens"] for run in runs)
     for judge, fields in owned.items():
-        make(judge, fields)  # a field that the last one lacks is told before the first has rated for an hour
+        made = make(judge, fields)  # a field that the last one lacks is told before the first has rated for an hour
+        made.fund(purse)
+        if cost := made.estimate(ratings, length):
+            say(money(cost, max_cost))
     said: dict[str, list[second_judge.JudgeRatings]] = {}
     for judge, fields in owned.items():
         with progress(f"rate with {judge}", sum(len(run.data["samples"]) for run in runs)) as advance:
-            said[judge] = rejudge.rejudge(runs, judge, fields, advance)
+            said[judge] = rejudge.rejudge(runs, judge, fields, advance, purse)
     rows = [
         {"run": run.path.parent.name, "judge": o.judge, "missing": o.data["missing"], "path": str(o.path)}
         | {axis: mean(o.scores(axis)) for axis in run.data["axes"]}
@@ -224,6 +249,10 @@ def _interval(e: Mapping[str, Any], name: str, sign: str = "") -> str:
     return f"{e[name]:{sign}.2f}{bounds}"
 
 
+LENGTH = 128
+"""Tokens of a labelled text, as AxBench's are."""
+
+
 def validate(
     judge: str,
     data: str,
@@ -236,12 +265,17 @@ def validate(
     save: bool,
     folder: Path | None,
     as_json: bool,
+    fields: dict[str, Any] | None = None,
+    purse: SpendingLimit | None = None,
 ) -> None:
     broken = find(collapsed, folder) if collapsed else []
     if save and limit:
         raise UsageError("--save keeps whole validations: leave --limit out")
-    with Instrument(judge, model or DEFAULT, dtype) as instrument:
+    purse = purse or SpendingLimit()
+    with Instrument(judge, model or DEFAULT, dtype, fields, purse) as instrument:
         total = sum(judge_validity.count(data, limit).values())
+        if cost := instrument.judge.estimate(total, LENGTH):
+            say(money(cost, purse.limit))
         with progress(f"validate {judge}", total) as advance:
             found = judge_validity.validate(instrument, data, limit, broken, human, key, advance)
     if save:

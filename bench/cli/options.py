@@ -62,6 +62,25 @@ def roots(folder: Path | None) -> list[Path]:
     return [folder] if folder else [default_results(), scratch()]
 
 
+class Dollars(click.FloatRange):
+    """An amount above 0. Not a number and infinity are no limit, and no request would ever be held to one."""
+
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value} is no amount of dollars.", param, ctx)
+        return found
+
+
+max_cost_option = click.option(
+    "--max-cost",
+    type=Dollars(),
+    metavar="DOLLARS",
+    help="Ask hosted models nothing more before they could cost more than this.",
+)
 plugin_option = click.option(
     "--plugin", "late", multiple=True, type=click.Path(path_type=Path), help="As before the command."
 )

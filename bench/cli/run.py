@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import click
 from rich.table import Column, Table as Grid
 
 from bench import results
-from bench.cli.console import Console, echo, err, out, progress, say
-from bench.cli.options import SEED, Number, Whole, json_option, plugin_option, plugins, results_option
+from bench.cli.console import Console, echo, err, money, out, progress, say
+from bench.cli.options import SEED, Number, Whole, json_option, max_cost_option, plugin_option, plugins, results_option
 from bench.core.errors import BenchError, UsageError
+from bench.core.escape import printable
 from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
 from bench.report.build import build, refuse_foreign
@@ -59,12 +61,7 @@ from bench.run.views import answer_tokens, unanswered_by
     help="A field of a method, task or judge, of the protocol (protocol.select=8), or an argument of the model's chat "
     "template (chat.enable_thinking=true).",
 )
-@click.option(
-    "--max-cost",
-    type=Number(0, min_open=True),
-    metavar="DOLLARS",
-    help="Ask hosted models nothing more before they could cost more than this.",
-)
+@max_cost_option
 @click.option(
     "--max-unscored",
     type=Number(0, 1),
@@ -224,7 +221,7 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     for role, place in made.sent.items():
         say(f"{role}: texts go to {place}")
     if judging:
-        say(_estimate(judging, made.options.max_cost))
+        say(money(judging, made.options.max_cost))
     say(f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""))
     found = {
         "runs": rows,
@@ -235,15 +232,6 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         "results": str(where),
     }
     return found | ({"judging": judging} if judging else {})
-
-
-def _estimate(judging: Mapping[str, Any], limit: float) -> str:
-    """The judge's tokens and money, as a line."""
-    tokens = f"judge: about {judging['prompt_tokens']:,} tokens read and at most {judging['tokens']:,} written"
-    if judging["dollars"] is None:
-        return tokens + "; no price is known for its model (-p openai.price=IN,OUT)"
-    over = f", over --max-cost ${limit:g}: asking may stop there" if limit and judging["dollars"] > limit else ""
-    return f"{tokens}: about ${judging['dollars']:.2f} at most{over}"
 
 
 def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscored: float = 1.0) -> bool:
@@ -279,10 +267,34 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         echo(json.dumps({"runs": rows}, indent=1))
     for root in sorted({path.parents[3] for job in jobs if (path := job.path)}):
         _report(root)
+    if lost := lacking(shown):
+        say(lost)
     gaps = [line for run in shown if (line := _gap(run, max_unscored))]
     for line in gaps:
         echo(f"bench: {line}", err=True)
     return bool(gaps) or any(job.status == "failed" for job in jobs)
+
+
+def lacking(runs: Sequence[results.Run]) -> str:
+    """Why ratings of these runs are missing, most often, and one reply that was read so; "" where none is."""
+    found = [
+        (reason, sample.get("said", {}).get(axis, ""))
+        for run in runs
+        for sample in run.data["samples"]
+        for axis, reason in sample.get("reasons", {}).items()
+        if axis != "overall"
+    ]
+    if not found:
+        return ""
+    (reason, count), *others = Counter(reason for reason, _ in found).most_common()
+    reply = next((said for why, said in found if why == reason and said.strip()), "")
+    shown = f"; one reply: {' '.join(printable(reply).split())[-SHOWN:]!r}" if reply else ""
+    rest = f", and {len(found) - count} for {len(others)} other reasons" if others else ""
+    return f"{count} ratings are missing: {printable(reason)}{rest}{shown}"
+
+
+SHOWN = 120
+"""Characters of a reply that a line has room for: its end, where a rating would be."""
 
 
 def _gap(run: results.Run, most: float) -> str:

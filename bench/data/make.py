@@ -16,10 +16,12 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from bench.backends.hosted.backend import OpenAIBackend
 from bench.core.content import digest
 from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
+from bench.core.money import Ledger, SpendingLimit, price_of
 from bench.core.registry import get
 from bench.core.shapes import Text as Spoken
 from bench.core.store import Rows, write_json, write_over
@@ -121,23 +123,36 @@ def make(
     instructions: Path | None,
     tell: Callable[[str], None],
     force: bool = False,
+    purse: SpendingLimit | None = None,
+    price: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Make a data folder at `out`; returns its quality report, which stands there as `quality.json`.
 
-    Raises UsageError, unless `force`, where its tables are there and this did not make them as they are.
+    A hosted generator is paid from `purse`, at `price` (dollars per million tokens read, written) where the listed one
+    is not to be used. Raises UsageError, unless `force`, where its tables are there and this did not make them as they
+    are.
     """
     begun = (out / REPLIES).is_dir()  # a killed command may have written tables that quality.json does not know yet
     if not (force or begun) and (foreign := next((f for f in TABLES if (out / f).is_file() and not _made(out, f)), "")):
         raise UsageError(f"{out / foreign} was not made here: name another --out, or write over it by --force")
     wanted = read_concepts(concepts)
     given = read_instructions(instructions) if instructions else {}
-    rows = Rows(out / REPLIES)
+    backend = engine(generator, purse or SpendingLimit(), price)
+    rows, spending = Rows(out / REPLIES), Rows(out / "spending")
+    ledger = Ledger(spending)
+    hosted = backend if isinstance(backend, OpenAIBackend) else None
+    if hosted:
+        hosted.usage.note = lambda usage: ledger.put(usage.plain(hosted.price))
+        tell(estimate(len(wanted), recipe, hosted))
     try:
-        writer = Generator(engine(generator), rows, recipe, tell)
+        writer = Generator(backend, rows, recipe, tell)
         _genres(writer, wanted)
         pools = _pools(writer, wanted, given)
         answers = _answers(writer, wanted, pools)
     finally:
+        if hosted:
+            ledger.put(hosted.usage.plain(hosted.price))
+        spending.close()
         rows.close()
     files = layout.encode(wanted, [answer.text for answer in answers if not answer.why])
     write_over({out / f: content for f, content in files.items()}, force, lambda path: _made(out, path))
@@ -147,6 +162,7 @@ def make(
         "recipe": vars(recipe),
         "requests": len(writer.asked),
         "tokens": writer.tokens,
+        **({"spent": ledger.ever()} if hosted else {}),
         **quality.report(answers, wanted),
         "check": {k: check.plain_report(checked)[k] for k in ("errors", "warnings")},
         "files": {file: _digest(content) for file, content in files.items()},
@@ -178,14 +194,29 @@ def _made(out: Path, file: str | Path) -> bool:
         return False
 
 
-def engine(name: str) -> Backend:
+def estimate(concepts: int, recipe: Recipe, backend: OpenAIBackend) -> str:
+    """What a hosted generator is about to be asked, where every first answer can be read, as a line."""
+    own = recipe.per_concept + 2 * recipe.evaluation + 4 * recipe.hard
+    requests = len(GENRES) * recipe.per_concept + concepts * own
+    written = requests * recipe.tokens
+    cost = f": about ${backend.price.of(requests * ASKED, written):.2f} at most" if backend.price else ""
+    return f"{backend.model}: about {requests:,} requests and at most {written:,} tokens written{cost}"
+
+
+ASKED = 150
+"""Tokens of a question to the generator."""
+
+
+def engine(name: str, purse: SpendingLimit, price: Sequence[float] = ()) -> Backend:
     """The backend of `openai:MODEL`, `vllm:MODEL` or `hf:MODEL`; nothing is loaded yet."""
     kind, _, model = name.partition(":")
     if kind not in ("openai", "vllm", "hf", "fake") or (not model and kind != "fake"):
         raise UsageError(f"unknown generator {name!r}: give openai:MODEL, vllm:MODEL or hf:MODEL")
     cls = get("backend", kind)
     if kind == "openai":
-        made: Backend = cls(model)
+        made: Backend = cls(model, price=price, purse=purse)
+        if purse.limit and price_of(model, price) is None:
+            raise UsageError(f"--max-cost: no price is known for {model}: give --price IN,OUT")
     elif kind == "fake":
         made = cls()
     else:

@@ -14,7 +14,7 @@ from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge
-from bench.core.money import Ledger
+from bench.core.money import Ledger, SpendingLimit
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import build, get
 from bench.core.store import Rows
@@ -45,11 +45,20 @@ def make(name: str, params: dict[str, Any] | None = None) -> Judge:
 class Instrument:
     """A judge with its backend and the rows it keeps in the cache.
 
-    `model` and `precision` name the model that a judge which is not independent reads.
+    `model` and `precision` name the model that a judge which is not independent reads; what it asks for money is paid
+    from `purse`.
     """
 
-    def __init__(self, name: str, model: str = DEFAULT, precision: str = "auto", params: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        name: str,
+        model: str = DEFAULT,
+        precision: str = "auto",
+        params: dict[str, Any] | None = None,
+        purse: SpendingLimit | None = None,
+    ) -> None:
         self.name, self.judge = name, make(name, params)
+        self.judge.fund(purse or SpendingLimit())
         self.backend: Backend = NoModel()
         if not self.judge.independent:
             self.backend = get("backend", "hf")(resolve(model), dtype(precision))

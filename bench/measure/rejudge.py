@@ -15,6 +15,7 @@ from bench.backends.models import DEFAULT
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Task
+from bench.core.money import SpendingLimit
 from bench.core.protocol import Budget, Protocol
 from bench.core.registry import build
 from bench.core.store import write_json
@@ -26,7 +27,8 @@ from bench.results.runs import Run
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import labels
 from bench.run import jobs
-from bench.run.trials import AGAIN, repeated, scored
+from bench.run.task_contract import scored
+from bench.run.trials import AGAIN, repeated
 from bench.stats import agreement
 from bench.stats.intervals import Estimate
 
@@ -59,14 +61,19 @@ def has_texts(run: Run) -> bool:
 
 
 def rejudge(
-    runs: Sequence[Run], judge: str, params: dict[str, Any] | None = None, advance: Advance = lambda steps: None
+    runs: Sequence[Run],
+    judge: str,
+    params: dict[str, Any] | None = None,
+    advance: Advance = lambda steps: None,
+    purse: SpendingLimit | None = None,
 ) -> list[JudgeRatings]:
-    """What `judge` says of each run, made now or found; runs on the same data share a calibration."""
+    """What `judge` says of each run, made now or found, and paid from `purse`; runs on the same data share a
+    calibration."""
     if silent := [run.path.parent.name for run in runs if not has_texts(run)]:
         raise UsageError(f"{silent[0]} keeps no generations to rate")
     made: dict[str, JudgeRatings] = {}
     for (model, dtype, *_, sequences), own in _alike(runs).items():
-        with Instrument(judge, model, dtype, params) as instrument:
+        with Instrument(judge, model, dtype, params, purse) as instrument:
             code = code_digest(type(instrument.judge))
             prepared = False
             for run in own:

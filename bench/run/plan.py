@@ -7,6 +7,7 @@ does not exist is refused here.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,7 +120,7 @@ def make(options: Options) -> Plan:
         asked["protocol"] = {name: plain(attrgetter(name)(rules)) for name in settings}
     if chat:
         asked["chat"] = chat
-    if options.max_cost < 0 or not 0 <= options.max_unscored <= 1:
+    if not 0 <= options.max_cost < math.inf or not 0 <= options.max_unscored <= 1:
         raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
     if options.backend != "auto":
         registry.get("backend", options.backend)

@@ -115,6 +115,10 @@ class Session:
         self.judge.account(self.ledger.put)
         self.timings: dict[str, float] = {}
         self.prompter = make_prompter(plan.options.prompter, plan.purse)
+        self.written = Rows(root / "rows" / "spending" / digest("prompter", plan.options.prompter))
+        self.writing = Ledger(self.written)
+        if prompter := self.prompter:
+            prompter.usage.note = lambda usage: self.writing.put(usage.plain(prompter.price))
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
         self.context.rate = self._rate_all
         self.context.compat = self.rules.compat
@@ -171,7 +175,7 @@ class Session:
             self.judge.release()
             self.ledger.put(self.judge.usage())
             kept = (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep)
-            for rows in (*kept, self.judgements, self.spending):
+            for rows in (*kept, self.judgements, self.spending, self.written):
                 rows.close()
 
     def _judging(self) -> dict[str, Any]:
@@ -180,8 +184,11 @@ class Session:
         self.ledger.put(now)
         ever = self.ledger.ever()
         found = {"judging": {"now": now, "ever": ever}} if ever else {}
-        if self.prompter and (written := self.prompter.usage.plain(self.prompter.price)):
-            found["prompting"] = {"now": written}
+        if self.prompter:
+            written = self.prompter.usage.plain(self.prompter.price)
+            self.writing.put(written)
+            if ever := self.writing.ever():
+                found["prompting"] = {"now": written, "ever": ever}
         return found
 
     @contextmanager
