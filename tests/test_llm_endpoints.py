@@ -493,22 +493,23 @@ def test_every_command_that_asks_is_held_to_a_limit_that_is_one(
     assert stub.requests == []
 
 
+@pytest.mark.slow
 def test_a_limit_holds_when_kept_answers_are_rated_again_or_a_judge_is_validated(stub: Stub, tmp_path: Path) -> None:
     model = str(tiny.build(tmp_path / "model", "llama").path)
     records(run("--model", model))
+    stub.requests.clear()
     stub.behave = lambda number, prompt: answer(
         "Rating: [[1]]", usage={"prompt_tokens": len(prompt.encode()), "completion_tokens": 256}
     )
-    for words in (("rate", "none"), ("validate", "-n", "1", "--model", model)):
-        stub.requests.clear()
-        asked = ("judge", *words, "--judge", "openai:b", "--json")
-        refused = bench(*asked, "--max-cost", "1")
+    for words in (("rate", "none"), ("validate", "--model", model)):
+        refused = bench("judge", *words, "--judge", "openai:b", "--max-cost", "1")
         assert refused.exit_code == 2
         assert "openai.price=IN,OUT" in refused.stderr
-        stopped = bench(*asked, "--max-cost", "0.004", "-p", "openai.price=1,1")
-        one_line(stopped, "--max-cost $0.004")
-        assert "judge: about" in stopped.stderr
-        assert 0 < sum(len(prompt.encode()) + 256 for prompt in stub.prompts()) <= 4000
+    asked = ("judge", "rate", "none", "--judge", "openai:b", "--json", "--max-cost", "0.004")
+    stopped = bench(*asked, "-p", "openai.price=1,1")
+    one_line(stopped, "--max-cost $0.004")
+    assert "judge: about" in stopped.stderr
+    assert 0 < sum(len(prompt.encode()) + 256 for prompt in stub.prompts()) <= 4000
 
 
 def test_making_data_is_held_to_its_limit_and_goes_on_with_more(stub: Stub, tmp_path: Path) -> None:

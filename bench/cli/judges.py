@@ -274,7 +274,7 @@ def validate(
     purse = purse or SpendingLimit()
     with Instrument(judge, model or DEFAULT, dtype, fields, purse) as instrument:
         total = sum(judge_validity.count(data, limit).values())
-        if cost := instrument.judge.estimate(total, LENGTH):
+        if total and (cost := instrument.judge.estimate(total, LENGTH)):
             say(money(cost, purse.limit))
         with progress(f"validate {judge}", total) as advance:
             found = judge_validity.validate(instrument, data, limit, broken, human, key, advance)
