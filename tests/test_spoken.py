@@ -15,7 +15,7 @@ from stub_server import bench
 from bench.backends.fake.backend import FakeBackend
 from bench.core.protocol import protocol
 from bench.core.registry import build
-from bench.core.spoken import UNFINISHED, spoken
+from bench.core.spoken import UNFINISHED, closing, forms, spoken
 from bench.core.values import Completion, Item, Request, Verdict
 from bench.run.jobs import thought
 from bench.run.task_contract import scored
@@ -135,3 +135,27 @@ def test_a_run_rates_and_shows_what_is_said_and_counts_what_never_came_to_an_ans
     opinion = json.loads(Path(json.loads(again.stdout)["rated"][0]["path"]).read_text("utf-8"))
     missing = {s["id"] for s in opinion["samples"] if s["ratings"]["overall"] is None}
     assert missing == {s["id"] for s in loud["samples"] if s["thought"] == "unfinished"}
+
+
+@pytest.mark.parametrize(
+    ("opened", "closed"),
+    [
+        ("<think>", "</think>"),
+        ("assistant\n<thinking>\n", "</thinking>"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|channel>thought", "<channel|>"),
+        ("<think>\n\n</think>\n", ""),
+        ("<|im_start|>assistant\n", ""),
+    ],
+)
+def test_what_a_template_opens_can_be_closed(opened: str, closed: str) -> None:
+    assert closing(opened) == closed
+    assert (spoken(f"{opened}{closed} Said.") or "").endswith("Said.")
+
+
+def test_a_token_that_forms_a_thought_is_kept() -> None:
+    assert all(map(forms, ("[THINK]", "</think>", "<|channel|>", "<|message|>")))
+    assert not any(map(forms, ("<|im_end|>", "</s>", "<s>", "[INST]")))

@@ -49,3 +49,23 @@ def spoken(text: str) -> str | None:
     if not inside:
         said.append(text[begin:])
     return None if inside else "".join(said).strip() or None
+
+
+HARMONY = frozenset({"<|start|>", "<|channel|>", "<|message|>"})
+
+
+def forms(token: str) -> bool:
+    """Whether a special token of a tokenizer belongs to a thought: taken out of a text, the thought is answer."""
+    return token in HARMONY or THOUGHT.fullmatch(token) is not None
+
+
+def closing(text: str) -> str:
+    """What closes the thought that `text` leaves open; "" where it leaves none open."""
+    marks = list(THOUGHT.finditer(text))
+    if not marks or (opened := marks[-1]["open"]) is None:
+        return ""
+    if opened.startswith("<|channel>"):
+        return "<channel|>"
+    if opened.startswith("<|"):
+        return re.sub("begin|START", lambda found: "end" if found[0] == "begin" else "END", opened)
+    return f"{opened[0]}/{opened[1:]}"

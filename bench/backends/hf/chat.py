@@ -14,11 +14,12 @@ from typing import Any
 from jinja2 import TemplateError
 
 from bench.backends.hf.prefix import common
-from bench.backends.hf.template import THOUGHT_MARKS, Template, learn
+from bench.backends.hf.template import Template, learn
 from bench.backends.models import Model
 from bench.core.content import Message
 from bench.core.errors import BenchError
 from bench.core.interfaces import Prompted
+from bench.core.spoken import forms
 from bench.core.values import Request
 
 ENDLESS = 2**31 - 1
@@ -127,7 +128,7 @@ class Chat:
 
     def text(self, ids: Sequence[int]) -> str:
         """What a model wrote, without the tokens that only mark its form; those around a thought stay."""
-        kept = [id for id in ids if self.marks.get(id, "") in THOUGHT_MARKS or id not in self.marks]
+        kept = [id for id in ids if id not in self.marks or forms(self.marks[id])]
         return str(self.tokenizer.decode(kept))
 
     def steered(self, request: Request) -> list[int]:

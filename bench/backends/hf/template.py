@@ -21,13 +21,11 @@ from jinja2 import TemplateError
 
 from bench.core.content import Message
 from bench.core.errors import BenchError, UsageError
+from bench.core.spoken import closing
 
 DAY = datetime.datetime(2024, 7, 26, 12, 0)
 """What a template that asks is told the time to be: the date that Llama 3's fall back to."""
 OTHER_DAY = datetime.datetime(2031, 1, 2, 3, 4)
-THOUGHTS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]", "<reasoning>": "</reasoning>"}
-"""What opens a thought, and what closes it."""
-THOUGHT_MARKS = frozenset({*THOUGHTS, *THOUGHTS.values()})
 SWITCHES = ("enable_thinking", "thinking")
 """Names by which templates take whether the model is to think first."""
 MARKS = ("Qorv", "Zelm", "Wuxt", "Hjaf", "Pymd")
@@ -176,8 +174,6 @@ def _thoughtless(template: Template, arguments: Mapping[str, Any]) -> Template:
         without = replace(template, arguments=dict(template.arguments) | {switch: False})
         if switch not in arguments and any(without.render(c) != template.render(c) for c in CHATS):
             template = without
-    opened = [(template.opens.rfind(begin), begin) for begin in THOUGHTS if begin in template.opens]
-    place, begin = max(opened, default=(-1, ""))
-    closed = place < 0 or THOUGHTS[begin] in template.opens[place:]
     asked = any(arguments.get(switch) for switch in SWITCHES)
-    return template if closed or asked else replace(template, closing=f"\n{THOUGHTS[begin]}\n\n")
+    close = "" if asked else closing(template.opens)
+    return replace(template, closing=f"\n{close}\n\n") if close else template
