@@ -79,7 +79,7 @@ def concepts(tmp_path: Path) -> Path:
 @pytest.fixture
 def made(tmp_path: Path, concepts: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any], Writer]:
     writer = Writer()
-    monkeypatch.setattr(make, "engine", lambda name: writer)
+    monkeypatch.setattr(make, "engine", lambda name, *money: writer)
     recipe = Recipe(per_concept=6, evaluation=7, hard=2, tokens=12)
     found = make.make(concepts, "openai:x", tmp_path / "out", recipe, None, lambda line: None)
     return tmp_path / "out", found, writer
@@ -173,7 +173,7 @@ def test_empty_and_refused_answers_are_asked_again_then_left_out_and_counted(
             again = self.seen.count(asked) > 1
             return ["  ", "I'm sorry, but I can't do that.", "fine loops" if again else " \n"][number]
 
-    monkeypatch.setattr(make, "engine", lambda name: Stubborn())
+    monkeypatch.setattr(make, "engine", lambda name, *money: Stubborn())
     recipe = Recipe(per_concept=12, evaluation=7, hard=0, tokens=12, tries=2)
     found = make.make(concepts, "openai:x", tmp_path / "out", recipe, None, lambda line: None)
     part = found["parts"]["train positive"]
@@ -196,7 +196,7 @@ def test_a_killed_command_goes_on_where_it_stopped(tmp_path: Path) -> None:
     (tmp_path / "asked.json").write_text(json.dumps(asked))
     code = (
         "import sys; from bench.backends.fake.backend import FakeBackend; from bench.data import make\n"
-        "make.engine = lambda name: FakeBackend(delay=float(sys.argv[2]))\n"
+        "make.engine = lambda name, *money: FakeBackend(delay=float(sys.argv[2]))\n"
         "from pathlib import Path; from bench.data.make import Recipe\n"
         "make.make(Path('c.csv'), 'fake', Path(sys.argv[1]), Recipe(6, 7, 0, 12), Path('asked.json'), print)\n"
     )
@@ -278,7 +278,7 @@ def test_an_unreadable_genre_is_an_error_and_no_default(tmp_path: Path, monkeypa
         def reply(self, asked: str, seed: int, words: str) -> str:
             return "Text or Code, who knows"
 
-    monkeypatch.setattr(make, "engine", lambda name: Vague())
+    monkeypatch.setattr(make, "engine", lambda name, *money: Vague())
     (tmp_path / "c.txt").write_text("the sea\n")
     with pytest.raises(BenchError, match="names no genre for 'the sea'"):
         make.make(tmp_path / "c.txt", "openai:x", tmp_path / "out", Recipe(4, 4, 0), None, lambda line: None)

@@ -137,7 +137,7 @@ def make(
         raise UsageError(f"{out / foreign} was not made here: name another --out, or write over it by --force")
     wanted = read_concepts(concepts)
     given = read_instructions(instructions) if instructions else {}
-    backend = engine(generator, purse or SpendingLimit(), price)
+    backend = engine(generator, purse, price)
     rows, spending = Rows(out / REPLIES), Rows(out / "spending")
     ledger = Ledger(spending)
     hosted = backend if isinstance(backend, OpenAIBackend) else None
@@ -207,7 +207,7 @@ ASKED = 150
 """Tokens of a question to the generator."""
 
 
-def engine(name: str, purse: SpendingLimit, price: Sequence[float] = ()) -> Backend:
+def engine(name: str, purse: SpendingLimit | None = None, price: Sequence[float] = ()) -> Backend:
     """The backend of `openai:MODEL`, `vllm:MODEL` or `hf:MODEL`; nothing is loaded yet."""
     kind, _, model = name.partition(":")
     if kind not in ("openai", "vllm", "hf", "fake") or (not model and kind != "fake"):
@@ -215,7 +215,7 @@ def engine(name: str, purse: SpendingLimit, price: Sequence[float] = ()) -> Back
     cls = get("backend", kind)
     if kind == "openai":
         made: Backend = cls(model, price=price, purse=purse)
-        if purse.limit and price_of(model, price) is None:
+        if purse and purse.limit and price_of(model, price) is None:
             raise UsageError(f"--max-cost: no price is known for {model}: give --price IN,OUT")
     elif kind == "fake":
         made = cls()
