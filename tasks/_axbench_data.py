@@ -84,6 +84,7 @@ def load(data: str, setting: str, revision: str = "") -> Corpus:
 def _sound(folder: Folder, data: str) -> Folder:
     """A user's folder, or its first error: what `bench data check` calls one makes a number mean something else."""
     errors = [finding for finding in findings(folder) if finding.level == "error"]
+    errors.sort(key=lambda finding: finding.kind != "schema")  # what cannot be read is missing elsewhere too
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise BenchError(f"{Path(data).name} is not whole: {errors[0].said}{more}; bench data check {data} lists all")

@@ -285,12 +285,12 @@ DAMAGED: list[tuple[str, Any, str]] = [
     ("v.pt", {"layers.1.mlp": {"action": "add", "steering_vector": torch.ones(4)}}, "is not a block"),
     ("v.pt", {"layers.1": {"action": "add", "steering_vector": torch.ones(4), "head_index": 2}}, "one attention head"),
     ("v.pt", {"layers.1": {"action": "turn", "steering_vector": torch.ones(4)}}, "action 'turn'"),
-    ("v.pt", {"mean": torch.ones(4)}, "'mean' is not a layer"),
+    ("v.pt", {"mean": torch.ones(4)}, "it does not say at which layer: add -p imported.layer=N"),
     ("v.pt", {1: torch.ones(4), "layer.1": torch.ones(4)}, "layer 1 is there twice"),
     ("v.pt", {1: torch.ones(2, 4)}, r"expected a vector \[H\], found a Tensor \(2, 4\)"),
     ("v.pt", {1: torch.zeros(4)}, "no vector that is not zero"),
     ("v.pt", {"layer_activations": {1: torch.ones(4)}, "layer_type": "mlp"}, "only decoder_block is read"),
-    ("v.pt", torch.ones(4), "holds a Tensor"),
+    ("v.pt", torch.ones(4), "does not say at which layer"),
     ("v.pt", Boom(), "damaged, or holds more than tensors"),
     ("v.pt", b"not a zip", "damaged, or holds more than tensors"),
     ("v.gguf", b"not a gguf file", "not a gguf steering"),
@@ -649,3 +649,22 @@ def test_an_adapter_is_exported_as_a_folder_at_the_strength_of_the_test_answers(
         assert np.allclose(change, 2 * row["coefficient"] / 0.3)
     refused = place.bench("export", "adapter", "--format", "gguf", "--out", str(tmp_path / "no"), expect=1)
     assert "gguf cannot hold a weight delta" in refused.stderr
+
+
+def test_a_file_of_one_bare_vector_is_read_at_the_layer_that_is_named(tmp_path: Path) -> None:
+    vector = torch.arange(1.0, 5.0)
+    torch.save(vector, tmp_path / "bare.pt")
+    torch.save({"direction": vector[None]}, tmp_path / "named.pth")
+    save_file({"vector": vector}, tmp_path / "one.safetensors")
+    torch.save({0: vector, 1: vector}, tmp_path / "two.pt")
+    for name in ("bare.pt", "named.pth", "one.safetensors"):
+        with pytest.raises(BenchError, match=r"add -p imported.layer=N"):
+            interchange.load(tmp_path / name)
+        (edit,) = interchange.load(tmp_path / name, layer=3).edits
+        assert isinstance(edit, Add)
+        assert (edit.layer, edit.value.tolist()) == (3, vector.tolist())
+    with pytest.raises(BenchError, match="it holds 2 tensors, and layer = 3 is where one vector goes"):
+        interchange.load(tmp_path / "two.pt", layer=3)
+    torch.save(vector * float("nan"), tmp_path / "nan.pt")
+    with pytest.raises(BenchError, match=r"nan.pt holds values that are no numbers, at layer 3"):
+        interchange.load(tmp_path / "nan.pt", layer=3)

@@ -80,9 +80,17 @@ def _empty(data: Folder) -> Iterator[Finding]:
             yield Finding("error", "empty instruction", q.file, q.row, "an evaluation instruction is empty")
 
 
+SIDES = ("positive", "negative")
+
+
 def _counts(data: Folder) -> Iterator[Finding]:
     if not data.concepts:
         yield Finding("error", "empty concept", _home(data), None, "it holds no concept")
+    texts: dict[str, str] = {}
+    for name, (text, _) in data.concepts.items():
+        if (first := texts.setdefault(fold(text), name)) != name and text.strip():
+            reason = f"concepts {first} and {name} have one text: {text!r}"
+            yield Finding("warning", "duplicate concept", _home(data), None, reason)
     sizes = [sum(t.concept == name and t.split == "train" for t in data.own(name)) for name in data.concepts]
     usual = Counter(sizes).most_common(1)[0][0] if sizes else 0
     for name, (text, genre) in data.concepts.items():
@@ -101,6 +109,10 @@ def _counts(data: Folder) -> Iterator[Finding]:
         elif train["positive"] != train["negative"]:
             reason = f"{label} has {train['positive']} positive and {train['negative']} negative training texts"
             yield Finding("warning", "counts", _home(data), None, reason)
+        said = {k: {fold(t.response) for t in own if t.split == "train" and t.category == k} for k in SIDES}
+        if said["positive"] <= said["negative"]:
+            reason = f"{label} has no positive training text that is not a negative one too"
+            yield Finding("error", "contradiction", _home(data), None, reason)
         if train["positive"] != usual and data.form == "axbench":
             reason = f"{label} has {train['positive']} positive training texts, most concepts {usual}"
             yield Finding("warning", "counts", _home(data), None, reason)
