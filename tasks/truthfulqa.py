@@ -299,7 +299,7 @@ def _folder(given: Path) -> tuple[Question, ...]:
     lacking = {TABLE: len(listed) - len(both), MC: len(known) - len({one["question"].strip() for one in both})}
     for file, count in lacking.items():
         if count:
-            said = f"{count} question{'s' * (count > 1)} of the other file left out"
+            said = f"{count} question{'s' * (count > 1)} of the other file, left out here"
             print(f"bench: {folder.name}: {file} lacks {said}", file=sys.stderr)
     found = []
     for one in both:

@@ -322,6 +322,44 @@ BROKEN: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["alpaca_eval.json"],
     ),
     "the instructions are of another form": (write("alpaca_eval.json", '["Question?"]'), ["alpaca_eval.json"]),
+    "a number is no number": (
+        change(TRAIN, lambda t: t.assign(concept_id=t.concept_id + 0.7)),
+        ["generate/train_data.parquet row 0: concept_id is 0.7, which is no whole number"],
+    ),
+    "a number is a truth": (
+        change(TRAIN, lambda t: t.assign(concept_id=t.concept_id > 0)),
+        ["concept_id is False, not a number"],
+    ),
+    "texts are bytes": (change(TRAIN, lambda t: t.assign(output=b"x")), ["row 0: output is b'x', not a text"]),
+    "texts are lists": (
+        change(TRAIN, lambda t: t.assign(output=[["x"]] * len(t))),
+        ["row 0: output is ['x'], not a text"],
+    ),
+    "an unknown category": (
+        change(TRAIN, lambda t: t.assign(category=["other", *t.category[1:]])),
+        ["row 0: category is 'other', none of 'positive', 'negative'"],
+    ),
+    "all answers are empty": (change(TRAIN, lambda t: t.assign(output=" ")), ["has an empty response", "more)"]),
+    "positives are negatives": (
+        change(TRAIN, lambda t: t.assign(output="the same")),
+        ["concept 0", "has no positive training text that is not a negative one too"],
+    ),
+    "a concept is blank": (
+        write("generate/metadata.jsonl", '{"concept_id": 0, "concept": " "}\n'),
+        ["generate/metadata.jsonl row 0: concept 0 has no text"],
+    ),
+    "a concept is null": (
+        write("generate/metadata.jsonl", '{"concept_id": 0, "concept": null}\n'),
+        ["generate/metadata.jsonl row 0: not a concept: concept is None, not a text"],
+    ),
+    "a training instruction is asked in capitals": (
+        write("alpaca_eval.json", json.dumps([{"instruction": f"TRAIN question 0  positive {i}?"} for i in range(10)])),
+        ["alpaca_eval.json row 0: concept 0: but for case and spaces its instruction is a training instruction"],
+    ),
+    "a question is asked twice but for a space": (
+        write("alpaca_eval.json", json.dumps([{"instruction": f"Q {i // 2}?{' ' * (i % 2)}"} for i in range(20)])),
+        ["alpaca_eval.json row 1: it asks row 0 again: selection and test may share it"],
+    ),
     "a text is missing": (
         change(TRAIN, lambda t: t.assign(output=[None, *t.output[1:]])),
         ["generate/train_data.parquet row 0: output is None, not a text"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from pathlib import Path
@@ -190,3 +191,68 @@ def test_truthfulqa_equals_lm_eval_question_by_question(default_model: Model, tm
     for question, values in ours.items():
         assert values == pytest.approx(theirs[question], abs=1e-4), question
     assert template().count("Q: ") == 7
+
+
+def test_a_clone_of_today_s_repository_is_read_and_what_one_file_lacks_is_told(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its options lie in `data/`, its table has a column more, and fewer questions than the list."""
+    rows = list(csv.DictReader((questions / "TruthfulQA.csv").open(encoding="utf-8-sig", newline="")))
+    clone = tmp_path / "clone"
+    (clone / "data").mkdir(parents=True)
+    (questions / "mc_task.json").rename(clone / "data" / "mc_task.json")
+    with (clone / "TruthfulQA.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, [*rows[0], "Best Incorrect Answer"])
+        table.writeheader()
+        table.writerows(row | {"Best Incorrect Answer": ""} for row in rows[2:])
+    made = build("task", "truthfulqa", {"data": str(clone)}, protocol=protocol("quick"))
+    assert len(made.questions) == len(rows) - 2
+    assert (
+        capsys.readouterr().err == "bench: clone: TruthfulQA.csv lacks 2 questions of the other file, left out here\n"
+    )
+
+
+def test_a_row_that_is_cut_short_is_named(questions: Path) -> None:
+    path = questions / "TruthfulQA.csv"
+    lines = path.read_text("utf-8-sig").split("\n")
+    path.write_text("\n".join([*lines[:3], "Health,Half a row?", *lines[4:]]), encoding="utf-8")
+    made = build("task", "truthfulqa", {"data": str(questions)}, protocol=protocol("quick"))
+    with pytest.raises(BenchError, match=r"TruthfulQA.csv, row \d+ is not TruthfulQA's table: 2 cells for"):
+        made.concepts()
+
+
+def test_an_option_that_is_half_true_is_refused(questions: Path) -> None:
+    path = questions / "mc_task.json"
+    rows = json.loads(path.read_text("utf-8"))
+    rows[0]["mc1_targets"] = {"a": 0.5, "b": 0.5}
+    path.write_text(json.dumps(rows))
+    made = build("task", "truthfulqa", {"data": str(questions)}, protocol=protocol("quick"))
+    with pytest.raises(BenchError, match=r"mc_task.json is not .*: 0.mc1_targets.a is 0.5, none of 0, 1"):
+        made.concepts()
+
+
+def test_a_download_of_the_release_is_read_as_it_is(questions: Path, tmp_path: Path) -> None:
+    """As the hub's client leaves it: `datasets--OWNER--NAME/snapshots/REVISION`."""
+    import pandas as pd
+
+    listed = json.loads((questions / "mc_task.json").read_text("utf-8"))
+    known = {
+        row["Question"].strip(): row
+        for row in csv.DictReader((questions / "TruthfulQA.csv").open(encoding="utf-8-sig"))
+    }
+    options = [
+        {"question": one["question"]}
+        | {k: {"choices": list(one[k]), "labels": list(one[k].values())} for k in ("mc1_targets", "mc2_targets")}
+        for one in listed
+    ]
+    told = [{"question": q["question"], "category": known[q["question"].strip()]["Category"]} for q in listed]
+    folder = tmp_path / "datasets--truthfulqa--truthful_qa"
+    for part, table in (("multiple_choice", options), ("generation", told)):
+        path = folder / "snapshots" / "abc" / part / "validation-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True)
+        pd.DataFrame(table).to_parquet(path)
+    plain, release = (
+        build("task", "truthfulqa", {"data": str(place)}, protocol=protocol("quick")) for place in (questions, folder)
+    )
+    assert [q.text for q in release.questions] == [q.text for q in plain.questions]
+    assert [q.mc2 for q in release.questions] == [q.mc2 for q in plain.questions]
