@@ -40,6 +40,12 @@ def changed(value: Data, settings: Mapping[str, Any], where: str) -> Data:
     return dataclasses.replace(value, **own)  # type: ignore[type-var]
 
 
+def known(cls: type[Data], values: Mapping[str, Any]) -> Data:
+    """A dataclass of those `values` that are its fields: a file may hold what another version wrote besides."""
+    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in values.items() if name in fields})
+
+
 LARGEST = 2**32
 """Above what any field means, and what a seed may be: larger numbers hang a loop, or overflow in a library."""
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}

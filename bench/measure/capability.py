@@ -24,6 +24,7 @@ from bench.core.content import digest
 from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.paths import cache_root
+from bench.core.settings import known
 from bench.core.steering import Steering
 from bench.core.store import Rows, write_json
 from bench.core.values import Completion, Example, Request, Sampling
@@ -94,7 +95,7 @@ class Capability:
     def side_effects(self) -> list[dict[str, Any]]:
         """Per concept: divergence and perplexity on neutral text, length and repetition of answers."""
         rules = self.run.data["spec"]["protocol"]["sampling"]
-        sampling = Sampling(**{k: v for k, v in rules.items() if k != "type"})
+        sampling = known(Sampling, rules)
         texts = neutral()
         what = {"kind": "side-effects", "texts": digest(texts), "sampling": dataclasses.asdict(sampling)}
         rows = Rows(cache_root() / "rows" / "capability" / self.lm.fingerprint())

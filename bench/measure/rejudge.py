@@ -18,6 +18,7 @@ from bench.core.interfaces import Task
 from bench.core.money import SpendingLimit
 from bench.core.protocol import Budget, Protocol
 from bench.core.registry import build
+from bench.core.settings import known
 from bench.core.store import write_json
 from bench.core.values import Completion, Sample, Sampling
 from bench.judges.instrument import Instrument
@@ -39,11 +40,11 @@ Voice = Run | JudgeRatings
 
 def rulebook(spec: Mapping[str, Any]) -> Protocol:
     """The protocol of a run's spec, as an object."""
-    kept = {k: v for k, v in spec["protocol"].items() if k != "type"}
+    kept = dict(spec["protocol"])
     parts = {"sampling": Sampling, "budget": Budget}
     for name, cls in parts.items():
-        kept[name] = cls(**{k: v for k, v in kept[name].items() if k != "type"})
-    return Protocol(**kept | {"coefficients": tuple(kept["coefficients"])})
+        kept[name] = known(cls, kept[name])
+    return known(Protocol, kept | {"coefficients": tuple(kept["coefficients"])})
 
 
 def task_of(run: Run) -> Task:

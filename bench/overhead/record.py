@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import BenchError
+from bench.core.settings import known
 from bench.overhead.config import architecture
 from bench.overhead.exact import Architecture, Extra, bytes_percent, flops_percent, kv_percent, request_percent
 
@@ -53,7 +54,7 @@ class Overhead:
 
     @property
     def extra(self) -> Extra:
-        return Extra(**self.data["exact"]["extra"])
+        return known(Extra, self.data["exact"]["extra"])
 
     @property
     def samples_per_prompt(self) -> int:
@@ -80,4 +81,4 @@ class Overhead:
     def ratio(self, name: str) -> Spread | None:
         """A measured ratio to the unsteered run: `time`, `first_token_cold`, `first_token_warm`, `memory`."""
         found = self.data["measured"].get(name)
-        return Spread(**found) if found else None
+        return known(Spread, found) if found else None

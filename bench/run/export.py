@@ -18,6 +18,7 @@ from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.escape import name as file_name
 from bench.core.interfaces import Context
 from bench.core.paths import cache_root
+from bench.core.settings import known
 from bench.core.steering import Steering
 from bench.core.store import write_over
 from bench.interchange.files import adapter
@@ -99,7 +100,7 @@ def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Stee
     found = {}
     for one in (one for one in made.concepts if one.id in concepts):
         kept: Mapping[str, Any] = run.data["concepts"][one.id]
-        trial = Trial(**kept["picked"])
+        trial = known(Trial, kept["picked"])
         candidate = fits[one.id].candidates[trial.candidate]
         if not isinstance(candidate.steering, Steering):
             raise BenchError(f"the steering of {method.name} depends on each prompt: there is no one file of it")

@@ -646,6 +646,7 @@ def surroundings(root: Path) -> Iterator[None]:
     }
     try:
         build(root / "world")
+        _ = readers(), options()  # what forked processes share is imported before them
         yield
     finally:
         os.chdir(folder)
