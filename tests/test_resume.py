@@ -279,7 +279,7 @@ def test_killed_where_a_file_gets_its_name_it_is_whole_or_not_there(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, "ended by SIGHUP")],
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")],
 )
 def test_ended_by_a_person_or_a_machine_it_says_how_to_go_on(
     place: Place, undisturbed: Place, number: signal.Signals, said: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from bench.cli.main import ended_by_signals, main, told
 from bench.core.errors import BenchError, UsageError
-from bench.core.paths import TAG, cache_root, mark_cache
+from bench.core.paths import FILES, KEPT, KINDS, TAG, cache_root, mark_cache
 from bench.core.store import write_json
 from bench.run import speed
 
@@ -217,3 +218,10 @@ def test_errors_have_their_line_and_code() -> None:
         "No space left on device (/full); nothing half-written",
         1,
     )
+
+
+def test_every_folder_of_the_cache_is_one_that_clearing_knows() -> None:
+    root = Path(__file__).resolve().parents[1] / "bench"
+    named = {name for path in root.rglob("*.py") for name in re.findall(r'cache_root\(\) / "([^"]+)"', path.read_text())}
+    assert named >= {"models", "rows", "scratch"}
+    assert named <= {*KINDS, *KEPT, *FILES}

@@ -13,7 +13,7 @@ from bench.core.errors import UsageError
 TAG = "CACHEDIR.TAG"
 """Marks the cache as bench's, in the form that backups know (bford.info/cachedir)."""
 SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by steer-or-prompt; `bench cache` says what is here.\n"
-KINDS = ("models", "wheels", "fits", "rows", "capability", "adapters", "vllm", "logs", "probes", "checksums")
+KINDS = ("models", "wheels", "fits", "rows", "capability", "adapters", "vllm", "logs", "probes", "memory", "checksums")
 """Folders of the cache that can be made anew."""
 KEPT = ("scratch", "again")
 """Folders in it that hold results."""
