@@ -86,7 +86,7 @@ def killed(
         if again := [key for key, number in counts.items() if number > 1]:
             raise RuntimeError(f"an undisturbed {what} made {len(again)} rows twice")
     tried, wrong, notes = 0, 0, []
-    while tried < kills:
+    while tried < kills:  # a command that has ended before its kill counts for nothing
         with fresh(made, root / "killed") as there:
             place, deaths = Place(there, words, snapshot), 0
             for _ in range(min(EACH, kills - tried)):
@@ -98,8 +98,8 @@ def killed(
                     os.kill(pid, signal.SIGKILL)
                     ended = wait(pid)
                 deaths += ended == -signal.SIGKILL
-            if not deaths:
-                continue
+                if ended not in (0, -signal.SIGKILL):
+                    raise RuntimeError(f"{what} ended with {ended}: {place.said()[-1:]}")
             tried += deaths
             found = faults(place, deaths, expected, kept, what)
             wrong += bool(found)
