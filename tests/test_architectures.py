@@ -19,8 +19,9 @@ from bench.backends.hf import attention
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import attention_output, blocks, check_states, chosen, site_of
 from bench.backends.hf.weights import by_row, weight
-from bench.backends.models import Model
+from bench.backends.models import Model, resolve
 from bench.core.content import Array
+from bench.core.deltas import LowRankDelta
 from bench.core.errors import BenchError
 from bench.core.interfaces import Context
 from bench.core.steering import Steering
@@ -28,7 +29,7 @@ from bench.core.values import Request, Sampling
 from bench.training.changes.base import RowPlan
 from bench.training.texts import Text, Texts
 
-LOUD = 40.0
+LOUD = 400.0
 """What the queries' weights are multiplied with, so that attention's logits reach a cap."""
 
 
@@ -36,7 +37,7 @@ def built(folder: Path, kind: str, edit: Callable[[Any], None] | None = None, **
     """A tiny model of `kind` with `shape` in its configuration and weights that `edit` changed."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = tiny.build(folder, "llama")
+    tiny.build(folder, "llama")
     plain = json.loads((folder / "config.json").read_text())
     same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     same += ("num_key_value_heads", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
@@ -50,14 +51,14 @@ def built(folder: Path, kind: str, edit: Callable[[Any], None] | None = None, **
         if edit is not None:
             edit(model)
     model.save_pretrained(folder)
-    return source
+    return resolve(str(folder))
 
 
-def reference(source: Model, ids: Sequence[int]) -> Array:
+def reference(source: Model, ids: Sequence[int], kernel: str = "eager") -> Array:
     """log p `[T, V]` of a text's tokens, by transformers alone with the attention that the family's own code has."""
     from transformers import AutoModelForCausalLM
 
-    plain = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32, attn_implementation="eager")
+    plain = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32, attn_implementation=kernel)
     with torch.no_grad():
         found: Array = plain(torch.tensor([list(ids)])).logits[0].log_softmax(-1).numpy()
     return found
@@ -105,11 +106,9 @@ def test_a_cap_of_attention_s_logits_is_kept(capped: HFBackend) -> None:
         assert written[i].text == capped.tokenizer.decode(ids[-6:], skip_special_tokens=True)
 
 
-def test_the_cap_matters_here(capped: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "implementation", lambda config: "sdpa")
-    dropped = HFBackend(capped.source, "float32")
-    request = Request((("user", "Why?"),), target=" Paris it is.")
-    one, other = (np.array(dict(lm.logprobs([request]))[0].logprobs) for lm in (capped, dropped))
+def test_the_cap_matters_here(capped: HFBackend) -> None:
+    ids = capped.encode("Some words of a text.")
+    one, other = (reference(capped.source, ids, kernel) for kernel in ("eager", "sdpa"))
     assert np.abs(one - other).max() > 0.01
 
 
@@ -144,6 +143,8 @@ WRITERS = {
     "gpt_neox": {"attention.dense", "mlp.dense_4h_to_h"},
     "gptj": {"attn.out_proj", "mlp.fc_out"},
     "llama": {"self_attn.o_proj", "mlp.down_proj"},
+    "mamba": {"mixer.out_proj"},
+    "openai-gpt": {"attn.c_proj", "mlp.c_proj"},
     "mistral": {"self_attn.o_proj", "mlp.down_proj"},
     "mixtral": {"self_attn.o_proj"},  # its experts are one tensor
     "mpt": {"attn.out_proj", "ffn.down_proj"},
@@ -169,6 +170,8 @@ def test_a_family_s_modules_are_found_by_their_roles(kind: str) -> None:
     """Those that write to the residual stream; and, as peft's own table has them, those of queries and values."""
     block = bare_block(kind)
     assert {path for role in ("attn-out", "mlp-out") for path in chosen(block, role)} == WRITERS[kind]
+    if kind in ("mamba", "openai-gpt"):  # of which peft has no entry
+        return
     constants = pytest.importorskip("peft.utils.constants")
     theirs = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, ["q_proj", "v_proj"])
     found = {path.rpartition(".")[2] for role in ("attn-query", "attn-value") for path in chosen(block, role)}
@@ -321,6 +324,17 @@ def test_fine_tuning_says_which_role_a_family_has_no_module_for(tmp_path: Path) 
         group(lm, small("lora", layers=(0.25,), modules=("attn-out", "w2")))
 
 
+def test_a_change_of_a_module_that_is_not_called_is_an_error(tmp_path: Path) -> None:
+    """As of an expert that no token is sent to, or a weight that a fused kernel reads past its module."""
+    lm = tiny.engine(tmp_path)
+    lm.model.model.layers[1].spare = torch.nn.Linear(4, 4)
+    change = LowRankDelta(module="model.layers.1.spare", down=np.ones((1, 4)), up=np.ones((4, 1)))
+    asked = [Request((("user", "Why?"),), Steering(deltas=(change,)), Sampling(2, 0.0), target="So.")]
+    for answer in (lm.generate, lm.logprobs, lm.diverge):
+        with pytest.raises(BenchError, match=r"on model.layers.1.spare changed nothing: the module was not called"):
+            list(answer(asked))
+
+
 def test_states_of_another_shape_are_told_before_anything_is_steered(tmp_path: Path) -> None:
     lm = tiny.engine(tmp_path)
     assert check_states(lm.model) == []
@@ -340,3 +354,20 @@ def test_states_of_another_shape_are_told_before_anything_is_steered(tmp_path: P
     assert "padding moves a row's states" in check_states(lm.model)[0]
     deaf.remove()
     assert check_states(lm.model) == []
+
+
+def test_models_without_attention_a_cache_or_a_plain_tuple_answer_as_they_do_alone(tmp_path: Path) -> None:
+    """Mamba has no heads; the first GPT keeps nothing between tokens, and its blocks give lists."""
+    for kind, shape in (("mamba", {}), ("openai-gpt", {"n_positions": 512})):
+        lm = HFBackend(built(tmp_path / kind, kind, **shape), "float32")
+        asked = [
+            Request((("user", text),), sampling=Sampling(4, 0.0), target=" So it is.") for text in ("Why?", "No." * 9)
+        ]
+        scored, written = dict(lm.logprobs(asked)), dict(lm.generate(asked))
+        for i, request in enumerate(asked):
+            ids, target = lm.encode(request.prompt), lm.chat.continued(request.target)
+            right = continued(reference(lm.source, [*ids, *target]), ids, target)
+            assert scored[i].logprobs == pytest.approx(right, abs=1e-4)
+            for _ in range(4):
+                ids.append(int(reference(lm.source, ids)[-1].argmax()))
+            assert written[i].text == lm.tokenizer.decode(ids[-4:], skip_special_tokens=True)

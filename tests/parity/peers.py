@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench import Concept, Example, Pair, Train
+from bench.backends.hf.attention import CAP
 from bench.backends.models import Model, resolve
 from bench.backends.tiny import build
 
@@ -97,6 +98,9 @@ def model(folder: Path, kind: str = "llama", layers: int = 4, width: int = 32) -
     config = folder / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(config.read_text("utf-8")) | {"pad_token": PAD}
     config.write_text(json.dumps(settings), "utf-8")
+    # The peers ran with torch's own attention, which drops Gemma-2's cap.
+    whole = json.loads((folder / "config.json").read_text("utf-8")) | {CAP: None}
+    (folder / "config.json").write_text(json.dumps(whole), "utf-8")
     return resolve(str(folder))
 
 

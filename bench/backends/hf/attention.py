@@ -36,8 +36,9 @@ def use(model: Any) -> None:
     from transformers.masking_utils import sdpa_mask
 
     config = model.config.get_text_config()
-    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    if model.device.type != "cpu" or groups == config.num_attention_heads:
+    heads = getattr(config, "num_attention_heads", None)  # Mamba has none
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    if model.device.type != "cpu" or groups == heads:
         return
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -9,6 +9,7 @@ keep transformers' cache.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -46,7 +47,8 @@ Prefix = Sequence[tuple[Tensor, Tensor]]
 def cache(model: Any, room: int, prefix: Prefix = (), rows: int = 1) -> dict[str, Any]:
     """What to hand to `generate` of a model for `rows` texts of at most `room` tokens that begin with `front`;
     nothing where it has its own way."""
-    if not model._supports_default_dynamic_cache():
+    takes = "past_key_values" in inspect.signature(model.forward).parameters  # the first GPT has none
+    if not takes or not model._supports_default_dynamic_cache():
         return {}
     found = DynamicCache(config=model.config)
     plain = [type(layer) is DynamicLayer for layer in found.layers]

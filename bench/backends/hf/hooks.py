@@ -57,6 +57,7 @@ class Applied:
         self.fires: dict[Gate, Tensor] = {}
         self.counts: list[dict[tuple[int, int], int]] = []
         self.masks: dict[tuple[int, int], Tensor] = {}
+        self.reached: set[str] = set()
         self._handles: list[Any] = []
 
     def __enter__(self) -> Applied:
@@ -91,6 +92,9 @@ class Applied:
         return self._proven(row, counts, responded)
 
     def _proven(self, row: int, counts: Sequence[int], responded: bool) -> tuple[int, ...]:
+        for delta in self.steerings[row].deltas:
+            if delta.module not in self.reached:  # a kernel may read a module's weight past the module
+                raise BenchError(f"{type(delta).__name__} on {delta.module} changed nothing: the module was not called")
         for edit, count in zip(self.steerings[row].edits, counts, strict=True):
             waits = edit.gate is not None or (edit.span.part == "response" and not responded)
             if count == 0 and not waits:
@@ -206,6 +210,7 @@ class Applied:
             ready.append(([row for row, _ in rows], inner, self._tensor(left), strength[:, None, None]))
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            self.reached.add(name)
             size = tuple(self.index.shape)
             given, found = by_row(args[0], size, name), by_row(output, size, name).clone()
             for rows, right, left, strength in ready:

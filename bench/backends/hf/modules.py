@@ -25,6 +25,9 @@ SITES = {
     "mlp": ("mlp", "feed_forward", "block_sparse_moe", "ffn"),
 }
 """What families call the two parts of a block."""
+MIXERS = ("mixer", "mamba", "linear_attn", "conv", "temporal_block")
+"""What stands in attention's place where a block has a recurrence or a convolution: adapters take it, but it has no
+heads."""
 WRITERS = {
     "attn": ("o_proj", "out_proj", "dense", "c_proj", "wo"),
     "mlp": ("down_proj", "fc2", "fc_out", "c_proj", "dense_4h_to_h", "w2", "output_linear"),
@@ -44,9 +47,10 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     """The decoder blocks of a transformers causal language model."""
     decoder = model.get_decoder()  # type: ignore[operator]
     count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
-    for child in decoder.children():
-        if isinstance(child, nn.ModuleList) and len(child) == count:
-            return child
+    # Llama-4 takes itself for its decoder, so that the list lies one deeper.
+    for found in (*decoder.children(), *(inner for child in decoder.children() for inner in child.children())):
+        if isinstance(found, nn.ModuleList) and len(found) == count:
+            return found
     raise BenchError(f"found no list of {count} decoder blocks in {type(decoder).__name__}")
 
 
@@ -90,7 +94,8 @@ def chosen(block: nn.Module, name: str) -> list[str]:
     if name not in ROLES:
         return [path for path in known if f".{path}".endswith(f".{name}")]
     part, names = ROLES[name]
-    own, attention = _part(block, part), _part(block, "attn")
+    attention = _part(block, "attn") or _named(block, MIXERS)
+    own = attention if part == "attn" else _part(block, part)
     # Some blocks (OPT's) have no module around their feed-forward part.
     inside = block if own is None and part == "mlp" else own
     taken = set(map(id, attention.modules())) if attention is not None and part == "mlp" else set()
@@ -153,18 +158,18 @@ def head_weights(model: nn.Module, layer: int) -> Array:
 
 
 def first(output: Any) -> Tensor:
-    """The hidden states of a module that returns a tensor or a tuple (transformers 5 returns both).
+    """The hidden states of a module that returns a tensor, a tuple or a list (transformers 5 returns all three).
 
     Raises `BenchError` where they are not `[B, T, H]`: Gemma-3n has four streams in one tensor, say.
     """
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    tensor: Tensor = output[0] if isinstance(output, tuple | list) else output
     if tensor.ndim != 3:
         raise BenchError(f"a module gives {list(tensor.shape)}, not the states of rows by tokens: it cannot be steered")
     return tensor
 
 
 def with_first(output: Any, tensor: Tensor) -> Any:
-    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
+    return type(output)((tensor, *output[1:])) if isinstance(output, tuple | list) else tensor
 
 
 class Enough(Exception):
@@ -250,4 +255,4 @@ def check_states(model: nn.Module) -> list[str]:
 
 
 def _see(seen: dict[int, Any], layer: int, _: nn.Module, __: Any, output: Any) -> None:
-    seen[layer] = output[0] if isinstance(output, tuple) else output
+    seen[layer] = output[0] if isinstance(output, tuple | list) else output
