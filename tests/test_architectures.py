@@ -371,3 +371,28 @@ def test_models_without_attention_a_cache_or_a_plain_tuple_answer_as_they_do_alo
             for _ in range(4):
                 ids.append(int(reference(lm.source, ids)[-1].argmax()))
             assert written[i].text == lm.tokenizer.decode(ids[-4:], skip_special_tokens=True)
+
+
+def test_what_a_tokenizer_puts_behind_a_text_is_not_read(tmp_path: Path) -> None:
+    """A post-processor may add an end or a separator: what is continued, scored or read has none; what it puts before
+    stays."""
+    from tokenizers.processors import TemplateProcessing
+
+    source = tiny.build(tmp_path)
+    plain = HFBackend(source, "float32")
+    tokenizer = plain.tokenizer
+    begin, end = ((tokenizer.convert_ids_to_tokens(i), i) for i in (tokenizer.bos_token_id, tokenizer.eos_token_id))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin[0]} $A {end[0]}", special_tokens=[begin, end]
+    )
+    tokenizer.save_pretrained(tmp_path)
+    lm = HFBackend(resolve(str(tmp_path)), "float32")
+    assert lm.tokenizer("ab")["input_ids"][-1] == end[1]
+    text = [begin[1], *lm.chat.continued("ab")]
+    assert lm.encode("ab") == text
+    assert lm.encode("a", "b") == text
+    assert lm.encode((("user", "ab"),)) == HFBackend(source, "float32").encode((("user", "ab"),))
+    assert len(lm.activations(["ab"], [0])[0].values[0]) == len(text) - 1  # but for the sink
+    bare = HFBackend(lm.source, "float32")
+    bare.tokenizer.chat_template = None  # turns are lines then
+    assert bare.encode((("user", "ab"),)) == [begin[1], *lm.chat.continued("ab\n")]

@@ -116,11 +116,21 @@ class Chat:
     def encode(self, prompt: Prompted, tail: str = "") -> list[int]:
         """Token ids of a chat (plus the beginning of the answer) or of a raw text."""
         if isinstance(prompt, str):
-            ids: list[int] = self.tokenizer(prompt + tail)["input_ids"]
-            return ids
-        special = self.template.apply is None
-        ids = self.tokenizer(self.render(prompt), add_special_tokens=special)["input_ids"]
-        return ids + self.continued(tail)
+            return self._opened(prompt + tail)
+        text = self.render(prompt)
+        return (self._opened(text) if self.template.apply is None else self.continued(text)) + self.continued(tail)
+
+    def _opened(self, text: str) -> list[int]:
+        """Token ids of a text with what the tokenizer puts before it, and without what it puts behind: it goes on."""
+        ids = list(self.tokenizer(text)["input_ids"])
+        return ids[: len(ids) - self._behind]
+
+    @cached_property
+    def _behind(self) -> int:
+        """How many tokens (an end, a separator) the tokenizer's post-processor puts behind a text."""
+        whole, bare = (list(self.tokenizer("x", add_special_tokens=own)["input_ids"]) for own in (True, False))
+        before = next((k for k in range(len(whole)) if whole[k : k + len(bare)] == bare), len(whole) - len(bare))
+        return len(whole) - len(bare) - before
 
     def continued(self, text: str) -> list[int]:
         """Token ids of a text that goes on from another: nothing is put before it."""
