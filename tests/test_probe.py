@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from bench import Add, BenchError, Request, Sampling, Steering, UsageError
 from bench.backends import tiny
-from bench.backends.hf import probe
+from bench.backends.hf import attention, probe
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.batches import Batches
 from bench.backends.hf.memory import Memory, exhausted
@@ -337,6 +337,17 @@ def test_another_reading_of_the_same_weights_is_noticed(
     newer = HFBackend(first.source, "float32")
     assert newer.model is not None
     assert newer.findings()["before"]["programs"] != ["torch 99.0"]
+
+
+def test_a_model_that_draws_at_random_is_refused(
+    altered: Callable[..., HFBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noise(model: Any) -> None:
+        model.model.layers[1].register_forward_hook(lambda _, __, states: states + torch.randn_like(states))
+
+    monkeypatch.setattr(attention, "use", noise)  # as of dropout that is left on
+    with pytest.raises(BenchError, match="draws at random"):
+        _ = altered().model
 
 
 def test_a_prompt_beyond_the_context_is_refused(altered: Callable[..., HFBackend]) -> None:

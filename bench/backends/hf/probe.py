@@ -75,13 +75,14 @@ def tried(name: str, model: Any, chat: Chat, loading: Mapping[str, Any], key: st
     rows = model.get_input_embeddings().weight.shape[0]
     ids, answer = chat.encode(ASKED), chat.continued(ANSWER)
     _refuse_beyond(name, chat, rows, [*chat.encode(CHATS[-1]), *ids, *answer])
-    total, states = _score(model, [*ids, *answer], len(answer))
-    dtype = str(model.dtype).removeprefix("torch.")
-    if not (math.isfinite(total) and states):
+    near = NEAR.get(model.dtype, ROUNDED)
+    total, again = (_score(model, [*ids, *answer], len(answer)) for _ in range(2))
+    if not math.isfinite(total):
+        dtype = str(model.dtype).removeprefix("torch.")
         wider = "float32" if model.dtype == torch.bfloat16 else "bfloat16 or float32"
         raise BenchError(f"{name}: its numbers are not finite in {dtype}: --dtype {wider}")
-    if math.isnan(_score(model, [*ids, *answer], len(answer))[0] - total):
-        raise BenchError(f"{name}: the same text twice, and its numbers are finite once")
+    if not abs(total - again) / len(answer) <= near:
+        raise BenchError(f"{name}: one text has log-probabilities {total:.3f} and {again:.3f}: it draws at random")
     quantised = getattr(model.config, "quantization_config", None)
     return {
         "chat": told(chat),
@@ -92,7 +93,7 @@ def tried(name: str, model: Any, chat: Chat, loading: Mapping[str, Any], key: st
         "device": model.device.type,
         **({"quantised": type(quantised).__name__} if quantised is not None else {}),
         "logprob": round(total, 4),
-        **_compared(name, key, total / len(answer), NEAR.get(model.dtype, ROUNDED)),
+        **_compared(name, key, total / len(answer), near),
     }
 
 
@@ -106,12 +107,12 @@ def _refuse_beyond(name: str, chat: Chat, rows: int, ids: Sequence[int]) -> None
         )
 
 
-def _score(model: Any, ids: Sequence[int], count: int) -> tuple[float, bool]:
-    """The log-probability of the last `count` of `ids` (nats), and whether the logits are finite."""
+def _score(model: Any, ids: Sequence[int], count: int) -> float:
+    """The log-probability of the last `count` of `ids` (nats); NaN where any logit is."""
     logits = model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0].float()
     wanted = torch.tensor(ids[-count:], device=logits.device)
     scores = logits[-count - 1 : -1].log_softmax(-1).gather(1, wanted[:, None])
-    return float(scores.sum()), not bool(logits.isnan().any())
+    return math.nan if bool(logits.isnan().any()) else float(scores.sum())
 
 
 def _compared(name: str, key: str, each: float, near: float) -> dict[str, Any]:
