@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.faults.counts import Count
 from benchmarks.faults.places import Place, files, fresh, leftovers, results, rows, timed, wait, warm
 
-EACH = 3
+EACH = 5
 """Kills of one place, one after the other, before the command may end."""
 LIMITS = ("-p", "protocol.budget.tokens=400", "-p", "protocol.budget.sequences=8", "--coefficients", "0.3,1")
 QUICK = ("-p", "protocol.sampling.max_new_tokens=12", "-p", "likelihood.texts=4", "-p", "likelihood.words=8")
@@ -43,11 +43,11 @@ def count(scale: float, seed: int) -> list[Count]:
         shutil.copytree(bare, judged)
         timed(Place(judged, TRAINED, results))
         kinds: list[tuple[str, Path, tuple[str, ...], Callable[[Path], Any], int]] = [
-            ("`bench run`, a tiny model, trained methods and persona views", bare, TRAINED, results, 60),
-            ("`bench run`, the engine without a model", bare, FAKE, results, 60),
-            ("`bench judge rate`, two judges", judged, JUDGE, results, 30),
-            ("`bench report`", judged, REPORT, files("reports"), 30),
-            ("`bench data make`, a tiny model", bare, DATA, files("out"), 30),
+            ("`bench run`, a tiny model, trained methods and persona views", bare, TRAINED, results, 40),
+            ("`bench run`, the engine without a model", bare, FAKE, results, 50),
+            ("`bench judge rate`, two judges", judged, JUDGE, results, 40),
+            ("`bench report`", judged, REPORT, files("reports"), 40),
+            ("`bench data make`, a tiny model", bare, DATA, files("out"), 40),
         ]
         return [
             killed(what, made, words, snapshot, max(EACH, round(kills * scale)), rng, root)
@@ -113,8 +113,10 @@ def faults(place: Place, deaths: int, expected: Any, kept: dict[tuple[str, str],
     if code := place.run():
         return [f"rc {code}: {' '.join(place.said()[-1:])}"]
     counts, found, torn = rows(place.root)
-    checks = {
-        "another result": place.snapshot(place.root) != expected,
+    now = place.snapshot(place.root)
+    checks: dict[str, bool] = {
+        f"another result: {[name for name in {*now, *expected} if now.get(name) != expected.get(name)][:2]}": now
+        != expected,
         "rows made twice": any(number > 1 for number in counts.values()),
         "rows differ": found != kept,
         "torn lines": torn > deaths,

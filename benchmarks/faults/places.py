@@ -48,7 +48,7 @@ class Place:
             os.setpgid(0, 0)
             os.environ.update(BENCH_CACHE=str(self.root / "cache"), BENCH_RESULTS=str(self.root / "results"))
             os.environ["BENCH_JUDGE"] = "likelihood"
-            for name, number in (("out", 1), ("err", 2)):
+            for name, number in (("stdout", 1), ("stderr", 2)):
                 os.dup2(os.open(self.root / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
             os.chdir(self.root)
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,7 +77,7 @@ class Place:
         return wait(self.start())
 
     def said(self) -> list[str]:
-        return (self.root / "err").read_text("utf-8", "replace").splitlines()
+        return (self.root / "stderr").read_text("utf-8", "replace").splitlines()
 
 
 def wait(pid: int) -> int:
@@ -167,7 +167,8 @@ def results(root: Path) -> Any:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
             continue
         data = json.loads(path.read_text("utf-8"))
-        for own in ("timings", "provenance", "refused"):
+        # `probe` is what this process saw of the model: where every row is there already, none is loaded.
+        for own in ("timings", "provenance", "refused", "probe"):
             data.pop(own, None)
         for concept in data.get("concepts", {}).values():
             if isinstance(concept, dict):
