@@ -330,6 +330,7 @@ def test_another_reading_of_the_same_weights_is_noticed(
     again = HFBackend(first.source, "float32")
     assert again.model is not None
     assert again.findings()["logprob"] == before
+    assert HFBackend(first.source, "float32").findings() == again.findings()  # a resumed run may load no model
     monkeypatch.setattr(probe, "ANSWER", "Something else is said.")  # as if the tokens were others
     with pytest.raises(BenchError, match="not read as they were"):
         _ = HFBackend(first.source, "float32").model

@@ -55,21 +55,21 @@ class HFBackend(Backend):
         self._probed: dict[str, Any] = {}
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
         return probe.place(self.source.weights, self.dtype)
 
     @cached_property
     def memory(self) -> Memory:
         """What this device takes of this model in one pass."""
-        return Memory.of(probe.memory_file(self._place, "answer"))
+        return Memory.of(probe.memory_file(self.place, "answer"))
 
     @cached_property
     def training_memory(self) -> Memory:
         """The same with what a gradient needs."""
-        return Memory.of(probe.memory_file(self._place, "train"))
+        return Memory.of(probe.memory_file(self.place, "train"))
 
     def findings(self) -> dict[str, Any]:
-        return self._probed or {"chat": probe.told(self.chat)}
+        return {"chat": probe.told(self.chat)} | (self._probed or probe.kept(self.place))
 
     @cached_property
     @torch.inference_mode(False)  # weights first asked for inside a pass could never be in a gradient
@@ -105,7 +105,7 @@ class HFBackend(Backend):
         model = model.to(device).eval().requires_grad_(False)
         attention.use(model)
         linear.use(model)
-        self._probed = probe.tried(self.source.name, model, self.chat, loading, self._place)
+        self._probed = probe.tried(self.source.name, model, self.chat, loading, self.place)
         return model
 
     @property

@@ -84,8 +84,7 @@ def tried(name: str, model: Any, chat: Chat, loading: Mapping[str, Any], key: st
     if not abs(total - again) / len(answer) <= near:
         raise BenchError(f"{name}: one text has log-probabilities {total:.3f} and {again:.3f}: it draws at random")
     quantised = getattr(model.config, "quantization_config", None)
-    return {
-        "chat": told(chat),
+    found = {
         "unread": len(loading.get("unexpected_keys") or ()),
         "embedding": rows,
         "context": getattr(config, "max_position_embeddings", None),
@@ -93,8 +92,9 @@ def tried(name: str, model: Any, chat: Chat, loading: Mapping[str, Any], key: st
         "device": model.device.type,
         **({"quantised": type(quantised).__name__} if quantised is not None else {}),
         "logprob": round(total, 4),
-        **_compared(name, key, total / len(answer), near),
+        "programs": [minor("torch"), minor("transformers")],
     }
+    return _compared(name, key, found, len(answer), near)
 
 
 def _refuse_beyond(name: str, chat: Chat, rows: int, ids: Sequence[int]) -> None:
@@ -115,27 +115,41 @@ def _score(model: Any, ids: Sequence[int], count: int) -> float:
     return math.nan if bool(logits.isnan().any()) else float(scores.sum())
 
 
-def _compared(name: str, key: str, each: float, near: float) -> dict[str, Any]:
-    """What the fixed text's log-probability (nats a token) was when these weights were first loaded here. Raises where
-    the same programs now give another."""
-    programs = [minor("torch"), minor("transformers")]
-    file = cache_root() / "probes" / f"{digest(key)}.json"
-    now = {"each": round(each, 6), "programs": programs, "model": name}
+def _compared(name: str, key: str, found: dict[str, Any], tokens: int, near: float) -> dict[str, Any]:
+    """What was found when these weights were first loaded here, where it is the same; else what is found now, beside
+    what the fixed text's log-probability was. Raises where the same programs now give another."""
+    before = kept(key)
+    was, now = before.get("logprob"), found["logprob"]
+    same = isinstance(was, float) and abs(was - now) / tokens <= near
+    if same and before.get("programs") == found["programs"]:
+        return before
+    if isinstance(was, float) and not same:
+        if before.get("programs") == found["programs"]:
+            raise BenchError(
+                f"{name}: a fixed text has log-probability {now:.3f}, and had {was:.3f} when these weights were first "
+                f"loaded: they are not read as they were; where another machine explains it, delete {_file(key)}"
+            )
+        found = found | {"before": {"logprob": was, "programs": before.get("programs")}}
+    keep(key, found)
+    return found
+
+
+def kept(key: str) -> dict[str, Any]:
+    """What was found of a model when it was loaded here before; nothing where it was not."""
     try:
-        before = json.loads(file.read_text("utf-8"))
-        known, made = float(before["each"]), list(before["programs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        write_json(file, now)
+        found = json.loads(_file(key).read_text("utf-8"))
+    except (OSError, ValueError):
         return {}
-    if abs(known - each) <= near:
-        return {}
-    if made == programs:
-        raise BenchError(
-            f"{name}: a fixed text has log-probability {each:.3f} a token, and had {known:.3f} when the same weights "
-            f"were first loaded: they are not read as they were; where another machine explains it, delete {file}"
-        )
-    write_json(file, now)
-    return {"before": {"each": known, "programs": made}}
+    return found if isinstance(found, dict) else {}
+
+
+def keep(key: str, found: Mapping[str, Any]) -> None:
+    """Write down what was found of a model."""
+    write_json(_file(key), kept(key) | dict(found))
+
+
+def _file(key: str) -> Path:
+    return cache_root() / "probes" / f"{digest(key)}.json"
 
 
 def lines(found: Mapping[str, Any], indent: str = "") -> list[str]:

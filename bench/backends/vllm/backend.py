@@ -105,7 +105,6 @@ class VLLMBackend(Backend):
             self.can = self.can - {"gate"}
         if compiled:
             self.can = self.can - {"site:attn", "site:mlp"}
-        self._probed: dict[str, Any] = {}
         self._llm: Any = None
         self._rank = 0
         self._sent = 0
@@ -172,7 +171,7 @@ class VLLMBackend(Backend):
         return sorted(self.hf.chat.ends)
 
     def findings(self) -> dict[str, Any]:
-        return self.hf.findings() | self._probed
+        return self.hf.findings()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         for i, output, positions_edited in self.outputs(requests):
@@ -259,7 +258,7 @@ class VLLMBackend(Backend):
             number = str(self.hf.dtype).removeprefix("torch.")
             self.close()
             raise BenchError(f"{self.source.name}: its numbers are not finite in {number}: --dtype bfloat16 or float32")
-        self._probed = {"vllm": {"logprob": round(total, 4), "runner": self.runner}}
+        probe.keep(self.hf.place, {"vllm": {"logprob": round(total, 4), "runner": self.runner}})
 
     def _make(self) -> Any:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
