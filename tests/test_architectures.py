@@ -396,3 +396,10 @@ def test_what_a_tokenizer_puts_behind_a_text_is_not_read(tmp_path: Path) -> None
     bare = HFBackend(lm.source, "float32")
     bare.tokenizer.chat_template = None  # turns are lines then
     assert bare.encode((("user", "ab"),)) == [begin[1], *lm.chat.continued("ab\n")]
+
+
+def test_a_model_that_padding_changes_is_refused_as_it_loads(tmp_path: Path) -> None:
+    """RWKV carries a state over every token, padding too, whatever the mask says."""
+    lm = HFBackend(built(tmp_path, "rwkv"), "float32")
+    with pytest.raises(BenchError, match=r"cannot run .*: RwkvForCausalLM: padding moves a row's states by"):
+        list(lm.generate([Request((("user", "Why?"),))]))

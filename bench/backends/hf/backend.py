@@ -23,7 +23,7 @@ from bench.backends.hf.chat import Chat
 from bench.backends.hf.gradients import block_gradient
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.memory import Memory
-from bench.backends.hf.modules import blocks, head_weights, read_blocks
+from bench.backends.hf.modules import blocks, check_states, head_weights, read_blocks
 from bench.backends.hf.prefix import prefix_groups
 from bench.backends.hf.sampling import Draw, halt
 from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
@@ -105,6 +105,8 @@ class HFBackend(Backend):
         model = model.to(device).eval().requires_grad_(False)
         attention.use(model)
         linear.use(model)
+        if faults := check_states(model):
+            raise BenchError(f"cannot run {self.source.name}: {faults[0]}")
         self._probed = probe.tried(self.source.name, model, self.chat, loading, self.place)
         return model
 
