@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.escape import csv_text
+from bench.core.escape import csv_text, printable
 from bench.core.store import write_whole
 
 FAMILIES = {
@@ -96,13 +97,26 @@ def drawn(figure: Figure, path: Path) -> dict[Path, bytes]:
     """`path` with .png, .svg and .csv, and what belongs there."""
     from matplotlib import rc_context
 
-    with rc_context(STYLE):
+    with rc_context(STYLE), _harmless():
         picture = figure.draw()
         picture.draw_without_rendering()
         picture.set_layout_engine("none")  # laid out once: it takes longer than drawing
         images = {".png": _png(picture), ".svg": _svg(picture)}
     found = images | {".csv": csv_text(figure.rows).encode("utf-8", "replace")}
     return {path.with_name(path.name + suffix): content for suffix, content in found.items()}
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """While every text of a picture, its ticks' too, is set without what is no XML or what a font cannot take."""
+    from matplotlib.text import Text
+
+    plainly = Text.set_text
+    Text.set_text = lambda self, s: plainly(self, printable(s) if isinstance(s, str) else s)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Text.set_text = plainly  # type: ignore[method-assign]
 
 
 def _png(picture: Any) -> bytes:
