@@ -33,6 +33,8 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 
+MADE = {"commit": "0123456789abcdef", "dirty": [], "hardware": {}, "versions": {}}
+
 Words = Callable[[random.Random], str]
 
 
@@ -131,7 +133,7 @@ def _run(recipe: Recipe, name: str, family: str, merit: float) -> tuple[dict[str
     counts = {"generations": len(samples) + len(trials), "tokens": 40 * len(samples), "missing": 0}
     data = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "code": "c",
             "family": family, "validated": True, "concepts": concepts, "samples": samples, "counts": counts,
-            "axes": list(AXES), "scale": 2.0, "provenance": {"commit": "0123456789abcdef"}}  # fmt: skip
+            "axes": list(AXES), "scale": 2.0, "provenance": MADE}  # fmt: skip
     return data | {"metrics": results.metrics(data)}, trials
 
 

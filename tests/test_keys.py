@@ -136,11 +136,11 @@ def test_options_in_another_order_are_other_data(questions: Path) -> None:
 UNKEYED = {
     "bench.core.claims": "says who makes what",
     "bench.backends.models": "finds a model, whose content is in the key",
-    "bench.core.claims": "shares work among processes",
     "bench.core.content": "digests",
     "bench.core.definitions": "digests",
     "bench.core.errors": "says what failed",
     "bench.core.interfaces": "digests",
+    "bench.core.money": "counts what was paid",
     "bench.core.paths": "finds folders",
     "bench.core.protocol": "names runs",
     "bench.core.registry": "finds classes",

@@ -30,7 +30,7 @@ from bench.core.content import digest
 from bench.core.definitions import Place, closure, code_digest
 from bench.core.deltas import DenseDelta, LowRankDelta, RotationDelta
 from bench.core.edits import Add, Clamp, Gate, LowRank, Project, Span
-from bench.core.errors import UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Judge, Method
 from bench.core.naming import build_method
 from bench.core.registry import build, get, load_plugin, table
@@ -47,7 +47,7 @@ from benchmarks.faults.counts import Count
 H = 8
 UNIT = np.eye(H, dtype=np.float32)[0]
 HOST = {
-    "openai": {"base_url", "workers", "retries", "timeout", "price", "batch", "poll"},
+    "openai": {"workers", "retries", "timeout", "price", "batch", "poll"},
     "embedding": {"batch"},
 }
 """Fields of judges that say how a rating is got, and not what it is."""
@@ -90,7 +90,7 @@ def variants(value: Any) -> Iterator[tuple[str, Any]]:
         for other in changed(getattr(value, field.name), hints[field.name]):
             try:
                 yield field.name, dataclasses.replace(value, **{field.name: other})
-            except ValueError:
+            except (ValueError, BenchError):
                 continue  # refused where it enters, so that no key is asked of it
 
 
