@@ -17,11 +17,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from bench.core import hub
 from bench.core.claims import Claims, share
 from bench.core.content import digest
+from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError
 from bench.core.escape import name as file_name
 from bench.core.paths import cache_root, expanded, is_folder, mark_cache
@@ -129,18 +130,24 @@ def resolve(name: str, *, fetch: bool = True, trust: bool = False) -> Model:
     return found
 
 
+class Kind(TypedDict):
+    """Where a configuration says of what type a model is, and what code it brings."""
+
+    auto_map: NotRequired[Any]
+    model_type: NotRequired[Any]
+
+
 def _needs_code(folder: Path) -> bool:
     """Whether a model is of a type that transformers does not have, and brings code for it."""
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        brought, kind = config.get("auto_map"), config.get("model_type", "")
-    except (OSError, ValueError, AttributeError):
+        config = read_json(folder / "config.json", Kind, "a model's configuration")
+    except BenchError:
         return False
-    if not brought:
+    if not config.get("auto_map"):
         return False
     from transformers import CONFIG_MAPPING
 
-    return kind not in CONFIG_MAPPING
+    return config.get("model_type") not in CONFIG_MAPPING
 
 
 def _resolved(name: str, fetch: bool, trust: bool) -> Model:

@@ -110,7 +110,7 @@ def _counts(data: Folder) -> Iterator[Finding]:
             reason = f"{label} has {train['positive']} positive and {train['negative']} negative training texts"
             yield Finding("warning", "counts", _home(data), None, reason)
         said = {k: {fold(t.response) for t in own if t.split == "train" and t.category == k} for k in SIDES}
-        if said["positive"] <= said["negative"]:
+        if {""} != said["positive"] <= said["negative"]:
             reason = f"{label} has no positive training text that is not a negative one too"
             yield Finding("error", "contradiction", _home(data), None, reason)
         if train["positive"] != usual and data.form == "axbench":

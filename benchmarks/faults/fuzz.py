@@ -640,6 +640,7 @@ def surroundings(root: Path) -> Iterator[None]:
         "BENCH_CACHE": str(root / "world" / "cache"),
         "BENCH_RESULTS": "results",
         "HF_HUB_OFFLINE": "1",
+        "PIP_NO_INDEX": "1",
         "BENCH_JUDGE": "likelihood",
         "HOME": str(root),
         "COLUMNS": "160",

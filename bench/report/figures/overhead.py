@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.core.errors import UsageError
 from bench.core.store import write_over
 from bench.overhead import summary
 from bench.overhead.config import known
@@ -160,6 +161,8 @@ def _context(short: str, rows: Sequence[Mapping[str, Any]], lengths: Sequence[in
 
 def write_context(arch: Architecture, sizes: Sequence[int], rank: int, path: Path, force: bool = False) -> None:
     """The figure of one model as `path` with .png, .svg and .csv, over an earlier one: its CSV has the same columns."""
+    if not path.name:
+        raise UsageError(f"{path} names no file: say how the figure is called")
     files = drawing.drawn(context(arch, sizes, rank), path.with_name(path.name.removesuffix(".png")))
     table = next(file for file in files if file.suffix == ".csv")
     columns = files[table].split(b"\n")[0]
