@@ -134,7 +134,7 @@ class Kind(TypedDict):
     """Where a configuration says of what type a model is, and what code it brings."""
 
     auto_map: NotRequired[Any]
-    model_type: NotRequired[Any]
+    model_type: NotRequired[str | None]
 
 
 def _needs_code(folder: Path) -> bool:

@@ -88,7 +88,7 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = raw.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         return {key: raw[key] for key in KEYS if raw.get(key) is not None}
     try:
         made = AutoConfig.for_model(**raw).get_text_config(decoder=True)
