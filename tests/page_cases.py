@@ -182,7 +182,7 @@ def price(path: Path, prompt_tokens: float, time: float) -> None:
     """What a run costs, beside it: a prompt of so many tokens, and so much time per request of the bare model."""
     spread = {"median": time, "spread": 0.01, "n": 5}
     engine = {"backend": "hf", "dtype": "float32", "device": "cpu", "threads": 1, "accelerator": False,
-              "provenance": {"versions": {}}}  # fmt: skip
+              "provenance": MADE}  # fmt: skip
     sidecars.store(
         results.read(path),
         {

@@ -48,7 +48,6 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         data["spec"] |= {"model": PAYLOADS[11], "judge": PAYLOADS[12], "dtype": PAYLOADS[13]}
         data["spec"]["protocol"]["preset"] = "standard"
-        data["metrics"]["overall"] = PAYLOADS[11]
         for i, sample in enumerate(data["samples"]):
             sample["reasons"] = {"concept": PAYLOADS[i % len(PAYLOADS)]}
             sample["id"] = f"s{i}"
