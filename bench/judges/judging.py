@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -35,13 +36,17 @@ def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int
     advance(len(items) - len(todo))
     # Answers to one question stand together, whichever method gave them: a judge reads what they share once.
     names = sorted(todo, key=lambda key: (todo[key].concept.id, todo[key].instruction))
-    for mine in kept.portions(names, advance, judge.whole):
+    unsound = [name for name in names if name in kept]  # kept, and no rating
+    open_ = [name for name in names if name not in kept]
+    for mine in chain([unsound], kept.portions(open_, advance, judge.whole)):
         for i, verdict in _sound(judge, [todo[name] for name in mine]):
             if not verdict.transient:
                 kept.put(mine[i], dataclasses.asdict(verdict))
             known[mine[i]] = verdict
             advance(1)
-    known |= {key: Verdict(**kept.get(key)) for key in names if key not in known}  # what other processes made
+    for key in names:  # what other processes made
+        if key not in known:
+            known[key] = _kept(kept.get(key)) or Verdict(None, reason="another process kept no rating", transient=True)
     return [known[key] for key in keys]
 
 
