@@ -199,7 +199,7 @@ def test_trials_must_give_the_means_settings_were_picked_by(root: Path) -> None:
     assert any("overall is" in line and "and the answers give" in line for line in lines(wrong))
     assert any("is no setting of run.json" in line for line in lines([*rows, rows[0] | {"coefficient": 7.0}]))
     path.write_text("{broken\n")
-    assert any("line 1 is no trial" in line for line in problems(root))
+    assert any("trials.jsonl, row 1 is not a list of this run's answers" in line for line in problems(root))
 
 
 @pytest.mark.slow
