@@ -20,10 +20,6 @@ class FewShot(Method):
 
     k: Size = 3
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k = {self.k}: at least one example")
-
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         found = []
         for i in range(ctx.budget.trials):

@@ -189,7 +189,7 @@ def price(path: Path, prompt_tokens: float, time: float) -> None:
             "model": "tiny-model",
             "config": CONFIG,
             "exact": {"extra": {"prompt_tokens": prompt_tokens}, "draws": 1, "own_tokens": 20, "artefact_bytes": 256},
-            "measured": {"time": spread},
+            "measured": {"time": spread, "seconds": spread},
             "fit": {"seconds": 1.0, "tokens": 100, "in_requests": 3.0},
             "judge": {"tokens_per_answer": 200, "cost": 0},
             "settings": {"batch": 4, "tokens": 16, "repeats": 5},

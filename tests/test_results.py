@@ -117,7 +117,7 @@ def test_a_method_that_ran_twice_keeps_its_name_where_its_settings_are_the_regis
     both = {"diffmean": {"layer": 0.9}, "prompt": {}}
     assert names(runs["diffmean"]) == names(changed("diffmean", layer=0.9)) == {"diffmean"}
     assert names(runs["diffmean"], changed("diffmean", layer="select")) == {"diffmean", "diffmean layer=select"}
-    assert names(runs["lora"], changed("lora", rank=8, alpha=16.0)) == {"lora", "lora rank=8 alpha=16.0"}
+    assert names(runs["loreft"], changed("loreft", rank=8)) == {"loreft", "loreft rank=8"}
     assert names(runs["prompt+diffmean"], changed("prompt+diffmean", **both)) == {
         "prompt+diffmean",
         "prompt+diffmean diffmean.layer=0.9",
