@@ -476,7 +476,7 @@ def test_a_disk_that_fills_up_ends_in_one_line_and_the_same_command_resumes(
     expected = {"fit": set(), "judge": {"evidence"}, "generate": {"units", "generations"}}
     assert reached == expected[where], "it went on when the disk was full, or was stopped elsewhere"
     assert {path: path.read_bytes() for path in stored} == stored
-    for path in fits.glob("*"):
+    for path in fits.glob("[!.]*"):
         assert (path / "key.json").is_file(), f"{path.name} is not whole"
     assert bench(*words).exit_code == 0
     assert outcome(tmp_path / "results") == undisturbed
@@ -492,7 +492,7 @@ def test_a_run_json_that_does_not_fit_is_not_there_at_all(
     reason = "File too large" if how == "while writing" else os.strerror(errno.ENOSPC)
     if how == "while writing":
         with full_disk(3000):
-            refused(words, 1, "cannot write run.json of none", reason, "rerun the same command")
+            refused(words, 1, "cannot write none", reason, "the same command writes it")
     else:
         with monkeypatch.context() as patch:
 
@@ -500,7 +500,7 @@ def test_a_run_json_that_does_not_fit_is_not_there_at_all(
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
             patch.setattr(os, "fsync", full)
-            refused(words, 1, "cannot write run.json of none", reason, "rerun the same command")
+            refused(words, 1, "cannot write none", reason, "the same command writes it")
     assert below(tmp_path / "results") == []  # neither run.json nor a temporary file
     done = bench(*words, "--json")
     assert json.loads(done.stdout)["runs"][0]["status"] == "complete"

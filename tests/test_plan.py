@@ -530,11 +530,11 @@ def test_every_coefficient_that_is_set_is_tried_and_none_else() -> None:
     ("name", "text", "message"),
     [
         ("a.toml", "presett = 'quick'", "unknown setting 'presett': did you mean 'preset'"),
-        ("a.toml", "preset = ", "cannot read configuration"),
-        ("a.json", "{", "cannot read configuration"),
-        ("a.json", "{}", "cannot read configuration"),
-        ("a.json", "[]", "cannot read configuration"),
-        ("a.json", '{"spec": []}', "cannot read configuration"),
+        ("a.toml", "preset = ", "is not a configuration: Invalid value"),
+        ("a.json", "{", "is not a run that can be made again"),
+        ("a.json", "{}", "is not a run that can be made again"),
+        ("a.json", "[]", "is not a run that can be made again"),
+        ("a.json", '{"spec": []}', "is not a run that can be made again"),
         ("a.toml", "[params]\n'diffmean.layer' = 2", "params"),
         ("a.toml", "methods = 3", "methods"),
         ("a.toml", "seed = 'zero'", "seed"),
@@ -560,7 +560,7 @@ def test_a_configuration_that_cannot_be_meant_is_refused(tmp_path: Path, name: s
 
 
 def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot read configuration .*nowhere\.toml"):
+    with pytest.raises(UsageError, match=r"nowhere\.toml cannot be read"):
         from_file(tmp_path / "nowhere.toml")
 
 
