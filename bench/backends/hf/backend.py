@@ -105,9 +105,9 @@ class HFBackend(Backend):
         model = model.to(device).eval().requires_grad_(False)
         attention.use(model)
         linear.use(model)
+        self._probed = probe.tried(self.source.name, model, self.chat, loading, self.place)
         if faults := check_states(model):
             raise BenchError(f"cannot run {self.source.name}: {faults[0]}")
-        self._probed = probe.tried(self.source.name, model, self.chat, loading, self.place)
         return model
 
     @property
