@@ -60,11 +60,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="of the random places [another each time]")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    found = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
     for name in given.kinds or kinds():
         module, begun = _module(name), time.monotonic()
         counts = [dataclasses.asdict(count) for count in module.count(given.scale, seed)]
         title = str(module.__doc__).split("\n")[0].rstrip(".")
+        found = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}  # now: kinds may be counted side by side
         found[name] = {"title": title, "scale": given.scale, "seed": seed, "counts": counts}
         found[name]["minutes"] = round((time.monotonic() - begun) / 60, 1)
         write_json(FIGURES, found)
