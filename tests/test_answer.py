@@ -209,9 +209,9 @@ def test_what_was_registered_is_compared_and_nothing_else(table: Table, tmp_path
         ("margn = 0.1", "did you mean 'margin'"),
         ("[tasks.axbench]\nprompt = 'prompt'", "name a prompt, and a method of"),
         ("[tasks.axbench]\nprompt = 'prompt'\ndirecton = 'caa'", "did you mean 'direction'"),
-        ("[tasks.axbench", "cannot be read"),
-        ("tasks = ['axbench']", "tables"),
-        ("[tasks]\naxbench = 5", "tables"),
+        ("[tasks.axbench", "is not a registration of hypotheses"),
+        ("tasks = ['axbench']", "tasks is .* not an object"),
+        ("[tasks]\naxbench = 5", "tasks.axbench is 5, not an object"),
     ],
 )
 def test_a_bad_registration_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -51,7 +51,7 @@ def opinion(run: Run, shift: Mapping[str, float], judge: str = "other", independ
     add = shift.get(run.method, 0.0)
 
     def moved(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v + add if isinstance(v, float) else v for k, v in values.items()}
+        return {k: min(max(v + add, 0.0), 2.0) if isinstance(v, float) else v for k, v in values.items()}
 
     data = {
         "version": VERSION,
@@ -186,7 +186,7 @@ def test_a_judge_that_favours_prompts_is_flagged(results: Path) -> None:
     runs = load(results)
     fair = [opinion(run, {"prompt": -0.5}) for run in runs]
     found = side_by_side(runs, runs, fair)["prompt_bias"]["overall"]
-    assert found["mean"] == pytest.approx(0.5, abs=0.01)
+    assert found["mean"] == pytest.approx(0.5, abs=0.05)  # a rating falls to 0 at most
     assert found["flagged"]
 
 
@@ -239,6 +239,11 @@ def test_a_judge_asked_again_is_no_second_opinion_and_hides_none(results: Path) 
     assert found.judge == "other"
 
 
+def halves(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Where a record has ratings: of its samples, and the means of its concepts."""
+    return [*(("ratings", s) for s in data["samples"]), *(("test", c) for c in data["concepts"].values())]
+
+
 @pytest.mark.slow
 def test_opinions_are_compared_by_the_units_that_a_run_resamples(results: Path) -> None:
     """Where a question is the unit, concept means of an opinion would pair with nothing."""
@@ -246,6 +251,9 @@ def test_opinions_are_compared_by_the_units_that_a_run_resamples(results: Path) 
         data = json.loads(path.read_text("utf-8"))
         for sample in data["samples"]:
             sample["unit"] = sample["id"]
+        # In the lower half of the scale, so that half a point more is still on it.
+        for means in (data["metrics"], *(part[k] for k, part in halves(data))):
+            means.update({k: v / 2 for k, v in means.items() if isinstance(v, float)})
         path.write_text(json.dumps(data))
     for run in load(results):
         opinion(run, {"prompt": 0.5})

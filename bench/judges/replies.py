@@ -33,7 +33,8 @@ HEAD = re.compile(rf"(?P<quoted>[>\"'“‘`]?)[\s#*_\"'`>•-]*{LABEL}[\s*_`]*(
 SENTENCE = re.compile(rf"(?<=[.!?;:)])[ \t]+(?=[*_]*{LABEL}[\s*_]*[:：][\s*_]*\[\[)", re.I)
 """Where a rating in the form that was asked for follows a sentence on its line."""
 VALUE = re.compile(
-    rf"""[\s*_`"'(]* (?: \[\[\s*(?P<whole>{NUMBER})\s*(?P<end>\]\])? | \\boxed\{{\s*(?P<boxed>{NUMBER})\s*\}}
+    rf"""[\s*_`"'(]* (?: \[\[[\s*_`"']*(?P<whole>{NUMBER})[\s*_`"']*(?P<end>\]\])?
+      | \\boxed\{{\s*(?P<boxed>{NUMBER})\s*\}}
       | \[?\s*(?P<bare>{NUMBER}) ) (?P<tail>.*)""",
     re.X | re.S,
 )

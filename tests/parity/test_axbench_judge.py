@@ -12,14 +12,28 @@ from bench.judges.replies import parse
 from tasks.axbench import overall
 
 GIVEN = peers.fixture("axbench_judge")["values"]
-ALONE = {"Rating: `1`": 1.0, '{"rating": 1}': 1.0, '```json\n{"rating": 2}\n```': 2.0}
+ALONE = {
+    "Rating: `1`": 1.0,
+    '{"rating": 1}': 1.0,
+    '```json\n{"rating": 2}\n```': 2.0,
+    "Rating: 2/2": 2.0,
+    "Rating: [[2]] because it is clear": 2.0,
+    "rating: [[2]]": 2.0,
+}
 """Replies that AxBench does not read."""
+TWICE = "Rating: [[0]]\nOn reflection:\nRating: [[1]]"
+"""AxBench takes the last; two ratings that differ are none here, for a text that is rated may hold one."""
 READABLE = {row["reply"]: row["rating"] for row in GIVEN["replies"] if row["rating"] is not None}
 
 
-@pytest.mark.parametrize("reply", READABLE)
+@pytest.mark.parametrize("reply", [reply for reply in READABLE if reply != TWICE])
 def test_a_rating_that_axbench_reads_is_read_alike(reply: str) -> None:
     assert parse(reply).value == READABLE[reply]
+
+
+def test_two_ratings_that_differ_are_none() -> None:
+    assert READABLE[TWICE] == 1
+    assert parse(TWICE).value is None
 
 
 def test_numbers_in_any_form_are_among_them() -> None:
