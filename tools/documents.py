@@ -60,6 +60,7 @@ def renew(root: Path, program: click.Group) -> list[Path]:
         root / "README.md": blocks(shown),
         docs / "training.md": {"crossing": crossing(root), "synergy": synergy(root)},
         docs / "data.md": {"views": made_views(root)},
+        docs / "engines.md": {"architectures": architectures(root)},
         docs / "reproduction.md": {"depths": depths(shown), "suppression": suppression(shown)},
         docs / "judge.md": {"calibration": calibration(shown), "agreement": agreement(shown)},
     }
@@ -127,6 +128,27 @@ def crossing(root: Path) -> str:
             lines.append(row([form, *cells]))
         lines.append("")
     return "\n".join(lines[:-1])
+
+
+def architectures(root: Path) -> str:
+    """What runs of each family that was held to transformers alone, from `benchmarks/architectures.json`."""
+    record = json.loads((root / "benchmarks" / "architectures.json").read_text("utf-8"))
+    alike: dict[str, list[str]] = {}
+    for one in record["rows"]:
+        parts: dict[str, list[str]] = {}
+        for part, line in one["refused"].items():
+            # Each names its own class; the families are in the first column.
+            said = re.sub(r"^\w+For\w+: |\b[A-Z]\w+(Block|Layer|Attention)\b ", "", line)
+            parts.setdefault(said, []).append("everything" if part == "all" else part)
+        said = "; ".join(f"{', '.join(names)}: {line}" for line, names in parts.items())
+        said += "; wrong: the file says where" if one["wrong"] else ""
+        alike.setdefault(said or "nothing", []).append(f"`{one['kind']}`")
+    rows = sorted(alike.items(), key=lambda entry: (entry[0] != "nothing", -len(entry[1])))
+    lines = [*head("families", "what is refused, and the line that says so")]
+    lines += [row([", ".join(kinds), cell(said)]) for said, kinds in rows]
+    worst = max(value for one in record["rows"] for value in one["apart"].values())
+    made = f"{len(record['rows'])} families of transformers {record['transformers']}, largest difference {worst:.0e}:"
+    return "\n".join([made, "", *lines])
 
 
 def synergy(root: Path) -> str:
