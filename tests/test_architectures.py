@@ -26,6 +26,7 @@ from bench.core.errors import BenchError
 from bench.core.interfaces import Context
 from bench.core.steering import Steering
 from bench.core.values import Request, Sampling
+from bench.run.steering_contract import misshapen
 from bench.training.changes.base import RowPlan
 from bench.training.texts import Text, Texts
 
@@ -213,6 +214,8 @@ def test_adapters_train_and_act_by_row_on_any_family(family: HFBackend, form: st
         for steering in (None, own, own.scaled(-1.0))
     ]
     found = {i: np.array(one.logprobs) for i, one in family.logprobs(requests)}
+    for steering in steerings:  # what a run asks of it before it is used
+        assert not misshapen(steering, family)
     for c in (0, 1):
         bare, steered, opposite = (found[3 * c + k] for k in range(3))
         assert np.abs(steered - bare).max() > 1e-4

@@ -99,6 +99,8 @@ def _deltas(deltas: tuple[Any, ...], lm: Backend) -> list[str]:
     """Of each change of a weight, where the engine shows its model's modules."""
     if not deltas:
         return []
+    from bench.backends.hf.weights import shape  # loads torch
+
     try:
         modules = dict(lm.module.named_modules())
     except BenchError:
@@ -108,14 +110,14 @@ def _deltas(deltas: tuple[Any, ...], lm: Backend) -> list[str]:
         if not isinstance(delta, Delta):
             return [f"its steering has a {type(delta).__name__}, which is no change of a weight"]
         module = modules.get(delta.module)
-        if not hasattr(module, "in_features"):
+        own = None if module is None else shape(module)
+        if own is None:
             found.append(f"{type(delta).__name__} on {delta.module!r}: the model has no such linear module")
             continue
         left, right = delta.factors()
-        shape = (left.shape[0], left.shape[1] if right is None else right.shape[1])
-        own = (module.out_features, module.in_features)  # type: ignore[union-attr]
+        size = (left.shape[0], left.shape[1] if right is None else right.shape[1])
         inner = "" if right is None or left.shape[1] == right.shape[0] else "its factors do not fit each other"
-        found.append(inner if shape == own else f"{type(delta).__name__} on {delta.module}: {shape}, where it is {own}")
+        found.append(inner if size == own else f"{type(delta).__name__} on {delta.module}: {size}, where it is {own}")
         if not all(np.isfinite(value).all() for value in delta.tensors().values()):
             found.append(f"{type(delta).__name__} on {delta.module}: it has values that are not finite")
     return found
