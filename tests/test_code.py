@@ -90,7 +90,7 @@ TOUCHED: list[tuple[str, tuple[str, str, str], tuple[str, ...]]] = [
     ),
     (
         "what two methods share",
-        ("methods/_attribution.py", "    C: float = 0.01", "    C: float = 0.02"),
+        ("methods/_attribution.py", "    C: Positive = 0.01", "    C: Positive = 0.02"),
         ("method ixg", "method ig"),
     ),
 ]

@@ -206,10 +206,10 @@ def test_a_damaged_or_foreign_record_is_an_error(folder: Path, tmp_path: Path) -
     shutil.copytree(folder, own)
     one, two = (run.path.parent for run in load(own)[:2])
     shutil.copy(one / sidecars.NAME, two / sidecars.NAME)
-    with pytest.raises(BenchError, match="not a record of this run"):
+    with pytest.raises(BenchError, match="is not a record of"):
         [sidecars.load(run) for run in load(own)]
     (two / sidecars.NAME).write_text("{")
-    with pytest.raises(BenchError, match="not a record of this run"):
+    with pytest.raises(BenchError, match="is not a record of"):
         build(own, tmp_path / "reports")
 
 

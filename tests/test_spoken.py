@@ -15,7 +15,7 @@ from stub_server import bench
 from bench.backends.fake.backend import FakeBackend
 from bench.core.protocol import protocol
 from bench.core.registry import build
-from bench.core.spoken import UNFINISHED, closing, forms, spoken
+from bench.core.spoken import UNFINISHED, closing, of_thought, spoken
 from bench.core.values import Completion, Item, Request, Verdict
 from bench.run.jobs import thought
 from bench.run.task_contract import scored
@@ -157,5 +157,5 @@ def test_what_a_template_opens_can_be_closed(opened: str, closed: str) -> None:
 
 
 def test_a_token_that_forms_a_thought_is_kept() -> None:
-    assert all(map(forms, ("[THINK]", "</think>", "<|channel|>", "<|message|>")))
-    assert not any(map(forms, ("<|im_end|>", "</s>", "<s>", "[INST]")))
+    assert all(map(of_thought, ("[THINK]", "</think>", "<|channel|>", "<|message|>")))
+    assert not any(map(of_thought, ("<|im_end|>", "</s>", "<s>", "[INST]")))

@@ -54,7 +54,7 @@ def spoken(text: str) -> str | None:
 HARMONY = frozenset({"<|start|>", "<|channel|>", "<|message|>"})
 
 
-def forms(token: str) -> bool:
+def of_thought(token: str) -> bool:
     """Whether a special token of a tokenizer belongs to a thought: taken out of a text, the thought is answer."""
     return token in HARMONY or THOUGHT.fullmatch(token) is not None
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from bench.core.content import Array
-from bench.core.edits import Add
 from bench.core.interfaces import Context
 from bench.core.steering import Steering
 from bench.core.values import Sample
@@ -28,11 +27,13 @@ def reading(
     side does not vary.
     """
     edits = steering.edits if isinstance(steering, Steering) else ()
-    pushes = [edit for edit in edits if isinstance(edit, Add) and edit.value.ndim == 1 and edit.site == "resid"]
+    # By its name: this reads a vector, and how one is added to a state is no part of what a reading depends on.
+    added = [(edit.layer, edit.tensors()["value"]) for edit in edits if edit.name == "add" and edit.site == "resid"]
+    pushes = [(layer, value) for layer, value in added if value.ndim == 1]
     if not pushes:
         return None
-    states = ctx.last([sample.messages for sample in samples], sorted({edit.layer for edit in pushes}))
-    along = np.mean([states[e.layer] @ (e.value / np.linalg.norm(e.value)) for e in pushes], axis=0)
+    states = ctx.last([sample.messages for sample in samples], sorted({layer for layer, _ in pushes}))
+    along = np.mean([states[layer] @ (value / np.linalg.norm(value)) for layer, value in pushes], axis=0)
     known = np.array([rating is not None for rating in ratings])
     x, y = along[known], np.array([rating for rating in ratings if rating is not None])
     kinds = np.array([sample.label for sample in samples])[known]

@@ -19,7 +19,7 @@ from bench.backends.models import Model
 from bench.core.content import Message
 from bench.core.errors import BenchError
 from bench.core.interfaces import Prompted
-from bench.core.spoken import forms
+from bench.core.spoken import of_thought
 from bench.core.values import Request
 
 ENDLESS = 2**31 - 1
@@ -138,7 +138,7 @@ class Chat:
 
     def text(self, ids: Sequence[int]) -> str:
         """What a model wrote, without the tokens that only mark its form; those around a thought stay."""
-        kept = [id for id in ids if id not in self.marks or forms(self.marks[id])]
+        kept = [id for id in ids if id not in self.marks or of_thought(self.marks[id])]
         return str(self.tokenizer.decode(kept))
 
     def steered(self, request: Request) -> list[int]:
