@@ -28,7 +28,7 @@ def reading(
     """
     edits = steering.edits if isinstance(steering, Steering) else ()
     # By its name: this reads a vector, and how one is added to a state is no part of what a reading depends on.
-    added = [(edit.layer, edit.tensors()["value"]) for edit in edits if edit.name == "add" and edit.site == "resid"]
+    added = [(edit.layer, edit.tensors()["value"]) for edit in edits if edit.need == "add" and edit.site == "resid"]
     pushes = [(layer, value) for layer, value in added if value.ndim == 1]
     if not pushes:
         return None
