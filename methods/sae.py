@@ -8,7 +8,22 @@ from typing import Literal
 
 import numpy as np
 
-from bench import Add, Array, BenchError, Budget, Clamp, Context, Edit, Fitted, Method, Size, Steering, Train, method
+from bench import (
+    Add,
+    Array,
+    BenchError,
+    Budget,
+    Clamp,
+    Context,
+    Count,
+    Edit,
+    Fitted,
+    Method,
+    Size,
+    Steering,
+    Train,
+    method,
+)
 from methods._dictionary import LENGTH, LIMIT, Dictionary, concept_texts, own, released, rows, trained
 from methods._directions import DirectionDetector
 
@@ -37,7 +52,7 @@ class SAE(Method):
     layer: int | float = 0.5
     expansion: Size = 2
     k: Size = 32
-    tokens: Size = 16_000
+    tokens: Count = 16_000
     epochs: Size = 4
     pick: Literal["auroc", "difference"] = "auroc"
     shortlist: Size = 1
