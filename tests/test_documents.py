@@ -208,7 +208,8 @@ def test_renewing_a_checkout_that_is_fresh_changes_nothing(tmp_path: Path) -> No
     (tmp_path / "docs").mkdir()
     (tmp_path / "results").symlink_to(ROOT / "results")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
-    for name in ("README.md", "docs/training.md", "docs/reproduction.md", "docs/judge.md", "docs/data.md"):
+    pages = (f"docs/{name}.md" for name in ("training", "reproduction", "judge", "data", "engines"))
+    for name in ("README.md", *pages):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for path in documents.renew(tmp_path, main):
         if path.suffix in (".png", ".svg"):  # pictures depend on the machine's fonts

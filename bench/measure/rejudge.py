@@ -79,7 +79,7 @@ def rejudge(
             prepared = False
             for run in own:
                 path = second_judge.place(run, judge, instrument.judge.fingerprint())
-                if path.is_file() and _settled(second_judge.read(path), code):
+                if path.is_file() and _settled(second_judge.beside(run, path), code):
                     advance(len(run.data["samples"]))
                 else:
                     task = task_of(run)
@@ -88,7 +88,7 @@ def rejudge(
                         prepared = True
                     write_json(path, _record(run, task, instrument, code))
                     advance(len(run.data["samples"]))
-                made[run.data["id"]] = second_judge.read(path)
+                made[run.data["id"]] = second_judge.beside(run, path)
     return [made[run.data["id"]] for run in runs]
 
 

@@ -76,16 +76,19 @@ def read(path: Path) -> JudgeRatings:
 
 def of(run: Run) -> list[JudgeRatings]:
     """Every opinion beside a run, in a fixed order."""
-    found = [read(path) for path in sorted(run.path.parent.glob("judged-*.json"))]
-    for opinion in found:
-        beside = f"{opinion.path.name} in {run.path.parent.name}/"
-        if opinion.data["run"] != run.data["id"]:
-            raise BenchError(f"{beside} belongs to run {opinion.data['run']}")
-        try:
-            opined(opinion.data, run.data)
-        except Misfit as error:
-            raise BenchError(f"{beside} is not of this run: {error}; {REMEDY}") from error
-    return found
+    return [beside(run, path) for path in sorted(run.path.parent.glob("judged-*.json"))]
+
+
+def beside(run: Run, path: Path) -> JudgeRatings:
+    """The opinion of a run that stands in `path`; one of another run, or of a part of it, is an error."""
+    opinion, place = read(path), f"{path.name} in {run.path.parent.name}/"
+    if opinion.data["run"] != run.data["id"]:
+        raise BenchError(f"{place} belongs to run {opinion.data['run']}")
+    try:
+        opined(opinion.data, run.data)
+    except Misfit as error:
+        raise BenchError(f"{place} is not of this run: {error}; {REMEDY}") from error
+    return opinion
 
 
 @dataclass(frozen=True)
