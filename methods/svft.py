@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bench import LayerSpec, Positive, Size, method
+from bench import Count, LayerSpec, Positive, Size, method
 from bench.training.parametrisations import SPREAD, WRITERS
 from methods._trained import Trained
 
@@ -34,6 +34,6 @@ class SVFTMethod(Trained):
     rate: Positive = 0.02
     layers: tuple[LayerSpec, ...] = SPREAD
     modules: tuple[str, ...] = WRITERS
-    rank: Size = 128
+    rank: Count = 128
     variant: Literal["plain", "banded", "random", "top-k"] = "banded"
     band: Size = 4

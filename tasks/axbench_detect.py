@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bench import Completion, Concept, Example, Item, Rate, Sample, Size, Train, UsageError, Verdict, digest, task
+from bench import Completion, Concept, Count, Example, Item, Rate, Sample, Train, UsageError, Verdict, digest, task
 from bench.stats.detection import AGAINST, placements, thresholds
 from tasks._axbench_data import Corpus, load
 from tasks.axbench import AxBench
@@ -50,7 +50,7 @@ class AxBenchDetect(AxBench):
     data: str = "concept10"
     regime: Literal["full", "scarce", "imbalanced", "noisy", "shifted"] = "full"
     amount: float = 0.0
-    pool: Size = 36
+    pool: Count = 36
 
     def __post_init__(self) -> None:
         _, low, high = REGIMES.get(self.regime, (0.0, 0.0, 0.0))

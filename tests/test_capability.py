@@ -273,6 +273,6 @@ def test_a_damaged_sidecar_is_said_to_be_one(home: Path) -> None:
     try:
         result = bench("capability", "none")
         assert result.exit_code == 1
-        assert "capability.json is damaged" in result.stderr
+        assert "capability.json is not a record of side effects" in result.stderr
     finally:
         path.unlink() if kept is None else path.write_bytes(kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError
@@ -85,7 +85,7 @@ def refuse_foreign(out: Path) -> None:
 class Drawn(TypedDict):
     """What of a `leaderboard.json` the report after it needs."""
 
-    figures: list[str]
+    figures: list[Any]
 
 
 def _clear(out: Path, kept: Sequence[str]) -> None:
@@ -95,7 +95,12 @@ def _clear(out: Path, kept: Sequence[str]) -> None:
     except BenchError:
         return  # no report before this one
     for old in before["figures"]:
-        if old == Path(old).name and old not in kept and old.endswith((".png", ".svg", ".csv")):
+        if (
+            isinstance(old, str)
+            and old == Path(old).name
+            and old not in kept
+            and old.endswith((".png", ".svg", ".csv"))
+        ):
             (out / old).unlink(missing_ok=True)
 
 

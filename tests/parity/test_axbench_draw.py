@@ -21,7 +21,7 @@ DRAWS: dict[str, list[int]] = GIVEN["draws"]
 def rows(concept: int, category: str, kind: str) -> list[dict[str, Any]]:
     fixed: dict[str, Any] = {"output_concept": f"subject {concept}", "concept_genre": "text", "category": category}
     fixed |= {"concept_id": concept, "dataset_category": "instruction"}
-    return [{"input": f"{kind} {concept} {category} {i}", "output": f"Text {i}."} | fixed for i in range(2)]
+    return [{"input": f"{kind} {concept} {category} {i}", "output": f"Text {i}, {category}."} | fixed for i in range(2)]
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,7 @@ class HFBackend(Backend):
     ) -> Iterator[tuple[int, Scored]]:
         """`logprobs` of prompts and targets given as ids, under the requests' steerings; equal prompts share rows."""
         for prompt, target in zip(prompts, targets, strict=True):
-            self._refuse_longer(len(prompt) + len(target))
+            self._refuse_longer(len(prompt) + len(target) - 1)  # the last token is asked for, not read
         for i, found in score(self.model, self.chat.header, self.batches, requests, prompts, targets):
             if not math.isfinite(found.total):
                 raise self._unreal(requests[i])
