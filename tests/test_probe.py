@@ -142,6 +142,7 @@ def test_what_was_found_of_a_template_is_told(altered: Callable[..., HFBackend])
         ("{% for m in messages | reverse %}{{ m['content'] }}{% endfor %}", "changes the order of the turns"),
         ("{{ messages[0].content.nothing.here }}", "refuses a chat of user"),
         ("{{ raise_exception('only tools') }}", r"refuses a chat of user \(only tools\)"),
+        ("{{ raise_exception('') }}", r"refuses a chat of user \(TemplateError\)"),
     ],
 )
 def test_a_template_that_loses_a_turn_is_refused(altered: Callable[..., HFBackend], template: str, said: str) -> None:

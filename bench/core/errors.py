@@ -19,6 +19,17 @@ class BenchError(Exception):
     """A failure whose message is one line for the user: what, where, and what to do."""
 
 
+def said(error: BaseException) -> str:
+    """The first line of what an error says; the name of its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def named(error: BaseException) -> str:
+    """An error's type and the first line of what it says."""
+    kind, line = type(error).__name__, said(error)
+    return kind if line == kind else f"{kind}: {line}"
+
+
 def located(error: BaseException, files: Iterable[str]) -> str:
     """Where an error was raised, as `file.py:12`: the innermost line in one of `files`; empty where none is."""
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in set(files)]

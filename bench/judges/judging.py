@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError, StopRun
+from bench.core.errors import BenchError, StopRun, named
 from bench.core.interfaces import Judge
 from bench.core.store import Rows
 from bench.core.values import Item, Verdict
@@ -62,8 +62,7 @@ def _sound(judge: Judge, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]
         except (BenchError, OSError):
             raise
         except Exception as error:
-            said = (str(error).splitlines() or [""])[0]
-            raise StopRun(f"{who} failed ({type(error).__name__}: {said}); what was rated is kept") from error
+            raise StopRun(f"{who} failed ({named(error)}); what was rated is kept") from error
         if i not in left:
             raise StopRun(f"{who} gave a verdict for item {i!r} of {len(items)} that was rated or is none")
         if wrong := fault(verdict):

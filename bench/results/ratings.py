@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.content import digest
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, said
 from bench.core.escape import guarded, unguarded
 from bench.core.store import write_whole
 
@@ -147,7 +147,7 @@ def _read(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
                 raise BenchError(f"{path.name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
             return [{k: v or "" for k, v in row.items() if isinstance(k, str)} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BenchError(f"{path.name} cannot be read as CSV: {str(error).splitlines()[0]}") from error
+        raise BenchError(f"{path.name} cannot be read as CSV: {said(error)}") from error
 
 
 def _rated(path: Path, line: int, cells: Mapping[str, str]) -> Rated:

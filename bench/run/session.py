@@ -21,7 +21,7 @@ import numpy as np
 from bench import results
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError, StopRun, located
+from bench.core.errors import BenchError, StopRun, located, named
 from bench.core.escape import printable
 from bench.core.interfaces import Context, Fitted, Monitored
 from bench.core.money import Ledger
@@ -239,9 +239,8 @@ class Session:
         except StopRun:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
             place = located(error, foreign(job.method))
-            job.status, job.reason = "failed", f"{stage}: {reason}{f' ({place})' if place else ''}"
+            job.status, job.reason = "failed", f"{stage}: {named(error)}{f' ({place})' if place else ''}"
 
     def _answer(self, jobs: list[Job], split: str) -> None:
         """Generate and rate all samples of one split under every job's settings, as one flat call."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.core.deltas import Delta
 from bench.core.edits import Edit
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, said
 from bench.core.interfaces import Backend, Bound, Fitted
 from bench.core.steering import Prompt, Steering
 
@@ -89,7 +89,7 @@ def _changes(edit: Edit, name: str, width: int) -> str:
         change = edit.change(state, placed, edit.flags())
         shape = (state + change).shape
     except Exception as error:  # a kind may be third-party code
-        return f"{name} cannot change a state of width {width}: {str(error).splitlines()[0]}"
+        return f"{name} cannot change a state of width {width}: {said(error)}"
     if shape != state.shape:
         return f"{name} makes {tuple(shape)} of a state {tuple(state.shape)}"
     return "" if bool(torch.isfinite(change).all()) else f"{name} gives values that are not finite"

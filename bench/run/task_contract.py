@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, named
 from bench.core.interfaces import Rate, Task
 from bench.core.protocol import protocol
 from bench.core.registry import build
@@ -172,8 +172,7 @@ def checked(
     except (BenchError, OSError):
         raise
     except Exception as error:  # a task may be third-party code
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise BenchError(f"task {task.name} cannot score: {type(error).__name__}: {reason}".rstrip(": ")) from error
+        raise BenchError(f"task {task.name} cannot score: {named(error)}") from error
     if len(rows) != len(samples):
         raise BenchError(f"task {task.name} scores {len(rows)} of {len(samples)} answers")
     if problem := next((why for row in rows if (why := _misscored(task, row))), ""):

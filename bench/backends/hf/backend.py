@@ -29,7 +29,7 @@ from bench.backends.hf.sampling import Draw, halt
 from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
 from bench.backends.models import Model, hush, pick_dtype
 from bench.core.content import Array, digest
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, said
 from bench.core.interfaces import Backend, Prompted, ReadSite
 from bench.core.registry import backend, table
 from bench.core.values import Activations, Completion, Request, Sampling, TargetScore
@@ -94,8 +94,7 @@ class HFBackend(Backend):
                 **local,
             )
         except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BenchError(f"cannot load model {self.source.name}: {reason}") from error
+            raise BenchError(f"cannot load model {self.source.name}: {said(error)}") from error
         model, loading = loaded
         probe.refuse_unloaded(self.source.name, loading)
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from bench.backends.hf.prefix import common
 from bench.backends.hf.template import Template, learn
 from bench.backends.models import Model
 from bench.core.content import Message
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, said
 from bench.core.interfaces import Prompted
 from bench.core.spoken import of_thought
 from bench.core.values import Request
@@ -40,8 +40,7 @@ class Chat:
                 self.source.path, local_files_only=True, trust_remote_code=self.source.trusted, padding_side="left"
             )
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BenchError(f"cannot load the tokenizer of {self.source.name}: {reason}") from error
+            raise BenchError(f"cannot load the tokenizer of {self.source.name}: {said(error)}") from error
 
     @cached_property
     def template(self) -> Template:
@@ -72,10 +71,10 @@ class Chat:
         """Tokens that end an answer: what the model's files say, and what the template puts after an assistant's
         turn."""
         try:  # of all that a checkpoint says about writing answers, this alone is the model's
-            said = json.loads((self.source.path / "generation_config.json").read_text("utf-8"))["eos_token_id"]
+            found = json.loads((self.source.path / "generation_config.json").read_text("utf-8"))["eos_token_id"]
         except (OSError, ValueError, KeyError, TypeError):
-            said = getattr(self.config, "eos_token_id", None)
-        listed = said if isinstance(said, list) else [said]
+            found = getattr(self.config, "eos_token_id", None)
+        listed = found if isinstance(found, list) else [found]
         own = {token for token in (*listed, self.tokenizer.eos_token_id) if isinstance(token, int)}
         for text in self.template.closes():
             ids = self.continued(text.lstrip())

@@ -78,9 +78,7 @@ def tried(name: str, model: Any, chat: Chat, loading: Mapping[str, Any], key: st
     near = NEAR.get(model.dtype, ROUNDED)
     total, again = (_score(model, [*ids, *answer], len(answer)) for _ in range(2))
     if not math.isfinite(total):
-        dtype = str(model.dtype).removeprefix("torch.")
-        wider = "float32" if model.dtype == torch.bfloat16 else "bfloat16 or float32"
-        raise BenchError(f"{name}: its numbers are not finite in {dtype}: --dtype {wider}")
+        raise unreal(name, model.dtype)
     if not abs(total - again) / len(answer) <= near:
         raise BenchError(f"{name}: one text has log-probabilities {total:.3f} and {again:.3f}: it draws at random")
     quantised = getattr(model.config, "quantization_config", None)
@@ -95,6 +93,12 @@ def tried(name: str, model: Any, chat: Chat, loading: Mapping[str, Any], key: st
         "programs": [minor("torch"), minor("transformers")],
     }
     return _compared(name, key, found, len(answer), near)
+
+
+def unreal(name: str, dtype: torch.dtype) -> BenchError:
+    """The error for a model whose numbers, nothing steered, are none in this type."""
+    wider = "float32" if dtype == torch.bfloat16 else "bfloat16 or float32"
+    return BenchError(f"{name}: its numbers are not finite in {str(dtype).removeprefix('torch.')}: --dtype {wider}")
 
 
 def _refuse_beyond(name: str, chat: Chat, rows: int, ids: Sequence[int]) -> None:

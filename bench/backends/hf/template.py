@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from bench.core.content import Message
-from bench.core.errors import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError, said
 from bench.core.spoken import closing
 
 DAY = datetime.datetime(2024, 7, 26, 12, 0)
@@ -156,7 +156,7 @@ def lost(template: Template) -> str:
         try:
             text = template.render(chat)
         except (TemplateError, TypeError, ValueError, AttributeError, KeyError) as error:
-            return f"refuses a chat of {' and '.join(dict(chat))} ({str(error).splitlines()[0]})"
+            return f"refuses a chat of {' and '.join(dict(chat))} ({said(error)})"
         for role, mark in chat:
             if text.count(mark) != 1:
                 return f"says what the {role} says {text.count(mark)} times"

@@ -255,9 +255,8 @@ class VLLMBackend(Backend):
         scores = [place[token].logprob for place, token in zip(found.prompt_logprobs, ids, strict=True) if place]
         total = sum(scores[-len(answer) :])
         if not math.isfinite(total):
-            number = str(self.hf.dtype).removeprefix("torch.")
             self.close()
-            raise BenchError(f"{self.source.name}: its numbers are not finite in {number}: --dtype bfloat16 or float32")
+            raise probe.unreal(self.source.name, self.hf.dtype)
         probe.keep(self.hf.place, {"vllm": {"logprob": round(total, 4), "runner": self.runner}})
 
     def _make(self) -> Any:
