@@ -15,7 +15,7 @@ from bench.results.ratings import RATINGS, TEXTS, Answer, Origin, Rated, blind, 
 from bench.results.runs import Run, read as run_of
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = ("diffmean", "prompt", "random", "lora", "shuffled", "prompt+diffmean")
+METHODS = ("diffmean", "prompt", "random", "loreft", "shuffled", "prompt+diffmean")
 Drawn = list[tuple[Answer, Origin]]
 
 
