@@ -691,3 +691,16 @@ def test_a_damaged_run_keeps_no_other_from_being_listed_and_shown(tmp_path: Path
     assert bench("show", "none").exit_code == 0
     for words in (("report",), ("show", "diffmean"), ("compare", "none", "diffmean")):
         refused(words, 1, said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", ["instruction", "text", "tokens", "touched", "reasons"])
+def test_an_answer_is_shown_without_what_its_run_does_not_hold(tmp_path: Path, gone: str) -> None:
+    assert bench(*RUN, "-m", "none,diffmean").exit_code == 0
+    path = next((tmp_path / "results").rglob("diffmean-*/run.json"))
+    data = json.loads(path.read_text("utf-8"))
+    row = data["samples"][0]
+    row.pop(gone, None)
+    path.write_text(json.dumps(data))
+    for words in (("show", "diffmean"), ("show", "diffmean", "--sample", row["id"]), ("report",)):
+        assert bench(*words).exit_code == 0, words

@@ -148,3 +148,7 @@ def test_garbage_is_of_many_kinds() -> None:
     assert len(found) >= 30
     assert len({answer.concept for answer in found}) >= 10
     assert len({answer.answer for answer in found}) == len(found)
+
+
+def test_a_name_without_a_stem_has_a_key_beside_it() -> None:
+    assert key_of(Path(".")) == Path(".key.csv")

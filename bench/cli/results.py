@@ -71,8 +71,7 @@ def _show(name: str, concept: str | None, limit: int, folder: Path | None, as_js
     if spoken := leaderboard.spoken_to(run):
         console.print(spoken)
     for i, row in enumerate(samples):
-        if "text" not in row:  # a detection row: the text is the data's own
-            console.print(f"{row['id']}  {row['label']}  score {row['score']:g}")
+        if _detected(console, row):
             continue
         if not i or row["concept"] != samples[i - 1]["concept"]:
             console.print()
@@ -97,12 +96,20 @@ def _headed(run: Run) -> Console:
     return console
 
 
+def _detected(console: Console, row: Mapping[str, Any]) -> bool:
+    """Print a detection row, whose text is the data's own; whether it is one."""
+    if found := row.keys() >= {"label", "score"}:
+        console.print(f"{row['id']}  {row['label']}  score {row['score']:g}")
+    return found
+
+
 def _answer(console: Console, row: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
     ratings = "  ".join(f"{axis} {'none' if v is None else v}" for axis, v in row["ratings"].items())
     console.print()
     console.print(Text(row["concept"], "bold"), f"c={setting['coefficient']:g}  {ratings}")
-    console.print(f"> {row['instruction']}")
-    console.print(row["text"])
+    if "instruction" in row:
+        console.print(f"> {row['instruction']}")
+    console.print(row.get("text", ""))
 
 
 def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> None:
@@ -124,13 +131,12 @@ def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> 
     console = _headed(run)
     for row in found or others_tried:
         picked = run.data["concepts"][row["concept"]]["picked"]
-        if "text" not in row:
-            console.print(f"{row['id']}  {row['label']}  score {row['score']:g}")
+        if _detected(console, row):
             continue
         if found:
             _prompted(console, run, row["concept"])
         _answer(console, row, picked if found else row)
-        if "tokens" in row:
+        if row.keys() >= {"tokens", "touched"}:
             console.print(f"{row['tokens']} tokens, positions edited {row['touched']}")
         _said(console, run.data["spec"]["judge"] or "scores", row)
     for judge, row in second.items():
@@ -142,7 +148,7 @@ def _said(console: Console, judge: str, row: Mapping[str, Any], ratings: Mapping
     if ratings is not None:
         shown = "  ".join(f"{axis} {'none' if v is None else v}" for axis, v in ratings.items())
         console.print(f"{judge}: {shown}")
-    for axis, said in (*row["reasons"].items(), *row.get("said", {}).items()):
+    for axis, said in (*row.get("reasons", {}).items(), *row.get("said", {}).items()):
         console.print(f"  {judge} on {axis}: {said}")
 
 

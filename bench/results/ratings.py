@@ -125,7 +125,7 @@ def _name(cells: Mapping[str, str]) -> str:
 
 def key_of(path: Path) -> Path:
     """Where the key of a file of ratings lies: beside it."""
-    return path.with_name(f"{path.stem}.key.csv")
+    return path.parent / f"{path.stem}.key.csv"
 
 
 def merged(rows: Sequence[Rated]) -> list[tuple[Answer, dict[str, float]]]:

@@ -125,11 +125,8 @@ def _cases(table: Table, judges: Sequence[str]) -> list[Case]:
 
 def _samples(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Answers on the test split; then those on the select split, where the run keeps them."""
-    for sample in run.data["samples"]:
-        if "text" in sample:
-            yield "test", sample
-    for sample in trials(run):
-        yield "select", sample
+    for split, samples in (("test", run.data["samples"]), ("select", trials(run))):
+        yield from ((split, sample) for sample in samples if "text" in sample)
 
 
 def _answer(
