@@ -135,6 +135,7 @@ def test_options_in_another_order_are_other_data(questions: Path) -> None:
 
 UNKEYED = {
     "bench.core.claims": "says who makes what",
+    "bench.backends.threads": "changes speed alone",
     "bench.backends.models": "finds a model, whose content is in the key",
     "bench.core.content": "digests",
     "bench.core.definitions": "digests",

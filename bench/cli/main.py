@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import click
 
+import bench.backends.threads  # noqa: F401 - from here on it counts what other programs do
 from bench.cli.options import plugins
 from bench.core.errors import BenchError, UsageError
 

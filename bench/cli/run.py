@@ -13,6 +13,7 @@ import click
 from rich.table import Column, Table as Grid
 
 from bench import results
+from bench.backends import threads
 from bench.cli.console import Console, echo, err, money, out, progress, say
 from bench.cli.options import SEED, Number, Whole, json_option, max_cost_option, plugin_option, plugins, results_option
 from bench.core.errors import BenchError, UsageError
@@ -218,6 +219,8 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         say(f"warning: Python code in the folder of {first.model} will run on this machine, as its author wrote it")
     if made.engine:
         say(made.engine)
+    if first.backend == "hf":
+        say(threads.chosen()[1])
     for role, place in made.sent.items():
         say(f"{role}: texts go to {place}")
     if judging:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bench.backends import threads
 from bench.backends.hf import probe
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.selftest import checks
@@ -50,9 +51,8 @@ def machine() -> Iterator[Finding]:
             yield Finding("programs", name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Finding("device", "processor", f"{cores} cores, {torch.get_num_threads()} threads, {memory:.0f} GiB")
+    yield Finding("device", "processor", f"{threads.chosen()[1]}, {memory:.0f} GiB")
     for i in range(torch.cuda.device_count()):
         free, total = (n / 2**30 for n in torch.cuda.mem_get_info(i))
         yield Finding("device", f"cuda:{i}", f"{torch.cuda.get_device_name(i)}, {free:.0f} of {total:.0f} GiB free")

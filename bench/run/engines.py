@@ -5,6 +5,7 @@ Invariant: making an engine loads no weights; they load on first use.
 
 from __future__ import annotations
 
+from bench.backends import threads
 from bench.backends.hosted.backend import OpenAIBackend
 from bench.backends.models import Model
 from bench.core.errors import BenchError, UsageError
@@ -20,6 +21,8 @@ def make_backend(name: str, model: Model, dtype: str) -> Backend:
         made: Backend = cls()
     elif name in ("hf", "vllm"):
         made = cls(model, dtype)
+        if name == "hf":
+            threads.use()
     else:
         raise BenchError(f"backend {name!r} cannot steer: use hf or vllm")
     return made
