@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from dataclasses import replace
@@ -356,6 +357,78 @@ def test_bf16_products_taken_in_fp32_are_rounded_once(tmp_path: Path, monkeypatc
     assert not any(type(m) is linear.Widened for m in HFBackend(tiny.build(tmp_path), "float32").model.modules())
 
 
+X86 = pytest.mark.skipif(linear.platform.machine() not in ("x86_64", "AMD64"), reason="torch chooses well elsewhere")
+
+
+@X86
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_row_has_the_product_of_its_batch_in_any_company(keeps: bool) -> None:
+    module = linear.Packed(96, 131).requires_grad_(False)
+    module.keeps = keeps
+    x = torch.randn(70, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = module(x)
+        for rows in (1, 2, 3, 5, 17, 64):
+            assert torch.equal(module(x[:rows]), found[:rows]), rows
+        assert torch.equal(module(x.view(7, 10, 96)).view(70, -1), found)
+    exact = torch.nn.functional.linear(x.double(), module.weight.double(), module.bias.double())
+    assert torch.allclose(found.double(), exact, atol=1e-5)
+
+
+@X86
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_packed_product_has_the_gradients_of_a_plain_one(frozen: bool, dtype: torch.dtype) -> None:
+    plain, packed = torch.nn.Linear(6, 5).double(), linear.Packed(6, 5).to(dtype)
+    packed.keeps = True
+    with torch.inference_mode():
+        packed(torch.zeros(1, 6, dtype=dtype))
+    for module in (plain, packed):
+        module.requires_grad_(not frozen)
+    packed.load_state_dict(plain.state_dict())
+    plain.load_state_dict(packed.state_dict())
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    one, two = x.double().requires_grad_(), x.clone().requires_grad_()
+    plain(one).sin().sum().backward()
+    packed(two).sin().sum().backward()
+    weights = [] if frozen else [(plain.weight, packed.weight), (plain.bias, packed.bias)]
+    for exact, found in [(one, two), *weights]:
+        assert exact.grad is not None
+        assert found.grad is not None
+        assert torch.allclose(found.grad.double(), exact.grad, atol=1e-6 if dtype == torch.float32 else 0.03)
+
+
+@X86
+def test_packed_weights_are_packed_anew_where_they_change_and_copied_without() -> None:
+    module = linear.Packed(6, 5).requires_grad_(False)
+    module.keeps = True
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    before = module(x)
+    kept = module._kept
+    assert torch.equal(module(x), before)
+    assert module._kept is kept
+    copied = copy.deepcopy(module)
+    module.weight.mul_(2)
+    module.bias.mul_(2)
+    assert torch.equal(module(x), 2 * before)
+    assert torch.equal(copied(x), before)
+    assert len(module.state_dict()) == 2
+
+
+@X86
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_multiplies_by_packed_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr(linear, "fast", lambda: True)
+    source = tiny.build(tmp_path, "qwen2")
+    packed = HFBackend(source, dtype)
+    assert all(type(m) is linear.Packed for m in packed.model.modules() if isinstance(m, torch.nn.Linear))
+    monkeypatch.setattr(linear, "use", lambda model: None)
+    plain = HFBackend(source, dtype)
+    requests = [Request("One text.", target=" And its end."), Request("Another one.", target=" No.")]
+    for one, other in zip(scores(packed, requests), scores(plain, requests), strict=True):
+        assert one == (pytest.approx(other, abs=1e-5) if dtype == "float32" else other)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_widened_product_has_the_gradients_of_a_plain_one(frozen: bool) -> None:
     plain, widened = torch.nn.Linear(6, 5).double(), linear.Widened(6, 5).bfloat16()
@@ -393,9 +466,12 @@ def test_a_widened_weight_that_changes_is_widened_anew() -> None:
     assert len(module.state_dict()) == 2
 
 
-def test_a_processor_with_bf16_keeps_torch_s_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_fit_twice_are_left_to_torch_in_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(linear, "fast", lambda: True)
-    assert not any(type(m) is linear.Widened for m in HFBackend(tiny.build(tmp_path), "bfloat16").model.modules())
+    monkeypatch.setattr(linear, "SHARE", 2**60)
+    assert not any(isinstance(m, linear.Laid) for m in HFBackend(tiny.build(tmp_path), "bfloat16").model.modules())
 
 
 @pytest.mark.slow

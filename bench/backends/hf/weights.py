@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.backends.hf.linear import Widened
+from bench.backends.hf.linear import Packed, Widened
 from bench.core.errors import BenchError
 
 APART = 0.02
@@ -40,7 +40,7 @@ def weight(module: nn.Module, name: str = "") -> Tensor:
     # A quantiser may put its own forward into the instance and leave the class as it was.
     own = None if "forward" in vars(module) else type(module).forward
     numbers = type(held) in (Tensor, nn.Parameter) and held.is_floating_point() and held.element_size() > 1
-    if numbers and own in (nn.Linear.forward, Widened.forward):
+    if numbers and own in (nn.Linear.forward, Widened.forward, Packed.forward):
         return Tensor.detach(held)
     if numbers and (held.shape[1], held.shape[0]) == shape(module) and type(module).__name__ == "Conv1D":
         return Tensor.detach(held).T
