@@ -16,7 +16,7 @@ import torch
 from transformers import AttentionInterface
 
 from bench.backends import tiny
-from bench.backends.hf import attention, cache, linear
+from bench.backends.hf import attention, cache, linear, memory
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import Enough, first
@@ -543,3 +543,19 @@ def test_a_system_message_is_words_however_it_begins(default_model: Model) -> No
         ids = lm.encode((("system", message), *ask("Hi")))
         assert lm.tokenizer.decode(ids[lm.header(ids) :]).startswith(message)
     assert lm.tokenizer.decode(lm.encode(ask("Hi"))[lm.template_prefix :]).startswith("Hi")
+
+
+@pytest.mark.slow
+def test_answers_share_larger_batches_than_texts_as_far_as_memory_has_room(
+    lm: HFBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (lm.answers.rows, lm.batches.rows) == (256, 64)
+    assert lm.answers.tokens >= lm.batches.tokens
+    one, few = HFBackend(lm.source, "float32", batch=1), HFBackend(lm.source, "float32", batch=9, tokens=100)
+    assert (one.answers.rows, one.batches.rows) == (1, 1)
+    assert (few.answers.rows, few.answers.tokens) == (9, 100)
+    config = lm.model.config
+    kept = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    passing = 4 * (8 * config.hidden_size + 3 * config.intermediate_size)
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**4}[name])
+    assert memory.room(lm.model) == 4096 * 10**4 // 8 // (kept + passing)

@@ -60,7 +60,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self.lm = HFBackend(resolve(model), dtype) if isinstance(model, str) else model
         if batch_size not in (None, "", "auto"):
-            self.lm.batch = int(batch_size or 0)
+            self.lm.batch = self.lm.written = int(batch_size or 0)
         if isinstance(steering, str | Path):
             steering = interchange.load(Path(steering)) if str(steering) else Steering()
         self.steering = steering.scaled(float(coefficient)) if float(coefficient) != 1 else steering

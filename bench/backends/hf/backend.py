@@ -22,7 +22,7 @@ from bench.backends.hf.batches import Batches
 from bench.backends.hf.chat import Chat
 from bench.backends.hf.gradients import block_gradient
 from bench.backends.hf.hooks import Applied
-from bench.backends.hf.memory import Memory
+from bench.backends.hf.memory import Memory, room
 from bench.backends.hf.modules import blocks, check_states, head_weights, read_blocks
 from bench.backends.hf.prefix import prefix_groups
 from bench.backends.hf.sampling import Draw, halt
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from bench.backends.hf import cache
 
 
+READ = 64, 8192
+"""Rows and tokens of texts that are read at a time."""
+WRITTEN = 256
+"""Rows of answers: each is one token long in a pass, so that only many of them keep a product busy."""
+
+
 @backend("hf")
 class HFBackend(Backend):
     """`transformers` in this process; the weights load on first use."""
@@ -47,11 +53,15 @@ class HFBackend(Backend):
     endless = False
     """Answers run to their last allowed token: for timing, where every side must write as much."""
 
-    def __init__(self, model: Model, dtype: str = "auto", batch: int = 64, tokens: int = 8192) -> None:
+    def __init__(self, model: Model, dtype: str = "auto", batch: int | None = None, tokens: int | None = None) -> None:
+        """At most `batch` rows and `tokens` tokens at a time; without them `READ` of texts, and of answers `WRITTEN` as
+        far as they fit."""
         self.source = model
         self.dtype = pick_dtype(dtype)
-        self.batch = batch
-        self.tokens = tokens
+        self.batch = batch or READ[0]
+        self.tokens = tokens or READ[1]
+        self.written = batch or WRITTEN
+        self._most = tokens
         self._probed: dict[str, Any] = {}
 
     @property
@@ -127,6 +137,12 @@ class HFBackend(Backend):
         return Batches(self.batch, self.tokens, self._fill, self.model.device, self.memory)
 
     @property
+    def answers(self) -> Batches:
+        """The same of answers."""
+        most = self._most or max(self.tokens, room(self.model))
+        return Batches(self.written, most, self._fill, self.model.device, self.memory)
+
+    @property
     def _fill(self) -> int:
         """What padding holds: it is masked, so that any token will do that the embedding has a row for."""
         rows = self.model.get_input_embeddings().weight.shape[0]
@@ -200,7 +216,7 @@ class HFBackend(Backend):
                 ) -> Iterator[tuple[int, Completion]]:
                     return self._generate([group[k] for k in batch], requests, prompts, sampling, stop, prefix)
 
-                yield from self.batches.each(lengths, work)
+                yield from self.answers.each(lengths, work)
 
     def _fronts(
         self, own: Sequence[int], requests: Sequence[Request], prompts: Sequence[Sequence[int]], more: int

@@ -6,6 +6,7 @@ Invariant: a smaller pass changes speed alone, so that what is remembered here i
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,30 @@ from typing import Any
 import torch
 
 from bench.core.store import write_json
+
+SHARE = 8
+"""One in so many bytes of a device's memory may hold the answers that are being written."""
+
+
+def room(model: Any) -> int:
+    """Tokens of answers that the device of a model surely has memory for: their keys and values in every layer, and in
+    one layer what a pass makes of them."""
+    config = model.config.get_text_config()
+
+    def most(name: str) -> int:
+        found = getattr(config, name, None) or 0  # some families give one number for each layer
+        return max(found, default=0) if isinstance(found, list | tuple) else int(found)
+
+    width, heads = most("hidden_size"), most("num_attention_heads")
+    groups, inner = most("num_key_value_heads") or heads, most("intermediate_size") or 4 * width
+    each = most("head_dim") or (width // heads if heads else 0)
+    kept = 2 * most("num_hidden_layers") * groups * each * model.dtype.itemsize
+    passing = 4 * (8 * width + 3 * inner)  # in fp32 at the most
+    if model.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(memory // SHARE // (kept + passing))
 
 
 def exhausted(error: BaseException) -> bool:
