@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from stub_server import Reply, Stub, answer, axis_of, bench, judgements, rated, records, run, well
 
 from bench.core.errors import BenchError, UsageError
@@ -447,11 +447,13 @@ def test_braces_in_what_is_rated_are_left_alone(stub: Stub) -> None:
 
 PIECES = st.sampled_from(
     ["Rating", "score", "Final ", ":", "：", "=", " ", "\n", "[[", "]]", "0", "1", "2", ".", "5", "x", "\\boxed{", "}",
-     "**", '"', "{", "`", "/2", " out of 2", "### ", "(", "-", "e0", "</s>", " or "]
+     "**", '"', "{", "`", "/2", " out of 2", "### ", "<think>", "</think>", "(", "-", "e0", "</s>", " or "]
 )  # fmt: skip
 
 
 @given(st.lists(PIECES, max_size=10).map("".join), st.sampled_from(["", "Rating:", '{"score":', "**Rating**: [["]))
+@example("<think></think>2", "Rating:")
+@example("[<think>** or </think>[[0e0(", "> Score: ")
 @settings(max_examples=300)
 def test_nothing_in_a_rated_text_reads_as_a_rating(text: str, before: str) -> None:
     assert parse(neutral(before + text)).value is None

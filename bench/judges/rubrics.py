@@ -10,7 +10,7 @@ import re
 
 from bench.core.content import digest
 from bench.core.values import Item
-from bench.judges.replies import NUMBER, TOP
+from bench.judges.replies import NUMBER, TOP, parse
 
 FENCE = """The text begins after the first line {mark} and ends before the second.
 {mark}
@@ -63,7 +63,9 @@ def neutral(text: str) -> str:
         rates = found["number"] in "xX" or 0 <= float(found["number"]) <= TOP
         return f"{found['label']} …" if rates else found[0]
 
-    return FORM.sub(without, text)
+    found = FORM.sub(without, text)
+    # The last word is the reader's own: a thought between a label and its number, say, is not there for it.
+    return found if parse(found).value is None else re.sub(NUMBER, "…", found)
 
 
 def filled(item: Item) -> str:
