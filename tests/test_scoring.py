@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,19 @@ def test_targets_of_a_prompt_score_as_in_passes_of_their_own(any_lm: HFBackend) 
         values, greedy = plain(any_lm, request)
         assert list(found.logprobs) == pytest.approx(values, abs=1e-4)
         assert found.greedy == greedy
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="products of few rows have other bits there")
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_score_is_the_same_bits_in_any_company(tmp_path: Any, kind: str) -> None:
+    """So that a judge that was killed goes on with the evidence that it would have had."""
+    lm = tiny.engine(tmp_path, kind)
+    steerings = (None, Steering(edits=(Add(layer=2, value=drawn(H)),)))
+    requests = [Request(ask(a), s, target=t * (1 + len(a) // 20)) for s in steerings for a in ASKS for t in TARGETS]
+    together = [one.logprobs for one in scored(lm, requests)]
+    for size in (1, 5, 7):
+        parts = [requests[i : i + size] for i in range(0, len(requests), size)]
+        assert [one.logprobs for part in parts for one in scored(lm, part)] == together, size
 
 
 def test_the_likeliest_target_is_known_as_such(lm: HFBackend) -> None:
@@ -247,3 +261,14 @@ def test_a_tree_is_its_targets() -> None:
         [1, 1, 1, 1, 1, 0],
         [1, 1, 1, 0, 0, 1],
     ]
+
+
+def test_padding_makes_a_pass_no_longer_than_is_allowed() -> None:
+    batches = Batches(64, 8192, 0, torch.device("cpu"))
+    lengths = [400, 30, 31, 29, 390, 32, 60]
+    found = list(batches.split(lengths, padded=1.1))
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert len(batch) * max(lengths[i] for i in batch) <= 1.1 * sum(lengths[i] for i in batch)
+    assert len(found) == 3
+    assert len(list(batches.split(lengths))) == 1

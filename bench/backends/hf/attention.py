@@ -10,12 +10,14 @@ bits; the last ones may differ, as they do between batches of another shape.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-NAME, PLAIN = "grouped_sdpa", "sdpa"
+NAME, PLAIN, DOUBLE = "grouped_sdpa", "sdpa", "double_sdpa"
 CAP = "attn_logit_softcapping"
 """Where Gemma-2 and its kin say what their attention's logits are capped at."""
 
@@ -76,3 +78,33 @@ def attend(
         rows, key, value, attn_mask=mask, dropout_p=rest.get("dropout", 0.0), scale=rest.get("scaling")
     )
     return answered.reshape(batch, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
+@contextmanager
+def doubled(model: Any) -> Iterator[None]:
+    """Attention takes its sums in fp64 in the passes of a fp32 model on a CPU: in fp32 their last bits differ with the
+    place of a key in its row, and so with the company of a text."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    config = model.config.get_text_config()
+    own = config._attn_implementation
+    if model.device.type != "cpu" or model.dtype != torch.float32 or own != PLAIN:
+        yield
+        return
+    AttentionInterface.register(DOUBLE, _attend_doubled)
+    AttentionMaskInterface.register(DOUBLE, sdpa_mask)
+    config._attn_implementation = DOUBLE
+    try:
+        yield
+    finally:
+        config._attn_implementation = own
+
+
+def _attend_doubled(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+) -> tuple[Tensor, None]:
+    floats = attention_mask is not None and attention_mask.dtype != torch.bool
+    mask = attention_mask.double() if attention_mask is not None and floats else attention_mask
+    found, none = attend(module, query.double(), key.double(), value.double(), mask, **rest)
+    return found.to(query.dtype), none

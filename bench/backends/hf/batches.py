@@ -6,6 +6,7 @@ Invariant: which rows share a batch changes speed alone: padding stands before a
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -35,10 +36,11 @@ class Batches:
         work: Callable[[list[int]], Iterable[T]],
         rows: int | None = None,
         weights: Sequence[int] | None = None,
+        padded: float = math.inf,
     ) -> Iterator[T]:
         """What `work` gives for each batch of `split`. One that memory does not take is done in halves, as are all
         later ones of its size; raises BenchError where a single row is too much."""
-        for batch in self.split(lengths, rows, weights):
+        for batch in self.split(lengths, rows, weights, padded):
             parts = [batch]
             while parts:
                 part = parts.pop()
@@ -63,18 +65,27 @@ class Batches:
                     yield from found
 
     def split(
-        self, lengths: Sequence[int], rows: int | None = None, weights: Sequence[int] | None = None
+        self,
+        lengths: Sequence[int],
+        rows: int | None = None,
+        weights: Sequence[int] | None = None,
+        padded: float = math.inf,
     ) -> Iterator[list[int]]:
-        """Indices in groups of similar length, each row counting its weight."""
+        """Indices in groups of similar length, each row counting its weight; padding makes a group at most `padded` as
+        long as its rows are."""
         batch: list[int] = []
-        spent = 0
+        spent = real = 0
         for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
             weight = weights[i] if weights else 1
-            if batch and (spent + weight > (rows or self.rows) or (len(batch) + 1) * lengths[batch[0]] > self.tokens):
-                yield batch
-                batch, spent = [], 0
+            if batch:
+                size = (len(batch) + 1) * lengths[batch[0]]
+                many = spent + weight > (rows or self.rows)
+                if many or size > self.tokens or size > padded * (real + lengths[i]):
+                    yield batch
+                    batch, spent, real = [], 0, 0
             batch.append(i)
             spent += weight
+            real += lengths[i]
         if batch:
             yield batch
 

@@ -6,7 +6,8 @@ A token of the tree sees the prompt and its own ancestors alone, at the position
 prompt, and every beginning that several targets share, is read once. So is what prompts without an edit begin with
 alike (many examples, say), where that is most of them.
 
-Invariant: a target's score depends on its own request alone; the order and company of a pass only change speed.
+Invariant: a target's score depends on its own request alone, in fp32 to the bit; the order and company of a pass only
+change speed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.backends.hf import attention
 from bench.backends.hf.batches import Batches
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.prefix import common, prefix_groups
@@ -29,9 +31,11 @@ from bench.core.values import Request, TargetScore
 
 PIECE = 16
 """Positions whose `[V]` distributions are in memory in fp32 at once."""
-WIDE = 512
+WIDE = 128
 """Tokens in one row after what all its texts begin with, or as many as that has: attention costs a token as much as its
-row is long."""
+row is long (`benchmarks/scoring.py` has the rates at other widths)."""
+PADDED = 1.1
+"""How much longer padding may make a pass."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def score(
         def work(batch: list[int], some: Sequence[Row] = some) -> Iterator[tuple[int, Scored]]:
             return _score(model, header, batches, [some[i] for i in batch], requests, targets)
 
-        yield from batches.each(lengths, work, weights=targeted)
+        yield from batches.each(lengths, work, weights=targeted, padded=PADDED)
 
 
 def edited(request: Request) -> str:
@@ -194,6 +198,7 @@ def _score(
         if not whole:  # only where something is asked: the matrix is a fifth of a small model
             handle = head.register_forward_pre_hook(lambda _, args: (args[0][row, column][None],))
             stack.callback(handle.remove)
+        stack.enter_context(attention.doubled(model))
         stack.enter_context(applied)
         logits = model(**inputs, use_cache=False).logits
     logits = logits[row, column] if whole else logits[0]
