@@ -91,7 +91,7 @@ def test_the_gate_adds_the_mean_of_the_largest_activations(lm: HFBackend) -> Non
     made = group(lm, small("gated", k=3))
     chosen = [item[0] for item in made.items[0]][:2]
     v = made.change.vectors()[0].detach()  # type: ignore[operator]
-    made.texts.freeze(-1, [])
+    made.texts.kept.clear()
     with torch.no_grad():
         bare = made.texts.run(chosen, None, states=[2], logits=False)
         moved = made.texts.run(chosen, made.change, rows(2, 2.0), states=[2], logits=False)
@@ -105,7 +105,7 @@ def test_the_gate_adds_the_mean_of_the_largest_activations(lm: HFBackend) -> Non
 
 def test_a_vector_taken_out_leaves_nothing_along_it(lm: HFBackend) -> None:
     made = group(lm, small("vector", init=0.3))
-    made.texts.freeze(-1, [])
+    made.texts.kept.clear()
     null = RowPlan(torch.zeros(1, dtype=torch.long), torch.ones(1), torch.ones(1, dtype=torch.bool))
     with torch.no_grad():
         bare = made.texts.run([0], None, states=[2], logits=False).states[2][0]
@@ -252,7 +252,7 @@ def test_the_forward_pass_is_pefts(any_lm: HFBackend, form: str) -> None:
                     layer.lora_magnitude_vector["default"].weight.copy_(change.magnitude[k][c])
             item = made.items[c][0][0]
             ours = made.texts.run([item], made.change, rows(1, 1.0, c))
-            ids, _ = made.texts._batch([item])
+            ids, _ = made.texts.batches.pad_right([made.texts._ids[item]])
             logits = adapted(input_ids=ids, use_cache=False).logits[0].float()
         places = ours.response[0].nonzero()[:, 0] - 1
         theirs = logits[places].log_softmax(-1)

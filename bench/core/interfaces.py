@@ -222,7 +222,8 @@ class Context:
 
     `trains` are the training data of all the run's concepts (a method that reads them sets
     `needs_all_concepts`); `rate` asks the run's calibrated judge (a method that uses it sets `uses_judge`). `compat` is
-    the protocol's mode, and `log` takes a line about long work.
+    the protocol's mode, `log` takes a line about long work, and `shared` is what a session's fits have in common in
+    memory, by name.
     """
 
     lm: Backend
@@ -234,6 +235,7 @@ class Context:
     cache: Callable[[Any, Callable[[], Any]], Any] | None = None
     compat: str = ""
     log: Callable[[str], None] = _silent
+    shared: dict[str, Any] = field(default_factory=dict)
     _cache: dict[tuple[Prompted, int, str, bool], Activations] = field(default_factory=dict)
 
     def read(

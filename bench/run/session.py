@@ -148,6 +148,7 @@ class Session:
                     if job.status == "todo":
                         self._fit(job, advance)
             self.judge.release()
+            self.context.shared.clear()  # memory that answers can use
             live = [job for job in jobs if job.status == "todo"]
             if self.task.kind == "detector":
                 self._detect(live)

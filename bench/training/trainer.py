@@ -113,10 +113,11 @@ class Group:
         self.change = change_of(form)(TrainingContext(ctx, trains), form)
         every = sorted({number for items in self.items for item in items for number in item})
         self.states = self._layers()
+        below = {self.change.floor} - {-1}
+        # What the last block gives is all that the bare predictions need.
+        top = {len(self.texts.blocks) - 1} if self.states and goal.logits else set()
+        self.texts.read(every, {*below, *self.states, *top}, goal.compares)
         self.constants = self._measured()
-        self.texts.freeze(self.change.floor, every)
-        if goal.compares:
-            self.texts.bare(every)
         self.orders = [ctx.rng("train", train.concept.id, "order") for train in trains]
         self.draws = [ctx.rng("train", train.concept.id, "draws") for train in trains]
         self.found = [Trained(self.change, c, items=len(self.items[c])) for c in range(len(trains))]

@@ -103,3 +103,10 @@ class Batches:
             "position_ids": index.clamp(min=0),
         }
         return {name: value.to(self.device) for name, value in inputs.items()}, pads
+
+    def pad_right(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+        """Ids padded on the right, where a causal model cannot see it and needs no mask, and the rows' lengths."""
+        lengths = list(map(len, rows))
+        width = max(lengths)
+        ids = [[*row, *[self.fill] * (width - n)] for row, n in zip(rows, lengths, strict=True)]
+        return torch.tensor(ids, device=self.device), lengths

@@ -83,13 +83,15 @@ class TrainingContext:
     def _stacked(self, drawn: Sequence[Array]) -> Tensor:
         return torch.tensor(np.stack(drawn), dtype=torch.float32, device=self.device)
 
-    def norms(self, layer: int) -> Tensor:
-        """Median ‖h‖ after block `layer` over each concept's training tokens, `[C]`."""
-        found = []
+    def norms(self, *layers: int) -> list[Tensor]:
+        """Median ‖h‖ after each of the blocks over each concept's training tokens, `[C]`; read in one pass."""
+        found: list[list[float]] = [[] for _ in layers]
         for train in self.trains:
-            states = self.ctx.tokens([*train.positives, *train.negatives], layer)
-            found.append(float(np.median(np.linalg.norm(states, axis=1))))
-        return torch.tensor(found, dtype=torch.float32, device=self.device)
+            reads = self.ctx.read([e.messages for e in (*train.positives, *train.negatives)], layers)
+            for own, layer in zip(found, layers, strict=True):
+                states = np.concatenate([read.values[layer] for read in reads])
+                own.append(float(np.median(np.linalg.norm(states, axis=1))))
+        return [torch.tensor(own, dtype=torch.float32, device=self.device) for own in found]
 
     def layers(self, depths: Sequence[LayerSpec]) -> list[int]:
         """The blocks that layer settings name together, in order."""

@@ -6,13 +6,18 @@ Invariant: W0 is never cut or rewritten; U, S, V are its exact factors and trave
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import read_blocks
+from bench.backends.hf.weights import by_row
 from bench.core.deltas import Delta, LowRankDelta, RotationDelta
 from bench.core.errors import BenchError
 from bench.training.changes.adapters import WeightChange
@@ -198,31 +203,38 @@ def _inputs(scene: TrainingContext, form: Rotation) -> list[dict[str, list[Tenso
     """By concept and module: inputs `[N, in]` at the last tokens of positives, of negatives, and differences."""
     places = scene.linears(form.modules, scene.layers(form.layers))
     last = max(layer for _, _, layer in places)  # nothing above it is computed
-    found = []
+    chats, counts = [], []
     for train in scene.trains:
         sides = [[example.messages for example in part] for part in (train.positives, train.negatives)]
-        count = min(map(len, sides))
-        seen: dict[str, list[Tensor]] = {}
-        handles = []
+        counts.append(min(map(len, sides)))
+        chats += [chat for side in sides for chat in side[: counts[-1]]]
+    lm, tokens = cast(HFBackend, scene.ctx.lm), scene.ctx.budget.tokens
+    rows = [lm.encode(chat[:-1], chat[-1][1]) for chat in chats]
+    rows = [ids[: lm.header(ids) + tokens] for ids in rows]
+    seen: dict[str, Any] = {}
+
+    def read(part: list[int]) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        ids, lengths = lm.batches.pad_right([rows[i] for i in part])
+        with torch.no_grad():
+            read_blocks(scene.model, [last], input_ids=ids)
+        given = {name: by_row(x, tuple(ids.shape), name) for name, x in seen.items()}
+        for row, i in enumerate(part):
+            yield i, {name: x[row, lengths[row] - 1].float() for name, x in given.items()}
+
+    with ExitStack() as stack:
         for name, module, _ in places:
-            rows = seen[name] = []
-
-            def watch(_: nn.Module, args: Any, rows: list[Tensor] = rows) -> None:
-                rows.append(args[0].detach().float().flatten(0, -2)[-1])
-
-            handles.append(module.register_forward_pre_hook(watch))
-        try:
-            with torch.no_grad():
-                for side in sides:
-                    for chat in side[:count]:
-                        ids = scene.ctx.lm.encode(chat[:-1], chat[-1][1])
-                        ids = ids[: scene.ctx.lm.header(ids) + scene.ctx.budget.tokens]
-                        read_blocks(scene.model, [last], input_ids=torch.tensor([ids], device=scene.device))
-        finally:
-            for handle in handles:
-                handle.remove()
-        found.append({name: _sides(torch.stack(rows), count) for name, rows in seen.items()})
+            stack.callback(module.register_forward_pre_hook(partial(_keep, seen, name)).remove)
+        ends = dict(lm.batches.each(list(map(len, rows)), read))
+    found, begin = [], 0
+    for count in counts:
+        own = [ends[i] for i in range(begin, begin + 2 * count)]
+        begin += 2 * count
+        found.append({name: _sides(torch.stack([end[name] for end in own]), count) for name, _, _ in places})
     return found
+
+
+def _keep(seen: dict[str, Any], name: str, _: nn.Module, args: Any) -> None:
+    seen[name] = args[0]
 
 
 def _sides(rows: Tensor, count: int) -> list[Tensor]:

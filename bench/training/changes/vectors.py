@@ -31,7 +31,7 @@ class VectorChange(Change):
         super().__init__()
         self.layer = self.floor = self.first = scene.ctx.layer(form.layer)
         self.block = blocks(scene.model)[self.layer]
-        self.norm = scene.norms(self.layer)
+        (self.norm,) = scene.norms(self.layer)
         unit = torch.ones_like(self.norm) if scene.reference else self.norm / scene.hidden**0.5
         self.unit = unit[:, None]
         self.span = Span()
@@ -190,7 +190,7 @@ class LoReFTChange(Change):
         )
         self.weight, self.bias = (nn.ParameterList(map(nn.Parameter, part)) for part in zip(*maps, strict=True))
         ones = torch.ones(len(scene.trains), device=scene.device)
-        self.unit = [ones if scene.reference else scene.norms(layer) for layer in self.layers]
+        self.unit = [ones] * len(self.layers) if scene.reference else scene.norms(*self.layers)
 
     @staticmethod
     def _linear(scene: TrainingContext, rank: int, layer: int) -> tuple[Tensor, Tensor]:
