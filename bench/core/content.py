@@ -23,18 +23,23 @@ Message = tuple[str, str]
 
 
 T = TypeVar("T")
+SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def plain(value: Any) -> Any:
     """`value` as JSON types; arrays become their dtype, shape and SHA-256, so that content decides."""
+    kind = type(value)
+    if kind in SCALARS:  # most of what is named, and every row that is kept is named
+        return value
+    if kind is tuple or kind is list:
+        return [plain(v) for v in value]
     if isinstance(value, np.ndarray):
         content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"array": content, "dtype": str(value.dtype), "shape": list(value.shape)}
     if isinstance(value, np.generic):
         return value.item()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__} | fields
+    if (names := _fields(kind)) is not None:
+        return {"type": kind.__name__} | {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, set | frozenset):
@@ -46,9 +51,22 @@ def plain(value: Any) -> Any:
     raise TypeError(f"cannot digest a {type(value).__name__}: {value!r}")
 
 
+_known: dict[type[Any], tuple[str, ...] | None] = {}
+
+
+def _fields(kind: type[Any]) -> tuple[str, ...] | None:
+    """Names of the fields of a dataclass; None for another type."""
+    if kind not in _known:
+        _known[kind] = tuple(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
+    return _known[kind]
+
+
+ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=True)
+
+
 def digest(*values: Any) -> str:
     """24 hexadecimal digits that name the content of `values` (arrays, dataclasses, JSON types)."""
-    text = json.dumps(plain(values), sort_keys=True, ensure_ascii=False, allow_nan=True)
+    text = ENCODER.encode(plain(values))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 

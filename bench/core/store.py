@@ -41,10 +41,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """`value` as a JSON file has it; raises ValueError or TypeError for what JSON cannot hold."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    if any("\ud800" <= char <= "\udfff" for char in text):  # half of a pair has no UTF-8
-        text = json.dumps(value, indent=1, allow_nan=False)
-    return (text + "\n").encode()
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a pair has no UTF-8
+        return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def write_whole(path: Path, content: bytes) -> None:

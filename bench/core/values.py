@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from bench.core.content import Array, Message
@@ -166,7 +167,7 @@ class Completion:
     options: tuple[float, ...] = ()
     """Log-probability of each of the sample's options, where it is a multiple choice."""
 
-    @property
+    @cached_property
     def spoken(self) -> str | None:
         """What of the text is the answer (`bench.core.spoken`): None where the model never came to one."""
         return spoken(self.text)

@@ -23,11 +23,12 @@ from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError, StopRun, located, named
 from bench.core.escape import printable
-from bench.core.interfaces import Context, Fitted, Monitored
+from bench.core.interfaces import Bound, Context, Fitted, Monitored
 from bench.core.money import Ledger
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
 from bench.core.spoken import spoken
+from bench.core.steering import Steering
 from bench.core.store import Rows
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, TargetScore, Verdict
 from bench.judges.judging import judged_by, rate
@@ -331,15 +332,20 @@ class Session:
         """Every sample of a split under every setting tried, or the picked one."""
         candidates = job.fits[concept.id].candidates
         test = split == "test"
+        samples = list(self.task.test(concept) if test else self.task.select(concept))
         found = []
         for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules):
-            for i, sample in enumerate(self.task.test(concept) if test else self.task.select(concept)):
+            made: dict[Any, Steering] = {}  # one for all that is asked, but where it is bound to each prompt
+            for i, sample in enumerate(samples):
                 for k in range(repeats(job.method, sample, self.rules) if test else 1):
-                    own = job.fit(concept.id, i + k if test else 0)
+                    candidate = job.fit(concept.id, i + k if test else 0).candidates[trial.candidate]
+                    place = (id(candidate), sample.messages if isinstance(candidate.steering, Bound) else ())
+                    if place not in made:
+                        made[place] = self.steerings.of(
+                            job.method, concept, candidate, trial.coefficient, sample.messages
+                        )
                     again = repeated(sample, k)
-                    candidate = own.candidates[trial.candidate]
-                    steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, sample.messages)
-                    found.append(Ask(job, trial, again, request(again, steering, self.rules)))
+                    found.append(Ask(job, trial, again, request(again, made[place], self.rules)))
         return found
 
     def _outputs(self, asks: Sequence[Ask], advance: Advance) -> list[Completion | None]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from bench.core.content import digest
 from bench.core.edits import Edit
 from bench.core.errors import BenchError
-from bench.core.interfaces import Context, Fitted
+from bench.core.interfaces import Context, Detector, Fitted
 from bench.core.protocol import Protocol
 from bench.core.steering import Steering
 from bench.core.store import Rows
@@ -37,13 +36,14 @@ class Strength:
         self, context: Context, rules: Protocol, trains: Mapping[str, Train], keep: Rows, measures: bool = True
     ) -> None:
         self.context, self.rules, self.trains, self.keep, self.measures = context, rules, trains, keep, measures
+        self._named: dict[tuple[str, int], tuple[int | Detector, str]] = {}
 
     def at(self, steering: Steering, candidate: Fitted, concept: Concept, c: float) -> Steering:
         """`steering` (a candidate's, after binding) at coefficient `c`."""
         if not steering.scalable:
             return steering
         added = [edit for edit in steering.edits if edit.length()]
-        self._prepare(self.trains[concept.id], [edit.layer for edit in added])
+        self._prepare(concept, [edit.layer for edit in added])
         # Vectors at several layers add up along the residual stream: together they make one push.
         total = self._total(candidate, concept, added)
         natural = 1 / TRAINED if self.rules.strength == "norm" else 1.0
@@ -69,27 +69,28 @@ class Strength:
     def ratio(self, steering: Steering, concept: Concept) -> float | None:
         """Σ ‖v‖ / median ‖h‖ over the pushes of a scaled steering; None without one."""
         added = [edit for edit in steering.edits if edit.length()]
-        found = [e.length() / self.median_norm(self.trains[concept.id], e.layer) for e in added]
+        found = [e.length() / self.median_norm(concept, e.layer) for e in added]
         return round(sum(found), 4) if found else None
 
-    def median_norm(self, train: Train, layer: int) -> float:
-        """Median ‖h‖ over the tokens of the negative training texts after block `layer`."""
+    def median_norm(self, concept: Concept, layer: int) -> float:
+        """Median ‖h‖ over the tokens of the concept's negative training texts after block `layer`."""
+        negatives = self.trains[concept.id].negatives
 
         def measure() -> float:
-            return float(np.median(np.linalg.norm(self.context.tokens(train.negatives, layer), axis=1)))
+            return float(np.median(np.linalg.norm(self.context.tokens(negatives, layer), axis=1)))
 
-        return self._kept(self._key("norm", train.negatives, layer), measure)
+        return self._kept(self._key(concept, layer), measure)
 
-    def _prepare(self, train: Train, layers: list[int]) -> None:
+    def _prepare(self, concept: Concept, layers: list[int]) -> None:
         """Read the layers whose norm is not kept yet in one pass."""
-        todo = [layer for layer in layers if self._key("norm", train.negatives, layer) not in self.keep]
+        todo = [layer for layer in layers if self._key(concept, layer) not in self.keep]
         if len(todo) > 1 and self.measures:
-            self.context.read([example.messages for example in train.negatives], todo)
+            self.context.read([example.messages for example in self.trains[concept.id].negatives], todo)
 
     def _unit(self, candidate: Fitted, concept: Concept, layer: int) -> float:
         """Length of a vector at c = 1: the median residual norm, or the largest detection score along it."""
         if self.rules.strength == "norm":
-            return self.median_norm(self.trains[concept.id], layer)
+            return self.median_norm(concept, layer)
         weight = getattr(candidate.detector, "weight", None)
         largest = self._largest(candidate, concept)
         if isinstance(weight, np.ndarray) and weight.ndim == 1 and weight.any():
@@ -106,10 +107,17 @@ class Strength:
             largest = float(detector.score(self.context, [*train.positives, *train.negatives]).max())
             return largest if largest > 0 else 50.0  # AxBench's fallback
 
-        return self._kept(self._key("max-act", train.positives, train.negatives, detector), measure)
+        return self._kept(self._key(concept, detector), measure)
 
-    def _key(self, *what: Any) -> str:
-        return digest(what, self.rules.budget.tokens)
+    def _key(self, concept: Concept, of: int | Detector) -> str:
+        """Of the norm after a block, or of a detector's largest score; the texts are digested once for each."""
+        place = (concept.id, of if isinstance(of, int) else id(of))
+        if place not in self._named:
+            train = self.trains[concept.id]
+            what = ("norm",) if isinstance(of, int) else ("max-act", train.positives)
+            # The entry keeps a detector alive, so that no other takes its number.
+            self._named[place] = (of, digest((*what, train.negatives, of), self.rules.budget.tokens))
+        return self._named[place][1]
 
     def _kept(self, key: str, measure: Callable[[], float]) -> float:
         if key not in self.keep:

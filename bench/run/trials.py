@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from bench.core.content import digest
@@ -105,7 +106,12 @@ def kept_as(engine: str, request: Request) -> str:
 
 def seed_of(sample: Sample, rules: Protocol) -> int:
     """The same noise for every method: differences between methods are differences of steering."""
-    return int(digest(rules.seed, sample.id, sample.instruction), 16) % 2**63
+    return _noise(rules.seed, sample.id, sample.instruction)
+
+
+@lru_cache(maxsize=2**16)
+def _noise(seed: int, sample: str, instruction: str) -> int:
+    return int(digest(seed, sample, instruction), 16) % 2**63
 
 
 def ruled(found: dict[str, Verdict], rules: Protocol) -> dict[str, Verdict]:
