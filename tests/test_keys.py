@@ -140,6 +140,7 @@ UNKEYED = {
     "bench.core.content": "digests",
     "bench.core.definitions": "digests",
     "bench.core.errors": "says what failed",
+    "bench.core.index": "finds rows",
     "bench.core.interfaces": "digests",
     "bench.core.money": "counts what was paid",
     "bench.core.paths": "finds folders",

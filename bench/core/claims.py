@@ -83,29 +83,32 @@ def share(
 ) -> Iterator[list[str]]:
     """The `names` that are this process's to make, some at a time; they stay claimed until the next are asked for.
 
-    `missing` says which of some names nobody has made by now, and `others` is told how many other processes made.
-    Ends when each name is there or was handed out. A quarter of what is left is handed out at once, `least` names or
-    more, so that a process that comes later finds work. What others have claimed is waited for last, and handed out
-    where they died.
+    `missing` says which of some names nobody has made by now, and `others` is told how many other processes made; a
+    name is asked about when its turn comes, not in every round. Ends when each name is there or was handed out. A
+    quarter of what is left is handed out at once, `least` names or more, so that a process that comes later finds work.
+    What others have claimed is waited for last, and handed out where they died.
     """
     left, waited = list(dict.fromkeys(names)), False
     while left:
-        open_ = missing(left)
-        if len(open_) < len(left):
-            others(len(left) - len(open_))
-        most = max(least, min(MOST, len(open_) // 4))
+        most = max(least, min(MOST, len(left) // 4))
         taken: list[str] = []
+        claimed: list[str] = []
         try:
-            for name in open_:
-                if len(taken) < most and claims.take(name):
-                    taken.append(name)
+            while left and len(taken) < most:
+                part, left = left[: most - len(taken)], left[most - len(taken) :]
+                open_ = missing(part)
+                if made := len(part) - len(open_):
+                    others(made)
+                for name in open_:
+                    (taken if claims.take(name) else claimed).append(name)
             mine = missing(taken)  # again: one may have been made and let go since
+            if made := len(taken) - len(mine):
+                others(made)
             if mine:
                 yield mine
         finally:
             claims.drop(taken)
-        handed = set(mine)
-        left = [name for name in open_ if name not in handed]
+        left += claimed  # last, and handed out where those who have them died
         if left and not taken:
             if not waited:
                 print("bench: another process makes what is left here; waiting for it", file=sys.stderr)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import BenchError
+from bench.core.index import Place
 from bench.core.interfaces import Backend, Bound, Context, Fitted
 from bench.core.registry import get
 from bench.core.steering import Steering
@@ -308,8 +309,8 @@ def _judged(run: Run, session: Session, rows: Sequence[Row], answers: Sequence[C
 class _Aside(Rows):
     """What is kept in a folder; what is added stays in memory, so that the same answer costs as much again."""
 
-    def put(self, key: str, row: Any) -> None:
-        self._rows[key] = row
+    def _append(self, line: bytes) -> Place:
+        return self._remember(line)
 
 
 def _asked(run: Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -359,7 +359,8 @@ class Session:
         """The log-probability of every option of every ask; each is kept on its own."""
         requests = [(option, ask.job) for ask in asks for option in options(ask.sample, ask.request)]
         keys = [digest("option", self._key(request), request.target) for request, _ in requests]
-        due = len({key for key in keys if key not in self.generations})
+        wanted = self._wanted(keys)
+        due = len(wanted)
         left = [len(asks) * n // max(1, len(keys)) for n in range(due, -1, -1)]  # asks not done, by options done
         advance(len(asks) - left[0])
         done = 0
@@ -375,10 +376,9 @@ class Session:
             requests[place][1].fresh += 1
             scored(1)
 
-        self._fill(
-            self.backend.logprobs, keys, [one for one, _ in requests], [job for _, job in requests], keep, scored
-        )
-        found = iter(self.generations.get(key) for key in keys)
+        owners = [job for _, job in requests]
+        self._fill(self.backend.logprobs, wanted, [one for one, _ in requests], owners, keep, scored)
+        found = iter(self._kept(keys, owners))
         outputs: list[Completion | None] = []
         for ask in asks:
             rows = [next(found) for _ in ask.sample.options]
@@ -438,31 +438,44 @@ class Session:
         """The kept answer of each request; those not kept yet are made, and `fresh` told their places. None where its
         job (one of `owners`) failed."""
         keys = [self._key(request) for request in requests]
-        advance(len(requests) - len({key for key in keys if key not in self.generations}))
+        wanted = self._wanted(keys)
+        advance(len(requests) - len(wanted))
 
         def keep(key: str, place: int, completion: Completion) -> None:
             self.generations.put(key, dataclasses.asdict(completion))
             fresh(place)
             advance(1)
 
-        self._fill(self.backend.generate, keys, requests, owners, keep, advance)
-        return [self.generations.get(key) for key in keys]
+        self._fill(self.backend.generate, wanted, requests, owners, keep, advance)
+        return self._kept(keys, owners)
+
+    def _kept(self, keys: Sequence[str], owners: Sequence[Job | None]) -> list[Any]:
+        """The kept row of each key; None where its job failed before it was made."""
+        rows = [self.generations.get(key) for key in keys]
+        if any(row is None and _live(job) for row, job in zip(rows, owners, strict=True)):
+            raise StopRun(f"rows in {self.generations.folder} were lost while they were used: run the command again")
+        return rows
 
     def _fill(
         self,
         call: Callable[[Sequence[Request]], Iterator[tuple[int, T]]],
-        keys: Sequence[str],
+        wanted: Mapping[str, Sequence[int]],
         requests: Sequence[Request],
         owners: Sequence[Job | None],
         keep: Callable[[str, int, T], None],
         others: Advance,
     ) -> None:
-        """Have the engine answer what is not kept yet, each key once and in calls as large as the work that is shared
-        with other processes allows; `others` is told how many those made.
+        """Have the engine answer what is not kept yet (`wanted`: key -> its places in `requests`), each key once and in
+        calls as large as the work that is shared with other processes allows; `others` is told how many those made.
 
         Where a call raises, what is left of it is asked job by job (`owners`): a request that cannot be answered fails
         its own job, and one that is nobody's ends the run.
         """
+
+        def due(names: Iterable[str]) -> dict[int, str]:
+            """place -> key of those that are not kept and belong to a job that has not failed, in order."""
+            first = ((next((place for place in wanted[name] if _live(owners[place])), -1), name) for name in names)
+            return dict(sorted((place, key) for place, key in first if place >= 0 and key not in self.generations))
 
         def asked(places: Sequence[int]) -> Exception | None:
             """What ended the call, where anything did."""
@@ -476,15 +489,15 @@ class Session:
                     raise
                 except Exception as error:  # an engine runs a method's edits: its failure may be the method's
                     return error
-                keep(keys[places[i]], places[i], found)  # unguarded: a full disk is no fault of a method
+                keep(todo[places[i]], places[i], found)  # unguarded: a full disk is no fault of a method
 
-        for names in self.generations.portions(self._missing(keys, owners), others):
-            own, apart = set(names), False
-            while todo := [place for key, place in self._missing(keys, owners).items() if key in own]:
-                job = owners[todo[0]]
-                places = [place for place in todo if owners[place] is job] if apart else todo
+        for names in self.generations.portions(due(wanted).values(), others):
+            apart = False
+            while todo := due(names):
+                job = owners[next(iter(todo))]
+                places = [place for place in todo if not apart or owners[place] is job]
                 if (error := asked(places)) is None:
-                    if any(keys[place] not in self.generations for place in places):
+                    if any(todo[place] not in self.generations for place in places):
                         raise BenchError(f"backend {self.backend.name} left requests without an answer")
                 elif job is None:
                     raise error
@@ -494,12 +507,12 @@ class Session:
                     with self._guard(job, "generate"):
                         raise error
 
-    def _missing(self, keys: Sequence[str], owners: Sequence[Job | None]) -> dict[str, int]:
-        """key -> the first place that wants it, of what is not kept and belongs to a job that has not failed."""
-        found: dict[str, int] = {}
-        for place, (key, job) in enumerate(zip(keys, owners, strict=True)):
-            if key not in self.generations and (job is None or job.status == "todo"):
-                found.setdefault(key, place)
+    def _wanted(self, keys: Sequence[str]) -> dict[str, list[int]]:
+        """key -> the places that want it, of what is not kept yet."""
+        found: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            if key in found or key not in self.generations:
+                found.setdefault(key, []).append(place)
         return found
 
     def _key(self, request: Request) -> str:
@@ -511,3 +524,8 @@ class Session:
         if lost := [verdict for verdict in found if verdict.transient]:
             raise BenchError(f"{len(lost)} of {len(found)} ratings went unanswered: {lost[0].reason}")
         return found
+
+
+def _live(job: Job | None) -> bool:
+    """Whether an answer is still wanted by whoever asked: a job that has not failed, or the run itself."""
+    return job is None or job.status == "todo"
