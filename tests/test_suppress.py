@@ -99,7 +99,8 @@ def test_what_is_exported_of_a_run_points_away_as_its_answers_did(
     for task in ("axbench", "axbench-suppress"):
         (job,) = execute(make(Options(("diffmean",), task, backend="fake", limit=1)), tmp_path / "results")
         assert job.path is not None
-        ((push,),) = (s.edits for s in steerings(results.read(job.path), [job.rows[0]["concept"]])[0].values())
+        made = results.read(job.path)
+        ((push,),) = (s.edits for s in steerings(made, [made.data["samples"][0]["concept"]])[0].values())
         assert isinstance(push, Add)
         found[task] = push.value / np.linalg.norm(push.value)
     assert np.allclose(found["axbench"], -found["axbench-suppress"], atol=1e-6)

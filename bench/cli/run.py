@@ -122,7 +122,7 @@ def run(
     if config and not yes and any(row["status"] == "todo" for row in summary["runs"]):
         _consent(config, plan, {role for role in plan.sent if flags[role] is None}, filed)
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
-    jobs = execute(plan, results, progress)
+    jobs = execute(plan, results, progress, provisional)
     failed = outcome(jobs, results, as_json, plan.options.max_unscored)
     if config and config.suffix == ".json":
         _replayed(read_run(config), jobs)
@@ -237,6 +237,14 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     return found | ({"judging": judging} if judging else {})
 
 
+def provisional(jobs: Sequence[Job]) -> None:
+    """Print the leaderboard of what is done on stderr, while what trains is still to come."""
+    left = sum(job.status == "todo" for job in jobs)
+    for table in tables([results.read(job.path) for job in jobs if job.path]):
+        err.print(_grid(table, f"provisional: {table.title}"))
+    say(f"provisional: {left} {'method' if left == 1 else 'methods'} still to come; ranks and intervals may change")
+
+
 def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscored: float = 1.0) -> bool:
     """Print the leaderboard of a run's jobs, write its report.
 
@@ -321,10 +329,14 @@ def _report(root: Path) -> None:
     say("report: " + " ".join(str(p) for p in written if p.suffix in (".md", ".html")))
 
 
-def _board(table: Table, console: Console) -> None:
-    grid = Grid(*leaderboard.headings(table), title=table.title)
+def _grid(table: Table, title: str) -> Grid:
+    grid = Grid(*leaderboard.headings(table), title=title)
     for row in table.rows:
         grid.add_row(*leaderboard.cells(table, row))
-    console.print(grid)
+    return grid
+
+
+def _board(table: Table, console: Console) -> None:
+    console.print(_grid(table, table.title))
     for note in leaderboard.notes(table):
         console.print(f"- {note}", soft_wrap=True)

@@ -62,6 +62,11 @@ class Job:
         """What an answer is written with: fits take turns, over the answers to a prompt and from prompt to prompt."""
         return self.by_seed[turn % len(self.by_seed)][concept]
 
+    def clear(self) -> None:
+        """Let go of questions and answers: they are recorded, or will not be."""
+        for kept in (self.select, self.rows, self.tried, self.tested):
+            kept.clear()
+
     def count(self, rated: Iterable[Verdict]) -> None:
         """Take the judge's verdicts on one answer into the counts."""
         for verdict in rated:

@@ -24,7 +24,7 @@ from bench.core.values import Concept, Example, Pair, Request, Sampling, Train
 from bench.results import Results, read
 from bench.run.fits import given, lacks
 from bench.run.plan import Options, make
-from bench.run.session import Advance, execute
+from bench.run.session import Advance, execute, silent
 from bench.run.strength import Strength
 
 
@@ -175,7 +175,7 @@ def run(
         raise UsageError(f"unknown option {unknown[0]!r}: {suggest(unknown[0], known)}")
     wanted = (methods,) if isinstance(methods, str) else tuple(methods)
     plan = make(Options(methods=wanted, task=task, **options))
-    jobs = execute(plan, Path(results) if results else None, *([_bar] if progress else []))
+    jobs = execute(plan, Path(results) if results else None, _bar if progress else silent)
     reasons = {job.spec.method: f"{job.status}: {job.reason}" for job in jobs if job.reason}
     return Results([read(job.path) for job in jobs if job.path], reasons)
 

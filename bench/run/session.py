@@ -1,7 +1,8 @@
 """Fit, generate, judge, pick, test, score: what turns a plan into results.
 
 Invariant: the same command again is the resume. Every finished fit, completion and rating is kept under
-a key of what decides it, and settings are picked on the select split before a test answer is made.
+a key of what decides it, and settings are picked on the select split before a test answer is made. Which methods are
+worked on together, and when, changes no result.
 """
 
 from __future__ import annotations
@@ -82,10 +83,16 @@ def planned(plan: Plan, folder: Path | None = None) -> list[Job]:
     return jobs
 
 
-def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent) -> list[Job]:
+def execute(
+    plan: Plan,
+    folder: Path | None = None,
+    progress: Progress = silent,
+    early: Callable[[list[Job]], None] = lambda jobs: None,
+) -> list[Job]:
     """Run what is not done yet; `folder` takes every result instead of results/ or the scratch folder.
 
-    Returns a job per method: `cached`, `complete`, `unsupported` (with the reason), or `failed`.
+    Returns a job per method: `cached`, `complete`, `unsupported` (with the reason), or `failed`. What trains comes
+    last; before it, `early` is given the jobs as they stand.
     """
     jobs = planned(plan, folder)
     todo = [job for job in jobs if job.status == "todo"]
@@ -94,8 +101,13 @@ def execute(plan: Plan, folder: Path | None = None, progress: Progress = silent)
         check_disk(sum(bound.generations + bound.ratings for bound in bounds), [folder] if folder else [])
         if any(bound.ratings for bound in bounds):
             plan.judge.check(ask=True)
-        Session(plan, folder, progress).run(todo)
+        Session(plan, folder, progress).run(todo, lambda: early(jobs))
     return jobs
+
+
+TOGETHER = 2**14
+"""Answers that methods are asked for together: enough to fill any engine's batches, and no more, so that memory holds
+the answers of one method where one has many."""
 
 
 class Session:
@@ -115,6 +127,8 @@ class Session:
         self.ledger = Ledger(self.spending)
         self.judge.account(self.ledger.put)
         self.timings: dict[str, float] = {}
+        self.part = ""
+        """Which of several groups of methods is under way."""
         self.prompter = make_prompter(plan.options.prompter, plan.purse)
         self.written = Rows(root / "rows" / "spending" / digest("prompter", plan.options.prompter))
         self.writing = Ledger(self.written)
@@ -129,7 +143,8 @@ class Session:
         for line in refuse(self.task, self.trains):
             self.context.log(line)
 
-    def run(self, jobs: list[Job]) -> None:
+    def run(self, jobs: list[Job], early: Callable[[], None] = lambda: None) -> None:
+        """Work through the jobs that are to do; `early` is called when only those that train are left."""
         try:
             live = [job for job in jobs if job.status == "todo"]
             if (
@@ -140,45 +155,77 @@ class Session:
                 with self._stage("calibrate the judge", 1) as advance:
                     self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
                     advance(1)
-            if asked := unanswered(self.task, self.trains.values(), [job.method for job in live]):
-                with self._stage("answer plainly, for pairs", len(asked)) as advance:
-                    self.steerings.views.answer([job.method for job in live], advance)
-            due = [self._seeds(job) * len(self.concepts) for job in live]
-            with self._stage("fit", sum(due)) as advance:
-                for job in jobs:
-                    if job.status == "todo":
-                        self._fit(job, advance)
-            self.judge.release()
-            self.context.shared.clear()  # memory that answers can use
-            live = [job for job in jobs if job.status == "todo"]
-            if self.task.kind == "detector":
-                self._detect(live)
-            else:
-                self._answer(live, "select")
-                live = [job for job in live if job.status == "todo"]
-                for job in live:
-                    job.picked = {concept: best(trials, self.rules) for concept, trials in job.select.items()}
-                self._answer(live, "test")
-                self._watch([job for job in live if job.status == "todo"])
-            for job in (job for job in live if job.status == "todo"):
-                made: dict[str, Any] = {}
-                with self._guard(job, "record"):
-                    made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
-                    if views := self.steerings.views.made(job.method):
-                        made["views"] = views
-                    if found := self.backend.findings():
-                        made["probe"] = dict(found)
-                    json.dumps(made, allow_nan=False)  # what a plug-in put there may be no JSON
-                if job.status == "failed":
-                    continue
-                job.path = results.write(made, job.spec, self.folder, job.tried)
-                job.status = "complete"
+            groups = self._groups(live)
+            for number, group in enumerate(groups, 1):
+                self.part = f"{number} of {len(groups)}, " if len(groups) > 1 else ""
+                if number > 1 and self._trains(group) and not self._trains(groups[number - 2]):
+                    early()
+                self._through(group)
         finally:
             self.judge.release()
             self.ledger.put(self.judge.usage())
             kept = (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep)
             for rows in (*kept, self.judgements, self.spending, self.written):
                 rows.close()
+
+    def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """Jobs as they are worked on: first those that train nothing, for they are there soon, and at once as many as
+        make `TOGETHER` answers. A judge that takes hours to answer is asked once about all."""
+        if self.judge.whole:
+            return [list(jobs)]
+        found: list[list[Job]] = []
+        for trains in (False, True):
+            size = TOGETHER
+            for job in jobs:
+                if self._trains([job]) is trains:
+                    if size >= TOGETHER:
+                        found.append([])
+                        size = 0
+                    found[-1].append(job)
+                    size += spend(job.method, self.rules, self.task).generations
+        return found
+
+    def _trains(self, jobs: Sequence[Job]) -> bool:
+        return any(any(job.method.training(self.rules.budget)) for job in jobs)
+
+    def _through(self, jobs: Sequence[Job]) -> None:
+        """Take jobs through all stages; what they worked with goes when they are recorded."""
+        if asked := unanswered(self.task, self.trains.values(), [job.method for job in jobs]):
+            with self._stage("answer plainly, for pairs", len(asked)) as advance:
+                self.steerings.views.answer([job.method for job in jobs], advance)
+        due = [self._seeds(job) * len(self.concepts) for job in jobs]
+        with self._stage("fit", sum(due)) as advance:
+            for job in jobs:
+                self._fit(job, advance)
+        self.judge.release()
+        self.context.shared.clear()  # memory that answers can use
+        live = [job for job in jobs if job.status == "todo"]
+        if self.task.kind == "detector":
+            self._detect(live)
+        else:
+            self._answer(live, "select")
+            live = [job for job in live if job.status == "todo"]
+            for job in live:
+                job.picked = {concept: best(trials, self.rules) for concept, trials in job.select.items()}
+            self._answer(live, "test")
+            self._watch([job for job in live if job.status == "todo"])
+        for job in jobs:
+            if job.status == "todo":
+                self._record(job)
+            job.clear()
+
+    def _record(self, job: Job) -> None:
+        made: dict[str, Any] = {}
+        with self._guard(job, "record"):
+            made = record(job, self.plan, self.steerings.strength, self.timings) | self._judging()
+            if views := self.steerings.views.made(job.method):
+                made["views"] = views
+            if found := self.backend.findings():
+                made["probe"] = dict(found)
+            json.dumps(made, allow_nan=False)  # what a plug-in put there may be no JSON
+        if job.status != "failed":
+            job.path = results.write(made, job.spec, self.folder, job.tried)
+            job.status = "complete"
 
     def _judging(self) -> dict[str, Any]:
         """What asking the judge took, now and in earlier commands, and the prompter now; for all methods."""
@@ -196,7 +243,7 @@ class Session:
     @contextmanager
     def _stage(self, name: str, total: int) -> Iterator[Advance]:
         begun = time.monotonic()
-        with self.progress(name, total) as advance:
+        with self.progress(self.part + name, total) as advance:
             yield advance
         self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - begun, 2)
 

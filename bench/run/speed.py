@@ -38,7 +38,7 @@ def learn(jobs: Sequence[Job], runs: Sequence[Run]) -> None:
     ]
     if not made or made[0]["spec"]["backend"] == "fake":
         return
-    timings = made[0]["timings"]
+    timings = max((data["timings"] for data in made), key=lambda each: sum(each.values()))  # of the last: they add up
     share = sum(d["counts"]["generated_now"] for d in made) / max(1, sum(d["counts"]["generations"] for d in made))
     if share < 0.9 or not any(d["counts"]["tokens"] for d in made):  # multiple choice writes nothing
         return
