@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,13 +79,13 @@ def test_broken_text_loses_fluency_and_gains_no_concept(judge: Embedding, trains
 
 
 def test_a_rating_does_not_depend_on_its_batch(judge: Embedding, trains: list[Train], tmp_path: Path) -> None:
-    items = [Item(axis, trains[0].concept, *held(trains[0], "positives")[0]) for axis in ("concept", "instruction")]
-    together = [
-        judge.encoder.embed([i.text, "A much longer text stands beside it, and makes padding. " * 8]) for i in items
-    ]
-    alone = [judge.encoder.embed([i.text]) for i in items]
-    for a, b in zip(together, alone, strict=True):
-        assert np.abs(a[0] - b[0]).max() < 1e-5
+    texts = [text for _, text in held(trains[0], "positives")]
+    texts += ["A much longer text stands beside it, and makes padding. " * 8, "Short.", "No"]
+    together = judge.encoder.embed(texts)
+    bound = 0.0 if platform.machine() in ("x86_64", "AMD64") else 1e-5
+    for size in (1, 2, 5):
+        parts = np.concatenate([judge.encoder.embed(texts[i : i + size]) for i in range(0, len(texts), size)])
+        assert np.abs(parts - together).max() <= bound
 
 
 def test_an_empty_text_rates_zero_with_a_reason(judge: Embedding, trains: list[Train]) -> None:
