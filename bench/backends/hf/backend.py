@@ -36,6 +36,7 @@ from bench.core.values import Activations, Completion, Request, Sampling, Target
 
 if TYPE_CHECKING:
     from bench.backends.hf import cache
+    from bench.backends.hf.below import Below
 
 
 READ = 64, 8192
@@ -127,6 +128,12 @@ class HFBackend(Backend):
     def can(self) -> frozenset[str]:
         """Every registered kind of edit, those of plugins too, at every site."""
         return frozenset({"prompt", "gate", "delta", "site:attn", "site:mlp", "train", *table("edit")})
+
+    @cached_property
+    def below(self) -> Below:
+        from bench.backends.hf.below import Below  # loads transformers
+
+        return Below(self.model)
 
     @cached_property
     def chat(self) -> Chat:
@@ -237,7 +244,9 @@ class HFBackend(Backend):
                 yield prefix, members
             else:
                 rest += members
-        yield (), sorted(rest)
+        # What leaves low blocks as they are stands apart from what changes them, or none could be read once for all.
+        low = [i for i in rest if self.below.until(requests[i].steering) < 0]
+        yield from (((), group) for group in (sorted(set(rest) - set(low)), sorted(low)) if group)
 
     def _generate(
         self,
@@ -254,7 +263,7 @@ class HFBackend(Backend):
 
         rows = [prompts[i] for i in chosen]
         inputs, pads = self.batches.pad(rows, _length(prefix))
-        inputs.pop("position_ids")  # generate derives them from the mask
+        places = inputs.pop("position_ids")  # generate derives them from the mask
         width = inputs["input_ids"].shape[1]
         ends = self._ends()
         config = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -269,13 +278,16 @@ class HFBackend(Backend):
         drawn = Draw(sampling, seeds, width)
         steerings, headers = [requests[i].steering for i in chosen], list(map(self.chat.header, rows))
         applied = Applied(self.model, steerings, list(map(len, rows)), pads, headers)
-        with applied:
+        kept = cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(chosen))
+        until = min(map(self.below.until, steerings))
+        which = self.below.shared(rows, until) if kept and not prefix else None
+        with self.below.read_once(inputs | {"position_ids": places}, which, until, kept), applied:
             output = self.model.generate(
                 **inputs,
                 generation_config=config,
                 logits_processor=LogitsProcessorList([drawn]),
                 stopping_criteria=StoppingCriteriaList([halt(self.tokenizer, stop, width)] if stop else []),
-                **cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(chosen)),
+                **kept,
             )
         real = drawn.real.tolist()
         for row, i in enumerate(chosen):
