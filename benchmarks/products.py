@@ -15,14 +15,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from bench.backends.hf import cache, linear, scoring
 from bench.backends.hf.backend import HFBackend
+from bench.backends.hf.below import Below
 from bench.backends.models import DEFAULT, resolve
+from bench.core.edits import Add
+from bench.core.steering import Steering
 from bench.core.store import write_json
-from bench.core.values import Request
+from bench.core.values import Request, Sampling
 from bench.results import provenance
 
 PROMPT, ROOM, STEPS = 54, 48, 4
@@ -169,6 +173,38 @@ def rating(lm: HFBackend) -> dict[str, Any]:
     return found
 
 
+def sharing(lm: HFBackend) -> dict[str, Any]:
+    """Answers to a few prompts under many strengths of a vector at the middle layer: over reading each prompt whole."""
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=lm.width).astype(np.float32)
+    asks = [
+        f"Write, in a few sentences, about garden {i} beyond the old river, and say who lives there." for i in range(6)
+    ]
+    requests = [
+        Request(
+            (("user", ask),), Steering(edits=(Add(layer=lm.layers // 2, value=c * direction),)), Sampling(ROOM, 1.0), i
+        )
+        for i, ask in enumerate(asks)
+        for c in np.linspace(0.1, 0.4, 24)
+    ]
+    shared = Below.shared
+
+    def whole() -> None:
+        Below.shared = lambda *_: None  # type: ignore[method-assign]
+        try:
+            list(lm.generate(requests))
+        finally:
+            Below.shared = shared  # type: ignore[method-assign]
+
+    ways = {"once": lambda: list(lm.generate(requests)), "whole": whole}
+    ratios = []
+    for _ in range(3):
+        times = {name: seconds(work) for name, work in ways.items()}
+        ratios.append(times["whole"] / times["once"])
+    return {"requests": len(requests), "prompts": len(asks), "once_over_whole": round(statistics.median(ratios), 3),
+            "spread": [round(min(ratios), 3), round(max(ratios), 3)]}  # fmt: skip
+
+
 def main() -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = {"prompt": PROMPT, "steps": STEPS, "turns": TURNS}
@@ -177,7 +213,7 @@ def main() -> None:
             lm = HFBackend(resolve(DEFAULT), dtype)
             found[dtype] = {str(rows): generation(lm, rows) for rows in ROWS}
             if dtype == "bfloat16":
-                found["rating"] = rating(lm)
+                found["rating"], found["sharing"] = rating(lm), sharing(lm)
             print(json.dumps(found[dtype]), flush=True)
     write_json(Path(__file__).with_suffix(".json"), found | {"provenance": provenance.provenance()})
 

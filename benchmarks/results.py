@@ -51,6 +51,10 @@ def _products(found: Found) -> list[tuple[str, str]]:
                     f"({one['share_before']:.0%} before)"
                 )
                 lines.append((f"`hf`, {what} {rows} rows in {dtype}, over torch's own products", said))
+    one = found["sharing"]
+    said = f"{one['once_over_whole']:.2f} ({one['spread'][0]:.2f}–{one['spread'][1]:.2f})"
+    what = f"`hf`, {one['requests']} answers to {one['prompts']} prompts, read once below the edit, over read each time"
+    lines.append((what, said))
     for what, one in found["rating"].items():
         if isinstance(one, dict):
             low, high = one["spread"]
