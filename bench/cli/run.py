@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -76,6 +77,9 @@ from bench.run.views import answer_tokens, unanswered_by
     default=None,
     help="Let Python code in the model's own folder run. Read it first.",
 )
+@click.option("--executor", help="local: this process; ray: workers of a Ray cluster, one for each device [local].")
+@click.option("--ray-address", metavar="HOST:PORT", help="Cluster to join [$RAY_ADDRESS, else one on this machine].")
+@click.option("--workers", type=Whole(1), help="Workers of --executor ray [one for each GPU, else each core].")
 @click.option("--yes", is_flag=True, help="Send texts and your key to the hosted models that --config names.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its cost; load no model.")
 @results_option
@@ -219,7 +223,10 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         say(f"warning: Python code in the folder of {first.model} will run on this machine, as its author wrote it")
     if made.engine:
         say(made.engine)
-    if first.backend == "hf":
+    if made.options.executor == "ray":
+        cluster = made.options.ray_address or os.environ.get("RAY_ADDRESS") or "started on this machine"
+        say(f"executor: ray ({cluster}), workers: {made.options.workers or 'one for each device'}")
+    elif first.backend == "hf":
         say(threads.chosen()[1])
     for role, place in made.sent.items():
         say(f"{role}: texts go to {place}")

@@ -27,13 +27,32 @@ def said(error: BaseException) -> str:
 def named(error: BaseException) -> str:
     """An error's type and the first line of what it says."""
     kind, line = type(error).__name__, said(error)
-    return kind if line == kind else f"{kind}: {line}"
+    return line if isinstance(error, Relayed) or line == kind else f"{kind}: {line}"
 
 
 def located(error: BaseException, files: Iterable[str]) -> str:
     """Where an error was raised, as `file.py:12`: the innermost line in one of `files`; empty where none is."""
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in set(files)]
     return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}" if lines else ""
+
+
+def cause(error: BaseException, files: Iterable[str]) -> str:
+    """`named`, and where in `files` the error was raised: here, or in the process that it was `relayed` from."""
+    place = located(error, files) or next(iter(getattr(error, "__notes__", ())), "")
+    return f"{named(error)}{f' ({place})' if place else ''}"
+
+
+def relayed(error: BaseException, files: Iterable[str]) -> BenchError:
+    """An error as it can be sent to another process, which has neither its traceback nor, it may be, its type."""
+    kind = next((one for one in (StopRun, BenchError, UsageError) if type(error) is one), Relayed)
+    sent = kind(named(error) if kind is Relayed else str(error))
+    if place := located(error, files):
+        sent.add_note(place)
+    return sent
+
+
+class Relayed(BenchError):
+    """Another process's error; what it says begins with the name of its type."""
 
 
 class UsageError(BenchError):

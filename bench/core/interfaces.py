@@ -59,6 +59,8 @@ class Backend(ABC):
     """Classes and functions of other modules that decide what it answers, where its own code does not name them."""
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions whose minor versions decide it too; the first of alternatives `a|b` that is installed."""
+    whole: ClassVar[bool] = False
+    """Whether it is given all there is to answer at once, because many devices stand behind it."""
 
     @property
     @abstractmethod

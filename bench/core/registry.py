@@ -189,12 +189,21 @@ def discover(kind: str) -> None:
             print(f"bench: {told}: {type(error).__name__}: {reason}", file=sys.stderr)
 
 
+PLUGIN = "bench_plugin_"
+"""What the name of a plugin's module begins with."""
+
+
+def plugin_files() -> list[str]:
+    """The plugins that this process has loaded, in their order."""
+    return [str(module.__file__) for name, module in sys.modules.items() if name.startswith(PLUGIN)]
+
+
 def load_plugin(path: Path) -> ModuleType:
     """Import one file that registers classes (`--plugin my_method.py`)."""
     if not path.is_file():
         raise UsageError(f"no plugin file {path}")
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files of one name are two modules
-    name = f"bench_plugin_{path.stem}_{place}"
+    name = f"{PLUGIN}{path.stem}_{place}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"plugin {path} is not a Python file")

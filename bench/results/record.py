@@ -196,6 +196,7 @@ class RunRecord(TypedDict):
     asked: NotRequired[Asked]
     refused: NotRequired[list[str]]
     provenance: NotRequired[Made]
+    executor: NotRequired[dict[str, Any]]
     registered: NotRequired[Registered | None]
 
 

@@ -5,6 +5,8 @@ Invariant: making an engine loads no weights; they load on first use.
 
 from __future__ import annotations
 
+import importlib.util
+
 from bench.backends import threads
 from bench.backends.hosted.backend import OpenAIBackend
 from bench.backends.models import Model
@@ -36,3 +38,14 @@ def make_prompter(name: str, purse: SpendingLimit) -> OpenAIBackend | None:
     if purse.limit and price_of(model) is None:
         raise UsageError(f"--max-cost: no price is known for the prompter {model}; leave --max-cost out")
     return OpenAIBackend(model, purse=purse)
+
+
+EXECUTORS = ("local", "ray")
+"""Who runs the model: this process, or the workers of a cluster (`bench.run.cluster`)."""
+
+
+def unable(executor: str) -> str:
+    """Why a run cannot be spread so on this machine; "" where it can."""
+    if executor == "ray" and importlib.util.find_spec("ray") is None:
+        return "Ray is not installed: pip install 'steer-or-prompt[ray]'"
+    return ""

@@ -17,6 +17,7 @@ from bench.core.content import digest, stored
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Context, Fitted, Method
+from bench.core.protocol import Budget
 from bench.core.store import Artefacts, load_value, pack
 from bench.core.values import Train
 from bench.run.steering_contract import unfit
@@ -29,6 +30,17 @@ class Kept:
 
     candidates: tuple[Fitted, ...]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What of a protocol and a task decides a fit, beside the method and its data."""
+
+    budget: Budget
+    seed: int
+    compat: str
+    kind: str
+    suppresses: bool
 
 
 @dataclass
@@ -57,24 +69,40 @@ class Fits:
         code = code_digest(*(cls for part in method.family_tree for cls in part.definitions))
         parts: list[Any] = [{"name": method.name, "params": method.params(), "prompter": prompter}, code]
         parts += [self.context.budget, self.context.seed, self.judge if method.uses_judge else ""]
-        trains = self._trains(method)
+        trains = self.trains_of(method)
         parts += [[digest(t) for t in trains.values()] if method.needs_all_concepts else ""]
         parts += [self.context.compat] if self.context.compat else []
         model = self.context.lm.fingerprint()
         return {name: digest(model, *parts, given(method, train, self.suppresses)) for name, train in trains.items()}
 
-    def _trains(self, method: Method) -> Mapping[str, Train]:
+    def claimed(self, key: str) -> bool:
+        """Whether a fit is this process's to make: no other has claimed it, or made it by now."""
+        if not self.artefacts.claims.take(key):
+            return False
+        if made := self.artefacts.has(key):
+            self.artefacts.claims.drop([key])
+        return not made
+
+    @property
+    def rules(self) -> Rules:
+        """What besides the method and its data decides a fit, for one that is made elsewhere."""
+        context = self.context
+        return Rules(context.budget, context.seed, context.compat, self.kind, self.suppresses)
+
+    def trains_of(self, method: Method) -> Mapping[str, Train]:
+        """Concept -> the training data that the method is fitted on, with the views made for it."""
         return self.completed(method) if self.completed else self.trains
 
     def fit(self, method: Method, todo: Iterable[str]) -> Iterator[bytes]:
         """The packed fit of each concept of `todo`, in order; nothing is written yet."""
-        trains = self._trains(method)
+        trains = self.trains_of(method)
         context = replace(self.context, trains=tuple(trains.values()))
+        todo = list(todo)
         fitted = iter(method.fit_all(context, [given(method, trains[name], self.suppresses) for name in todo]))
-        while True:
+        for name in todo:
             begun = time.monotonic()
             if (found := next(fitted, None)) is None:
-                return
+                raise BenchError(f"the method gave no fit for {name}: one is due for each, in order")
             candidates = tuple(found)
             self._accept(candidates)
             yield pack(Kept(candidates, round(time.monotonic() - begun, 3)))

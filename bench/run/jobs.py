@@ -34,6 +34,8 @@ class Job:
     path: Path | None = None
     by_seed: list[dict[str, Kept]] = field(default_factory=list)
     """concept -> fit, for each seed that it was fitted with."""
+    fitted_there: int = 0
+    """Fits that workers made (`bench.run.cluster`) and that the progress has counted."""
     select: dict[str, dict[Trial, list[dict[str, Verdict]]]] = field(default_factory=dict)
     picked: dict[str, Trial] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -27,7 +27,7 @@ from bench.core.naming import build_method, names_in, select
 from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol, usual_judge
 from bench.core.settings import cast
 from bench.results.record import Asked as AskedFor, Spec
-from bench.run.engines import make_backend, make_prompter
+from bench.run.engines import EXECUTORS, make_backend, make_prompter, unable
 from bench.run.spending import spend, trials
 from bench.run.support import blocks_of, unsupported
 from bench.run.views import ASKED, lacking, offered
@@ -60,6 +60,12 @@ class Options:
     """Instead of the preset's: short for `protocol.coefficients`."""
     trust_remote_code: bool = False
     """Whether Python code in the model's folder may run; the command line alone can say so."""
+    executor: str = "local"
+    """Who runs the model: this process, or workers of a Ray cluster (`ray`)."""
+    ray_address: str = ""
+    """Of the cluster to join; none: one of this machine's own."""
+    workers: int = 0
+    """How many workers; 0: one for each device of the cluster."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,12 @@ class Plan:
 
     def ready(self) -> None:
         """Raise where its engine, its judge or its prompter lacks a package or a key: nothing could be made."""
-        from bench.backends.vllm.backend import unable
+        from bench.backends.vllm import backend as vllm
 
-        if self.options.backend == "vllm" and (why := unable()):
+        if self.options.backend == "vllm" and (why := vllm.unable()):
             raise UsageError(f"backend vllm: {why}")
+        if why := unable(self.options.executor):
+            raise UsageError(f"--executor {self.options.executor}: {why}")
         if prompter := make_prompter(self.options.prompter, self.purse):
             _ = prompter.client
         if self.task.rated:
@@ -122,6 +130,10 @@ def make(options: Options) -> Plan:
         asked["chat"] = chat
     if not 0 <= options.max_cost < math.inf or not 0 <= options.max_unscored <= 1:
         raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
+    if options.executor not in EXECUTORS:
+        raise UsageError(f"unknown executor {options.executor!r}: {suggest(options.executor, EXECUTORS)}")
+    if options.workers < 0 or (options.executor == "local" and (options.workers or options.ray_address)):
+        raise UsageError("--workers and --ray-address are for --executor ray, and workers are 0 or more")
     if options.backend != "auto":
         registry.get("backend", options.backend)
     number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)

@@ -22,7 +22,7 @@ import numpy as np
 from bench import results
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError, StopRun, located, named
+from bench.core.errors import BenchError, StopRun, cause
 from bench.core.escape import printable
 from bench.core.interfaces import Bound, Context, Fitted, Monitored
 from bench.core.money import Ledger
@@ -33,6 +33,7 @@ from bench.core.steering import Steering
 from bench.core.store import Rows
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, TargetScore, Verdict
 from bench.judges.judging import judged_by, rate
+from bench.run.cluster import Fitting, Pool, pooled
 from bench.run.engines import make_backend, make_prompter
 from bench.run.identity import code_of, foreign
 from bench.run.jobs import Ask, Job, ratings, record, row, tried
@@ -110,6 +111,10 @@ TOGETHER = 2**14
 the answers of one method where one has many."""
 
 
+def _tell(line: str) -> None:
+    print(printable(line), file=sys.stderr)
+
+
 class Session:
     """One run over the jobs that are not done."""
 
@@ -117,7 +122,9 @@ class Session:
         self.plan, self.folder, self.progress = plan, folder, progress
         self.task, self.judge, self.rules = plan.task, plan.judge, plan.protocol
         mark_cache()
-        self.backend = make_backend(plan.options.backend, plan.model, plan.specs[0].dtype)
+        self.backend = make_backend(*(engine := (plan.options.backend, plan.model, plan.specs[0].dtype)))
+        if plan.options.executor == "ray":
+            self.backend = pooled(self.backend, engine, plan.options.ray_address, plan.options.workers, _tell)
         shard, root = self.backend.fingerprint(), cache_root()
         self.generations = Rows(root / "rows" / "generations" / shard)
         self.evidence = Rows(root / "rows" / "evidence" / digest(shard, code_digest(type(self.judge))))
@@ -137,7 +144,7 @@ class Session:
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
         self.context.rate = self._rate_all
         self.context.compat = self.rules.compat
-        self.context.log = lambda line: print(printable(line), file=sys.stderr)
+        self.context.log = _tell
         self.steerings = Steerings(self.context, self.rules, self.task, root, judged)
         self.fits, self.concepts, self.trains = (getattr(self.steerings, n) for n in ("fits", "concepts", "trains"))
         for line in refuse(self.task, self.trains):
@@ -163,6 +170,8 @@ class Session:
                 self._through(group)
         finally:
             self.judge.release()
+            if isinstance(self.backend, Pool):
+                self.backend.close()
             self.ledger.put(self.judge.usage())
             kept = (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep)
             for rows in (*kept, self.judgements, self.spending, self.written):
@@ -195,8 +204,11 @@ class Session:
                 self.steerings.views.answer([job.method for job in jobs], advance)
         due = [self._seeds(job) * len(self.concepts) for job in jobs]
         with self._stage("fit", sum(due)) as advance:
+            if isinstance(self.backend, Pool):
+                self._fit_there(jobs, self.backend, advance)
             for job in jobs:
-                self._fit(job, advance)
+                if job.status == "todo":
+                    self._fit(job, advance)
         self.judge.release()
         self.context.shared.clear()  # memory that answers can use
         live = [job for job in jobs if job.status == "todo"]
@@ -222,6 +234,8 @@ class Session:
                 made["views"] = views
             if found := self.backend.findings():
                 made["probe"] = dict(found)
+            if isinstance(self.backend, Pool):
+                made["executor"] = self.backend.executor()
             json.dumps(made, allow_nan=False)  # what a plug-in put there may be no JSON
         if job.status != "failed":
             job.path = results.write(made, job.spec, self.folder, job.tried)
@@ -259,15 +273,16 @@ class Session:
             if job.status == "failed":
                 return
             concept = {key: name for name, key in todo.items()}
-            advance(len(self.concepts) - len(concept))
+            done = len(self.concepts) - len(concept)
+            counted = min(done, job.fitted_there)
+            job.fitted_there -= counted
+            advance(done - counted)
             for keys in fits.artefacts.portions(concept, advance):
                 fitted = fits.fit(job.method, [concept[key] for key in keys])
                 for key in keys:
                     packed, name = b"", concept[key]
                     with self._guard(job, "fit"):
-                        packed = next(fitted, packed)
-                        if not packed:
-                            raise BenchError(f"the method gave no fit for {name}: one is due for each, in order")
+                        packed = next(fitted)
                     if job.status == "failed":
                         return
                     fits.store(job.method, name, key, packed)
@@ -276,6 +291,37 @@ class Session:
                 job.by_seed.append(fits.load(job.method, job.spec.prompter))
             if job.status == "failed":
                 return
+
+    def _fit_there(self, jobs: list[Job], pool: Pool, advance: Advance) -> None:
+        """Have the workers fit what is missing, all methods at once, and store each fit as it comes.
+
+        What asks the judge or the prompter, who are paid from here, is left to `_fit`, as is what other processes have
+        claimed.
+        """
+        due: list[Fitting] = []
+        for job in jobs:
+            parts = job.method.family_tree
+            if any(part.uses_judge or (part.uses_prompter and self.prompter) for part in parts):
+                continue
+            for fits in self.steerings.by_seed[: self._seeds(job)]:
+                todo: dict[str, str] = {}
+                with self._guard(job, "training data"):
+                    todo = fits.missing(job.method, job.spec.prompter)
+                    trains = fits.trains_of(job.method)
+                free = [name for name, key in todo.items() if fits.claimed(key)]
+                for names in pool.portions(free):
+                    own = trains if job.method.needs_all_concepts else {name: trains[name] for name in names}
+                    due.append(Fitting(job.method, own, names, fits.rules, (job, fits, todo)))
+        for fitting, packed, error in pool.fit(due, lambda fitting: fitting.owner[0].status == "todo"):
+            job, fits, keys = fitting.owner
+            for name, one in zip(fitting.names, packed, strict=False):  # fewer where an error came between
+                fits.store(job.method, name, keys[name], one)
+                job.fitted_there += 1
+                advance(1)
+            fits.artefacts.claims.drop(keys[name] for name in fitting.names)
+            if error:
+                with self._guard(job, "fit"):
+                    raise error
 
     @contextmanager
     def _guard(self, job: Job, stage: str) -> Iterator[None]:
@@ -288,8 +334,7 @@ class Session:
         except StopRun:
             raise
         except Exception as error:
-            place = located(error, foreign(job.method))
-            job.status, job.reason = "failed", f"{stage}: {named(error)}{f' ({place})' if place else ''}"
+            job.status, job.reason = "failed", f"{stage}: {cause(error, foreign(job.method))}"
 
     def _answer(self, jobs: list[Job], split: str) -> None:
         """Generate and rate all samples of one split under every job's settings, as one flat call."""
@@ -538,7 +583,7 @@ class Session:
                     return error
                 keep(todo[places[i]], places[i], found)  # unguarded: a full disk is no fault of a method
 
-        for names in self.generations.portions(due(wanted).values(), others):
+        for names in self.generations.portions(due(wanted).values(), others, self.backend.whole):
             apart = False
             while todo := due(names):
                 job = owners[next(iter(todo))]
