@@ -7,7 +7,9 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -335,6 +337,40 @@ def test_the_limit_of_what_a_judge_may_cost_holds_over_all_workers(nodes: Cluste
     assert [job.status for job in jobs] == ["complete", "complete"]
     assert len(set(stub.prompts())) == len(stub.prompts()) > asked
     assert not {what for _, what in place.calls()[:made]} & {what for _, what in place.calls()[made:]}
+
+
+@with_ray
+@slow
+def test_a_cluster_of_its_own_ends_with_the_command_which_resumes(place: Place, tmp_path: Path) -> None:
+    """Ray is started, told to end in the midst of the answers, and started again; stdout holds results alone."""
+    env = os.environ | {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_RESULTS": str(tmp_path / "results")}
+    env.pop("RAY_ADDRESS", None)
+    words = ["run", "--plugin", str(tmp_path / "plugin.py"), "--backend", "fake", "--judge", "likelihood"]
+    words += ["-m", "none,mine", "-n", str(CONCEPTS), "--executor", "ray", "--workers", "2", "--json"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
+    with subprocess.Popen([sys.executable, "-m", "bench", *words], **pipes) as begun:
+        (tmp_path / "driver").write_text(str(begun.pid))  # read when the plugin is loaded, long after
+        while begun.poll() is None and sum(what.startswith("answer") for _, what in place.calls()) < 20:
+            time.sleep(0.02)
+        begun.send_signal(signal.SIGTERM)
+        out, said = begun.communicate(timeout=60)
+    assert begun.returncode == 143, said
+    assert "ended by SIGTERM; the same command resumes" in said
+    assert out == ""
+    first = len(place.calls())
+    with subprocess.Popen([sys.executable, "-m", "bench", *words], **pipes) as again:
+        (tmp_path / "driver").write_text(str(again.pid))
+        out, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert [row["status"] for row in json.loads(out)["runs"]] == ["complete", "complete"]
+    assert "executor: ray (started on this machine), workers: 2" in said
+    assert "/tmp/ray" not in said
+    fitted = Counter(what for _, what in place.calls() if what.startswith("fit"))
+    assert (len(fitted), fitted.total()) == (CONCEPTS, CONCEPTS)
+    twice = Counter(what for _, what in place.calls()) - Counter({what for _, what in place.calls()})
+    assert twice.total() <= 2 * cluster.LEAST  # what both workers had in hand
+    assert 20 <= first < len(place.calls())
+    assert not any(alive(pid) for pid, _ in place.calls())
 
 
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

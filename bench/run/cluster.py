@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,9 +138,7 @@ class Pool(Backend):
         """The packed fits of each, of the first of its names where an error came between; those that have not begun
         when they are not `wanted` any more are left out."""
         units = [Unit("fit", (f.method, f.trains, f.names, f.rules), f, home=f.names) for f in fittings]
-        for unit, (packed, said, error) in self._each(units, lambda unit: wanted(unit.owner)):
-            for line in said:
-                self.log(line)
+        for unit, (packed, error) in self._each(units, lambda unit: wanted(unit.owner)):
             yield unit.owner, packed, error
 
     def portions(self, names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -232,6 +232,7 @@ class Pool(Backend):
             return ray
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         where = self.address or os.environ.get("RAY_ADDRESS", "")
+        ending = signal.getsignal(signal.SIGTERM)
         try:
             if where:
                 ray.init(address=where, **quiet)
@@ -242,6 +243,9 @@ class Pool(Backend):
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             what = f"cannot join the Ray cluster at {where}" if where else "cannot start Ray"
             raise StopRun(f"{what}: {named(error)}") from error
+        finally:
+            if ending is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, ending)  # Ray puts its own there, which exits without a word
         self._own = True
         return ray
 

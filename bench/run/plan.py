@@ -63,7 +63,8 @@ class Options:
     executor: str = "local"
     """Who runs the model: this process, or workers of a Ray cluster (`ray`)."""
     ray_address: str = ""
-    """Of the cluster to join; none: one of this machine's own."""
+    """Of the cluster to join, which could run any code here; the command line alone can name it. None: one of this
+    machine's own."""
     workers: int = 0
     """How many workers; 0: one for each device of the cluster."""
 
@@ -261,8 +262,9 @@ def from_file(path: Path) -> dict[str, Any]:
     hints = typing.get_type_hints(Options)
     if unknown := sorted(set(found) - set(hints)):
         raise UsageError(f"{path.name}: unknown setting {unknown[0]!r}: {suggest(unknown[0], hints)}")
-    if "trust_remote_code" in found:
-        raise UsageError(f"{path.name}: trust_remote_code is no setting of a file: say {TRUST} yourself")
+    for name, flag in {"trust_remote_code": TRUST, "ray_address": "--ray-address"}.items():  # either lets code run
+        if name in found:
+            raise UsageError(f"{path.name}: {name} is no setting of a file: say {flag} yourself")
     tables = found.pop("params", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise UsageError(f"{path.name}: params holds one table per name, as in [params.diffmean]")

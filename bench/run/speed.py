@@ -36,7 +36,7 @@ def learn(jobs: Sequence[Job], runs: Sequence[Run]) -> None:
         for job, run in zip([j for j in jobs if j.path], runs, strict=True)
         if job.status == "complete" and job.fresh
     ]
-    if not made or made[0]["spec"]["backend"] == "fake":
+    if not made or made[0]["spec"]["backend"] == "fake" or "executor" in made[0]:  # a cluster is not this machine
         return
     timings = max((data["timings"] for data in made), key=lambda each: sum(each.values()))  # of the last: they add up
     share = sum(d["counts"]["generated_now"] for d in made) / max(1, sum(d["counts"]["generations"] for d in made))

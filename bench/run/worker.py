@@ -96,17 +96,16 @@ class Worker:
 
     def fit(
         self, method: Method, trains: Mapping[str, Train], names: Sequence[str], rules: Rules
-    ) -> tuple[list[bytes], list[str], BenchError | None]:
-        """The packed fits of the first of `names`, in order; what was said of them; and why there are no more."""
+    ) -> tuple[list[bytes], BenchError | None]:
+        """The packed fits of the first of `names`, in order, and why there are no more."""
         packed: list[bytes] = []
-        said: list[str] = []
         try:
-            context = Context(self.lm, rules.budget, rules.seed, compat=rules.compat, log=said.append, _cache=self.read)
+            context = Context(self.lm, rules.budget, rules.seed, compat=rules.compat, _cache=self.read)
             fits = Fits(context, Artefacts(cache_root() / "fits"), trains, rules.kind, "", rules.suppresses)
             packed.extend(fits.fit(method, names))
         except Exception as error:
-            return packed, said, relayed(error, foreign(method))
-        return packed, said, None
+            return packed, relayed(error, foreign(method))
+        return packed, None
 
     def close(self) -> None:
         """Let the engine go: one may have processes of its own."""
