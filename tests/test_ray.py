@@ -31,6 +31,7 @@ from bench.run.cluster import Pool, pooled
 from bench.run.jobs import Job
 from bench.run.plan import Options, make
 from bench.run.session import Progress, execute, silent
+from benchmarks import cluster_cost
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -384,3 +385,8 @@ def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
         make(Options(backend="fake", executor="rays"))
     with pytest.raises(UsageError, match="are for --executor ray"):
         make(Options(backend="fake", workers=2))
+
+
+def test_the_documented_prediction_is_what_its_script_gives() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "cluster.md").read_text("utf-8")
+    assert "\n".join(cluster_cost.table(cluster_cost.found(cluster_cost.plans()))) in page
