@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,16 @@ class Odd(Method):
     '''Fails.'''
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         raise ZeroDivisionError("no direction")
+
+
+@method("unsent", family="direction", needs=["add"])
+@dataclass(frozen=True)
+class Unsent(Method):
+    '''Cannot be sent anywhere.'''
+    def __reduce__(self):
+        raise TypeError("not to be sent")
+    def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
+        return []
 """
 
 
@@ -228,10 +239,12 @@ def test_a_killed_worker_loses_nothing_and_makes_nothing_twice(nodes: Cluster, p
     once(place, killed, before)
 
     begun, before = len(killed), len(place.calls())
+    methods = (*methods, "unsent")
     again = place.run("again", at("generate (select)", 20, kill), methods=methods, executor="ray", workers=2)
     assert len(killed) == begun + 1
     assert place.outcome("again") == place.outcome("here")
-    assert [job.status for job in again] == ["complete", "complete", "failed", "complete"]
+    assert [job.status for job in again] == ["complete", "complete", "failed", "complete", "failed"]
+    assert re.match(r"fit: TypeError: .*Unsent\(\)", again[4].reason)
     once(place, killed, before)
 
 
@@ -283,7 +296,7 @@ def alive(pid: int) -> bool:
 
 @with_ray
 @slow
-def test_reads_are_those_of_one_engine_and_what_kills_every_worker_ends_the_run(pool: Pool) -> None:
+def test_reads_are_those_of_one_engine_and_what_kills_every_worker_ends_the_run(pool: Pool, place: Place) -> None:
     here = FakeBackend()
     texts = [f"text {i}" for i in range(40)]
     for there, own in zip(pool.activations(texts, [1, 2], 5), here.activations(texts, [1, 2], 5), strict=True):
@@ -296,6 +309,12 @@ def test_reads_are_those_of_one_engine_and_what_kills_every_worker_ends_the_run(
     assert np.array_equal(pool.output_projection(1), here.output_projection(1))
     with pytest.raises(BenchError, match="backend fake does not give token ids"):
         pool.encode("a")
+    assert len(list(pool.generate([Request(text) for text in texts]))) == len(texts)
+    for pid in {pid for pid, _ in place.calls()}:  # while nobody asks them anything
+        os.kill(pid, signal.SIGKILL)
+    assert {i: one.text for i, one in pool.generate([Request("a"), Request("b")])} == {
+        i: one.text for i, one in here.generate([Request("a"), Request("b")])
+    }
     requests = [Request(text) for text in (*texts, "deadly")]
     found: list[int] = []
     with pytest.raises(StopRun, match="3 workers ended over the same work"):

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.backends import threads
 from bench.core.content import Array
-from bench.core.errors import BenchError, StopRun, named
+from bench.core.errors import BenchError, StopRun, named, relayed
 from bench.core.interfaces import Backend, Method, Prompted, ReadSite
 from bench.core.paths import cache_root
 from bench.core.registry import plugin_files
@@ -143,14 +143,19 @@ class Pool(Backend):
 
     def portions(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """Concepts as units of a fit: one for each worker, where that is not too much to lose."""
+        if not names:
+            return []
         size = max(1, min(LEAST, math.ceil(len(names) / self.workers)))
         return [tuple(names[i : i + size]) for i in range(0, len(names), size)]
 
     def _parts(self, order: Sequence[int]) -> list[Sequence[int]]:
-        """Places, like beside like, in units of whole batches."""
+        """Places, like beside like, in units of about a batch, as many for each worker."""
+        if not order:
+            return []
         batch = min(MOST, getattr(self.local, "batch", LEAST))
-        size = max(batch, min(MOST, len(order) // (TURNS * self.workers)) // batch * batch)
-        size = max(1, min(size, math.ceil(len(order) / self.workers)))
+        size = max(batch, min(MOST, len(order) // (TURNS * self.workers)))
+        turns = math.ceil(len(order) / size / self.workers)
+        size = math.ceil(len(order) / (turns * self.workers))
         return [order[i : i + size] for i in range(0, len(order), size)]
 
     # What is known here, or asked of any worker
@@ -262,6 +267,14 @@ class Pool(Backend):
         gpus = 1 if self._count("GPU") else 0
         return self.ray.remote(Worker).options(num_cpus=1, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
 
+    def _muster(self) -> None:
+        """Hire who is not there yet, and ask the others whether they still are: an hour's rating may have passed."""
+        while self._hired < self.workers:
+            self._hire()
+            self._hired += 1
+        self._due |= {worker.here.remote(): worker for worker in self.idle}
+        self.idle = []
+
     def _hire(self) -> None:
         worker = self._actor.remote(self.engine)
         self._due[worker.start.remote()] = worker
@@ -272,17 +285,22 @@ class Pool(Backend):
         """What the workers answer to each unit, in the order in which it comes; each pulls the next when it is free."""
         queue = deque(units)
         busy: dict[Any, tuple[Any, Unit]] = {}
-        while units and self._hired < self.workers:
-            self._hire()
-            self._hired += 1
+        if units:
+            self._muster()
         try:
             while queue or busy:
                 while queue and self.idle:
                     worker = self.idle.pop()
-                    if unit := self._next(queue, worker, wanted):
-                        busy[getattr(worker, unit.call).remote(*unit.given)] = worker, unit
-                    else:
+                    if not (unit := self._next(queue, worker, wanted)):
                         self.idle.append(worker)
+                        continue
+                    try:
+                        call = getattr(worker, unit.call).remote(*unit.given)
+                    except Exception as error:  # a method is third-party code, and may hold what cannot be sent
+                        self.idle.append(worker)
+                        yield unit, ([], relayed(error, ()))
+                        continue
+                    busy[call] = worker, unit
                 if not (queue or busy):
                     break
                 done, _ = self.ray.wait([*busy, *self._due], num_returns=1, timeout=PATIENCE)
@@ -296,9 +314,8 @@ class Pool(Backend):
                     worker, unit = busy.pop(call)
                     try:
                         found = self.ray.get(call)
-                    except self.ray.exceptions.RayTaskError as error:  # what could not be sent, or read there
-                        self.idle.append(worker)
-                        raise BenchError(f"a worker cannot do this: {named(error.cause)}") from error
+                    except self.ray.exceptions.RayTaskError as error:  # what could not be read there, or sent back
+                        found = [], relayed(error.cause, ())
                     except self.ray.exceptions.RayError as error:
                         unit.lost += 1
                         queue.appendleft(unit)
@@ -332,6 +349,7 @@ class Pool(Backend):
         except self.ray.exceptions.RayError as error:
             self._lose(worker, None, error)
             return
+        self.idle.append(worker)
         if isinstance(found, BenchError):
             raise found
         if isinstance(found, Started):
@@ -341,7 +359,6 @@ class Pool(Backend):
                     "process: its answers would have other keys"
                 )
             self._hosts[worker], self._failed = found, 0
-        self.idle.append(worker)
 
     def _lose(self, worker: Any, unit: Unit | None, error: Exception) -> None:
         """Hire another in the place of a worker that ended. Raises StopRun where that is no accident any more."""

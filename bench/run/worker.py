@@ -77,6 +77,9 @@ class Worker:
         except Exception as error:
             return StopRun(f"worker on {host}: {relayed(error, self.engine.plugins)}")
 
+    def here(self) -> None:
+        """Answer: a worker that is lost does not."""
+
     def ask(self, name: str, *given: Any) -> tuple[Any, BenchError | None]:
         """What the engine's method or property `name` gives."""
         try:
