@@ -95,7 +95,7 @@ class Pool(Backend):
         """Answers of all units, and then the error of one that was not answered whole."""
         failed: BenchError | None = None
         order = sorted(range(len(requests)), key=lambda i: _likeness(requests[i]))
-        units = [Unit("stream", (name, [requests[i] for i in part]), part) for part in self._parts(order)]
+        units = [Unit("stream", (name, [requests[i] for i in part]), part) for part in self._parts(name, order)]
         for unit, (rows, error) in self._each(units):
             for i, found in rows:
                 yield unit.owner[i], found
@@ -125,7 +125,7 @@ class Pool(Backend):
         """One answer for each text."""
         found: dict[int, Any] = {}
         order = sorted(range(len(texts)), key=lambda i: -_length(texts[i]))
-        units = [Unit("ask", (name, [texts[i] for i in part], *given), part) for part in self._parts(order)]
+        units = [Unit("ask", (name, [texts[i] for i in part], *given), part) for part in self._parts(name, order)]
         for unit, (rows, error) in self._each(units):
             if error:
                 raise error
@@ -148,12 +148,13 @@ class Pool(Backend):
         size = max(1, min(LEAST, math.ceil(len(names) / self.workers)))
         return [tuple(names[i : i + size]) for i in range(0, len(names), size)]
 
-    def _parts(self, order: Sequence[int]) -> list[Sequence[int]]:
-        """Places, like beside like, in units of about a batch, as many for each worker."""
+    def _parts(self, name: str, order: Sequence[int]) -> list[Sequence[int]]:
+        """Places, like beside like, in units of about a batch of the engine's `name`, as many for each worker."""
         if not order:
             return []
-        batch = min(MOST, getattr(self.local, "batch", LEAST))
-        size = max(batch, min(MOST, len(order) // (TURNS * self.workers)))
+        known = ("written", "rows") if name == "generate" else ("batch",)  # what an engine may call it
+        batch = next((found for one in known if (found := getattr(self.local, one, 0))), LEAST)
+        size = min(MOST, max(batch, len(order) // (TURNS * self.workers)))
         turns = math.ceil(len(order) / size / self.workers)
         size = math.ceil(len(order) / (turns * self.workers))
         return [order[i : i + size] for i in range(0, len(order), size)]
