@@ -30,7 +30,7 @@ from bench.core.values import Request
 from bench.run import cluster
 from bench.run.cluster import Pool, pooled
 from bench.run.jobs import Job
-from bench.run.plan import Options, make
+from bench.run.plan import Options, from_file, make
 from bench.run.session import Progress, execute, silent
 from benchmarks import cluster_cost
 
@@ -335,6 +335,16 @@ def test_a_worker_with_another_engine_is_refused(nodes: Cluster, place: Place, t
 
 
 @with_ray
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    engine = ("fake", Model("fake", Path(), "fake", "fake"), "float32")
+    with pytest.raises(StopRun, match=r"cannot join the Ray cluster at 127\.0\.0\.1:1: ConnectionRefusedError"):
+        list(pooled(FakeBackend(), engine, "127.0.0.1:1", 1, print).generate([Request("a")]))
+
+
+@with_ray
 @slow
 def test_the_limit_of_what_a_judge_may_cost_holds_over_all_workers(nodes: Cluster, place: Place, stub: Stub) -> None:
     def behave(number: int, prompt: str) -> Reply:
@@ -399,6 +409,11 @@ def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
         make(Options(backend="fake", executor="rays"))
     with pytest.raises(UsageError, match="are for --executor ray"):
         make(Options(backend="fake", workers=2))
+    (tmp_path / "mine.toml").write_text('executor = "ray"\nworkers = 2\n')
+    assert from_file(tmp_path / "mine.toml") == {"executor": "ray", "workers": 2, "params": {}}
+    (tmp_path / "theirs.toml").write_text('ray_address = "elsewhere.example.org:6379"\n')
+    with pytest.raises(UsageError, match="ray_address is no setting of a file: say --ray-address yourself"):
+        from_file(tmp_path / "theirs.toml")
 
 
 def test_the_documented_prediction_is_what_its_script_gives() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ LIVES = 3
 PATIENCE = 600
 """Seconds that a run waits for a first worker, or for another after the last."""
 GOODBYE = 10
-"""Seconds that a worker has to let its engine go."""
+"""Seconds that a worker has to let its engine go, and the head of a cluster to answer at all."""
 
 
 @dataclass
@@ -241,6 +242,7 @@ class Pool(Backend):
         ending = signal.getsignal(signal.SIGTERM)
         try:
             if where:
+                _reach(where)
                 ray.init(address=where, **quiet)
             else:
                 ray.init(
@@ -397,6 +399,13 @@ def pooled(
 ) -> Pool:
     """The engine (name, model, dtype) spread over Ray; nothing is started before it is asked."""
     return Pool(local, Engine(*engine, tuple(plugin_files()), str(cache_root().absolute())), address, workers, log)
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=GOODBYE).close()
 
 
 def _length(prompt: Prompted) -> int:
