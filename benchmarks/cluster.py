@@ -126,13 +126,14 @@ def once(root: Path, name: str, workers: int, options: dict[str, Any]) -> dict[s
     def progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
         before = len(calls(root))
         yield lambda steps: None
-        if stage in STAGES:
-            marks[STAGES[stage]] += calls(root)[before:]
+        if kind := STAGES.get(stage.rpartition(", ")[2]):  # which group of methods it is stands before
+            marks[kind] += calls(root)[before:]
 
     plan = make(Options(judge="likelihood", executor="ray", workers=workers, **options))
     jobs = execute(plan, root / name / "results", progress)
     assert all(job.status == "complete" and job.path for job in jobs), [job.reason for job in jobs]
-    timings = json.loads(Path(str(jobs[-1].path)).read_text("utf-8"))["timings"]
+    noted = [json.loads(Path(str(job.path)).read_text("utf-8"))["timings"] for job in jobs]
+    timings = {one: max(row.get(one, 0.0) for row in noted) for one in STAGES}
     found: dict[str, dict[str, float]] = {}
     for stage, own in marks.items():
         spent: dict[str, float] = defaultdict(float)

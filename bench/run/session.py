@@ -292,7 +292,7 @@ class Session:
             if job.status == "failed":
                 return
 
-    def _fit_there(self, jobs: list[Job], pool: Pool, advance: Advance) -> None:
+    def _fit_there(self, jobs: Sequence[Job], pool: Pool, advance: Advance) -> None:
         """Have the workers fit what is missing, all methods at once, and store each fit as it comes.
 
         What asks the judge or the prompter, who are paid from here, is left to `_fit`, as is what other processes have

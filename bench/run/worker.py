@@ -61,6 +61,8 @@ class Worker:
         self.engine = engine
         self.read: dict[Any, Any] = {}
         """Activations that fits have read: methods on the same concepts share a pass, as they do in one process."""
+        self.shared: dict[str, Any] = {}
+        """What else fits have in common (`Context.shared`), until answers can use its memory."""
 
     @cached_property
     def lm(self) -> Backend:
@@ -91,6 +93,7 @@ class Worker:
     def stream(self, name: str, requests: Sequence[Any]) -> tuple[list[tuple[int, Any]], BenchError | None]:
         """The (index, answer) pairs of the engine's method `name`, and what ended it early."""
         found: list[tuple[int, Any]] = []
+        self.shared.clear()
         try:
             found.extend(getattr(self.lm, name)(requests))
         except Exception as error:
@@ -103,7 +106,9 @@ class Worker:
         """The packed fits of the first of `names`, in order, and why there are no more."""
         packed: list[bytes] = []
         try:
-            context = Context(self.lm, rules.budget, rules.seed, compat=rules.compat, _cache=self.read)
+            context = Context(
+                self.lm, rules.budget, rules.seed, compat=rules.compat, shared=self.shared, _cache=self.read
+            )
             fits = Fits(context, Artefacts(cache_root() / "fits"), trains, rules.kind, "", rules.suppresses)
             packed.extend(fits.fit(method, names))
         except Exception as error:
