@@ -192,6 +192,7 @@ def at(stage: str, count: int, act: Callable[[], None]) -> Progress:
 def test_a_run_over_workers_gives_what_a_run_in_one_process_gives(nodes: Cluster, place: Place, tmp_path: Path) -> None:
     model = tiny.build(tmp_path / "model")
     params = {"protocol.sampling.max_new_tokens": 6, "protocol.budget.sequences": 8, "protocol.budget.tokens": 400}
+    params |= {"likelihood.texts": 3, "likelihood.words": 8}
     options = {"backend": "hf", "model": str(model.path), "dtype": "float32", "params": params, "limit": 2}
     methods = ("none", "diffmean", "lora", "prompt", "sae", "repe-contrast", "persona")
     here = place.run("here", methods=methods, **options)
