@@ -87,6 +87,18 @@ def test_a_score_is_the_same_bits_in_any_company(tmp_path: Any, kind: str) -> No
         assert [one.logprobs for part in parts for one in scored(lm, part)] == together, size
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="products of few rows have other bits there")
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_activations_are_the_same_bits_in_any_company(tmp_path: Any, kind: str) -> None:
+    lm = tiny.engine(tmp_path, kind)
+    texts = [ask(f"{a} {t * n}") for a in ASKS for t in TARGETS for n in (1, 9)]
+    together = lm.activations(texts, [0, 3])
+    for size in (1, 5, 7):
+        parts = [one for i in range(0, len(texts), size) for one in lm.activations(texts[i : i + size], [0, 3])]
+        for one, other in zip(parts, together, strict=True):
+            assert all(np.array_equal(one.values[layer], other.values[layer]) for layer in (0, 3)), size
+
+
 def test_the_likeliest_target_is_known_as_such(lm: HFBackend) -> None:
     prompt = lm.encode(ask(ASKS[0]))
     with torch.no_grad():

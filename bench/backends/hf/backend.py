@@ -362,7 +362,8 @@ class HFBackend(Backend):
 
         def work(batch: list[int]) -> Iterator[tuple[int, Activations]]:
             inputs, pads = self.batches.pad([rows[i] for i in batch])
-            outputs = read_blocks(self.model, layers, site, **inputs)
+            with attention.doubled(self.model):
+                outputs = read_blocks(self.model, layers, site, **inputs)
             for row, i in enumerate(batch):
                 begin = pads[row] + skips[i]
                 values = {layer: h[row, begin:].float().cpu().numpy() for layer, h in outputs.items()}
