@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -203,7 +204,10 @@ def test_a_run_over_workers_gives_what_a_run_in_one_process_gives(nodes: Cluster
     assert one.keys() == other.keys()
     numbers = {where for where, value in other.items() if isinstance(value, float)}
     assert {where: one[where] for where in one.keys() - numbers} == {w: other[w] for w in one.keys() - numbers}
-    assert {w: one[w] for w in numbers} == pytest.approx({w: other[w] for w in numbers}, abs=1e-5)  # of other batches
+    close = (
+        0 if platform.machine() in ("x86_64", "AMD64") else 1e-5
+    )  # elsewhere a product has other bits in other batches
+    assert {w: one[w] for w in numbers} == pytest.approx({w: other[w] for w in numbers}, rel=0, abs=close)
     kept = json.loads(next((place.root / "there" / "results").rglob("run.json")).read_text())
     assert sum(kind["count"] for kind in kept["executor"]["workers"]) == 2
 
