@@ -106,7 +106,8 @@ def cases(root: Path, rng: random.Random) -> Path:
         return rng.choice(attacks)
 
     concepts = tuple(dict.fromkeys(one() for _ in range(4)))
-    methods = (("prompt", "prompting"), (one(), one() + "x"), (one() + "x", "direction"), ("none", "control"))
+    # A name has at least one letter: one of blanks alone is refused.
+    methods = (("prompt", "prompting"), (one() + "y", one() + "x"), (one() + "x", "direction"), ("none", "control"))
     recipe = Recipe(methods, concepts, tests=3, selects=1, words=lambda _: one(), said=one(), note=one(), about=one())
     folder = Path(tempfile.mkdtemp(dir=root)) / "results"
     for i, path in enumerate(
