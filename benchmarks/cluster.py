@@ -129,7 +129,8 @@ def once(root: Path, name: str, workers: int, options: dict[str, Any]) -> dict[s
         if kind := STAGES.get(stage.rpartition(", ")[2]):  # which group of methods it is stands before
             marks[kind] += calls(root)[before:]
 
-    plan = make(Options(judge="likelihood", executor="ray", workers=workers, **options))
+    params = {"likelihood.texts": 3, "likelihood.words": 8} | options.get("params", {})  # the judge is not timed
+    plan = make(Options(**options | {"judge": "likelihood", "executor": "ray", "workers": workers, "params": params}))
     jobs = execute(plan, root / name / "results", progress)
     assert all(job.status == "complete" and job.path for job in jobs), [job.reason for job in jobs]
     noted = [json.loads(Path(str(job.path)).read_text("utf-8"))["timings"] for job in jobs]
