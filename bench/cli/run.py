@@ -271,8 +271,7 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         | ({"reason": job.reason} if job.reason else {})
         for job in jobs
     ]
-    for table in tables(shown):
-        _board(table, err if as_json else out(200))
+    _boards(tables(shown), err if as_json else out(200))
     for job in jobs:
         if job.reason and job.status != "unsupported":  # those stood in the plan
             say(f"{job.spec.method}: {job.status}: {job.reason}")
@@ -283,11 +282,12 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
     )
     if as_json:
         echo(json.dumps({"runs": rows}, indent=1))
+    lost, gaps = lacking(shown), [line for run in shown if (line := _gap(run, max_unscored))]
+    del shown  # the report reads the runs for itself
     for root in sorted({path.parents[3] for job in jobs if (path := job.path)}):
         _report(root)
-    if lost := lacking(shown):
+    if lost:
         say(lost)
-    gaps = [line for run in shown if (line := _gap(run, max_unscored))]
     for line in gaps:
         echo(f"bench: {line}", err=True)
     return bool(gaps) or any(job.status == "failed" for job in jobs)
@@ -343,7 +343,8 @@ def _grid(table: Table, title: str) -> Grid:
     return grid
 
 
-def _board(table: Table, console: Console) -> None:
-    console.print(_grid(table, table.title))
-    for note in leaderboard.notes(table):
-        console.print(f"- {note}", soft_wrap=True)
+def _boards(shown: Sequence[Table], console: Console) -> None:
+    for table in shown:
+        console.print(_grid(table, table.title))
+        for note in leaderboard.notes(table):
+            console.print(f"- {note}", soft_wrap=True)
