@@ -127,12 +127,12 @@ def test_a_changed_kernel_is_in_the_key_of_the_methods_whose_edits_it_makes(
 NUMBERS = {
     "the unit of a coefficient": (
         "bench/run/strength.py",
-        "            return self.median_norm(self.trains[concept.id], layer)\n",
-        "            return 2 * self.median_norm(self.trains[concept.id], layer)\n",
+        "            return self.median_norm(concept, layer)\n",
+        "            return 2 * self.median_norm(concept, layer)\n",
     ),
     "the rule that picks": ("bench/run/trials.py", "    return max(tried", "    return min(tried"),
     "the settings tried": ("bench/run/trials.py", "else rules.coefficients)]", "else rules.coefficients[:2])]"),
-    "the noise of an answer": ("bench/run/trials.py", "sample.instruction), 16)", "sample.instruction, 1), 16)"),
+    "the noise of an answer": ("bench/run/trials.py", "sample, instruction), 16)", "sample, instruction, 1), 16)"),
     "how a token is drawn": ("bench/backends/hf/sampling.py", "top.double() + noise", "top.double() - noise"),
 }
 
