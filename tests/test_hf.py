@@ -558,4 +558,9 @@ def test_answers_share_larger_batches_than_texts_as_far_as_memory_has_room(
     kept = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
     passing = 4 * (8 * config.hidden_size + 3 * config.intermediate_size)
     monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**4}[name])
-    assert memory.room(lm.model) == 4096 * 10**4 // 8 // (kept + passing)
+    assert memory.room(lm.model) == (4096 * 10**4 // 8 // (kept + passing), 4096 * 10**4 // 8 // 8)
+    pairs = lm.answers.seen
+    long, short = [900] * 12, [20] * 300
+    for batch in lm.answers.split([*long, *short]):
+        assert len(batch) == 1 or len(batch) * ([*long, *short][batch[0]]) ** 2 <= pairs
+    assert max(map(len, lm.answers.split(short))) == 256

@@ -26,7 +26,7 @@ from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.models import Model
 from bench.core.errors import BenchError, StopRun, UsageError
-from bench.core.registry import load_plugin
+from bench.core.registry import PLUGIN as PLUGIN_NAME, load_plugin
 from bench.core.values import Request
 from bench.run import cluster
 from bench.run.cluster import Pool, pooled
@@ -158,6 +158,8 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    for name in [name for name in sys.modules if name.startswith(PLUGIN_NAME)]:  # of tests before
+        monkeypatch.delitem(sys.modules, name)
     made = Place(tmp_path, monkeypatch)
     yield made
     del sys.modules[made.plugin.__name__]  # the next test's workers shall not load it

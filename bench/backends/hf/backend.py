@@ -146,8 +146,9 @@ class HFBackend(Backend):
     @property
     def answers(self) -> Batches:
         """The same of answers."""
-        most = self._most or max(self.tokens, room(self.model))
-        return Batches(self.written, most, self._fill, self.model.device, self.memory)
+        tokens, pairs = room(self.model)
+        most = self._most or max(self.tokens, tokens)
+        return Batches(self.written, most, self._fill, self.model.device, self.memory, pairs)
 
     @property
     def _fill(self) -> int:

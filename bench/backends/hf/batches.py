@@ -29,6 +29,8 @@ class Batches:
     fill: int
     device: torch.device
     memory: Memory = field(default_factory=Memory)
+    seen: float = math.inf
+    """Pairs of tokens of which attention is told who sees whom, at a time: rows times their length squared."""
 
     def each(
         self,
@@ -79,7 +81,7 @@ class Batches:
             weight = weights[i] if weights else 1
             if batch:
                 size = (len(batch) + 1) * lengths[batch[0]]
-                many = spent + weight > (rows or self.rows)
+                many = spent + weight > (rows or self.rows) or size * lengths[batch[0]] > self.seen
                 if many or size > self.tokens or size > padded * (real + lengths[i]):
                     yield batch
                     batch, spent, real = [], 0, 0

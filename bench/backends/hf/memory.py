@@ -16,12 +16,14 @@ import torch
 from bench.core.store import write_json
 
 SHARE = 8
-"""One in so many bytes of a device's memory may hold the answers that are being written."""
+"""One in so many bytes of a device's memory may hold the answers that are being written, and one their masks."""
+PAIR = 8
+"""Bytes that a pair of tokens takes where a mask is made, as truth and as numbers."""
 
 
-def room(model: Any) -> int:
+def room(model: Any) -> tuple[int, int]:
     """Tokens of answers that the device of a model surely has memory for: their keys and values in every layer, and in
-    one layer what a pass makes of them."""
+    one layer what a pass makes of them; and pairs of tokens in the masks of its attention."""
     config = model.config.get_text_config()
 
     def most(name: str) -> int:
@@ -37,7 +39,8 @@ def room(model: Any) -> int:
         memory = torch.cuda.get_device_properties(model.device).total_memory
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(memory // SHARE // (kept + passing))
+    part = memory // SHARE
+    return int(part // (kept + passing)), int(part // PAIR)
 
 
 def exhausted(error: BaseException) -> bool:
