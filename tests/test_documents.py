@@ -48,6 +48,11 @@ def test_the_table_of_pairs_is_the_measured_one() -> None:
     assert block.count("**") / 2 == sum(at["margin"][1] > 0 for one in rows for at in one.get("at", {}).values())
 
 
+def test_the_page_of_measurements_is_made_of_them() -> None:
+    made = script("benchmarks/results.py")
+    assert made.PAGE.read_text("utf-8") == made.page()
+
+
 def test_the_table_of_effects_is_the_measured_one() -> None:
     block = documents.synergy(ROOT)
     assert block in (ROOT / "docs" / "training.md").read_text("utf-8"), f"docs/training.md is stale; run: {COMMAND}"
