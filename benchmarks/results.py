@@ -81,12 +81,41 @@ def _engines(found: Found) -> list[tuple[str, str]]:
     return [(name, f"{found['ratios'][name]:.2f}") for name in wanted if name in found["ratios"]]
 
 
+def _costs(found: Found) -> list[tuple[str, str]]:
+    wanted = {"all trained methods": found["total"]["ratio"]} | {
+        name: found["methods"][name]["ratio"] for name in ("antipasto", "reps", "dpo") if name in found["methods"]
+    }
+    before = found["commits"]["before"][:7]
+    return [(f"fitting {what}: CPU seconds over those at {before}", f"{ratio:.2f}") for what, ratio in wanted.items()]
+
+
+def _cluster(found: Found) -> list[tuple[str, str]]:
+    return [
+        (f"two workers over one, {stage} of the {engine} engine, best turn", f"{each['wall_ratio']:.2f}")
+        for engine in ("fake", "tiny")
+        for stage, each in found[engine].items()
+    ]
+
+
+def _scale(found: Found) -> list[tuple[str, str]]:
+    last = found["rows"][-1]
+    size = f"{last['concepts']} concepts, {len(found['methods'])} methods, preset paper"
+    resume, report = last["resume"], last["report"]
+    return [
+        (f"resume of {size}: CPU seconds for 100,000 answers; memory", f"{resume['per']:g}; {resume['mib']} MiB"),
+        ("`bench report` of the same: CPU seconds; memory", f"{report['cpu_seconds']:g}; {report['mib']} MiB"),
+    ]
+
+
 LINES: dict[str, Callable[[Found], list[tuple[str, str]]]] = {
     "neighbour": _neighbour,
     "products": _products,
     "scoring": _scoring,
     "fitting": lambda found: [("fitting several methods together, over one alone", f"{found['all_to_one']:.2f}")],
     "training": lambda found: [("training concepts apart, over together", f"{found['apart_to_together']:.2f}")],
+    "fitting-costs": _costs,
+    "scale": _scale,
+    "cluster": _cluster,
     "judging": lambda found: [("share of a hosted judge's slots in use", f"{found['busy']:.2f}")],
     "default_run": _default_run,
     "engines": _engines,
@@ -108,7 +137,9 @@ def page() -> str:
         machine, versions = origin.get("hardware", {}), origin.get("versions", {})
         torch = versions.get("torch", "?")
         place = f"{machine.get('processor', '?')}, {machine.get('cores', '?')} cores, torch {torch}"
-        lines += [row([what, figure, f"`benchmarks/{name}.py`", place]) for what, figure in told(found)]
+        lines += [
+            row([what, figure, f"`benchmarks/{name.partition('-')[0]}.py`", place]) for what, figure in told(found)
+        ]
     return "\n".join(lines) + "\n"
 
 
