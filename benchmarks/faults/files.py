@@ -5,6 +5,7 @@ What is said of rows is tried on rows that runs have written, of every kind.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -60,11 +61,14 @@ def count(scale: float, seed: int) -> list[Count]:
 # Rows and fits
 
 
-def _of(file: Path) -> dict[str, str]:
-    """What the store reads of a folder with this one file."""
+def _of(file: Path, whole: bytes) -> dict[str, str]:
+    """What the store reads of a folder with this one file, which held `whole`; rows under other keys are `others`."""
+    keys = dict.fromkeys(json.loads(line)["key"] for line in whole.splitlines())
     with redirect_stderr(StringIO()):
         read = Rows(file.parent)
-    return {key: digest(row) for key, row in read._rows.items()}
+        found = {key: digest(read.get(key)) for key in keys if key in read}
+        others = len(read) - len(found)
+    return found | ({"others": str(others)} if others else {})
 
 
 def _shards(kept: Path, root: Path) -> Iterator[tuple[Path, bytes]]:
@@ -82,12 +86,12 @@ def cuts(kept: Path, root: Path, scale: float, rng: random.Random) -> Count:
     """Every length of a file, or a share of them."""
     tried = wrong = 0
     for file, whole in _shards(kept, root / "empty"):
-        expected = list(_of(file).items())
+        expected = list(_of(file, whole).items())
         places = range(len(whole))
         for cut in places if scale >= 1 else rng.sample(places, round(len(whole) * scale)):
             file.write_bytes(whole[:cut])
             lines = whole[:cut].count(b"\n")
-            found = list(_of(file).items())
+            found = list(_of(file, whole).items())
             wrong += found not in (expected[:lines], expected[: lines + 1])
             tried += 1
     return Count("a file of rows cut at every byte, of each kind", tried, wrong, "more than the torn row is lost")
@@ -99,10 +103,10 @@ def flips(kept: Path, root: Path, times: int, rng: random.Random) -> Count:
     for i in range(times):
         file, whole = shards[i % len(shards)]
         file.write_bytes(whole)
-        expected = _of(file)
+        expected = _of(file, whole)
         place = rng.randrange(len(whole))
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
-        found = _of(file)
+        found = _of(file, whole)
         most = 2 if whole[place] == ord("\n") else 1
         wrong += not (found.items() <= expected.items() and len(found) >= len(expected) - most)
         tried += 1
