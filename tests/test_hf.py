@@ -559,6 +559,8 @@ def test_answers_share_larger_batches_than_texts_as_far_as_memory_has_room(
     passing = 4 * (8 * config.hidden_size + 3 * config.intermediate_size)
     monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**4}[name])
     assert memory.room(lm.model) == (4096 * 10**4 // 8 // (kept + passing), 4096 * 10**4 // 8 // 8)
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: 2**20)
+    assert memory.room(lm.model) == memory.MOST
     pairs = lm.answers.seen
     long, short = [900] * 12, [20] * 300
     for batch in lm.answers.split([*long, *short]):

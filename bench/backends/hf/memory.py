@@ -19,6 +19,8 @@ SHARE = 8
 """One in so many bytes of a device's memory may hold the answers that are being written, and one their masks."""
 PAIR = 8
 """Bytes that a pair of tokens takes where a mask is made, as truth and as numbers."""
+MOST = 2**16, 2**26
+"""Tokens and pairs of a pass from which more of them make no product faster, and memory slower."""
 
 
 def room(model: Any) -> tuple[int, int]:
@@ -40,7 +42,8 @@ def room(model: Any) -> tuple[int, int]:
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     part = memory // SHARE
-    return int(part // (kept + passing)), int(part // PAIR)
+    told = PAIR * (heads if config._attn_implementation == "eager" else 1)  # eager code weighs all pairs in every head
+    return min(int(part // (kept + passing)), MOST[0]), min(int(part // told), MOST[1])
 
 
 def exhausted(error: BaseException) -> bool:
