@@ -272,9 +272,6 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         for job in jobs
     ]
     _boards(tables(shown), err if as_json else out(200))
-    for job in jobs:
-        if job.reason and job.status != "unsupported":  # those stood in the plan
-            say(f"{job.spec.method}: {job.status}: {job.reason}")
     fresh = sum(job.fresh for job in jobs)
     err.print(
         f"{fresh} generations made now; "
@@ -288,9 +285,11 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         _report(root)
     if lost:
         say(lost)
-    for line in gaps:
+    # Last, where whoever finds exit code 1 looks; those that are unsupported stood in the plan.
+    failed = [f"{job.spec.method}: {job.status}: {job.reason}" for job in jobs if job.status == "failed"]
+    for line in (*gaps, *failed):
         echo(f"bench: {line}", err=True)
-    return bool(gaps) or any(job.status == "failed" for job in jobs)
+    return bool(gaps or failed)
 
 
 def lacking(runs: Sequence[results.Run]) -> str:
