@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -557,9 +558,9 @@ def test_answers_share_larger_batches_than_texts_as_far_as_memory_has_room(
     config = lm.model.config
     kept = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
     passing = 4 * (8 * config.hidden_size + 3 * config.intermediate_size)
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**4}[name])
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**4}[name])
     assert memory.room(lm.model) == (4096 * 10**4 // 8 // (kept + passing), 4096 * 10**4 // 8 // 8)
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: 2**20)
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**20)
     assert memory.room(lm.model) == memory.MOST
     pairs = lm.answers.seen
     long, short = [900] * 12, [20] * 300

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.backends.threads import Clock, busy, cores, free
+from bench.backends.threads import Clock, busy, free
+from bench.core.machine import cores
 
 SHOWS = "import bench, torch; torch.ones(9).sum()"
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bench.core.machine import cores
+
 STAT = Path("/proc/stat")
 """Where Linux says what each core has done since the machine began."""
 LEAST = 0.5
@@ -54,11 +56,6 @@ def busy(stat: Path, which: Sequence[int]) -> float | None:
     found = [line.split() for line in lines if line.partition(" ")[0] in names]
     # user, nice, system, idle, iowait, irq, softirq, steal; guests are in user and nice already
     return sum(int(n) for row in found for k, n in enumerate(row[1:9]) if k not in (3, 4)) / ticks if found else None
-
-
-def cores() -> list[int]:
-    """The cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 BEGUN = Clock.now()

@@ -6,7 +6,6 @@ Invariant: what is wrong is said with its remedy, and looking changes nothing bu
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
@@ -21,6 +20,7 @@ from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.selftest import checks
 from bench.backends.models import resolve
 from bench.core.errors import BenchError
+from bench.core.machine import memory
 from bench.core.paths import cache_root
 from bench.core.registry import build
 
@@ -51,8 +51,7 @@ def machine() -> Iterator[Finding]:
             yield Finding("programs", name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             continue
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Finding("device", "processor", f"{threads.chosen()[1]}, {memory:.0f} GiB")
+    yield Finding("device", "processor", f"{threads.chosen()[1]}, {memory() / 2**30:.0f} GiB")
     for i in range(torch.cuda.device_count()):
         free, total = (n / 2**30 for n in torch.cuda.mem_get_info(i))
         yield Finding("device", f"cuda:{i}", f"{torch.cuda.get_device_name(i)}, {free:.0f} of {total:.0f} GiB free")

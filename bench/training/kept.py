@@ -6,8 +6,9 @@ changes speed alone. It lies in the machine's own memory, so that a GPU's is fre
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
+
+from bench.core.machine import memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ class Kept:
     """
 
     def __init__(self, room: int | None = None) -> None:
-        self.room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // SHARE if room is None else room
+        self.room = memory() // SHARE if room is None else room
         self.bytes = 0
         self.totals: dict[tuple[bytes, int], float] = {}
         """(text, tokens of its prompt) -> summed log-probability of the rest."""

@@ -11,7 +11,6 @@ torch's; `Widened` alone takes a sum's terms in another order, as batches of ano
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.backends.models import fast
+from bench.core.machine import memory
 
 
 class _Product(torch.autograd.Function):
@@ -132,9 +132,8 @@ def use(model: Any) -> None:
     if kind is Packed and not _has_onednn(model.dtype):
         return
     modules: list[Any] = [module for module in model.modules() if type(module) is nn.Linear]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     size = 4 if kind is Widened else model.dtype.itemsize
-    keeps = size * sum(module.weight.numel() for module in modules) <= memory // SHARE
+    keeps = size * sum(module.weight.numel() for module in modules) <= memory() // SHARE
     if kind is Packed and model.dtype == torch.bfloat16 and not keeps:
         return  # torch's own does the same
     for module in modules:

@@ -6,13 +6,13 @@ Invariant: a smaller pass changes speed alone, so that what is remembered here i
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.core import machine
 from bench.core.store import write_json
 
 SHARE = 8
@@ -40,7 +40,7 @@ def room(model: Any) -> tuple[int, int]:
     if model.device.type == "cuda":
         memory = torch.cuda.get_device_properties(model.device).total_memory
     else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = machine.memory()
     part = memory // SHARE
     told = PAIR * (heads if config._attn_implementation == "eager" else 1)  # eager code weighs all pairs in every head
     return min(int(part // (kept + passing)), MOST[0]), min(int(part // told), MOST[1])

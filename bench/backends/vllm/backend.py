@@ -30,6 +30,7 @@ from bench.backends.vllm.wire import Wire
 from bench.core.content import Array, digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Prompted, ReadSite
+from bench.core.machine import cores
 from bench.core.paths import cache_root
 from bench.core.registry import backend
 from bench.core.steering import Steering
@@ -300,8 +301,7 @@ class VLLMBackend(Backend):
         else:
             # By default vLLM keeps a core free; on few cores that is a large part of them.
             found["kv_cache_memory_bytes"] = int(self.memory * 2**30)
-            cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores())))
         return found
 
     def _share(self, total: int) -> float:
