@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from bench.backends.hf.attention import widened
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.batches import Batches
-from bench.backends.hf.modules import Enough, blocks, first, read_blocks
+from bench.backends.hf.modules import Enough, blocks, first, read_blocks, resumed
 from bench.core.content import Message
 from bench.core.interfaces import Context
 from bench.training.changes.base import Change, RowPlan
@@ -30,8 +30,6 @@ from bench.training.kept import Kept
 T = TypeVar("T")
 PASS = 4096
 """Tokens that go through the model at once, about: beyond it a step is several passes."""
-EXACT = "sdpa-fp32"
-"""The name under which transformers knows `_attend`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,6 @@ class Texts:
         self._names: list[bytes] = []
         self._prompts: list[int] = []
         self._headers: list[int] = []
-        self._tuple: bool | None = None
 
     def add(self, text: Text) -> int | None:
         """The number of a text; None where the cut leaves no token of its response."""
@@ -170,7 +167,7 @@ class Texts:
         output = None
         with ExitStack() as stack:
             if torch.is_grad_enabled():
-                stack.enter_context(_exact_attention(self.model, self.device))
+                stack.enter_context(_exact_attention(self.model))
             if start >= 0 and (logits or unread):
                 stack.enter_context(self._resumed(start, self._states(numbers, start)))
             if change is not None and rows is not None:
@@ -213,19 +210,6 @@ class Texts:
         width = max(map(len, kept))
         return torch.stack([nn.functional.pad(h, (0, 0, 0, width - len(h))) for h in kept]).to(self.device)
 
-    @contextmanager
-    def _resumed(self, start: int, states: Tensor) -> Iterator[None]:
-        """The blocks up to `start` pass their input on, and the last of them gives `states`."""
-        wrapped = self._wrapped()
-        patched = list(self.blocks[: start + 1])
-        for number, block in enumerate(patched):
-            block.forward = _constant(states if number == start else None, wrapped)
-        try:
-            yield
-        finally:
-            for block in patched:
-                del block.forward
-
     def _resumes(self, layer: int) -> bool:
         """Whether the model makes of block `layer`'s output what it makes of the whole text: some families hand on
         more than the states (keys that later blocks use again, what an earlier block was given)."""
@@ -243,24 +227,26 @@ class Texts:
             self.kept.resumes[layer] = same
         return self.kept.resumes[layer]
 
+    def _resumed(self, start: int, states: Tensor) -> AbstractContextManager[None]:
+        """Passes inside begin with `states` for what block `start` gives."""
+        return resumed(self.blocks[: start + 1], states, self._wrapped)
+
+    @cached_property
     def _wrapped(self) -> bool:
         """Whether a block of this model returns its states in a tuple."""
-        if self._tuple is None:
-            seen: list[bool] = []
+        seen: list[bool] = []
 
-            def watch(_: nn.Module, __: Any, output: Any) -> None:
-                seen.append(isinstance(output, tuple))
-                raise Enough
+        def watch(_: nn.Module, __: Any, output: Any) -> None:
+            seen.append(isinstance(output, tuple))
+            raise Enough
 
-            handle = self.blocks[0].register_forward_hook(watch)
-            try:
+        handle = self.blocks[0].register_forward_hook(watch)
+        try:
+            with suppress(Enough):
                 self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=False)
-            except Enough:
-                pass
-            finally:
-                handle.remove()
-            self._tuple = seen[0]
-        return self._tuple
+        finally:
+            handle.remove()
+        return seen[0]
 
 
 class _LogProbability(torch.autograd.Function):
@@ -284,37 +270,11 @@ class _LogProbability(torch.autograd.Function):
         return found.scatter_add_(1, token[:, None], grad), None
 
 
-@contextmanager
-def _exact_attention(model: Any, device: torch.device) -> Iterator[None]:
+def _exact_attention(model: Any) -> AbstractContextManager[None]:
     """Attention in fp32 on a CPU: PyTorch's fused backward takes 2.7 times as long in bf16 (22 against 8 ms for
     8 rows of 85 tokens, 9 heads of 64), a seventh of a training step; forward they take the same."""
-    settings = model.config.get_text_config()
-    if device.type != "cpu" or model.dtype == torch.float32 or settings._attn_implementation != "sdpa":
-        yield
-        return
-    AttentionInterface.register(EXACT, _attend)
-    AttentionMaskInterface.register(EXACT, sdpa_mask)
-    settings._attn_implementation = EXACT
-    try:
-        yield
-    finally:
-        settings._attn_implementation = "sdpa"
-
-
-def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
-    exact = mask if mask is None or mask.dtype == torch.bool else mask.float()
-    found, weights = sdpa_attention_forward(module, query.float(), key.float(), value.float(), exact, **rest)
-    return found.to(query.dtype), weights
-
-
-def _constant(states: Tensor | None, wrapped: bool) -> Any:
-    """A forward that gives `states`, or its own input."""
-
-    def forward(hidden: Tensor, *_: Any, **__: Any) -> Any:
-        given = hidden if states is None else states
-        return (given,) if wrapped else given
-
-    return forward
+    exact = model.dtype == torch.float32
+    return nullcontext() if exact else widened(model, torch.float32, sdpa_attention_forward)
 
 
 def _keeper(found: dict[int, Tensor], layer: int, last: bool) -> Any:

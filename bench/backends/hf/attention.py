@@ -10,14 +10,14 @@ bits; the last ones may differ, as they do between batches of another shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-NAME, PLAIN, DOUBLE = "grouped_sdpa", "sdpa", "double_sdpa"
+NAME, PLAIN, WIDE = "grouped_sdpa", "sdpa", "wide_sdpa"
 CAP = "attn_logit_softcapping"
 """Where Gemma-2 and its kin say what their attention's logits are capped at."""
 
@@ -80,31 +80,33 @@ def attend(
     return answered.reshape(batch, heads, length, -1).transpose(1, 2).contiguous(), None
 
 
-@contextmanager
-def doubled(model: Any) -> Iterator[None]:
+def doubled(model: Any) -> AbstractContextManager[None]:
     """Attention takes its sums in fp64 in the passes of a fp32 model on a CPU: in fp32 their last bits differ with the
     place of a key in its row, and so with the company of a text."""
+    return widened(model, torch.float64, attend) if model.dtype == torch.float32 else nullcontext()
+
+
+@contextmanager
+def widened(model: Any, wide: torch.dtype, attend: Callable[..., Any]) -> Iterator[None]:
+    """In the passes of a model on a CPU that attends by `sdpa`, `attend` is given queries, keys, values and a mask of
+    numbers as `wide`, and what it answers has the queries' type again."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     config = model.config.get_text_config()
-    own = config._attn_implementation
-    if model.device.type != "cpu" or model.dtype != torch.float32 or own != PLAIN:
+    if model.device.type != "cpu" or config._attn_implementation != PLAIN:
         yield
         return
-    AttentionInterface.register(DOUBLE, _attend_doubled)
-    AttentionMaskInterface.register(DOUBLE, sdpa_mask)
-    config._attn_implementation = DOUBLE
+
+    def attended(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
+        told = mask if mask is None or mask.dtype == torch.bool else mask.to(wide)
+        found, weights = attend(module, query.to(wide), key.to(wide), value.to(wide), told, **rest)
+        return found.to(query.dtype), weights
+
+    AttentionInterface.register(WIDE, attended)
+    AttentionMaskInterface.register(WIDE, sdpa_mask)
+    config._attn_implementation = WIDE
     try:
         yield
     finally:
-        config._attn_implementation = own
-
-
-def _attend_doubled(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
-) -> tuple[Tensor, None]:
-    floats = attention_mask is not None and attention_mask.dtype != torch.bool
-    mask = attention_mask.double() if attention_mask is not None and floats else attention_mask
-    found, none = attend(module, query.double(), key.double(), value.double(), mask, **rest)
-    return found.to(query.dtype), none
+        config._attn_implementation = PLAIN

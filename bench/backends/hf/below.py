@@ -9,14 +9,14 @@ Invariant: the blocks above, and every token written, see the numbers that they 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.backends.hf import cache
-from bench.backends.hf.modules import Enough, blocks, first
+from bench.backends.hf.modules import Enough, blocks, first, resumed
 from bench.core.steering import Steering
 
 PROBE = ((5, 6, 7, 8, 9, 10), (11, 12, 13, 14, 15, 16))
@@ -29,12 +29,9 @@ class Below:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.stack = blocks(model)
-        self._inside = {
-            f"{name}.{path}" if path else name: number
-            for number, block in enumerate(self.stack)
-            for name in (next(name for name, module in model.named_modules() if module is block),)
-            for path, _ in block.named_modules()
-        }
+        numbered = reversed(list(enumerate(self.stack)))  # of a module that several blocks have, the first counts
+        block_of = {id(module): number for number, block in numbered for module in block.modules()}
+        self._inside = {name: block_of[id(module)] for name, module in model.named_modules() if id(module) in block_of}
         self._holds: dict[int, bool] = {}
 
     def until(self, steering: Steering | None) -> int:
@@ -67,29 +64,15 @@ class Below:
         rows = [which.index(n) for n in range(max(which) + 1)]
         states, layers, wrapped = self._read({name: value[rows] for name, value in inputs.items()}, until)
         index = torch.tensor(which, device=states.device)
-        patched = list(self.stack[: until + 1])
+        with ExitStack() as first_pass:
 
-        def forward(number: int) -> Any:
-            def passed(hidden: Tensor, *_: Any, **__: Any) -> Any:
-                keys, values = (part[index] for part in layers[number])
-                keep["past_key_values"].layers[number].update(keys, values)
+            def passed(number: int) -> None:
+                keep["past_key_values"].layers[number].update(*(part[index] for part in layers[number]))
                 if number == until:
-                    restore()
-                    hidden = states[index]
-                return (hidden,) if wrapped else hidden
+                    first_pass.close()
 
-            return passed
-
-        def restore() -> None:
-            for block in patched:
-                vars(block).pop("forward", None)
-
-        for number, block in enumerate(patched):
-            block.forward = forward(number)
-        try:
+            first_pass.enter_context(resumed(self.stack[: until + 1], states[index], wrapped, passed))
             yield
-        finally:
-            restore()
 
     def _read(self, inputs: Mapping[str, Tensor], until: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]], bool]:
         """Block `until`'s output `[U, T, H]` of the bare model, keys and values of the blocks up to there, and whether
@@ -103,9 +86,8 @@ class Below:
         kept = cache.cache(self.model, inputs["input_ids"].shape[1])
         handle = self.stack[until].register_forward_hook(keep)
         try:
-            self.model(**inputs, use_cache=True, logits_to_keep=1, **kept)
-        except Enough:
-            pass
+            with suppress(Enough):
+                self.model(**inputs, use_cache=True, logits_to_keep=1, **kept)
         finally:
             handle.remove()
         layers = kept["past_key_values"].layers[: until + 1]

@@ -33,7 +33,7 @@ PIECE = 16
 """Positions whose `[V]` distributions are in memory in fp32 at once."""
 WIDE = 128
 """Tokens in one row after what all its texts begin with, or as many as that has: attention costs a token as much as its
-row is long (`benchmarks/scoring.py` has the rates at other widths)."""
+row is long (`benchmarks/products.py` has the rates at other widths)."""
 PADDED = 1.1
 """How much longer padding may make a pass."""
 
