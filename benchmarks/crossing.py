@@ -28,8 +28,9 @@ from bench.core.interfaces import Context, Fitted
 from bench.core.naming import build_method
 from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build
+from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.store import Rows, write_json
+from bench.core.store import write_json
 from bench.core.values import Pair, Request, Train
 from bench.results import provenance
 from bench.run.strength import Strength

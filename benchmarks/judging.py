@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.backends.fake.backend import WORDS
-from bench.core.store import Rows, write_json
+from bench.core.rows import Rows
+from bench.core.store import write_json
 from bench.core.values import Concept, Item
 from bench.judges.judging import rate
 from bench.judges.llm import LLMJudge

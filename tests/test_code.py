@@ -24,7 +24,7 @@ from bench.run.identity import keys
 COUNTS = ("generations", "generated_now")
 
 MOVED = (
-    *("core.interfaces", "core.values", "core.steering", "core.store", "core.money"),
+    *("core.interfaces", "core.values", "core.steering", "core.rows", "core.store", "core.money"),
     *("run.strength", "run.trials", "run.fits", "results.runs"),
 )
 

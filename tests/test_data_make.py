@@ -22,7 +22,7 @@ from bench.backends.fake.backend import FakeBackend
 from bench.cli.main import main
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Completion, Request
 from bench.data import layout, make, prompts, quality
 from bench.data.check import check

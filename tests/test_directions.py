@@ -31,8 +31,9 @@ from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted, Method
 from bench.core.naming import build_method
 from bench.core.protocol import Budget, protocol
+from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.store import Artefacts, Rows
+from bench.core.store import Artefacts
 from bench.core.values import Activations, Completion, Example, Item, Request, Sampling, TargetScore, Train, Verdict
 from bench.run.contract import BUDGET, Planted, example_train, shows
 from bench.run.fits import Fits

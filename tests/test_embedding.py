@@ -12,7 +12,7 @@ import pytest
 from bench.core.errors import BenchError
 from bench.core.protocol import protocol
 from bench.core.registry import build
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Item, Train
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.embedding import Embedding, Surface

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.core.protocol import DEFAULT_JUDGE, usual_judge
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Concept, Item
 from bench.judges import ensemble
 from bench.judges.ensemble import AXES, FEATURES, LEVELS, Ensemble, Levels, fitted

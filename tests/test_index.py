@@ -9,23 +9,23 @@ import os
 import random
 import shutil
 import signal
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from store_cases import made_once
 
-from bench.core import claims, store
+from bench.core import claims, rows, store
 from bench.core.index import NAME, Index, named
-from bench.core.store import Rows
+from bench.core.rows import Rows
 
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "UNSAVED", 1)
-    monkeypatch.setattr(store, "FRESH", 3)
+    monkeypatch.setattr(rows, "UNSAVED", 1)
+    monkeypatch.setattr(rows, "FRESH", 3)
 
 
 def filled(folder: Path, rows: dict[str, Any]) -> Path:
@@ -55,8 +55,8 @@ ROWS: dict[str, Any] = {str(i): {"text": f"größe {i}\n", "value": i / 3, "none
 def test_an_indexed_file_is_not_read_through_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, ROWS)
     read: list[bytes] = []
-    key_of = store._key
-    monkeypatch.setattr(store, "_key", lambda line: read.append(line) or key_of(line))
+    key_of = rows._key
+    monkeypatch.setattr(rows, "_key", lambda line: read.append(line) or key_of(line))
     assert content(tmp_path) == ROWS
     assert read == []
     more = filled(tmp_path, {"30": 30})
@@ -65,7 +65,7 @@ def test_an_indexed_file_is_not_read_through_again(tmp_path: Path, monkeypatch: 
     assert len(read) == 21
     assert (tmp_path / NAME).is_file()  # made anew
     with more.open("ab") as file:
-        file.write(store._sealed("31", None))
+        file.write(rows._sealed("31", None))
     read.clear()
     assert content(tmp_path) == ROWS | {"30": 30, "31": None}
     assert len(read) == 1
@@ -143,7 +143,7 @@ def test_damage_found_once_is_told_by_every_command(
     path.write_bytes(path.read_bytes().replace(b"gr\\u00f6\\u00dfe 7", b"gr\\u00f6\\u00dfe 8"))
     (tmp_path / NAME).unlink()
     for _ in range(2):
-        monkeypatch.setattr(store, "TOLD", set())
+        monkeypatch.setattr(rows, "TOLD", set())
         assert content(tmp_path).keys() == ROWS.keys() - {"7"}
         assert "damaged rows: 1" in capsys.readouterr().err
 
@@ -224,7 +224,7 @@ def test_a_process_killed_while_it_writes_the_index_loses_nothing(tmp_path: Path
         def die(*args: Any, **kwargs: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        setattr(store if call == "write" else os, "_write_all" if call == "write" else call, die)
+        setattr(store if call == "write" else os, "write_all" if call == "write" else call, die)
         made.close()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -233,45 +233,12 @@ def test_a_process_killed_while_it_writes_the_index_loses_nothing(tmp_path: Path
     assert [name for name in os.listdir(tmp_path) if name.endswith(".part")] == []
 
 
-def worker(folder: Path, keys: list[str], seed: int) -> None:
-    random.Random(seed).shuffle(keys)
-    rows = Rows(folder)
-    for mine in rows.portions(keys):
-        for key in mine:
-            with (folder / "made").open("ab", buffering=0) as file:
-                file.write(f"{key}\n".encode())
-            rows.put(key, key * 2)
-    assert all(rows.get(key) == key * 2 for key in keys)
-    rows.close()
-
-
 @pytest.mark.parametrize("killed", [0, 2])
 def test_processes_share_an_indexed_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
-    """As without an index each row is made once; the killed have made one without having put it, at most."""
-    monkeypatch.setattr(store, "UNSAVED", 50)
-    monkeypatch.setattr(store, "FRESH", 64)
-    keys, pids = [str(i) for i in range(900)], []
-    for seed in range(4):
-        if (pid := os.fork()) == 0:
-            try:
-                worker(tmp_path, keys, seed)
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
-        pids.append(pid)
-    for pid in pids[:killed]:
-        while not (tmp_path / "made").exists():
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.05))
-        os.kill(pid, signal.SIGKILL)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    assert ends[killed:] == [0] * (4 - killed)
-    made = (tmp_path / "made").read_text().split()
-    assert set(made) == set(keys)
-    assert len(made) <= len(keys) + killed
-    read = Rows(tmp_path)
-    assert [read.get(key) for key in keys] == [key * 2 for key in keys]
-    assert len(read) == len(keys)
+    """As without an index each row is made once."""
+    monkeypatch.setattr(rows, "UNSAVED", 50)
+    monkeypatch.setattr(rows, "FRESH", 64)
+    made_once(tmp_path, 900, killed, closes=True)
 
 
 def test_names_are_asked_about_when_their_turn_comes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from bench.backends.models import resolve
 from bench.core import registry
 from bench.core.definitions import OWN, closure
 from bench.core.protocol import protocol
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.run.identity import RULES, definitions
 from bench.run.plan import Options, make
 from bench.run.session import execute
@@ -146,6 +146,7 @@ UNKEYED = {
     "bench.core.paths": "finds folders",
     "bench.core.protocol": "names runs",
     "bench.core.registry": "finds classes",
+    "bench.core.rows": "stores",
     "bench.core.store": "stores",
     "bench.data.layout": "compares texts, to refuse",
     "bench.judges.judging": "digests",

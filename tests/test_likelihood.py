@@ -13,7 +13,7 @@ from bench.backends.models import Model
 from bench.core.errors import BenchError
 from bench.core.protocol import protocol
 from bench.core.registry import build
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Item, Train
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.likelihood import NOTE, OPENING, TRACE, Likelihood, Scale

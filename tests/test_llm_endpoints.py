@@ -24,7 +24,7 @@ from bench.core.content import digest
 from bench.core.errors import StopRun, UsageError
 from bench.core.interfaces import Judge
 from bench.core.money import Ledger, Price, SpendingLimit, Usage, price_of
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Concept, Item, Request, Sampling, Verdict
 from bench.judges.judging import rate
 from bench.judges.llm import LLMJudge

@@ -37,7 +37,7 @@ from bench.backends.hosted.backend import OpenAIBackend, retry_after
 from bench.backends.hosted.pool import Failure, RequestPool, TransientError, pause
 from bench.core.errors import BenchError, StopRun, UsageError
 from bench.core.money import PRICES, Price, SpendingLimit, price_of
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Concept, Item, Request, Verdict
 from bench.judges.judging import rate
 from bench.judges.llm import LLMJudge

@@ -27,7 +27,7 @@ from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
 from bench.core.errors import UsageError
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Concept, Item, Request, Sampling
 from bench.judges.llm import LLMJudge
 from bench.judges.local import HFJudge

@@ -14,7 +14,6 @@ import shutil
 import signal
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import save_file
+from store_cases import made_once
 
 from bench.core.claims import Claims
 from bench.core.content import Array, digest, stored
@@ -32,17 +32,9 @@ from bench.core.deltas import LowRankDelta
 from bench.core.edits import Add, Gate, Span
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import cache_root
+from bench.core.rows import Rows
 from bench.core.steering import Prompt, Steering
-from bench.core.store import (
-    Artefacts,
-    Rows,
-    load_value,
-    save_value,
-    write_json,
-    write_over,
-    write_set,
-    write_whole,
-)
+from bench.core.store import Artefacts, load_value, save_value, write_json, write_over, write_set, write_whole
 from bench.interchange.files import load, save
 
 
@@ -488,43 +480,9 @@ def test_a_quarter_is_handed_out_at_once(tmp_path: Path) -> None:
     assert [len(mine) for mine in Rows(None).portions(map(str, range(2000)))] == [2000]
 
 
-def worker(folder: Path, keys: list[str], seed: int) -> None:
-    """Puts what of `keys` is its own, and writes down that it did."""
-    rows = Rows(folder)
-    random.Random(seed).shuffle(keys)
-    for mine in rows.portions(keys):
-        for key in mine:
-            with (folder / "made").open("ab", buffering=0) as file:
-                file.write(f"{key}\n".encode())
-            rows.put(key, key * 2)
-    assert all(rows.get(key) == key * 2 for key in keys)
-
-
 @pytest.mark.parametrize("killed", [0, 2])
 def test_processes_make_each_row_once(tmp_path: Path, killed: int) -> None:
-    """Four, two of which may be killed on their way: those have made a row without having put it, at most."""
-    keys, pids = [str(i) for i in range(1500)], []
-    for seed in range(4):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                worker(tmp_path, keys, seed)
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
-        pids.append(pid)
-    for pid in pids[:killed]:
-        while not (tmp_path / "made").exists():
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.05))
-        os.kill(pid, signal.SIGKILL)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    assert ends[killed:] == [0] * (4 - killed)
-    made = (tmp_path / "made").read_text().split()
-    assert set(made) == set(keys)
-    assert len(made) <= len(keys) + killed
-    read = Rows(tmp_path)
-    assert len(read) == len(keys)
+    made_once(tmp_path, 1500, killed, closes=False)
 
 
 def test_an_artefact_is_made_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from bench.cli import main
 from bench.core.naming import build_method
 from bench.core.protocol import protocol
 from bench.core.registry import build
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.data import layout, views
 from bench.run.views import Unmade, Views, lacking, offered, unanswered
 

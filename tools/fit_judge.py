@@ -20,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 
 from bench.core.content import Array, digest
 from bench.core.paths import cache_root
-from bench.core.store import Rows, write_whole
+from bench.core.rows import Rows
+from bench.core.store import write_whole
 from bench.core.values import Concept, Item
 from bench.judges import ensemble
 from bench.judges.corruptions import CORRUPTIONS

@@ -26,7 +26,8 @@ from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError
 from bench.core.escape import name as file_name
 from bench.core.paths import cache_root, expanded, is_folder, mark_cache
-from bench.core.store import Rows, folder_in_place, write_json, write_whole
+from bench.core.rows import Rows
+from bench.core.store import folder_in_place, write_json, write_whole
 
 
 @dataclass(frozen=True)

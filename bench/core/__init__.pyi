@@ -46,10 +46,10 @@ from .registry import (
     table as table,
     task as task,
 )
+from .rows import Rows as Rows
 from .steering import Prompt as Prompt, Steering as Steering
 from .store import (
     Artefacts as Artefacts,
-    Rows as Rows,
     load_value as load_value,
     pack as pack,
     save_value as save_value,

@@ -19,8 +19,8 @@ from bench.core.content import Array, Message, digest, stored
 from bench.core.definitions import code_digest, minor
 from bench.core.errors import BenchError
 from bench.core.protocol import Budget, Protocol as RunProtocol
+from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.store import Rows
 from bench.core.values import (
     Activations,
     Completion,

@@ -200,7 +200,7 @@ class Ledger:
 
 
 class Book(Protocol):
-    """Where a ledger is kept (`bench.core.store.Rows`)."""
+    """Where a ledger is kept (`bench.core.rows.Rows`)."""
 
     def put(self, key: str, row: Any) -> None: ...
     def values(self) -> list[Any]: ...

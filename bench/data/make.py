@@ -23,8 +23,9 @@ from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
 from bench.core.money import Ledger, SpendingLimit, price_of
 from bench.core.registry import get
+from bench.core.rows import Rows
 from bench.core.shapes import Text as Spoken
-from bench.core.store import Rows, write_json, write_over
+from bench.core.store import write_json, write_over
 from bench.core.values import Completion, Request, Sampling
 from bench.data import check, layout, prompts, quality
 from bench.data.layout import EVALUATION, GENRES, METADATA, SHARED, TRAIN, Text, fold

@@ -21,7 +21,7 @@ from bench.core.content import Array, digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge
 from bench.core.registry import judge
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Example, Item, Train, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.likelihood import Scale

@@ -22,7 +22,7 @@ from bench.core.content import Array, digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge
 from bench.core.registry import get, judge
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Item, Request, Train, Verdict
 from bench.judges.embedding import CONTEXT, WEIGHTS, Encoder, sentences
 from bench.judges.rules import rule_of

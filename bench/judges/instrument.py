@@ -17,7 +17,7 @@ from bench.core.interfaces import Backend, Judge
 from bench.core.money import Ledger, SpendingLimit
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import build, get
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Completion, Item, Request, Train, Verdict
 from bench.judges.judging import judged_by, rate
 

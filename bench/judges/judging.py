@@ -17,7 +17,7 @@ from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError, StopRun, named
 from bench.core.interfaces import Judge
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Item, Verdict
 
 TOP = 2.0

@@ -18,7 +18,7 @@ from bench.core.content import Array, digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge, Prompted
 from bench.core.registry import judge
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Example, Item, Request, Train, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.stats.intervals import auroc

@@ -19,7 +19,7 @@ from bench.core.content import digest
 from bench.core.errors import UsageError
 from bench.core.interfaces import Backend, Judge
 from bench.core.registry import get, judge, table
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Item, Request, Sampling, Train, Verdict
 from bench.judges.replies import RATINGS, READER, parse, weigh
 from bench.judges.rubrics import RUBRICS, filled

@@ -24,9 +24,10 @@ from bench.core.content import digest
 from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.paths import cache_root
+from bench.core.rows import Rows
 from bench.core.settings import known
 from bench.core.steering import Steering
-from bench.core.store import Rows, write_json
+from bench.core.store import write_json
 from bench.core.values import Completion, Example, Request, Sampling
 from bench.results import provenance, sidecars
 from bench.run.export import steerings

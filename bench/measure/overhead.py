@@ -20,8 +20,9 @@ from bench.core.errors import BenchError
 from bench.core.index import Place
 from bench.core.interfaces import Backend, Bound, Context, Fitted
 from bench.core.registry import get
+from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.store import Artefacts, Rows, load_value, pack
+from bench.core.store import Artefacts, load_value, pack
 from bench.core.values import Completion, Concept, Item, Request, Sample, Sampling, Verdict
 from bench.measure.meters import peak, tokens_through
 from bench.overhead.config import KEYS, architecture, complete, known

@@ -16,7 +16,7 @@ from bench.backends import tiny
 from bench.core.content import digest
 from bench.core.interfaces import Judge
 from bench.core.registry import build
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Item, Verdict
 from bench.run.contract import example_train
 

@@ -18,8 +18,8 @@ from bench.core.interfaces import Backend, Bound, Context, Fitted, Method, Task
 from bench.core.naming import build_method, names_in
 from bench.core.protocol import USUAL_TASK, protocol
 from bench.core.registry import build, get
+from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.store import Rows
 from bench.core.values import Concept, Example, Pair, Request, Sampling, Train
 from bench.results import Results, read
 from bench.run.fits import given, lacks

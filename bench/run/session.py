@@ -28,9 +28,9 @@ from bench.core.interfaces import Bound, Context, Fitted, Monitored
 from bench.core.money import Ledger
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
+from bench.core.rows import Rows
 from bench.core.spoken import spoken
 from bench.core.steering import Steering
-from bench.core.store import Rows
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, TargetScore, Verdict
 from bench.judges.judging import judged_by, rate
 from bench.run.cluster import Fitting, Pool, pooled

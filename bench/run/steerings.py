@@ -14,8 +14,9 @@ from bench.core.definitions import code_digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Bound, Context, Fitted, Method, Task
 from bench.core.protocol import Protocol
+from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.store import Artefacts, Rows
+from bench.core.store import Artefacts
 from bench.core.values import Concept
 from bench.run.fits import Fits
 from bench.run.steering_contract import misshapen

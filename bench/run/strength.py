@@ -17,8 +17,8 @@ from bench.core.edits import Edit
 from bench.core.errors import BenchError
 from bench.core.interfaces import Context, Detector, Fitted
 from bench.core.protocol import Protocol
+from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.store import Rows
 from bench.core.values import Concept, Train
 
 TRAINED = 0.3

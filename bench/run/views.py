@@ -15,7 +15,7 @@ from bench.core.content import digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Context, Method, Task
 from bench.core.protocol import Protocol
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Choice, Concept, Request, Sampling, Train
 from bench.data import views as made_of
 

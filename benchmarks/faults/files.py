@@ -21,7 +21,8 @@ from typing import Any
 
 from bench.core.content import digest
 from bench.core.errors import BenchError
-from bench.core.store import Artefacts, Rows, load_value
+from bench.core.rows import Rows
+from bench.core.store import Artefacts, load_value
 from benchmarks.faults.counts import Count
 from benchmarks.faults.kills import FAKE
 from benchmarks.faults.places import Place, fresh, leftovers, results, rows, timed, wait, warm

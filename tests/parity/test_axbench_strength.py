@@ -14,7 +14,7 @@ from bench.backends.hf.backend import HFBackend
 from bench.core.edits import Add
 from bench.core.naming import build_method
 from bench.core.protocol import Protocol, protocol
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.run.strength import Strength
 from bench.run.trials import Trial, best, trials
 from methods._directions import DirectionDetector

@@ -18,7 +18,7 @@ from bench.backends.hosted.pool import Failure
 from bench.core.content import digest
 from bench.core.errors import StopRun
 from bench.core.paths import cache_root
-from bench.core.store import Rows
+from bench.core.rows import Rows
 from bench.core.values import Request
 
 ENDPOINT = "/v1/chat/completions"
