@@ -68,6 +68,9 @@ class Job:
         self.mask = (torch.arange(PROMPT)[None] >= self.pads[:, None]).long()
         self.next = torch.randint(10, 40_000, (rows, 1), generator=draw)
         self.kept: Any = None
+        self.linears = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        sizes, dtype = {module.in_features for module in self.linears}, self.model.dtype
+        self.inputs = {(n, size): torch.randn(n, size, dtype=dtype) for n in {rows, rows * PROMPT} for size in sizes}
 
     def read(self) -> None:
         self.kept = cache.cache(self.model, PROMPT + ROOM)
@@ -88,14 +91,6 @@ class Job:
             last = module is self.model.get_output_embeddings()
             module(self.inputs[min(tokens, self.rows) if last else tokens, module.in_features])
 
-    def ready(self) -> None:
-        self.linears = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
-        sizes = {module.in_features for module in self.linears}
-        dtype = self.model.dtype
-        self.inputs = {
-            (n, size): torch.randn(n, size, dtype=dtype) for n in {self.rows, self.rows * PROMPT} for size in sizes
-        }
-
 
 def turns(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Least seconds of each way, taken in turns."""
@@ -111,7 +106,6 @@ def turns(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
 def generation(lm: HFBackend, rows: int) -> dict[str, Any]:
     """Tokens a second of thread time, the gain over torch's own products, and the share of the limit."""
     job = Job(lm, rows)
-    job.ready()
 
     def own(work: Callable[[], object]) -> Callable[[], None]:
         def run() -> None:
