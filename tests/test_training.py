@@ -24,7 +24,7 @@ from bench.core.interfaces import Context, Fitted
 from bench.core.naming import build_method
 from bench.core.protocol import Budget, protocol
 from bench.core.registry import table
-from bench.core.store import Rows as Store
+from bench.core.rows import Rows as Store
 from bench.run.strength import Strength
 from bench.training import texts, trainer
 from bench.training.changes.base import RowPlan
