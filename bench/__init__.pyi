@@ -8,18 +8,7 @@ from .core.deltas import (
     LowRankDelta as LowRankDelta,
     RotationDelta as RotationDelta,
 )
-from .core.edits import (
-    Add as Add,
-    Clamp as Clamp,
-    Edit as Edit,
-    Gate as Gate,
-    LowRank as LowRank,
-    Project as Project,
-    Span as Span,
-    Work as Work,
-    edit as edit,
-    similarity as similarity,
-)
+from .core.edits import Edit as Edit, Gate as Gate, Span as Span, Work as Work, edit as edit, similarity as similarity
 from .core.errors import BenchError as BenchError, UsageError as UsageError, suggest as suggest
 from .core.interfaces import (
     Backend as Backend,
@@ -36,6 +25,15 @@ from .core.interfaces import (
     Rate as Rate,
     Task as Task,
     check_layer as check_layer,
+)
+from .core.kinds import (
+    Add as Add,
+    Clamp as Clamp,
+    Diagonal as Diagonal,
+    LowRank as LowRank,
+    Project as Project,
+    Rotate as Rotate,
+    Scaled as Scaled,
 )
 from .core.naming import build_method as build_method
 from .core.protocol import Budget as Budget, Protocol as Protocol

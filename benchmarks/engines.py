@@ -27,7 +27,7 @@ from bench.backends.hf.modules import blocks, first, with_first
 from bench.backends.models import DEFAULT, resolve
 from bench.backends.vllm.backend import VLLMBackend
 from bench.core.content import Array
-from bench.core.edits import Add
+from bench.core.kinds import Add
 from bench.core.steering import Steering
 from bench.core.store import write_json
 from bench.core.values import Request, Sampling

@@ -23,7 +23,7 @@ import torch
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model
-from bench.core.edits import Add, Clamp, Project
+from bench.core.kinds import Add, Clamp, Project
 from bench.core.steering import Steering
 from bench.core.store import write_json
 from bench.core.values import Request, Sampling

@@ -23,7 +23,7 @@ from bench.backends.hf import cache, linear, scoring
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.below import Below
 from bench.backends.models import DEFAULT, resolve
-from bench.core.edits import Add
+from bench.core.kinds import Add
 from bench.core.steering import Steering
 from bench.core.store import write_json
 from bench.core.values import Request, Sampling

@@ -24,7 +24,7 @@ import numpy as np
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
 from bench.core.content import Message
-from bench.core.edits import Add
+from bench.core.kinds import Add
 from bench.core.steering import Steering
 from bench.core.store import write_json
 from bench.core.values import Request, Sampling

@@ -21,8 +21,8 @@ from crossing import scores
 from bench import stats
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
-from bench.core.edits import Add
 from bench.core.interfaces import Context
+from bench.core.kinds import Add
 from bench.core.naming import build_method
 from bench.core.protocol import PRESETS, protocol
 from bench.core.registry import build

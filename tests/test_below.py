@@ -14,7 +14,8 @@ from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.below import Below
 from bench.core.content import Message
 from bench.core.deltas import LowRankDelta
-from bench.core.edits import Add, Gate, Span
+from bench.core.edits import Gate, Span
+from bench.core.kinds import Add
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Completion, Request, Sampling
 

@@ -26,7 +26,8 @@ import numpy as np
 
 from bench import Add, Clamp, Fitted, Method, Project, Span, Steering, method, stored
 from bench.core.deltas import LowRankDelta
-from bench.core.edits import Gate, LowRank
+from bench.core.edits import Gate
+from bench.core.kinds import LowRank
 
 def unit(ctx, size=0):
     return np.eye(size or ctx.lm.width, dtype=np.float32)[0]

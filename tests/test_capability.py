@@ -17,7 +17,7 @@ from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import blocks
 from bench.cli.main import main
-from bench.core.edits import Add
+from bench.core.kinds import Add
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request
 from bench.data import layout

@@ -57,8 +57,8 @@ def test_where_code_lies_is_no_part_of_a_key(tmp_path: Path, before: dict[str, s
 
 def harmless(tree: Tree) -> None:
     tree.append("bench/core/values.py", "\n\ndef unused(value: int) -> int:\n    return value + 1\n")
-    tree.append("bench/core/edits.py", "\n\nUNUSED = 3\n")
-    tree.edit("bench/core/edits.py", '"""h ← h + v. `value` is', '"""Adds a vector. `value` is')
+    tree.append("bench/core/kinds.py", "\n\nUNUSED = 3\n")
+    tree.edit("bench/core/kinds.py", '"""h ← h + v. `value` is', '"""Adds a vector. `value` is')
     tree.edit("methods/diffmean.py", "        difference: Array", "        # a comment\n        difference: Array")
     tree.edit("methods/_directions.py", "import numpy as np", "import math\n\nimport numpy as np\n\nassert math")
 
@@ -108,7 +108,7 @@ def test_a_change_reaches_the_keys_of_all_that_name_it_and_no_other(
     assert changed(before, tree.ask(KEYS)) == wanted
 
 
-FLIPPED = ("bench/core/edits.py", "        return value\n\n    def length", "        return -value\n\n    def length")
+FLIPPED = ("bench/core/kinds.py", "        return value\n\n    def length", "        return -value\n\n    def length")
 """The sign of an added vector."""
 
 
@@ -131,7 +131,7 @@ NUMBERS = {
         "            return 2 * self.median_norm(concept, layer)\n",
     ),
     "the rule that picks": ("bench/run/trials.py", "    return max(tried", "    return min(tried"),
-    "the settings tried": ("bench/run/trials.py", "else rules.coefficients)]", "else rules.coefficients[:2])]"),
+    "the settings tried": ("bench/run/trials.py", "else rules.coefficients\n", "else rules.coefficients[:2]\n"),
     "the noise of an answer": ("bench/run/trials.py", "sample, instruction), 16)", "sample, instruction, 1), 16)"),
     "how a token is drawn": ("bench/backends/hf/sampling.py", "top.double() + noise", "top.double() - noise"),
 }

@@ -26,9 +26,10 @@ from bench.backends.hf.modules import attention_output, blocks, first
 from bench.backends.models import resolve
 from bench.cli.main import main
 from bench.core.content import Array, Message
-from bench.core.edits import Add, Gate, Project, Span
+from bench.core.edits import Gate, Span
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted, Method
+from bench.core.kinds import Add, Project
 from bench.core.naming import build_method
 from bench.core.protocol import Budget, protocol
 from bench.core.rows import Rows

@@ -26,9 +26,10 @@ from bench.backends.hf.scoring import reads_trees
 from bench.backends.models import Model
 from bench.core.content import Array, Message
 from bench.core.deltas import DenseDelta, LowRankDelta
-from bench.core.edits import Add, Clamp, Project, Span
+from bench.core.edits import Span
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend
+from bench.core.kinds import Add, Clamp, Project
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 

@@ -29,9 +29,10 @@ from bench.cli.main import main
 from bench.core import registry
 from bench.core.content import digest
 from bench.core.deltas import LowRankDelta
-from bench.core.edits import Add, Clamp, Gate, Project, Span
+from bench.core.edits import Gate, Span
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context
+from bench.core.kinds import Add, Clamp, Project
 from bench.core.naming import build_method
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request

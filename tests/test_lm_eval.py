@@ -19,8 +19,9 @@ from lm_eval.tasks import TaskManager
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.batches import Batches
 from bench.backends.models import Model
-from bench.core.edits import Add, Span
+from bench.core.edits import Span
 from bench.core.errors import BenchError, UsageError
+from bench.core.kinds import Add
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 from bench.interchange.files import save

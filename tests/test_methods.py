@@ -16,9 +16,9 @@ from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.cli.main import main
 from bench.core import registry
-from bench.core.edits import Add
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted, Method
+from bench.core.kinds import Add
 from bench.core.naming import build_method, names_in
 from bench.core.steering import Steering
 from bench.core.values import Concept, Example, Train

@@ -19,8 +19,9 @@ from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
 from bench.core.content import Array
 from bench.core.deltas import Delta, DenseDelta, LowRankDelta, RotationDelta
-from bench.core.edits import Add, Clamp, Gate, LowRank, Project, Span
+from bench.core.edits import Gate, Span
 from bench.core.errors import BenchError, UsageError
+from bench.core.kinds import Add, Clamp, Diagonal, LowRank, Project, Rotate, Scaled
 from bench.core.steering import Steering
 from bench.overhead import breakeven, exact, published
 from bench.overhead.config import base_name, complete, known, of_file, of_model
@@ -343,6 +344,11 @@ PARTS: list[tuple[Any, int, int, int]] = [
     (Project(layer=1, basis=np.eye(2, H, dtype=np.float32)), 4 * 2 * H, 2 * H, 2 * H),
     (Clamp(layer=1, read=normal(H), write=normal(H), target=1.0), 4 * H, 2 * H, 2 * H),
     (LowRank(layer=1, rotation=normal(4, H), weight=normal(4, H), bias=normal(4)), 16 * H, 8 * H + 4, 8 * H + 4),
+    (Scaled(layer=1, read=normal(3, H), write=normal(3, H), bias=normal(3)), 12 * H, 6 * H + 3, 6 * H + 3),
+    (Diagonal(layer=1, gain=normal(H), shift=normal(H)), 3 * H, 2 * H, 2 * H),
+    (Diagonal(layer=1, gain=normal(H), shift=normal(H), low=normal(H), high=normal(H)), 5 * H, 4 * H, 4 * H),
+    (Rotate(layer=1, basis=np.eye(2, H, dtype=np.float32)), 8 * H, 2 * H, 2 * H),
+    (Rotate(layer=1, basis=np.eye(2, H, dtype=np.float32), mode="towards"), 11 * H, 2 * H, 2 * H),
     (LowRankDelta(module="m", down=normal(4, H), up=normal(64, 4)), 8 * (H + 64), 4 * (H + 64), 4 * (H + 64)),
     (DenseDelta(module="m", change=normal(64, H)), 2 * 64 * H, 64 * H, 64 * H),
     (

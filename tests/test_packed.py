@@ -14,8 +14,9 @@ from bench.backends.vllm.packed import Packed
 from bench.backends.vllm.wire import Wire
 from bench.core.content import Array
 from bench.core.deltas import DenseDelta, LowRankDelta
-from bench.core.edits import Add, Clamp, Edit, Gate, LowRank, Project, Span
+from bench.core.edits import Edit, Gate, Span
 from bench.core.errors import BenchError
+from bench.core.kinds import Add, Clamp, LowRank, Project
 from bench.core.steering import Steering
 
 H = 16

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from bench import results
 from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
-from bench.core.edits import Add
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Monitored
+from bench.core.kinds import Add
 from bench.core.protocol import Budget, protocol
 from bench.core.registry import build
 from bench.core.steering import Prompt, Steering

@@ -18,9 +18,10 @@ from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.core.content import Array
-from bench.core.edits import Add, Clamp, Edit, Span
+from bench.core.edits import Edit, Span
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted
+from bench.core.kinds import Add, Clamp
 from bench.core.naming import build_method
 from bench.core.steering import Steering
 from bench.core.store import load_value, save_value

@@ -18,8 +18,9 @@ from bench.backends.hf.prefix import LONG, prefix_groups
 from bench.backends.hf.scoring import WIDE, Scored, Tree
 from bench.core.content import Message
 from bench.core.deltas import LowRankDelta
-from bench.core.edits import Add, Edit, Gate, LowRank, Span
+from bench.core.edits import Edit, Gate, Span
 from bench.core.errors import BenchError
+from bench.core.kinds import Add, LowRank
 from bench.core.steering import Steering
 from bench.core.values import Request
 

@@ -17,8 +17,9 @@ import torch
 from bench.backends.hf.backend import HFBackend
 from bench.core.content import Array, Message
 from bench.core.deltas import LowRankDelta, RotationDelta
-from bench.core.edits import Add, Edit, Gate, LowRank, Span
+from bench.core.edits import Edit, Gate, Span
 from bench.core.interfaces import Backend, Context, Fitted, Method
+from bench.core.kinds import Add, LowRank
 from bench.core.steering import Steering
 from bench.core.values import Concept, Example, Request, Sample, Sampling, Train
 from bench.run.contract import BUDGET, example_train

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from bench.core.deltas import DenseDelta, LowRankDelta, RotationDelta
-from bench.core.edits import Add, Clamp, Gate, LowRank, Project, Span
+from bench.core.edits import Gate, Span
+from bench.core.kinds import Add, Clamp, LowRank, Project
 from bench.core.steering import Prompt, Steering
 from bench.interchange.files import load, save
 

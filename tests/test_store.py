@@ -29,8 +29,9 @@ from store_cases import made_once
 from bench.core.claims import Claims
 from bench.core.content import Array, digest, stored
 from bench.core.deltas import LowRankDelta
-from bench.core.edits import Add, Gate, Span
+from bench.core.edits import Gate, Span
 from bench.core.errors import BenchError, UsageError
+from bench.core.kinds import Add
 from bench.core.paths import cache_root
 from bench.core.rows import Rows
 from bench.core.steering import Prompt, Steering

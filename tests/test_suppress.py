@@ -11,9 +11,9 @@ import pytest
 from bench import results
 from bench.backends.fake.backend import FakeBackend
 from bench.core.composition import Composed
-from bench.core.edits import Add, Project
 from bench.core.errors import UsageError
 from bench.core.interfaces import Context
+from bench.core.kinds import Add, Project
 from bench.core.naming import build_method
 from bench.core.protocol import protocol
 from bench.core.registry import build

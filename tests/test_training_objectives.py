@@ -11,8 +11,9 @@ from training_cases import BUDGET, goal, group, letters, margin, small
 
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
-from bench.core.edits import Add, Span
+from bench.core.edits import Span
 from bench.core.interfaces import Context
+from bench.core.kinds import Add
 from bench.core.naming import build_method
 from bench.core.protocol import Budget
 from bench.core.registry import table

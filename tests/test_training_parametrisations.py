@@ -13,8 +13,8 @@ from training_cases import goal, group, letters, numbers, small
 
 from bench.backends.hf.backend import HFBackend
 from bench.core.deltas import DenseDelta, LowRankDelta, RotationDelta
-from bench.core.edits import LowRank
 from bench.core.errors import BenchError
+from bench.core.kinds import LowRank
 from bench.core.values import Request
 from bench.training.changes.base import RowPlan
 from bench.training.parametrisations import forms

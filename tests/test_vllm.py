@@ -25,8 +25,9 @@ from bench.backends.vllm import backend
 from bench.backends.vllm.backend import VLLMBackend
 from bench.core.content import Message
 from bench.core.deltas import DenseDelta, LowRankDelta
-from bench.core.edits import Add, Clamp, Edit, Gate, LowRank, Project, Span
+from bench.core.edits import Edit, Gate, Span
 from bench.core.errors import BenchError
+from bench.core.kinds import Add, Clamp, LowRank, Project
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 

@@ -8,16 +8,7 @@ from .deltas import (
     LowRankDelta as LowRankDelta,
     RotationDelta as RotationDelta,
 )
-from .edits import (
-    Add as Add,
-    Clamp as Clamp,
-    Edit as Edit,
-    Gate as Gate,
-    LowRank as LowRank,
-    Project as Project,
-    Site as Site,
-    Span as Span,
-)
+from .edits import Edit as Edit, Gate as Gate, Site as Site, Span as Span
 from .errors import BenchError as BenchError, StopRun as StopRun, UsageError as UsageError, suggest as suggest
 from .interfaces import (
     Backend as Backend,
@@ -34,6 +25,15 @@ from .interfaces import (
     ReadSite as ReadSite,
     Task as Task,
     check_layer as check_layer,
+)
+from .kinds import (
+    Add as Add,
+    Clamp as Clamp,
+    Diagonal as Diagonal,
+    LowRank as LowRank,
+    Project as Project,
+    Rotate as Rotate,
+    Scaled as Scaled,
 )
 from .protocol import Budget as Budget, Protocol as Protocol, RunSpec as RunSpec
 from .registry import (

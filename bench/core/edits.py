@@ -1,4 +1,4 @@
-"""Changes of activations as data: where one acts, whether it acts, and what it adds to a state.
+"""Changes of activations as data: where one acts, whether it acts, and what a kind of edit owes the rest.
 
 An edit kind is a class. It carries all that is particular to it: how it scales, what it adds to a batch of rows, how
 far it pushes, what it costs. Engines, strengths and cost tables ask it, so that a new kind is one class (`@edit`).
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 
 from bench.core.content import Array, stored
-from bench.core.errors import BenchError
 from bench.core.registry import register
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
 Site = Literal["resid", "attn", "mlp"]
 """Where an edit acts: the output of a block, of its attention, or of its feed-forward part."""
+Unit = Literal["own", "length", "trained", "fraction"]
+"""What a coefficient is of: what the kind says; the length of a push, which is measured (`Edit.length`); the strength
+something was trained at; or a part from 0 to 1 of what the edit does whole, which is tried at fractions of its own."""
 
 
 def finite(name: str, value: Array) -> None:
@@ -139,16 +141,16 @@ def similarity(states: Tensor, direction: Tensor, center: Tensor | None = None) 
 class Edit(ABC):
     """One change of activations at the output of `site` in block `layer` (0-based): h ← h + change(h).
 
-    Fields that are arrays or numbers are the kind's operands; fields that are true or false are its flags. Edits of one
-    kind, span, flags and shapes run as one product, whatever their operands.
+    Fields that are arrays or numbers are the kind's operands; fields that are true or false, or a word, are its flags.
+    Edits of one kind, span, flags and shapes run as one product, whatever their operands.
     """
 
     need: ClassVar[str]
     """The capability an engine must have, by the name the kind is registered under (`edit`)."""
     by_position: ClassVar[frozenset[str]] = frozenset()
     """Operands that may hold a row for each position of the span, `[n, H]` in place of `[H]`."""
-    trained: ClassVar[bool] = False
-    """Whether it has a strength it was trained at, which a coefficient then multiplies."""
+    shared: ClassVar[frozenset[str]] = frozenset()
+    """Fields with arrays by name that only edits with the very same ones run together on: the weights of a network."""
 
     layer: int
     site: Site = "resid"
@@ -171,7 +173,7 @@ class Edit(ABC):
         """What to add to states `h` `[..., H]` in fp32.
 
         `p` holds each operand with the leading dimensions of `h`, some of them of size 1: a number is `[...]`, a vector
-        `[..., H]`, a matrix `[..., k, H]`.
+        `[..., H]`, a matrix `[..., k, H]`. What is `shared` comes as it is, under `field.name`.
         """
 
     @abstractmethod
@@ -181,6 +183,11 @@ class Edit(ABC):
     def length(self) -> float:
         """How far it pushes a state, as the norm of what it adds; 0 for what pushes towards nothing."""
         return 0.0
+
+    @property
+    def unit(self) -> Unit:
+        """What its coefficient is of."""
+        return "own"
 
     def negated(self) -> Self:
         """The edit away from what this one leads to."""
@@ -200,8 +207,14 @@ class Edit(ABC):
         return {name: np.asarray(value, np.float32) for name, value in kept.items()}
 
     def flags(self) -> frozenset[str]:
-        """Names of the fields that are on."""
-        return frozenset(f.name for f in dataclasses.fields(self) if getattr(self, f.name) is True)
+        """Names of the fields that are on, and `field=word` of those that are words."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("site", "unit")}
+        on = {name for name, value in values.items() if value is True}
+        return frozenset(on | {f"{name}={value}" for name, value in values.items() if isinstance(value, str)})
+
+    def common(self) -> dict[str, Array]:
+        """The arrays of its `shared` fields, by `field.name`."""
+        return {f"{name}.{key}": own for name in self.shared for key, own in getattr(self, name).items()}
 
 
 E = TypeVar("E", bound=type[Edit])
@@ -216,165 +229,3 @@ def edit(name: str) -> Callable[[E], E]:
         return cls
 
     return add
-
-
-@edit("add")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Add(Edit):
-    """h ← h + v. `value` is `[H]`, or `[n, H]`: row i goes to the i-th position of the span.
-
-    `signed` adds sign(h·v)·v instead (RepE's piecewise operator); `keep_norm` restores ‖h‖.
-    """
-
-    by_position: ClassVar[frozenset[str]] = frozenset({"value"})
-
-    value: Array
-    signed: bool = False
-    keep_norm: bool = False
-
-    def scaled(self, c: float) -> Self:
-        if self.signed and c < 0:  # sign(h·cv)·cv has no sign of c left
-            raise ValueError(f"a piecewise push at layer {self.layer} has no negative coefficient (c = {c:g})")
-        return dataclasses.replace(self, value=self.value * np.float32(c))
-
-    @staticmethod
-    def change(h: Tensor, p: Mapping[str, Tensor], flags: Set[str]) -> Tensor:
-        value = p["value"]
-        if "signed" in flags:
-            value = (h * value).sum(-1, keepdim=True).sign() * value
-        if "keep_norm" in flags:
-            new = h + value
-            kept: Tensor = new * (h.norm(dim=-1, keepdim=True) / new.norm(dim=-1, keepdim=True)) - h
-            return kept
-        return value
-
-    def length(self) -> float:
-        """‖v‖, the mean over its rows."""
-        if not np.any(self.value):
-            raise BenchError(f"the vector added at layer {self.layer} has length 0: it has no strength to scale")
-        return float(np.linalg.norm(self.value, axis=-1).mean())
-
-    def work(self) -> Work:
-        hidden = self.value.shape[-1]
-        flops = hidden + (3 * hidden if self.signed else 0) + (5 * hidden if self.keep_norm else 0)
-        return Work(flops, self.value.size, hidden)
-
-
-@edit("project")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Project(Edit):
-    """h ← h - strength · BᵀB h, `basis` B `[k, H]` with orthonormal rows (directional ablation)."""
-
-    basis: Array
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        gram = self.basis @ self.basis.T
-        if not np.allclose(gram, np.eye(len(gram)), atol=1e-3):
-            raise ValueError(f"Project.basis {self.basis.shape} must have orthonormal rows")
-
-    def scaled(self, c: float) -> Self:
-        return dataclasses.replace(self, strength=self.strength * c)
-
-    def negated(self) -> Self:
-        """Itself: removing a direction leads away already."""
-        return self
-
-    @staticmethod
-    def change(h: Tensor, p: Mapping[str, Tensor], flags: Set[str]) -> Tensor:
-        return -p["strength"][..., None] * _out(_in(h, p["basis"]), p["basis"])
-
-    def work(self) -> Work:
-        rank, hidden = self.basis.shape
-        return Work(4 * rank * hidden, self.basis.size, self.basis.size)
-
-
-@edit("clamp")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Clamp(Edit):
-    """h ← h + (a' - a)·write, with a = z·1[z > threshold], z = h·read + bias, a' = target.
-
-    What is read (an encoder row `[H]`) and what is written (a decoder row `[H]`) are separate.
-    `at_least` keeps larger activations (min-clamp): a' = max(a, target).
-    """
-
-    read: Array
-    write: Array
-    target: float
-    bias: float = 0.0
-    threshold: float = 0.0
-    at_least: bool = False
-
-    def scaled(self, c: float) -> Self:
-        return dataclasses.replace(self, target=self.target * c)
-
-    @staticmethod
-    def change(h: Tensor, p: Mapping[str, Tensor], flags: Set[str]) -> Tensor:
-        import torch
-
-        z = (h * p["read"]).sum(-1, keepdim=True) + p["bias"][..., None]
-        a = torch.where(z > p["threshold"][..., None], z, 0.0)
-        target = p["target"][..., None].expand_as(a)
-        wanted: Tensor = torch.maximum(a, target) if "at_least" in flags else target
-        return (wanted - a) * p["write"]
-
-    def length(self) -> float:
-        """The length it writes at its target."""
-        return abs(self.target) * float(np.linalg.norm(self.write))
-
-    def work(self) -> Work:
-        return Work(4 * self.read.shape[-1], _held(self), _held(self))
-
-
-@edit("lowrank")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LowRank(Edit):
-    """h ← h + strength · Rᵀ(W h + b - R h), R and W `[r, H]`, b `[r]` (LoReFT, arXiv 2404.03592)."""
-
-    trained: ClassVar[bool] = True
-
-    rotation: Array
-    weight: Array
-    bias: Array
-    strength: float = 1.0
-
-    def scaled(self, c: float) -> Self:
-        return dataclasses.replace(self, strength=self.strength * c)
-
-    @staticmethod
-    def change(h: Tensor, p: Mapping[str, Tensor], flags: Set[str]) -> Tensor:
-        inner = _in(h, p["weight"] - p["rotation"]) + p["bias"]
-        return p["strength"][..., None] * _out(inner, p["rotation"])
-
-    def work(self) -> Work:
-        rank, hidden = self.rotation.shape  # W - R is formed once, so a position takes two products
-        return Work(4 * rank * hidden, _held(self), 2 * rank * hidden + rank)
-
-
-def _held(part: Edit) -> int:
-    return sum(value.size for value in part.tensors().values())
-
-
-def _in(h: Tensor, matrix: Tensor) -> Tensor:
-    """M h `[..., k]`, M `[..., k, H]`."""
-    import torch
-
-    found: Tensor
-    if h.ndim == 3 and matrix.shape[1] == 1:  # rows with a matrix for all their positions: one product a row
-        found = torch.einsum("bth,bkh->btk", h, matrix[:, 0])
-    else:
-        found = torch.einsum("...h,...kh->...k", h, matrix)
-    return found
-
-
-def _out(inner: Tensor, matrix: Tensor) -> Tensor:
-    """Mᵀ y `[..., H]`, y `[..., k]`."""
-    import torch
-
-    found: Tensor
-    if inner.ndim == 3 and matrix.shape[1] == 1:
-        found = torch.einsum("btk,bkh->bth", inner, matrix[:, 0])
-    else:
-        found = torch.einsum("...k,...kh->...h", inner, matrix)
-    return found

@@ -209,6 +209,9 @@ class Fitted:
     factor: float | None = None
     """What its vector, of its own length, is multiplied with at c = 1 in strength mode `max-act`; 0: the largest score
     of its detector. None: a vector's own length says nothing, and c = 1 is that score along it."""
+    coefficients: tuple[float, ...] = ()
+    """What it is tried at in place of the protocol's coefficients, where a strength of another kind picks itself: all
+    candidates of a fit together at no more settings than the budget has trials."""
 
 
 T = TypeVar("T")

@@ -50,6 +50,11 @@ class Protocol:
     """Fits of a method that trains, each with another seed; the answers to a prompt take turns with them. Settings are
     picked with the first."""
 
+    @property
+    def usual(self) -> bool:
+        """Whether the coefficients are the preset's, not a user's own."""
+        return self.coefficients == STRENGTHS[self.strength].get(self.preset)
+
 
 @dataclass(frozen=True)
 class RunSpec:

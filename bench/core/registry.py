@@ -30,7 +30,7 @@ _packages = {
     "task": "tasks",
     "judge": "bench.judges",
     "backend": "bench.backends",
-    "edit": "bench.core.edits",
+    "edit": "bench.core.kinds",
 }
 """Where the shipped classes of a kind lie: a package with a module each (backends: a folder each), or one module."""
 

@@ -26,8 +26,9 @@ from bench.core import adapter_folder
 from bench.core.content import Array
 from bench.core.deltas import LowRankDelta
 from bench.core.documents import read_json
-from bench.core.edits import Add, Clamp, Edit, Span
+from bench.core.edits import Edit, Span
 from bench.core.errors import BenchError, UsageError, suggest
+from bench.core.kinds import Add, Clamp
 from bench.core.steering import Prompt, Steering
 from bench.core.store import load_value, pack, write_whole
 

@@ -1,8 +1,9 @@
 """What a coefficient means: the length of a push at c = 1, so that methods compare.
 
-Invariant: only what pushes (added vectors, clamps) has a unit. Low-rank edits and weight deltas have the
-strength they were trained at, which stands at c = `TRAINED` in mode `norm`, amid the coefficients, and at
-c = 1 otherwise; projections and prompts are at their own strength at c = 1. c = 0 is the bare model for all.
+Invariant: only what pushes (added vectors, clamps) has a unit that is measured. Low-rank edits and weight deltas have
+the strength they were trained at, which stands at c = `TRAINED` in mode `norm`, amid the coefficients, and at
+c = 1 otherwise; projections, rotations and maps are whole at c = 1 and tried at fractions of that
+(`bench.run.trials`), and prompts are at their own strength. c = 0 is the bare model for all.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Strength:
         total = self._total(candidate, concept, added)
         natural = 1 / TRAINED if self.rules.strength == "norm" else 1.0
         edits = tuple(
-            self._sized(edit, 1 / total) if edit.length() else edit.scaled(natural) if edit.trained else edit
+            self._sized(edit, 1 / total) if edit.length() else edit.scaled(natural) if edit.unit == "trained" else edit
             for edit in steering.edits
         )
         deltas = tuple(delta.scaled(natural * c) for delta in steering.deltas) if c else ()

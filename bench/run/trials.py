@@ -30,10 +30,21 @@ class Trial:
 
 def trials(candidates: Sequence[Fitted], rules: Protocol) -> list[Trial]:
     """Every candidate at every coefficient; one that has nothing to scale (a prompt) is tried once."""
-    found = []
-    for i, candidate in enumerate(candidates):
-        found += [Trial(i, c) for c in ((1.0,) if _fixed(candidate.steering, rules) else rules.coefficients)]
-    return found
+    return [Trial(i, c) for i, candidate in enumerate(candidates) for c in _coefficients(candidate, rules)]
+
+
+def _coefficients(candidate: Fitted, rules: Protocol) -> tuple[float, ...]:
+    """What a candidate is tried at: its own list, the protocol's, or as many fractions where it knows no other unit."""
+    steering = candidate.steering
+    if _fixed(steering, rules):
+        return (1.0,)
+    if candidate.coefficients:
+        return candidate.coefficients
+    if not rules.usual or not isinstance(steering, Steering) or steering.deltas:
+        return rules.coefficients
+    many = len(rules.coefficients)
+    fractions = tuple(round((i + 1) / many, 4) for i in range(many))
+    return fractions if all(edit.unit == "fraction" for edit in steering.edits) else rules.coefficients
 
 
 def _fixed(steering: Any, rules: Protocol) -> bool:
@@ -41,7 +52,9 @@ def _fixed(steering: Any, rules: Protocol) -> bool:
     LoReFT, SFT)."""
     if not isinstance(steering, Steering):
         return False
-    return not steering.scalable or (rules.compat == "axbench" and all(edit.trained for edit in steering.edits))
+    return not steering.scalable or (
+        rules.compat == "axbench" and all(edit.unit == "trained" for edit in steering.edits)
+    )
 
 
 def best(tried: dict[Trial, list[dict[str, Verdict]]], rules: Protocol) -> Trial:

@@ -290,7 +290,7 @@ class Examined:
 
     def zero(self) -> float:
         """An edit at strength 0 is the bare model, bit for bit."""
-        from bench.core.edits import Add
+        from bench.core.kinds import Add
         from bench.core.steering import Steering
         from bench.core.values import Request
 
@@ -300,7 +300,7 @@ class Examined:
         return max(float(np.abs(np.subtract(bare[i].logprobs, none[i].logprobs)).max()) * 1e9 for i in bare)
 
     def add(self) -> float:
-        from bench.core.edits import Add
+        from bench.core.kinds import Add
         from bench.core.steering import Steering
 
         v = self.direction()
@@ -309,7 +309,7 @@ class Examined:
         return max(self._scored(steering, change), self._written(steering, change(1.0)))
 
     def project(self) -> float:
-        from bench.core.edits import Project
+        from bench.core.kinds import Project
         from bench.core.steering import Steering
 
         v = self.direction()
@@ -321,7 +321,7 @@ class Examined:
         )
 
     def clamp(self) -> float:
-        from bench.core.edits import Clamp
+        from bench.core.kinds import Clamp
         from bench.core.steering import Steering
 
         v = self.direction()
@@ -346,7 +346,7 @@ class Examined:
 
     def _site(self, site: Any) -> float:
         from bench.backends.hf.modules import blocks, site_of
-        from bench.core.edits import Add
+        from bench.core.kinds import Add
         from bench.core.steering import Steering
 
         layer, module = self._first(lambda layer: site_of(blocks(self.lm.model)[layer], site))

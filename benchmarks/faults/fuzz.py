@@ -66,7 +66,7 @@ def build(root: Path) -> None:
     """Make the right files below `root`, which is the working folder of every trial."""
     import numpy as np
 
-    from bench.core.edits import Add
+    from bench.core.kinds import Add
     from bench.core.steering import Steering
     from bench.core.store import pack
     from bench.interchange import save

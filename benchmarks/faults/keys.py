@@ -29,9 +29,10 @@ from bench.core import definitions
 from bench.core.content import digest
 from bench.core.definitions import Place, closure, code_digest
 from bench.core.deltas import DenseDelta, LowRankDelta, RotationDelta
-from bench.core.edits import Add, Clamp, Gate, LowRank, Project, Span
+from bench.core.edits import Gate, Span
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Judge, Method
+from bench.core.kinds import Add, Clamp, LowRank, Project
 from bench.core.naming import build_method
 from bench.core.registry import build, get, load_plugin, table
 from bench.core.steering import Prompt, Steering

@@ -1,47 +1,48 @@
-"""A new kind of edit and a method that uses it: turn states in a plane, and leave their length as it is."""
+"""A new kind of edit and a method that uses it: draw each state to the nearest of several centres."""
 
 import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
-
-from bench import Array, Context, Edit, Fitted, Method, Steering, Train, Work, edit, method
+from bench import Array, Context, Edit, Fitted, Method, Size, Steering, Train, Work, edit, method
 
 
-@edit("rotate")
+@edit("attract")
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Rotate(Edit):
-    """h turned by `angle` radians in the plane of `basis` `[2, H]`, from its first row to its second."""
+class Attract(Edit):
+    """h ← h + strength · (centre - h), for whichever of `centers` `[k, H]` is nearest."""
 
-    basis: Array
-    angle: float = 1.0
+    centers: Array
+    strength: float = 1.0
+
+    @property
+    def unit(self):
+        return "fraction"  # 1 is all the way, so it is tried at fractions and not at the lengths that vectors have
 
     def scaled(self, c):
-        return dataclasses.replace(self, angle=self.angle * c)
+        return dataclasses.replace(self, strength=self.strength * c)
 
     @staticmethod
     def change(h, p, flags):
-        # One row of `p` for each row of `h` `[..., H]`: a batch may hold many edits. What is returned is added to h.
-        first, second = p["basis"][..., 0, :], p["basis"][..., 1, :]
-        x, y = ((h * axis).sum(-1, keepdim=True) for axis in (first, second))
-        cos, sin = p["angle"][..., None].cos() - 1, p["angle"][..., None].sin()
-        return (cos * x - sin * y) * first + (sin * x + cos * y) * second
+        # Each of `p` has the leading dimensions of `h` `[..., H]`: a batch may hold many edits. It is added to h.
+        apart = p["centers"] - h[..., None, :]
+        nearest = apart.square().sum(-1).argmin(-1)[..., None, None].expand(*h.shape[:-1], 1, h.shape[-1])
+        return p["strength"][..., None] * apart.gather(-2, nearest)[..., 0, :]
 
     def work(self):
-        return Work(flops=8 * self.basis.shape[-1], elements=self.basis.size, moved=self.basis.size)
+        return Work(flops=3 * self.centers.size, elements=self.centers.size, moved=self.centers.size)
 
 
-@method("rotation", family="direction", needs=["rotate"], validated=False)
+@method("centers", family="direction", needs=["attract"], validated=False)
 @dataclass(frozen=True)
-class Rotation(Method):
-    """Turns states from where texts without the concept lie to where those with it do."""
+class Centers(Method):
+    """Draws states to the centres of what texts with the concept give."""
 
     layer: float = 0.5
+    count: Size = 4
 
     def fit(self, ctx: Context, train: Train):
+        from sklearn.cluster import KMeans
+
         layer = ctx.layer(self.layer)
-        away, to = (ctx.tokens(texts, layer).mean(0) for texts in (train.negatives, train.positives))
-        first = away / np.linalg.norm(away)
-        second = to - (to @ first) * first
-        basis = np.stack([first, second / np.linalg.norm(second)])
-        return [Fitted(Steering(edits=(Rotate(layer=layer, basis=basis),)))]
+        found = KMeans(self.count, random_state=0).fit(ctx.tokens(train.positives, layer))
+        return [Fitted(Steering(edits=(Attract(layer=layer, centers=found.cluster_centers_),)))]

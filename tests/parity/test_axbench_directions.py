@@ -11,7 +11,7 @@ import pytest
 from bench import Budget, Context
 from bench.backends.hf.backend import HFBackend
 from bench.core.content import Array
-from bench.core.edits import Add
+from bench.core.kinds import Add
 from bench.core.naming import build_method
 from bench.core.steering import Steering
 

@@ -11,7 +11,7 @@ from peers import fixture, model, train
 
 from bench import Budget, Context, Fitted, Request, Sampling, Steering
 from bench.backends.hf.backend import HFBackend
-from bench.core.edits import Add
+from bench.core.kinds import Add
 from bench.core.naming import build_method
 from bench.core.protocol import Protocol, protocol
 from bench.core.rows import Rows

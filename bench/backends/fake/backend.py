@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.core.content import Array, digest
 from bench.core.interfaces import Backend, Prompted, ReadSite
-from bench.core.registry import backend
+from bench.core.registry import backend, table
 from bench.core.steering import Steering
 from bench.core.values import Activations, Completion, Request, TargetScore
 
@@ -42,13 +42,17 @@ WORDS = [
 class FakeBackend(Backend):
     """`width`-dimensional activations over `depth` blocks; words drawn by a hash of the request."""
 
-    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn"})
     depth = 4
     width = 8
 
     def __init__(self, delay: float = 0.0) -> None:
         self.delay = delay
         self.calls = 0
+
+    @property
+    def can(self) -> frozenset[str]:
+        """Every registered kind of edit, those of plugins too."""
+        return frozenset({"prompt", "gate", "delta", "site:attn", *table("edit")})
 
     @property
     def layers(self) -> int:

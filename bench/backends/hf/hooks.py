@@ -23,8 +23,8 @@ from bench.core.edits import Edit, Gate, similarity
 from bench.core.errors import BenchError
 from bench.core.steering import Steering
 
-Stack = tuple[list[int], list[tuple[int, int, Edit]], dict[str, Tensor]]
-"""Rows of the batch, their edits (row, number, edit), and the edits' parameters stacked."""
+Stack = tuple[list[int], list[tuple[int, int, Edit]], dict[str, Tensor], dict[str, Tensor]]
+"""Rows of the batch, their edits (row, number, edit), the edits' parameters stacked, and what they share."""
 
 
 class Applied:
@@ -174,11 +174,12 @@ class Applied:
         """The operands of alike edits as one tensor per field, first dimension the rows."""
         operands = [edit.operands() for _, _, edit in entries]
         fields = {name: self._tensor(np.stack([own[name] for own in operands])) for name in operands[0]}
-        return [row for row, _, _ in entries], entries, fields
+        common = {name: self._tensor(value) for name, value in entries[0][2].common().items()}
+        return [row for row, _, _ in entries], entries, fields, common
 
     def _edit(self, groups: list[Stack], hidden: Tensor) -> Tensor:
         hidden = hidden.clone()
-        for rows, entries, fields in groups:
+        for rows, entries, fields, common in groups:
             one = entries[0][2]
             index, prompt, header = self.index[rows], self.prompts[rows], self.headers[rows]
             mask = one.positions(index, prompt, header).expand(len(rows), hidden.shape[1]).clone()
@@ -191,7 +192,7 @@ class Applied:
                 self.masks |= {(row, number): own for (row, number, _), own in zip(entries, mask, strict=True)}
             old = hidden[rows]
             rank = one.span.rank(index, prompt, header)
-            p = {name: _placed(value, name in one.by_position, rank) for name, value in fields.items()}
+            p = {name: _placed(value, name in one.by_position, rank) for name, value in fields.items()} | common
             h = old.float()
             new = (h + one.change(h, p, one.flags())).to(old.dtype)
             hidden[rows] = torch.where(mask[..., None], new, old)
@@ -229,8 +230,9 @@ def _factors(delta: Delta) -> tuple[Any, ...]:
 
 
 def _shape(edit: Edit) -> tuple[Any, ...]:
-    """Edits with equal keys run as one product: same kind, span, flags and shapes of operands."""
-    return type(edit), edit.span, edit.flags(), tuple(value.shape for value in edit.operands().values())
+    """Edits with equal keys run as one product: same kind, span, flags, shapes of operands, and shared arrays."""
+    shapes = tuple((name, value.shape) for name, value in edit.operands().items())
+    return type(edit), edit.span, edit.flags(), shapes, tuple(id(getattr(edit, name)) for name in sorted(edit.shared))
 
 
 def _placed(value: Tensor, by_position: bool, rank: Tensor) -> Tensor:

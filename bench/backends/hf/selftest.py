@@ -18,8 +18,8 @@ import torch
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import blocks, first, with_first
 from bench.core.content import Array
-from bench.core.edits import Add
 from bench.core.errors import BenchError
+from bench.core.kinds import Add
 from bench.core.steering import Steering
 from bench.core.values import Request, Sampling
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from bench.core.content import Array
-from bench.core.edits import Add, Clamp, Edit, LowRank, Project, similarity
+from bench.core.edits import Edit, similarity
+from bench.core.kinds import Add, Clamp, LowRank, Project
 
 FIELD = "bench"
 """Under this name a request carries [its number, its steering's, its prompt's tokens, its header's]."""

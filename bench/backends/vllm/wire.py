@@ -14,8 +14,9 @@ from safetensors.numpy import save
 
 from bench.backends.vllm.packed import FLAGS, GATES, KINDS, NUMBERS, PARTS, SITES
 from bench.core.content import Array
-from bench.core.edits import Add, Clamp, Edit, Gate, LowRank, Project
+from bench.core.edits import Edit, Gate
 from bench.core.errors import BenchError
+from bench.core.kinds import Add, Clamp, LowRank, Project
 from bench.core.steering import Steering
 
 _PROBE_STEP = 1e-4

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bench.backends.hf.modules import blocks
 from bench.core.content import Array
-from bench.core.edits import Add, LowRank, Span
+from bench.core.edits import Span
+from bench.core.kinds import Add, LowRank
 from bench.core.steering import Steering
 from bench.training.changes.base import Change, Hook, TrainingContext, array, inside, on_states
 from bench.training.parametrisations import Gated, HyperNetwork, LoReFT, Vector
