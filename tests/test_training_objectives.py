@@ -158,6 +158,7 @@ SETTINGS = {
     "circuit-breaker": {"layers": (0.25, 0.5), "targets": (0.5, 0.75), "rate": 0.02},
     "lorra": {"layers": (0.25, 0.5), "targets": (0.5, 0.75), "rate": 0.02},
     "antipasto": {"layers": (0.25,), "rank": 12, "rate": 0.02},
+    "psr": {"objective": "lm", "rate": 0.05},  # a random model does not do what a prompt says
     "sft": {"rate": 0.01},
     "pissa": {"layers": (0.25, 0.5), "rate": 0.02},
 }

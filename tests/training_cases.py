@@ -34,6 +34,7 @@ def letters(name: str = "low", shown: str = "abcd", plain: str = "wxyz", count: 
         negatives=tuple(Example(p.instruction, p.negative) for p in pairs),
         pairs=pairs,
         personas=((f"one who says {shown}", f"one who says {plain}"), (f"a friend of {shown}", f"a friend of {plain}")),
+        prompts=(f"Use {shown}. {{instruction}}",),
     )
 
 

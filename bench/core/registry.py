@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from bench.core import elsewhere
 from bench.core.errors import BenchError, UsageError, located, suggest
 from bench.core.settings import cast
 
@@ -138,6 +139,8 @@ def table(kind: str) -> dict[str, type[Any]]:
 def get(kind: str, name: str) -> type[Any]:
     known = table(kind)
     if name not in known:
+        if kind == "method" and (why := elsewhere.reason(name)):
+            raise UsageError(f"no method {name!r} here: {why}")
         raise UsageError(f"unknown {kind} {name!r}: {suggest(name, known)}")
     return known[name]
 

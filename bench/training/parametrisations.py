@@ -82,6 +82,21 @@ class HyperNetwork(Parametrisation):
     init: float = 0.01
 
 
+@parametrisation("psr", "scaled")
+@dataclass(frozen=True)
+class Focused(Parametrisation):
+    """A vector at each of several blocks, added as far as the token's own state says: ReLU(w·h + b) z.
+
+    Without `gate` the factor stays 1: a constant vector at each block, the twin that says what the gate adds.
+    """
+
+    layers: tuple[LayerSpec, ...] = ("0.0:-1",)
+    gate: bool = True
+
+    def __post_init__(self) -> None:
+        _depths(self.layers)
+
+
 @parametrisation("loreft", "lowrank")
 @dataclass(frozen=True)
 class LoReFT(Parametrisation):

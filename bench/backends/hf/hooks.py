@@ -173,7 +173,13 @@ class Applied:
     def _stack(self, entries: list[tuple[int, int, Edit]]) -> Stack:
         """The operands of alike edits as one tensor per field, first dimension the rows."""
         operands = [edit.operands() for _, _, edit in entries]
-        fields = {name: self._tensor(np.stack([own[name] for own in operands])) for name in operands[0]}
+        large = _large(entries[0][2])
+        fields = {
+            name: self._tensor(value).expand(len(entries), *value.shape)
+            if name in large
+            else self._tensor(np.stack([own[name] for own in operands]))
+            for name, value in operands[0].items()
+        }
         common = {name: self._tensor(value) for name, value in entries[0][2].common().items()}
         return [row for row, _, _ in entries], entries, fields, common
 
@@ -232,7 +238,17 @@ def _factors(delta: Delta) -> tuple[Any, ...]:
 def _shape(edit: Edit) -> tuple[Any, ...]:
     """Edits with equal keys run as one product: same kind, span, flags, shapes of operands, and shared arrays."""
     shapes = tuple((name, value.shape) for name, value in edit.operands().items())
-    return type(edit), edit.span, edit.flags(), shapes, tuple(id(getattr(edit, name)) for name in sorted(edit.shared))
+    same = tuple(id(getattr(edit, name)) for name in sorted(edit.shared | _large(edit)))
+    return type(edit), edit.span, edit.flags(), shapes, same
+
+
+LARGE = 2**17
+"""Numbers in an operand from which on rows are not to have copies of it in a product: those with the same array run
+together."""
+
+
+def _large(edit: Edit) -> frozenset[str]:
+    return frozenset(name for name, value in edit.tensors().items() if value.size >= LARGE)
 
 
 def _placed(value: Tensor, by_position: bool, rank: Tensor) -> Tensor:

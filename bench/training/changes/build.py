@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.training.changes.adapters import DoRAChange, FullChange, LoRAChange, PiSSAChange
 from bench.training.changes.base import Change
+from bench.training.changes.focused import FocusedChange
 from bench.training.changes.spectral import BoundedRotationChange, SSVDChange, SVFTChange
 from bench.training.changes.vectors import GatedChange, HyperChange, LoReFTChange, VectorChange
 from bench.training.parametrisations import Parametrisation
@@ -12,6 +13,7 @@ CHANGES: dict[str, type[Change]] = {
     "vector": VectorChange,
     "gated": GatedChange,
     "hyper": HyperChange,
+    "psr": FocusedChange,
     "loreft": LoReFTChange,
     "lora": LoRAChange,
     "dora": DoRAChange,

@@ -5,11 +5,12 @@ Invariant: every pair of the two registries is either free to run or has its rea
 
 from __future__ import annotations
 
-from bench.training.objectives import log_probabilities, representations
+from bench.training.objectives import log_probabilities, representations, teacher
 from bench.training.objectives.base import Objective, registered
 
 assert log_probabilities
-assert representations  # both register what they define
+assert representations
+assert teacher  # each registers what it defines
 
 
 def objectives() -> dict[str, type[Objective]]:

@@ -52,13 +52,13 @@ class Reroute(Objective):
         kept = self.strength * batch.done / 2
         total = torch.zeros(len(batch.concept), device=batch.concept.device)
         for layer, states in batch.passed.states.items():
-            new, old = (_split(found, 2) for found in (states, batch.still.states[layer]))
-            there = _split(batch.passed.inside, 2)[:, :, 1:].float()
+            new, old = (split(found, 2) for found in (states, batch.still.states[layer]))
+            there = split(batch.passed.inside, 2)[:, :, 1:].float()
             cosine = torch.relu(torch.cosine_similarity(old[:, 0, 1:], new[:, 0, 1:], dim=-1))
             moved = (new[:, 1, 1:] - old[:, 1, 1:]).norm(dim=-1)
             if not batch.reference:  # relative, so that the strength means the same on every model
                 moved = moved / old[:, 1, 1:].norm(dim=-1).clamp(min=1e-6)
-            total = total + broken * _mean(cosine, there[:, 0]) + kept * _mean(moved, there[:, 1])
+            total = total + broken * mean_over(cosine, there[:, 0]) + kept * mean_over(moved, there[:, 1])
         return total / len(batch.passed.states)
 
 
@@ -93,14 +93,14 @@ class LoRRA(Objective):
         assert batch.still is not None
         total = torch.zeros(len(batch.concept), device=batch.concept.device)
         for layer, states in batch.passed.states.items():
-            rows = _responses(batch.still, batch.still.states[layer])
+            rows = responses(batch.still, batch.still.states[layer])
             (plain, wished, other), counts = _thirds(rows)
-            new = _responses(batch.passed, states)
+            new = responses(batch.passed, states)
             length = min(part.shape[1] for part in (plain, wished, other, new[0]))
             target = plain[:, :length] + self.contrast * (wished - other)[:, :length]
             far = (new[0][:, :length] - target).norm(dim=-1)
             there = torch.arange(length, device=far.device)[None] < counts[:, None]
-            total = total + _mean(far / plain[:, :length].norm(dim=-1).clamp(min=1e-6), there.float())
+            total = total + mean_over(far / plain[:, :length].norm(dim=-1).clamp(min=1e-6), there.float())
         return total / len(batch.passed.states)
 
 
@@ -148,7 +148,7 @@ class AntiPaSTO(Objective):
 
         assert batch.still is not None
         layer = next(iter(batch.passed.states))
-        ends, still = _split(_ends(batch.passed, layer), 4), _split(_ends(batch.still, layer), 2)
+        ends, still = split(_ends(batch.passed, layer), 4), split(_ends(batch.still, layer), 2)
         axes, spread = (batch.constants[name][batch.concept] for name in ("axes", "spread"))
         bare = still[:, 0] - still[:, 1]
         ramp = min(1.0, batch.done / 0.2)
@@ -201,12 +201,12 @@ def _under(persona: str, plain: Example) -> Example:
     return Example(f"Take the part of {persona}.\n\n{plain.instruction}", plain.response)
 
 
-def _split(rows: Tensor, slots: int) -> Tensor:
+def split(rows: Tensor, slots: int) -> Tensor:
     """Rows `[n·slots, ...]` as `[n, slots, ...]`."""
     return rows.view(-1, slots, *rows.shape[1:])
 
 
-def _mean(values: Tensor, there: Tensor) -> Tensor:
+def mean_over(values: Tensor, there: Tensor) -> Tensor:
     return (values * there).sum(-1) / there.sum(-1).clamp(min=1)
 
 
@@ -226,7 +226,7 @@ def _by_item(values: Tensor, item: Tensor, count: int) -> Tensor:
     return total / tokens.clamp(min=1)
 
 
-def _responses(passed: Passed, states: Tensor) -> tuple[Tensor, Tensor]:
+def responses(passed: Passed, states: Tensor) -> tuple[Tensor, Tensor]:
     """The states of each row's response `[B, R, H]`, moved to its front, and their number `[B]`."""
     import torch
 
@@ -237,7 +237,7 @@ def _responses(passed: Passed, states: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _thirds(rows: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    states, counts = (_split(part, 3) for part in rows)
+    states, counts = (split(part, 3) for part in rows)
     return (states[:, 0], states[:, 1], states[:, 2]), counts.min(1).values
 
 

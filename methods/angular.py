@@ -1,0 +1,80 @@
+"""Angular steering: turn states in one plane towards the concept, at many layers, their length kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bench import Array, Context, Fitted, LayerSpec, Rotate, Steering, Train, check_layer, method
+from methods._directions import direction, first_component
+from methods.diffmean import DiffMean
+
+
+@method(
+    "angular",
+    family="direction",
+    paper="arXiv:2510.26243",
+    needs=["rotate"],
+    provides=["steering"],
+    antisymmetric=False,
+    recovers=False,
+)
+@dataclass(frozen=True)
+class Angular(DiffMean):
+    """Rotates states towards an angle from the concept's direction, in the plane it spans with how directions drift.
+
+    Equation: b₁ = DiffMean at block `layer`, unit `[H]`; b₂ = first principal component of the DiffMeans of all
+    blocks `[L, H]`, made orthogonal to b₁; after each of the blocks `layers`, with φ the angle of h in the plane,
+    φ ← φ + c·wrap(`angle` - φ): at c = 1 the paper's operator, h's length and what lies outside the plane kept.
+    `adaptive` turns only tokens with h·b₁ > 0. `plane` = random draws b₂, the twin that says what the plane adds.
+    Deviations: the paper's dial is the angle itself, here the share of the way to it (0°: along the concept); it
+    turns the outputs of the layer norms, here those of the blocks; the sinks keep their states.
+    Reproduction: the repository's files have attacks succeed on .05 of HarmBench at 0° and .84 at 160°
+    (Llama-3.1-8B, b₁ = refusal); it reports no AxBench row.
+    """
+
+    layers: LayerSpec = "0.3:0.8"
+    angle: float = 0.0
+    """In degrees, from b₁ to b₂."""
+    adaptive: bool = False
+    plane: Literal["depth", "random"] = "depth"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layer(self.layers)
+        if self.layers == "select":
+            raise ValueError("layers = select: the plane is turned at all its layers together")
+
+    def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
+        every = list(range(ctx.lm.layers))
+        self.prefetch(ctx, train, every)
+        means = np.stack([self.vector(ctx, train, layer) for layer in every])
+        edited = ctx.depths(self.layers)[0]
+        found = []
+        for (layer,) in ctx.depths(self.layer):
+            first = direction(means[layer], layer).detector.weight  # type: ignore[union-attr]
+            second = first_component(means) if self.plane == "depth" else ctx.rng("plane").standard_normal(len(first))
+            basis = np.stack([first, orthogonal(second, first)])
+            edits = tuple(
+                Rotate(
+                    layer=k, basis=basis, angle=math.radians(self.angle), when="aligned" if self.adaptive else "always"
+                )
+                for k in edited
+            )
+            found.append(Fitted(Steering(edits=edits), note={"layer": layer, "layers": list(edited)}))
+        return found
+
+
+def orthogonal(vector: Array, unit: Array) -> Array:
+    """What of `vector` `[H]` is orthogonal to `unit`, at length 1."""
+    vector = vector / np.linalg.norm(vector)
+    rest = vector - (vector @ unit) * unit
+    if np.linalg.norm(rest) < 1e-6:  # the same line: any direction beside it will do
+        rest = np.eye(len(unit), dtype=np.float32)[int(np.abs(unit).argmin())]
+        rest = rest - (rest @ unit) * unit
+    found: Array = (rest / np.linalg.norm(rest)).astype(np.float32)
+    return found

@@ -1,0 +1,27 @@
+"""Mean-AcT: the transport that moves every dimension and stretches none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench import Array, method
+from methods.linear_act import LinearAcT
+
+
+@method("mean-act", family="direction", paper="arXiv:2410.23054", needs=["diagonal"])
+@dataclass(frozen=True)
+class MeanAcT(LinearAcT):
+    """Moves each dimension by the difference of mean states with and without the concept.
+
+    Equation: that of `linear-act` with ω = 1 and no mask: h ← h + c·(mean b - mean a), each text counting once. It is
+    the direction of `diffmean`, counted by texts and not by tokens, at its own length: c = 1 is the whole difference.
+    Deviations: as for `linear-act`.
+    Reproduction: the paper reports RealToxicityPrompts and TruthfulQA, no AxBench row; not compared.
+    """
+
+    mask: bool = False
+
+    def gain(self, source: Array, target: Array) -> Array:
+        return np.ones(source.shape[1], np.float32)

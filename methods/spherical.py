@@ -1,0 +1,67 @@
+"""Spherical steering: move states along the sphere to the concept, the more the further they point away from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bench import Array, Context, Fitted, Rotate, Span, Steering, Train, method
+from methods._directions import DirectionMethod, direction, first_component, together
+from methods.angular import orthogonal
+
+
+@method(
+    "spherical",
+    family="direction",
+    paper="arXiv:2602.08169",
+    needs=["rotate"],
+    provides=["steering", "detector"],
+)
+@dataclass(frozen=True)
+class Spherical(DirectionMethod):
+    """Interpolates each state on its sphere towards the mean difference of last states, under a confidence gate.
+
+    Equation: μ = mean(h⁺) - mean(h⁻), unit `[H]`, h a text's last state after block `layer`; with cos θ = h·μ/‖h‖ and
+    t = c·clip((-tanh(κ cos θ) - β)/(1 - β), 0, 1) (`when` = always: t = c), h moves by tθ along the great circle to
+    μ, its length kept; from the last prompt token on.
+    Deviations: one fit in place of two folds; states that were written stay steered in the cache, where the published
+    loop reads them anew, unsteered, for every token; straight opposite to μ the way is along the first principal
+    component of the states.
+    Reproduction: κ 20, β -.15 are the paper's for TruthfulQA on Llama-3.1-8B (block 14, c = .7); its tables are not
+    compared, and it reports no AxBench row.
+    """
+
+    when: Literal["always", "confident"] = "confident"
+    kappa: float = 20.0
+    beta: float = -0.15
+
+    def vector(self, ctx: Context, train: Train, layer: int) -> Array:
+        positives, negatives = (self._last(ctx, texts, layer) for texts in (train.positives, train.negatives))
+        difference: Array = positives.mean(0) - negatives.mean(0)
+        return difference
+
+    def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
+        return [together([self._at(ctx, train, layer) for layer in edited]) for edited in ctx.depths(self.layer)]
+
+    def _at(self, ctx: Context, train: Train, layer: int) -> Fitted:
+        found = direction(self.vector(ctx, train, layer), layer)
+        states = self._last(ctx, (*train.positives, *train.negatives), layer)
+        unit = found.detector.weight  # type: ignore[union-attr]
+        basis = np.stack([unit, orthogonal(first_component(states), unit)])
+        edit = Rotate(
+            layer=layer,
+            basis=basis,
+            mode="towards",
+            when=self.when,
+            kappa=self.kappa,
+            beta=self.beta,
+            span=Span("generation"),
+        )
+        return Fitted(Steering(edits=(edit,)), found.detector, found.note)
+
+    @staticmethod
+    def _last(ctx: Context, texts: Sequence[object], layer: int) -> Array:
+        return ctx.last([text.messages for text in texts], layer)[layer]  # type: ignore[attr-defined]
