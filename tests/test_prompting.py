@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.cli.main import main
-from bench.core.errors import UsageError
+from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Fitted
 from bench.core.naming import build_method
 from bench.core.steering import Prompt, Steering
-from bench.core.values import Completion, Concept, Example, Request, Sample, Sampling, TargetScore, Train
+from bench.core.values import Completion, Concept, Example, Item, Request, Sample, Sampling, TargetScore, Train, Verdict
 from bench.run.contract import BUDGET, example_train
 from bench.run.plan import Options, make
 from bench.run.spending import spend
@@ -312,3 +312,57 @@ def test_a_combination_asks_for_what_its_parts_ask_for() -> None:
     assert (merged.uses_judge, merged.uses_prompter, merged.needs_all_concepts) == (True, True, False)
     assert not build_method("prompt+diffmean", {}).uses_judge
     assert build_method("prompt+sae", {}).needs_all_concepts
+
+
+class Rewrites(FakeBackend):
+    """A prompter whose every order is another; and a model that answers with the order it was given."""
+
+    def __init__(self, orders: Sequence[str]) -> None:
+        super().__init__()
+        self.orders, self.read = list(orders), list[str]()
+
+    def generate(self, requests):  # type: ignore[no-untyped-def]
+        for i, request in enumerate(requests):
+            asked = request.prompt[-1][1]
+            if "standing order" in asked:
+                self.read.append(asked)
+                text = f"```\n{self.orders[(len(self.read) - 1) % len(self.orders)]}\n```"
+            else:
+                text = request.steering.prompt.prefix.strip()
+            yield i, Completion(text, 4, 4)
+
+
+def rate_sailing(items: Sequence[Item]) -> list[Verdict]:
+    """Answers that sail, and training texts with ships, show the concept; all else is perfect."""
+    shown = [any(word in item.text for word in ("sail", "ship")) for item in items]
+    return [Verdict(2.0 if item.axis != "concept" or there else 0.5) for item, there in zip(items, shown, strict=True)]
+
+
+def test_gepa_keeps_the_order_that_the_judge_likes_and_reads_why() -> None:
+    lm = Rewrites(["Talk of gardens.", "Let it sail."])
+    ctx = Context(lm, replace(BUDGET, trials=5), rate=rate_sailing)
+    train = replace(TRAIN, prompts=("Be brief.",))
+    [found] = fit("prompt-gepa", ctx, train, prompts=2)
+    assert prompts([found])[0].prefix == "Let it sail.\n\n"
+    assert found.note["held_score"] == pytest.approx(1)
+    assert "It does not keep to the order" in lm.read[0] or "only in part" in lm.read[0]
+    assert found.note["rated_answers"] <= 5 * 2 + 2 * (3 + 2)  # a round that has begun is ended
+    assert found.note["unrated"] == 0
+    held = list(dict.fromkeys(e.instruction for e in (*train.negatives, *train.positives)))[:2]
+    assert not any(question in read for question in held for read in lm.read)
+
+
+def test_gepa_turns_the_concept_where_the_texts_are_to_be_without_it() -> None:
+    lm = Rewrites(["Let it sail.", "Talk of gardens."])
+    ctx = Context(lm, replace(BUDGET, trials=5), rate=rate_sailing)
+    [found] = fit("prompt-gepa", ctx, replace(TRAIN.reversed(), prompts=("Always sail.",)), prompts=2)
+    assert prompts([found])[0].prefix == "Talk of gardens.\n\n"
+
+
+def test_gepa_without_a_judge_or_a_reading_says_so() -> None:
+    with pytest.raises(BenchError, match="there is none"):
+        fit("prompt-gepa", Context(Rewrites(["x"]), BUDGET))
+    ctx = Context(Rewrites(["x"]), BUDGET, rate=lambda items: [Verdict(None, reason="unreadable") for _ in items])
+    [found] = fit("prompt-gepa", ctx)
+    assert found.note["unrated"] == found.note["rated_answers"]
+    assert found.note["held_score"] == 0
