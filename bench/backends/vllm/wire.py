@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from bench.backends.vllm.packed import FLAGS, GATES, KINDS, NUMBERS, PARTS, SITES
+from bench.backends.vllm.packed import FORMS, GATES, NUMBERS, PARTS, SITES
 from bench.core.content import Array
 from bench.core.edits import Edit, Gate
 from bench.core.errors import BenchError
-from bench.core.kinds import Add, Clamp, LowRank, Project
 from bench.core.steering import Steering
 
 _PROBE_STEP = 1e-4
@@ -79,28 +79,26 @@ class Wire:
         return save(parts)
 
     def _edit(self, key: int, number: int, order: int, edit: Edit) -> None:
-        strength, bias, threshold, target, count, other = 1.0, 0.0, 0.0, 0.0, 1, 0
-        if isinstance(edit, Add):
-            slot, strength = self._direction(edit.value)
-            count = len(np.atleast_2d(edit.value))
-        elif isinstance(edit, Project):
-            slot, strength, count = self._slot(edit.basis), edit.strength, len(edit.basis)
-        elif isinstance(edit, Clamp):
-            slot, other = self._slot(edit.read), self._slot(edit.write)
-            bias, threshold, target = edit.bias, edit.threshold, edit.target
-        elif isinstance(edit, LowRank):
-            slot, other = self._slot(edit.rotation), self._slot(edit.weight, edit.bias)
-            strength, count = edit.strength, len(edit.rotation)
-        else:
+        kind = next((n for n, form in enumerate(FORMS) if form.kind is type(edit)), -1)
+        if kind < 0:
             raise BenchError(f"no rule to send a {type(edit).__name__}")
+        form, values = FORMS[kind], dict[str, Any](edit.operands())
+        first, second = (
+            [np.atleast_2d(values[name]) for name in names if name in values] for names in (form.first, form.second)
+        )
+        count = sum(map(len, first))
+        if form.ordered:
+            slot, values["strength"] = self._direction(np.concatenate(first))
+        else:
+            slot = self._slot(np.concatenate(first), values[form.beside] if form.beside else ())
+        other = self._slot(np.concatenate(second)) if second else 0
         span = edit.span
-        kind = KINDS.index(type(edit))
-        flags = sum((name in edit.flags()) << bit for bit, name in enumerate(FLAGS[kind]))
+        flags = sum((name in edit.flags()) << bit for bit, name in enumerate(form.flags))
         where = [key, number, edit.layer, SITES.index(edit.site), order, kind, flags]
         where += [count, slot, other, PARTS.index(span.part), span.offset << 1 | span.sink, span.first, span.last]
         self._edits.append([*where, -1 if edit.gate is None else self._gate(edit.gate)])
-        numbers = {"strength": strength, "bias": bias, "threshold": threshold, "target": target}
-        self._numbers.append([float(numbers[name]) for name in NUMBERS])
+        numbers = [float(values[name]) for name in form.numbers]
+        self._numbers.append(numbers + [0.0] * (NUMBERS - len(numbers)))
 
     def _direction(self, value: Array) -> tuple[int, float]:
         """The slot of a unit tensor and its factor, so that multiples of one tensor meet."""
