@@ -28,7 +28,7 @@ class PSR(Trained):
     own_epochs: ClassVar[int] = 15
     parametrisation: str = "psr"
     objective: str = "teacher"
-    rate: Positive = 0.02
+    rate: Positive = 0.008
     batch: Size = 2
     layers: tuple[LayerSpec, ...] = ("0.0:-1",)
     gate: bool = True

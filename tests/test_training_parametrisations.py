@@ -51,7 +51,7 @@ def product(delta: Any) -> np.ndarray[Any, Any]:
     return np.asarray(delta.change, np.float64) * delta.strength
 
 
-@pytest.mark.parametrize("form", [name for name in forms() if name not in ("gated", "psr")])
+@pytest.mark.parametrize("form", [name for name in forms() if name != "gated"])
 def test_at_first_the_model_is_as_it_was(any_lm: HFBackend, form: str) -> None:
     still = {"init": 0.0} if form in ("vector", "hyper", "rotation") else {}
     made = group(any_lm, small(form, **still | ({"shift": 0.0} if form == "rotation" else {})))

@@ -1,7 +1,7 @@
 """What training learns, as modules that hold the parameters of many concepts and act on each row by its own.
 
-Invariant: at initialisation a change leaves the model as it is (a vector is as short as its `init`; what a prompt does
-to states is where `FocusedChange` begins), and what it exports acts as it did in training.
+Invariant: at initialisation a change leaves the model as it is (a vector is as short as its `init`), and what
+it exports acts as it did in training.
 """
 
 from __future__ import annotations

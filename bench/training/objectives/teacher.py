@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.core.values import Example, Train
 from bench.training.objectives.base import Batch, Objective, Slot, objective
 from bench.training.objectives.representations import mean_over, responses, split
-from bench.training.prompted import under_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+SAY = "Please bring {concept} into your answer.\n\n"
+"""What is asked where a task brings no words of its own."""
+
+
+def under_prompt(train: Train, example: Example) -> Example:
+    """An example whose question asks for the concept, in the task's own words where it has any."""
+    said = train.prompts[0] if train.prompts else SAY.replace("{concept}", train.concept.text) + "{instruction}"
+    if "{instruction}" not in said:
+        said = said + "\n\n{instruction}"
+    return Example(said.replace("{instruction}", example.instruction), example.response)
 
 
 @objective("teacher", "texts")
