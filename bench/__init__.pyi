@@ -45,7 +45,7 @@ from .core.registry import (
     task as task,
 )
 from .core.shapes import Amount as Amount, Count as Count, Positive as Positive, Share as Share, Size as Size
-from .core.steering import Prompt as Prompt, Steering as Steering
+from .core.steering import Mix as Mix, Prompt as Prompt, Steering as Steering
 from .core.values import (
     Activations as Activations,
     Choice as Choice,

@@ -47,7 +47,7 @@ from .registry import (
     task as task,
 )
 from .rows import Rows as Rows
-from .steering import Prompt as Prompt, Steering as Steering
+from .steering import Mix as Mix, Prompt as Prompt, Steering as Steering
 from .store import (
     Artefacts as Artefacts,
     load_value as load_value,

@@ -1,19 +1,24 @@
 """Steering as data: what to change in a model, and nothing about how to run it.
 
 A `Steering` is a prompt edit, activation edits and weight deltas; a backend applies it. Invariant:
-`scaled(0)` drops everything but the prompt edit, so it is the bare model under the same prompt,
-and the digest covers the tensors and not the code that made them.
+`scaled(0)` drops everything but the prompt edit, so it is the bare model under the same prompt (under the other one
+where two are mixed), and the digest covers the tensors and not the code that made them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.content import Message, digest, stored
 from bench.core.deltas import Delta
 from bench.core.edits import Edit
+from bench.core.errors import BenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @stored
@@ -44,13 +49,53 @@ class Prompt:
 
 
 @stored
+@dataclass(frozen=True)
+class Mix:
+    """A second stream of the same chat, under the prompt edit `against`, that every token is weighed against.
+
+    With the log-probabilities ℓ of the next token: ℓ* = ℓ_against + alpha·(ℓ_prompted - ℓ_against), renormalised
+    (arXiv 2306.17806), and what is drawn from ℓ* goes on both streams. alpha = 1 is the prompt alone, in one stream;
+    above 1 it says more than the prompt, between 0 and 1 less. `floor` keeps the tokens whose probability under the
+    prompt is at least that share of the largest (arXiv 2210.15097); like a top-k it is of drawing: the score of a given
+    text has none.
+    """
+
+    tried: ClassVar[tuple[float, ...]] = (1.0, 1.5, 2.5, 0.5, 2.0, 1.25, 3.0)
+    """Alphas to try where nobody names others, the most telling first."""
+
+    against: Prompt = Prompt()
+    alpha: float = 1.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.alpha) or not 0 <= self.floor <= 1:
+            raise ValueError(f"a mix of alpha = {self.alpha}, floor = {self.floor}: a finite one, and a share")
+
+    @staticmethod
+    def logprobs(prompted: Tensor, against: Tensor, alpha: Tensor | float) -> Tensor:
+        """ℓ* `[N, V]` in fp32 from the logits of both streams; `alpha` is one for all or `[N, 1]`. A token that one
+        stream rules out stays out."""
+        p, q = prompted.float().log_softmax(-1), against.float().log_softmax(-1)
+        never = p.isneginf() | q.isneginf()
+        return (q + alpha * (p - q)).masked_fill(never, -math.inf).log_softmax(-1)
+
+    @staticmethod
+    def floored(mixed: Tensor, prompted: Tensor, floor: Tensor) -> Tensor:
+        """`mixed` `[N, V]` without the tokens below the `floor` `[N, 1]` of what is `prompted`; 0 keeps all."""
+        p = prompted.float()
+        return mixed.masked_fill(p < p.amax(-1, keepdim=True) + floor.log(), -math.inf)
+
+
+@stored
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """Prompt edit + activation edits + weight deltas, as one value."""
+    """Prompt edit + activation edits + weight deltas, as one value; with a `mix` all but the prompt edit act in both of
+    its streams."""
 
     prompt: Prompt = Prompt()
     edits: tuple[Edit, ...] = ()
     deltas: tuple[Delta, ...] = ()
+    mix: Mix | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -61,39 +106,57 @@ class Steering:
             "prompt": self.prompt != Prompt(),
             "gate": any(edit.gate for edit in self.edits),
             "delta": bool(self.deltas),
+            "mix": self.mix is not None,
         }
         return frozenset(needs | {name for name, on in flags.items() if on})
 
     @property
     def scalable(self) -> bool:
         """Whether a coefficient means anything (a prompt alone has none)."""
-        return bool(self.edits or self.deltas)
+        return bool(self.edits or self.deltas or self.mix)
+
+    @property
+    def mixing(self) -> Mix | None:
+        """The mix, where there is one that changes anything: at alpha = 1 the prompt speaks alone."""
+        return self.mix if self.mix is not None and self.mix.alpha != 1 else None
+
+    @property
+    def inside(self) -> tuple[Any, ...]:
+        """What acts inside the model, and is not to be seen in the messages."""
+        return (*self.edits, *self.deltas, *([self.mixing] if self.mixing else []))
 
     def scaled(self, c: float) -> Steering:
-        """The steering at coefficient `c`; 0 is the bare model under the same prompt, exactly."""
+        """The steering at coefficient `c`; 0 is the bare model under the same prompt, or under what that is mixed
+        against, exactly."""
         if c == 0:
-            return Steering(self.prompt)
+            return Steering(self.mix.against if self.mix else self.prompt)
         edits = tuple(edit.scaled(c) for edit in self.edits)
-        return Steering(self.prompt, edits, tuple(delta.scaled(c) for delta in self.deltas))
+        mix = replace(self.mix, alpha=self.mix.alpha * c) if self.mix else None
+        return Steering(self.prompt, edits, tuple(delta.scaled(c) for delta in self.deltas), mix)
 
     def merged(self, other: Steering) -> Steering:
-        return Steering(self.prompt.merged(other.prompt), self.edits + other.edits, self.deltas + other.deltas)
+        """Both at once. What one mixes its prompt against has the other's prompt too, as it has the other's edits."""
+        if self.mix and other.mix:
+            raise BenchError("two steerings that mix cannot be merged: a token is weighed against one other stream")
+        mix = self.mix and replace(self.mix, against=self.mix.against.merged(other.prompt))
+        mix = mix or (other.mix and replace(other.mix, against=self.prompt.merged(other.mix.against)))
+        return Steering(self.prompt.merged(other.prompt), self.edits + other.edits, self.deltas + other.deltas, mix)
 
     def negated(self) -> Steering:
-        """The steering away from what this one steers towards."""
+        """The steering away from what this one steers towards; what a prompt says stays, and how loudly."""
         edits = tuple(edit.negated() for edit in self.edits)
-        return Steering(self.prompt, edits, tuple(delta.scaled(-1) for delta in self.deltas))
+        return Steering(self.prompt, edits, tuple(delta.scaled(-1) for delta in self.deltas), self.mix)
 
     @cached_property
     def digest(self) -> str:
-        return digest(self.prompt, *(self.edits + self.deltas))
+        return digest(self.prompt, *(self.edits + self.deltas), *([self.mix] if self.mix else []))
 
     @cached_property
     def internal_digest(self) -> str:
         """Digest of what acts inside the model; the prompt edit is visible in the messages."""
-        return digest(*(self.edits + self.deltas))
+        return digest(*self.inside)
 
     @property
     def kinds(self) -> tuple[type[Any], ...]:
-        """The classes of its edits and deltas, whose code decides what it does."""
-        return tuple(sorted({type(part) for part in (*self.edits, *self.deltas)}, key=lambda cls: cls.__qualname__))
+        """The classes of what acts inside the model, whose code decides what it does."""
+        return tuple(sorted({type(part) for part in self.inside}, key=lambda cls: cls.__qualname__))

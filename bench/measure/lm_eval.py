@@ -64,6 +64,8 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
         if isinstance(steering, str | Path):
             steering = interchange.load(Path(steering)) if str(steering) else Steering()
         self.steering = steering.scaled(float(coefficient)) if float(coefficient) != 1 else steering
+        if self.steering.mixing:
+            raise UsageError("lm-eval asks under one prompt, and this steering mixes two: take coefficient 1 or 0")
         self.inside = Steering(edits=self.steering.edits, deltas=self.steering.deltas)
         self.templated = False
         self._device = self.lm.model.device

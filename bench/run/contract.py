@@ -181,7 +181,8 @@ def _scored(lm: Backend, requests: Sequence[Request]) -> list[tuple[float, ...]]
 def _zero(fitted: Sequence[Fitted], lm: Backend) -> str:
     for steering in _steerings(fitted, lm):
         off = Request(QUESTION, steering.scaled(0), target="A red ball.")
-        bare = Request(steering.prompt.apply(QUESTION), target="A red ball.")
+        prompt = steering.mix.against if steering.mix else steering.prompt
+        bare = Request(prompt.apply(QUESTION), target="A red ball.")
         if _scored(lm, [off]) != _scored(lm, [bare]):
             return "the log-probabilities at c = 0 differ from the bare model's"
     return ""
@@ -208,7 +209,7 @@ def _fires(fitted: Sequence[Fitted], lm: Backend) -> str:
             continue
         sampling = Sampling(max_new_tokens=4, temperature=0)
         found = dict(lm.generate([Request(QUESTION, steering.scaled(4.0), sampling)]))[0]
-        gated = [edit.gate is not None for edit in steering.edits]
+        gated = [edit.gate is not None for edit in steering.edits] + [False] * bool(steering.mix)
         if any(n == 0 and not gate for n, gate in zip(found.positions_edited, gated, strict=True)):
             return f"positions edited per edit: {found.positions_edited}"
         bare = Request(steering.prompt.apply(QUESTION), target="A red ball.")

@@ -35,7 +35,8 @@ def misshapen(steering: Any, lm: Backend) -> str:
         return f"its steering is a {type(steering).__name__}: a Steering, or what binds to one, is due"
     if lack := sorted(steering.needs - lm.can):
         return f"backend {lm.name} cannot {', '.join(lack)}"
-    parts = (_said(steering.prompt), *(_edit(edit, lm) for edit in steering.edits), *_deltas(steering.deltas, lm))
+    prompts = [steering.prompt, *([steering.mix.against] if steering.mix else [])]
+    parts = (*map(_said, prompts), *(_edit(edit, lm) for edit in steering.edits), *_deltas(steering.deltas, lm))
     return next((problem for problem in parts if problem), "")
 
 

@@ -3,7 +3,8 @@
 Invariant: only what pushes (added vectors, clamps) has a unit that is measured. Low-rank edits and weight deltas have
 the strength they were trained at, which stands at c = `TRAINED` in mode `norm`, amid the coefficients, and at
 c = 1 otherwise; projections, rotations and maps are whole at c = 1 and tried at fractions of that
-(`bench.run.trials`), and prompts are at their own strength. c = 0 is the bare model for all.
+(`bench.run.trials`), and prompts are at their own strength. Two prompts that are mixed have c for their alpha, and
+beside edits stand at alpha = 1 where what is trained stands. c = 0 is the bare model for all.
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ class Strength:
             for edit in steering.edits
         )
         deltas = tuple(delta.scaled(natural * c) for delta in steering.deltas) if c else ()
-        return dataclasses.replace(dataclasses.replace(steering, edits=edits, deltas=()).scaled(c), deltas=deltas)
+        mix = steering.mix
+        if mix and (deltas or any(edit.unit != "fraction" for edit in edits)):
+            mix = dataclasses.replace(mix, alpha=mix.alpha * natural)
+        sized = dataclasses.replace(steering, edits=edits, deltas=(), mix=mix)
+        return dataclasses.replace(sized.scaled(c), deltas=deltas)
 
     def _total(self, candidate: Fitted, concept: Concept, added: list[Edit]) -> float:
         """How many units long the pushes are together."""

@@ -15,7 +15,7 @@ from bench.core.definitions import code_digest
 from bench.core.interfaces import Fitted, Method
 from bench.core.protocol import Protocol
 from bench.core.spoken import UNFINISHED
-from bench.core.steering import Prompt, Steering
+from bench.core.steering import Mix, Prompt, Steering
 from bench.core.values import Request, Sample, Sampling, Verdict
 from bench.results.runs import means
 
@@ -34,7 +34,8 @@ def trials(candidates: Sequence[Fitted], rules: Protocol) -> list[Trial]:
 
 
 def _coefficients(candidate: Fitted, rules: Protocol) -> tuple[float, ...]:
-    """What a candidate is tried at: its own list, the protocol's, or as many fractions where it knows no other unit."""
+    """What a candidate is tried at: its own list, the protocol's, or as many fractions or alphas where it knows no
+    other unit."""
     steering = candidate.steering
     if _fixed(steering, rules):
         return (1.0,)
@@ -43,6 +44,8 @@ def _coefficients(candidate: Fitted, rules: Protocol) -> tuple[float, ...]:
     if not rules.usual or not isinstance(steering, Steering) or steering.deltas:
         return rules.coefficients
     many = len(rules.coefficients)
+    if steering.mix and not steering.edits:
+        return Mix.tried[:many]
     fractions = tuple(round((i + 1) / many, 4) for i in range(many))
     return fractions if all(edit.unit == "fraction" for edit in steering.edits) else rules.coefficients
 
@@ -53,7 +56,7 @@ def _fixed(steering: Any, rules: Protocol) -> bool:
     if not isinstance(steering, Steering):
         return False
     return not steering.scalable or (
-        rules.compat == "axbench" and all(edit.unit == "trained" for edit in steering.edits)
+        rules.compat == "axbench" and not steering.mix and all(edit.unit == "trained" for edit in steering.edits)
     )
 
 
@@ -72,9 +75,13 @@ def best(tried: dict[Trial, list[dict[str, Verdict]]], rules: Protocol) -> Trial
 def request(sample: Sample, steering: Steering, rules: Protocol) -> Request:
     """One question under one steering, which a plain-text prompt takes in as text."""
     seed = seed_of(sample, rules)
-    if sample.raw:
-        return Request(plain_text(sample, steering.prompt), replace(steering, prompt=Prompt()), rules.sampling, seed)
-    return Request(sample.messages, steering, rules.sampling, seed)
+    if not sample.raw:
+        return Request(sample.messages, steering, rules.sampling, seed)
+    text = plain_text(sample, steering.prompt)
+    if not steering.mix:
+        return Request(text, replace(steering, prompt=Prompt()), rules.sampling, seed)
+    mix = replace(steering.mix, against=Prompt(prefix=plain_text(sample, steering.mix.against)))
+    return Request("", replace(steering, prompt=Prompt(prefix=text), mix=mix), rules.sampling, seed)
 
 
 def repeats(method: Method, sample: Sample, rules: Protocol) -> int:

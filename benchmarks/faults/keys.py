@@ -35,7 +35,7 @@ from bench.core.interfaces import Context, Judge, Method
 from bench.core.kinds import Add, Clamp, LowRank, Project
 from bench.core.naming import build_method
 from bench.core.registry import build, get, load_plugin, table
-from bench.core.steering import Prompt, Steering
+from bench.core.steering import Mix, Prompt, Steering
 from bench.core.store import Artefacts
 from bench.core.values import Item, Request, Sampling
 from bench.judges.judging import judged_by
@@ -96,7 +96,7 @@ def variants(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def steering() -> Steering:
-    """Every shipped kind of edit and delta at once."""
+    """Every shipped kind of edit and delta at once, and a mix."""
     gate = Gate(0, UNIT, 0.2, center=UNIT * 0)
     skew = np.array([[0, 0.3], [-0.3, 0]], np.float32)
     tall, pair = np.eye(H, 2, dtype=np.float32), np.ones(2, np.float32)
@@ -111,7 +111,8 @@ def steering() -> Steering:
         DenseDelta(module="b", change=np.ones((H, H), np.float32)),
         RotationDelta(module="c", u=tall, s=pair, v=tall, skew=skew, shift=0 * pair),
     )
-    return Steering(Prompt("Be kind.", "Please. ", " Thanks.", (("Hi", "Hello"),)), edits, deltas)
+    mix = Mix(Prompt("Be brief.", "Now. "), 2.0)
+    return Steering(Prompt("Be kind.", "Please. ", " Thanks.", (("Hi", "Hello"),)), edits, deltas, mix)
 
 
 def requests() -> Iterator[tuple[str, Request]]:

@@ -52,7 +52,7 @@ class FakeBackend(Backend):
     @property
     def can(self) -> frozenset[str]:
         """Every registered kind of edit, those of plugins too."""
-        return frozenset({"prompt", "gate", "delta", "site:attn", *table("edit")})
+        return frozenset({"prompt", "mix", "gate", "delta", "site:attn", *table("edit")})
 
     @property
     def layers(self) -> int:
@@ -74,7 +74,8 @@ class FakeBackend(Backend):
             rng = self._rng(prompt, steering.internal_digest, request.seed)
             count = request.sampling.max_new_tokens
             text = " ".join(rng.choice(WORDS, count))
-            yield i, Completion(text, count, 10, tuple(9 + count for _ in steering.edits))
+            drawn = (count,) if steering.mixing else ()
+            yield i, Completion(text, count, 10, (*(9 + count for _ in steering.edits), *drawn))
 
     def logprobs(self, requests: Sequence[Request]) -> Iterator[tuple[int, TargetScore]]:
         for i, request in enumerate(requests):

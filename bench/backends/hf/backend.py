@@ -8,9 +8,10 @@ fp32; in bf16 rounding differs with the batch's shape).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +20,13 @@ from safetensors import SafetensorError
 
 from bench.backends.hf import attention, linear, probe
 from bench.backends.hf.batches import Batches
-from bench.backends.hf.chat import Chat
+from bench.backends.hf.chat import Chat, Second
 from bench.backends.hf.gradients import block_gradient
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.memory import Memory, room
 from bench.backends.hf.modules import blocks, check_states, head_weights, read_blocks
 from bench.backends.hf.prefix import prefix_groups
-from bench.backends.hf.sampling import Draw, halt
+from bench.backends.hf.sampling import Draw, Paired, halt
 from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
 from bench.backends.models import Model, hush, pick_dtype
 from bench.core.content import Array, digest
@@ -43,6 +44,8 @@ READ = 64, 8192
 """Rows and tokens of texts that are read at a time."""
 WRITTEN = 256
 """Rows of answers: each is one token long in a pass, so that only many of them keep a product busy."""
+ALONE: Mapping[int, Second] = MappingProxyType({})
+"""No request has a second stream (`Chat.against`)."""
 
 
 @backend("hf")
@@ -127,7 +130,7 @@ class HFBackend(Backend):
     @property
     def can(self) -> frozenset[str]:
         """Every registered kind of edit, those of plugins too, at every site."""
-        return frozenset({"prompt", "gate", "delta", "site:attn", "site:mlp", "train", *table("edit")})
+        return frozenset({"prompt", "mix", "gate", "delta", "site:attn", "site:mlp", "train", *table("edit")})
 
     @cached_property
     def below(self) -> Below:
@@ -200,19 +203,25 @@ class HFBackend(Backend):
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
-        yield from self.write([self.chat.steered(request) for request in requests], requests)
+        prompts = [self.chat.steered(request) for request in requests]
+        yield from self.write(prompts, requests, against=self.chat.against(requests))
 
     @torch.inference_mode()
     def write(
-        self, prompts: Sequence[Sequence[int]], requests: Sequence[Request], stop: Sequence[str] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        requests: Sequence[Request],
+        stop: Sequence[str] = (),
+        against: Mapping[int, Second] = ALONE,
     ) -> Iterator[tuple[int, Completion]]:
         """`generate` of prompts given as ids; a row ends where its text holds one of `stop`."""
-        for prompt, request in zip(prompts, requests, strict=True):
-            self._refuse_longer(len(prompt) + request.sampling.max_new_tokens)
+        widest = [max(len(prompt), len(against[i].ids) if i in against else 0) for i, prompt in enumerate(prompts)]
+        for width, request in zip(widest, requests, strict=True):
+            self._refuse_longer(width + request.sampling.max_new_tokens)
         for sampling in dict.fromkeys(request.sampling for request in requests):
             own = [i for i, request in enumerate(requests) if request.sampling == sampling]
             for prefix, group in self._fronts(own, requests, prompts, sampling.max_new_tokens):
-                totals = [len(prompts[i]) + sampling.max_new_tokens for i in group]
+                totals = [widest[i] + sampling.max_new_tokens for i in group]
                 # A front that was read takes memory for keys and values, but for no activations any more.
                 lengths = [max(total - _length(prefix), total // 4) for total in totals]
 
@@ -222,9 +231,9 @@ class HFBackend(Backend):
                     prefix: cache.Prefix = prefix,
                     group: list[int] = group,
                 ) -> Iterator[tuple[int, Completion]]:
-                    return self._generate([group[k] for k in batch], requests, prompts, sampling, stop, prefix)
+                    return self._generate([group[k] for k in batch], requests, prompts, against, sampling, stop, prefix)
 
-                yield from self.answers.each(lengths, work)
+                yield from self.answers.each(lengths, work, streams=[1 + (i in against) for i in group])
 
     def _fronts(
         self, own: Sequence[int], requests: Sequence[Request], prompts: Sequence[Sequence[int]], more: int
@@ -254,6 +263,7 @@ class HFBackend(Backend):
         chosen: list[int],
         requests: Sequence[Request],
         prompts: Sequence[Sequence[int]],
+        against: Mapping[int, Second],
         sampling: Sampling,
         stop: Sequence[str],
         prefix: cache.Prefix,
@@ -262,7 +272,12 @@ class HFBackend(Backend):
 
         from bench.backends.hf import cache  # loads transformers
 
-        rows = [prompts[i] for i in chosen]
+        mixed = [(row, against[i]) for row, i in enumerate(chosen) if i in against]
+        # Second streams stand behind all first ones.
+        second = {row: len(chosen) + k for k, (row, _) in enumerate(mixed)}
+        rows = [*(prompts[i] for i in chosen), *(other.ids for _, other in mixed)]
+        owners = [*chosen, *(chosen[row] for row in second)]
+        steerings = [requests[i].steering for i in owners]
         inputs, pads = self.batches.pad(rows, _length(prefix))
         places = inputs.pop("position_ids")  # generate derives them from the mask
         width = inputs["input_ids"].shape[1]
@@ -275,11 +290,12 @@ class HFBackend(Backend):
             pad_token_id=self._fill,
             use_cache=True,  # whatever a checkpoint was saved with
         )
-        seeds = torch.tensor([requests[i].seed for i in chosen], dtype=torch.int64)
-        drawn = Draw(sampling, seeds, width)
-        steerings, headers = [requests[i].steering for i in chosen], list(map(self.chat.header, rows))
+        seeds = torch.tensor([requests[i].seed for i in owners], dtype=torch.int64)
+        paired = Paired([(row, second[row], other.mix) for row, other in mixed], self.model.device) if mixed else None
+        drawn = Draw(sampling, seeds, width, paired)
+        headers = list(map(self.chat.header, rows))
         applied = Applied(self.model, steerings, list(map(len, rows)), pads, headers)
-        kept = cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(chosen))
+        kept = cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(rows))
         until = min(map(self.below.until, steerings))
         which = self.below.shared(rows, until) if kept and not prefix else None
         with self.below.read_once(inputs | {"position_ids": places}, which, until, kept), applied:
@@ -297,13 +313,17 @@ class HFBackend(Backend):
             tokens = len(ids) if end is None else end + 1
             if real[row] < tokens:
                 raise self._unreal(requests[i])
+            positions_edited = applied.positions_edited(row, tokens)
+            if paired and row in second:
+                applied.positions_edited(second[row], tokens)  # the other stream's are proven too
+                positions_edited = (*positions_edited, paired.drawn(tokens))
             yield (
                 i,
                 Completion(
                     text=self.chat.text(ids[:end]),
                     tokens=tokens,
                     prompt_tokens=len(rows[row]),
-                    positions_edited=applied.positions_edited(row, tokens),
+                    positions_edited=positions_edited,
                     finish="length" if end is None else "stop",
                 ),
             )
@@ -325,16 +345,21 @@ class HFBackend(Backend):
         targets = [self.chat.continued(request.target) for request in requests]
         if empty := [i for i, target in enumerate(targets) if not target]:
             raise BenchError(f"request {empty[0]} has no target tokens to score")
-        yield from self.score(prompts, targets, requests)
+        yield from self.score(prompts, targets, requests, self.chat.against(requests))
 
     @torch.inference_mode()
     def score(
-        self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], requests: Sequence[Request]
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        requests: Sequence[Request],
+        against: Mapping[int, Second] = ALONE,
     ) -> Iterator[tuple[int, Scored]]:
         """`logprobs` of prompts and targets given as ids, under the requests' steerings; equal prompts share rows."""
-        for prompt, target in zip(prompts, targets, strict=True):
+        others = [(other.ids, targets[i]) for i, other in against.items()]
+        for prompt, target in [*zip(prompts, targets, strict=True), *others]:
             self._refuse_longer(len(prompt) + len(target) - 1)  # the last token is asked for, not read
-        for i, found in score(self.model, self.chat.header, self.batches, requests, prompts, targets):
+        for i, found in score(self.model, self.chat.header, self.batches, requests, prompts, targets, against):
             if not math.isfinite(found.total):
                 raise self._unreal(requests[i])
             yield i, found
@@ -350,7 +375,8 @@ class HFBackend(Backend):
         steered = [self.chat.steered(request) for request in requests]
         bare = [self.chat.steered(replace(request, steering=None)) for request in requests]
         steerings = [request.steering for request in requests]
-        for i, found in diverge(self.model, self.chat.header, self.batches, steerings, steered, bare, targets):
+        against = self.chat.against(requests)
+        for i, found in diverge(self.model, self.chat.header, self.batches, steerings, steered, bare, targets, against):
             if not (math.isfinite(found.kl) and math.isfinite(found.bare)):
                 raise self._unreal(requests[i])
             yield i, found

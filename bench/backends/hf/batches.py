@@ -39,14 +39,15 @@ class Batches:
         rows: int | None = None,
         weights: Sequence[int] | None = None,
         padded: float = math.inf,
+        streams: Sequence[int] | None = None,
     ) -> Iterator[T]:
         """What `work` gives for each batch of `split`. One that memory does not take is done in halves, as are all
         later ones of its size; raises BenchError where a single row is too much."""
-        for batch in self.split(lengths, rows, weights, padded):
+        for batch in self.split(lengths, rows, weights, padded, streams):
             parts = [batch]
             while parts:
                 part = parts.pop()
-                size = len(part) * lengths[part[0]]
+                size = (sum(streams[i] for i in part) if streams else len(part)) * lengths[part[0]]
                 if len(part) > 1 and self.memory.lacks(size):
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
@@ -72,22 +73,25 @@ class Batches:
         rows: int | None = None,
         weights: Sequence[int] | None = None,
         padded: float = math.inf,
+        streams: Sequence[int] | None = None,
     ) -> Iterator[list[int]]:
-        """Indices in groups of similar length, each row counting its weight; padding makes a group at most `padded` as
-        long as its rows are."""
+        """Indices in groups of similar length, each counting its weight (1) and, in tokens, its `streams` (1): rows as
+        long as that one that stay together. Padding makes a group at most `padded` as long as its rows are."""
         batch: list[int] = []
-        spent = real = 0
+        spent = held = real = 0
         for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            weight = weights[i] if weights else 1
+            each = streams[i] if streams else 1
+            weight = weights[i] if weights else each
             if batch:
-                size = (len(batch) + 1) * lengths[batch[0]]
+                size = (held + each) * lengths[batch[0]]
                 many = spent + weight > (rows or self.rows) or size * lengths[batch[0]] > self.seen
-                if many or size > self.tokens or size > padded * (real + lengths[i]):
+                if many or size > self.tokens or size > padded * (real + each * lengths[i]):
                     yield batch
-                    batch, spent, real = [], 0, 0
+                    batch, spent, held, real = [], 0, 0, 0
             batch.append(i)
             spent += weight
-            real += lengths[i]
+            held += each
+            real += each * lengths[i]
         if batch:
             yield batch
 

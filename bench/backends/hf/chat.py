@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
@@ -20,9 +20,17 @@ from bench.core.content import Message
 from bench.core.errors import BenchError, said
 from bench.core.interfaces import Prompted
 from bench.core.spoken import of_thought
+from bench.core.steering import Mix, Prompt
 from bench.core.values import Request
 
 ENDLESS = 2**31 - 1
+
+
+class Second(NamedTuple):
+    """The other stream of a request that mixes two prompts: its prompt's ids, and how it is mixed."""
+
+    ids: list[int]
+    mix: Mix
 
 
 class Chat:
@@ -142,12 +150,18 @@ class Chat:
 
     def steered(self, request: Request) -> list[int]:
         """Prompt ids of a request under its prompt edit."""
+        return self._under(request, request.steering.prompt if request.steering else Prompt())
+
+    def against(self, requests: Sequence[Request]) -> dict[int, Second]:
+        """The second stream of those of `requests` that mix two prompts, by their places."""
+        mixes = {i: request.steering.mixing for i, request in enumerate(requests) if request.steering}
+        return {i: Second(self._under(requests[i], mix.against), mix) for i, mix in mixes.items() if mix}
+
+    def _under(self, request: Request, edit: Prompt) -> list[int]:
         prompt = request.prompt
-        edit = request.steering.prompt if request.steering else None
-        if edit is not None:
-            if isinstance(prompt, str) and (edit.system or edit.shots):
-                raise BenchError("a plain text has no place for a system message or examples: ask it as a chat")
-            prompt = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
+        if isinstance(prompt, str) and (edit.system or edit.shots):
+            raise BenchError("a plain text has no place for a system message or examples: ask it as a chat")
+        prompt = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
         return self.encode(prompt, request.prefill)
 
     def readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:

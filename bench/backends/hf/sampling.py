@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.core.errors import BenchError
+from bench.core.steering import Mix
 from bench.core.values import Sampling
 
 MIXERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
@@ -42,6 +44,31 @@ def gumbel(seeds: Tensor, step: int, tokens: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
+class Paired:
+    """Rows of a batch that are two streams of one text: `pairs` names both rows, and how they are mixed."""
+
+    steps = 0
+    """Steps at which all of them were mixed."""
+
+    def __init__(self, pairs: Sequence[tuple[int, int, Mix]], device: torch.device) -> None:
+        self.places = torch.tensor([(one, other) for one, other, _ in pairs], device=device).reshape(-1, 2).T
+        numbers = [(mix.alpha, mix.floor) for *_, mix in pairs]
+        self.alpha, self.floor = torch.tensor(numbers, device=device).reshape(-1, 2, 1).unbind(1)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """`logits` `[B, V]` with the mix in place of both rows of each pair, so that both go on with one token."""
+        prompted, against = (logits[place] for place in self.places)
+        found = Mix.floored(Mix.logprobs(prompted, against, self.alpha), prompted, self.floor)
+        self.steps += 1
+        return logits.float().index_copy(0, self.places.flatten(), torch.cat((found, found)))
+
+    def drawn(self, tokens: int) -> int:
+        """The first `tokens` tokens of a row, all of which were drawn from the mix; else BenchError."""
+        if self.steps < tokens:
+            raise BenchError(f"two prompts were mixed for {self.steps} tokens of an answer with {tokens}")
+        return tokens
+
+
 class Draw:
     """A logits processor that draws each row's token by Gumbel-max (the largest of log p + noise).
 
@@ -51,13 +78,14 @@ class Draw:
     exchange of two of them into another text (docs/why/decisions-engines.md has both rates).
     """
 
-    def __init__(self, sampling: Sampling, seeds: Tensor, width: int) -> None:
-        self.sampling, self.seeds, self.width = sampling, seeds, width
+    def __init__(self, sampling: Sampling, seeds: Tensor, width: int, paired: Paired | None = None) -> None:
+        self.sampling, self.seeds, self.width, self.paired = sampling, seeds, width, paired
         self.real = torch.full(seeds.shape, 2**31 - 1)
         """Tokens of each row that were drawn from numbers: a maximum over NaN is NaN, and any token."""
 
     def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
         step = ids.shape[1] - self.width
+        logits = self.paired(logits) if self.paired else logits
         if self.sampling.temperature == 0:
             self._note(logits.amax(-1), step)
             return logits

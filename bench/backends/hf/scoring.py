@@ -23,10 +23,11 @@ from torch import Tensor
 
 from bench.backends.hf import attention
 from bench.backends.hf.batches import Batches
+from bench.backends.hf.chat import Second
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.prefix import common, prefix_groups
 from bench.core.content import Array
-from bench.core.steering import Steering
+from bench.core.steering import Mix, Steering
 from bench.core.values import Request, TargetScore
 
 PIECE = 16
@@ -87,8 +88,8 @@ class Tree:
         return found
 
 
-Row = tuple[list[int], Tree]
-"""Requests, and the tree of their targets."""
+Row = tuple[list[int], list[Tree]]
+"""Requests, and the tree of their targets; two trees where they mix two prompts."""
 
 
 def score(
@@ -98,6 +99,7 @@ def score(
     requests: Sequence[Request],
     prompts: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
+    against: Mapping[int, Second],
 ) -> Iterator[tuple[int, Scored]]:
     """The score of each request's target, prompts and targets given as ids; in no particular order.
 
@@ -106,33 +108,39 @@ def score(
     """
     shared: dict[Any, list[int]] = {}
     for i, request in enumerate(requests):
-        shared.setdefault((tuple(prompts[i]), edited(request)), []).append(i)
-    alike = [prompt for prompt, edits in shared if not edits and reads_trees(model, len(prompt))]
+        other = tuple(against[i].ids) if i in against else ()
+        shared.setdefault((tuple(prompts[i]), edited(request), other), []).append(i)
+    alike = [prompt for prompt, edits, _ in shared if not edits and reads_trees(model, len(prompt))]
     groups: list[tuple[int, list[int]]] = []
     for prefix, own in prefix_groups(alike):
         if prefix:
-            groups.append((prefix, [i for k in own for i in shared.pop((alike[k], ""))]))
-    groups += [(len(prompt), own) for (prompt, _), own in shared.items()]
-    trees: list[Row] = []
+            groups.append((prefix, [i for k in own for i in shared.pop((alike[k], "", ()))]))
+    groups += [(len(prompt), own) for (prompt, *_), own in shared.items()]
+    rows: list[Row] = []
     for prefix, group in groups:
         texts = {i: [*prompts[i][prefix:], *targets[i]] for i in group}
-        for part in _parts(model, batches.rows, prefix, texts):
-            trees.append((part, Tree(prompts[part[0]][:prefix], [texts[i] for i in part])))
+        others = {len(against[i].ids) for i in group if i in against}  # one: they share it
+        for part in _parts(model, batches.rows, max(prefix, *others, 0), texts):
+            trees = [Tree(prompts[part[0]][:prefix], [texts[i] for i in part])]
+            if others:
+                trees.append(Tree(against[part[0]].ids, [targets[i] for i in part]))
+            rows.append((part, trees))
     # Rows that only the model's own mask describes stand apart from those that need ours.
+    longest = [max(len(tree.ids) for tree in trees) for _, trees in rows]
     for readable in (False, True):
-        some = [one for one in trees if reads_trees(model, len(one[1].ids)) == readable]
-        lengths, targeted = [len(tree.ids) for _, tree in some], [len(own) for own, _ in some]
+        at = [k for k, length in enumerate(longest) if reads_trees(model, length) == readable]
 
-        def work(batch: list[int], some: Sequence[Row] = some) -> Iterator[tuple[int, Scored]]:
-            return _score(model, header, batches, [some[i] for i in batch], requests, targets)
+        def work(batch: list[int], some: Sequence[Row] = [rows[k] for k in at]) -> Iterator[tuple[int, Scored]]:
+            return _score(model, header, batches, [some[i] for i in batch], requests, targets, against)
 
-        yield from batches.each(lengths, work, weights=targeted, padded=PADDED)
+        targeted, streams = [len(rows[k][0]) for k in at], [len(rows[k][1]) for k in at]
+        yield from batches.each([longest[k] for k in at], work, weights=targeted, padded=PADDED, streams=streams)
 
 
 def edited(request: Request) -> str:
     """What a request changes inside the model; empty where that is nothing."""
     steering = request.steering
-    return steering.internal_digest if steering is not None and steering.scalable else ""
+    return steering.internal_digest if steering is not None and steering.inside else ""
 
 
 def _parts(model: Any, most: int, prefix: int, texts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
@@ -172,20 +180,22 @@ def _score(
     batch: Sequence[Row],
     requests: Sequence[Request],
     targets: Sequence[Sequence[int]],
+    against: Mapping[int, Second],
 ) -> Iterator[tuple[int, Scored]]:
-    trees = [tree for _, tree in batch]
+    rows = [(own, tree) for own, streams in batch for tree in streams]
+    trees = [tree for _, tree in rows]
     inputs, pads = batches.pad([tree.ids for tree in trees])
     index = torch.full(inputs["input_ids"].shape, -1, device=model.device)
     for own_index, tree, pad in zip(index, trees, pads, strict=True):
         own_index[pad:] = torch.tensor(tree.places, device=index.device)
     if any(tree.branches for tree in trees):
         inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(model, trees, pads)}
-    steerings = [requests[own[0]].steering for own, _ in batch]
+    steerings = [requests[own[0]].steering for own, _ in rows]
     headers = [header(tree.ids[: tree.prefix]) for tree in trees]
     applied = Applied(model, steerings, [tree.prefix for tree in trees], pads, headers, index)
     asked = [
         ((r, pads[r] + k), token)
-        for r, (own, tree) in enumerate(batch)
+        for r, (own, tree) in enumerate(rows)
         for n, i in enumerate(own)
         for k, token in zip(tree.before(n, len(targets[i])), targets[i], strict=True)
     ]
@@ -202,16 +212,23 @@ def _score(
         stack.enter_context(applied)
         logits = model(**inputs, use_cache=False).logits
     logits = logits[row, column] if whole else logits[0]
-    scores, greedy = _picked(logits, [at[place] for place, _ in asked], [token for _, token in asked])
+    places = [at[place] for place, _ in asked]
+    scores, greedy = _picked(logits, places, [token for _, token in asked])
+    found: dict[int, list[tuple[slice, tuple[int, ...]]]] = {}  # of each of its streams what was asked, and edited
     done = 0
-    for r, (own, tree) in enumerate(batch):
+    for r, (own, tree) in enumerate(rows):
         for i, path in zip(own, tree.paths, strict=True):
             part = slice(done, done + len(targets[i]))
             done = part.stop
-            positions_edited = applied.positions_edited_at(
-                r, [pads[r] + k for k in (*range(tree.prefix), *path)], bool(path)
-            )
-            yield i, Scored(tuple(scores[part]), positions_edited, all(greedy[part]))
+            columns = [pads[r] + k for k in (*range(tree.prefix), *path)]
+            found.setdefault(i, []).append((part, applied.positions_edited_at(r, columns, bool(path))))
+    for i, ((part, positions_edited), *other) in found.items():
+        logprobs, likeliest = scores[part], greedy[part]
+        for second, _ in other:
+            pair = places[part], places[second]
+            logprobs, likeliest = _mixed(logits, pair, targets[i], against[i].mix.alpha)
+            positions_edited = (*positions_edited, len(logprobs))
+        yield i, Scored(tuple(logprobs), positions_edited, all(likeliest))
 
 
 def _mask(model: Any, trees: Sequence[Tree], pads: Sequence[int]) -> Tensor:
@@ -237,6 +254,21 @@ def _picked(logits: Tensor, places: Sequence[int], tokens: Sequence[int]) -> tup
     return (logits[at, wanted].float() - total[at]).tolist(), (likeliest[at] == wanted).tolist()
 
 
+def _mixed(
+    logits: Tensor, places: tuple[Sequence[int], Sequence[int]], tokens: Sequence[int], alpha: float
+) -> tuple[list[float], list[bool]]:
+    """`_picked` of the mix of two streams, whose logits stand at the two `places` of each token."""
+    scores: list[float] = []
+    greedy: list[bool] = []
+    for begin in range(0, len(tokens), PIECE):
+        prompted, against = (logits[list(own[begin : begin + PIECE])] for own in places)
+        piece = Mix.logprobs(prompted, against, alpha)
+        found = _picked(piece, range(len(piece)), tokens[begin : begin + PIECE])
+        scores += found[0]
+        greedy += found[1]
+    return scores, greedy
+
+
 @dataclass(frozen=True)
 class Divergence:
     """Sums over the `tokens` of one target: KL(steered || bare) and its log-probabilities, in nats."""
@@ -255,6 +287,7 @@ def diverge(
     steered: Sequence[Sequence[int]],
     bare: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
+    against: Mapping[int, Second],
 ) -> Iterator[tuple[int, Divergence]]:
     """How far each steering after its prompt moves the distribution over each token of its target."""
 
@@ -271,15 +304,24 @@ def diverge(
         return found
 
     lengths = [max(len(a), len(b)) + len(t) for a, b, t in zip(steered, bare, targets, strict=True)]
+    for i, other in against.items():
+        lengths[i] = max(lengths[i], len(other.ids) + len(targets[i]))
 
     def work(batch: list[int]) -> Iterator[tuple[int, Divergence]]:
         rests = [targets[i][:-1] for i in batch]
         changed = logits([steered[i] for i in batch], [steerings[i] for i in batch], rests)
         plain = logits([bare[i] for i in batch], [None] * len(batch), rests)
+        mixed = [i for i in batch if i in against]
+        rests = [targets[i][:-1] for i in mixed]
+        second: Any = logits([against[i].ids for i in mixed], [steerings[i] for i in mixed], rests) if mixed else []
+        others = dict(zip(mixed, second, strict=True))
         for row, i in enumerate(batch):
             labels = torch.tensor(targets[i], device=plain.device)
             count = len(labels)
-            yield i, _divergence(changed[row, -count:], plain[row, -count:], labels)
+            own = changed[row, -count:]
+            if i in others:
+                own = Mix.logprobs(own, others[i][-count:], against[i].mix.alpha)
+            yield i, _divergence(own, plain[row, -count:], labels)
 
     yield from batches.each(lengths, work, max(1, batches.rows // 4))
 

@@ -161,11 +161,14 @@ class OpenAIBackend(Backend):
             self.usage.add(seconds=time.monotonic() - begun)
 
     def body(self, request: Request, alternatives: int = 0) -> dict[str, Any]:
-        """The request as the endpoint takes it. Raises BenchError for a prefill, which it would leave out."""
+        """The request as the endpoint takes it. Raises BenchError for what it would leave out: a prefill, and all of a
+        steering but its prompt."""
         if request.prefill:
             raise BenchError(f"{self.where}: a chat endpoint writes an answer whole, and none from its prefill on")
         prompt = (("user", request.prompt),) if isinstance(request.prompt, str) else request.prompt
         if request.steering is not None:
+            if lacking := sorted(request.steering.needs - self.can):
+                raise BenchError(f"{self.where}: a chat endpoint cannot {', '.join(lacking)}")
             prompt = request.steering.prompt.apply(prompt)
         asked = {"logprobs": True, "top_logprobs": alternatives} if alternatives else {}
         body = {
