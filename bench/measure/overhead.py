@@ -268,7 +268,11 @@ def _exact(rig: Rig, arch: Architecture, answers: dict[str, list[Completion]], s
     for row, bare, own in zip(rig.rows, answers["unsteered"], answers["steered"], strict=True):
         steering = rig.request(row, settings.tokens, True).steering
         assert steering is not None
-        one = extra(steering, own.prompt_tokens - bare.prompt_tokens, bare.prompt_tokens)
+        added = own.prompt_tokens - bare.prompt_tokens
+        one = extra(steering, added, bare.prompt_tokens)
+        if mix := steering.mixing:
+            read = rig.lm.count(mix.against.apply(row.sample.messages))
+            one = dataclasses.replace(one, against=read - bare.prompt_tokens)
         if isinstance(row.steering, Bound):
             with tokens_through(rig.lm) as count:
                 row.steering.bind(rig.lm, row.sample.messages)
@@ -282,12 +286,16 @@ def _exact(rig: Rig, arch: Architecture, answers: dict[str, list[Completion]], s
     names = [f.name for f in dataclasses.fields(Extra)]
     mean = {name: float(np.mean([getattr(e, name) for e in found])) for name in names}
     return {
-        "extra": {k: round(v, 2) if k == "prompt_tokens" else round(v) for k, v in mean.items()},
+        "extra": {k: round(v, 2) if k in PARTS else round(v) for k, v in mean.items()},
         "draws": draws,
         "own_tokens": round(float(np.mean([a.prompt_tokens for a in answers["unsteered"]])), 2),
         "artefact_bytes": round(float(np.mean(sizes))),
         "request_ratio": round(sum(a for a, _ in expected) / sum(b for _, b in expected), 5),
     }
+
+
+PARTS = ("prompt_tokens", "against", "streams")
+"""What of an `Extra` is kept with its fraction: a mean of a few."""
 
 
 def _judged(run: Run, session: Session, rows: Sequence[Row], answers: Sequence[Completion]) -> dict[str, Any]:

@@ -31,12 +31,13 @@ def decodes(edit: Edit) -> bool:
 
 
 def extra(steering: Steering, prompt_tokens: float = 0, length: int = 64, merged: bool = False) -> Extra:
-    """The cost of `steering`, with a prompt edit that adds `prompt_tokens` to a prompt of `length` tokens.
+    """The cost of `steering`, with a prompt edit that adds `prompt_tokens` to a prompt of `length` tokens, mixed with
+    the bare prompt where it is mixed.
 
     Where an edit takes every prompt token it counts per token, else once per request; a gate counts as open.
     `merged` puts weight deltas into the weights: they then cost nothing but their storage.
     """
-    total = Extra(prompt_tokens=prompt_tokens)
+    total = Extra(prompt_tokens=prompt_tokens, streams=1 if steering.mixing else 0)
     gates: dict[int, Gate] = {}
     for edit in steering.edits:
         one = edit.work()

@@ -10,7 +10,7 @@ once a step, and the cached keys and values that the step reads.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIDTH = 2
 """Bytes of a number in bf16, which weights, caches and artefacts are counted in unless told."""
@@ -148,7 +148,8 @@ class Extra:
 
     `decode` are FLOPs per decoded token, `read` FLOPs per prompt token and `once` per request (a gate, the
     prompt positions of a narrow span); `elements` are stored numbers, `held` those kept beside the weights while
-    serving, `moved` those a decoding step reads.
+    serving, `moved` those a decoding step reads. `streams` beside the first (a mix of two prompts) take the same steps
+    under the same edits, and `against` are the tokens that their prompt adds to the bare one.
     """
 
     prompt_tokens: float = 0
@@ -158,6 +159,8 @@ class Extra:
     elements: int = 0
     held: int = 0
     moved: int = 0
+    streams: float = 0
+    against: float = 0
 
     def artefact_bytes(self, width: int = WIDTH) -> int:
         return width * self.elements
@@ -165,28 +168,39 @@ class Extra:
 
 def flops_percent(arch: Architecture, extra: Extra, context: int) -> float:
     """FLOPs of a decoded token above those without the steering, in percent; the prompt is cached."""
-    bare = decode_flops(arch, context - round(extra.prompt_tokens))
-    return 100 * (decode_flops(arch, context) + extra.decode - bare) / bare
+    own = context - round(extra.prompt_tokens)
+    bare = decode_flops(arch, own)
+    other = extra.streams * (decode_flops(arch, own + round(extra.against)) + extra.decode)
+    return 100 * (decode_flops(arch, context) + extra.decode + other - bare) / bare
 
 
 def bytes_percent(arch: Architecture, extra: Extra, context: int, width: int = WIDTH) -> float:
-    """Bytes moved in a step above those without the steering, in percent."""
-    bare = step_bytes(arch, context - round(extra.prompt_tokens), width)
-    return 100 * (step_bytes(arch, context, width) + width * extra.moved - bare) / bare
+    """Bytes moved in a step above those without the steering, in percent; a second stream reads the same weights."""
+    own = context - round(extra.prompt_tokens)
+    bare = step_bytes(arch, own, width)
+    other = extra.streams * kv_bytes(arch, own + round(extra.against), width)
+    return 100 * (step_bytes(arch, context, width) + width * extra.moved + other - bare) / bare
 
 
 def kv_percent(arch: Architecture, extra: Extra, context: int) -> float:
-    """Memory of the steering as a share of the KV cache at `context`: prompt tokens' part plus what is held."""
-    cached = kv_elements(arch, context) - kv_elements(arch, context - round(extra.prompt_tokens))
-    return 100 * (cached + extra.held) / kv_elements(arch, context)
+    """Memory of the steering as a share of the KV cache at `context`: prompt tokens' part, that of a second stream, and
+    what is held."""
+    own = context - round(extra.prompt_tokens)
+    cached = kv_elements(arch, context) - kv_elements(arch, own)
+    other = extra.streams * kv_elements(arch, own + round(extra.against))
+    return 100 * (cached + other + extra.held) / kv_elements(arch, context)
 
 
 def request_flops(arch: Architecture, extra: Extra, prompt: int, reply: int, cached: bool = False) -> int:
-    """FLOPs of one request: `prompt` tokens of its own read, `reply` tokens decoded.
+    """FLOPs of one request: `prompt` tokens of its own read, `reply` tokens decoded, in each of its streams.
 
     The steering prompt stands in front; `cached` says that its keys and values are there already, so that
     only the later tokens' attention to it is paid.
     """
+    if extra.streams:
+        one, other = replace(extra, streams=0), replace(extra, streams=0, prompt_tokens=extra.against)
+        first, second = (request_flops(arch, stream, prompt, reply, cached) for stream in (one, other))
+        return first + round(extra.streams * second)
     added = round(extra.prompt_tokens)
     read = prefill_flops(arch, prompt, added) if cached else prefill_flops(arch, added + prompt)
     head = 2 * arch.hidden * arch.vocab  # the first reply token comes from the last token read
@@ -205,6 +219,11 @@ def request_percent(arch: Architecture, extra: Extra, prompt: int, reply: int, c
 def prompt(tokens: float) -> Extra:
     """A steering prompt."""
     return Extra(prompt_tokens=tokens)
+
+
+def mixed(tokens: float) -> Extra:
+    """A steering prompt mixed against the bare one: each token is weighed in two streams."""
+    return Extra(prompt_tokens=tokens, streams=1)
 
 
 def vector(arch: Architecture, layers: int = 1) -> Extra:
@@ -231,6 +250,7 @@ def lora(arch: Architecture, rank: int, merged: bool = False) -> Extra:
 def kinds(arch: Architecture, tokens: tuple[int, ...], rank: int = 8) -> dict[str, Extra]:
     """Each kind of steering under its name, for tables and figures."""
     found = {f"prompt, {n} tokens": prompt(n) for n in tokens}
+    found[f"prompt, {tokens[0]} tokens, mixed"] = mixed(tokens[0])
     found["vector, 1 block"] = vector(arch)
     found[f"rank-{rank} edit, 1 block"] = adapter(arch, rank)
     found[f"LoRA rank {rank}, all linears"] = lora(arch, rank)

@@ -131,6 +131,8 @@ def notes(found: Sequence[Overhead], context: int = CONTEXT) -> list[str]:
         "Judge: tokens per answer.",
         f"Engine: {'; '.join(engines)}.",
     ]
+    if any(one.extra.streams for one in found):
+        lines.append("A prompt mixed with another writes every token in two streams, and reads both prompts.")
     if not all(one.data["engine"]["accelerator"] for one in found):
         lines.append("On a processor only ratios to the bare run mean anything; other engines have others.")
     return lines
