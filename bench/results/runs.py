@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -230,6 +231,11 @@ class Run:
         return dict(prompts[at]) if at < len(prompts) else {}
 
     @property
+    def dialled(self) -> bool:
+        """Whether settings of several strengths were tried."""
+        return len({row["coefficient"] for c in self.data["concepts"].values() for row in c.get("select") or ()}) > 1
+
+    @property
     def grid_end(self) -> str:
         """The end of the sweep at which most concepts' coefficients were picked: the best may lie beyond; else ""."""
         tried = sorted({row["coefficient"] for c in self.data["concepts"].values() for row in c.get("select") or ()})
@@ -267,11 +273,16 @@ class Run:
         return {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
 
     def curve(self, axis: str) -> dict[float, dict[str, float]]:
-        """coefficient -> concept -> score on the select split of the candidate that does best there (by overall)."""
+        """coefficient -> concept -> score on the select split of the candidate that does best there (by overall), among
+        those tried at all coefficients: the best of more would stand higher for that alone."""
         found: dict[float, dict[str, float]] = {}
         for name, c in self.data["concepts"].items():
-            for coefficient in dict.fromkeys(row["coefficient"] for row in c["select"]):
-                value = _at_best([row for row in c["select"] if row["coefficient"] == coefficient], axis)
+            coefficients = dict.fromkeys(row["coefficient"] for row in c["select"])
+            tried = Counter(row["candidate"] for row in c["select"])
+            whole = {one for one, count in tried.items() if count == len(coefficients)} or set(tried)
+            rows = [row for row in c["select"] if row["candidate"] in whole]
+            for coefficient in coefficients:
+                value = _at_best([row for row in rows if row["coefficient"] == coefficient], axis)
                 if value is not None:
                     found.setdefault(coefficient, {})[name] = value
         return found

@@ -281,7 +281,8 @@ def within(e: stats.Estimate, scale: float) -> stats.Estimate:
 def _reference(named: Mapping[str, Run]) -> str | None:
     """The prompt baseline that did best on the select split; for detectors the model that is asked.
 
-    One that writes several answers and keeps one is no baseline while another ran: steering writes one.
+    One that writes several answers and keeps one is no baseline while another ran: steering writes one. Nor is one with
+    a strength, which reads both prompts for every token and reaches into the model as steering does.
     """
     if "prompt-detect" in named:
         return "prompt-detect"
@@ -292,7 +293,8 @@ def _reference(named: Mapping[str, Run]) -> str | None:
 def baselines(named: Mapping[str, Run]) -> list[str]:
     """The prompts that may be the reference, in order of name."""
     prompts = sorted(name for name, run in named.items() if run.family == "prompting")
-    return [name for name in prompts if named[name].samples_per_prompt == 1] or prompts
+    plain = [name for name in prompts if named[name].samples_per_prompt == 1 and not named[name].dialled]
+    return plain or prompts
 
 
 def select_score(run: Run) -> float:
@@ -303,6 +305,6 @@ def select_score(run: Run) -> float:
 
 def _coefficient(run: Run) -> float | None:
     """Median picked coefficient; None for a method without one."""
-    if run.family == "prompting" or run.method == "none" or run.kind == "detector":
+    if (run.family == "prompting" and not run.dialled) or run.method == "none" or run.kind == "detector":
         return None
     return float(statistics.median(c["picked"]["coefficient"] for c in run.data["concepts"].values()))

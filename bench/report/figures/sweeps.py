@@ -1,7 +1,7 @@
 """Score against what a method was tuned over: the coefficient, the layer. Select split throughout.
 
-Invariant: c = 0 is the bare model's score on the same prompts (a combination's is its prompt alone, and is
-not drawn).
+Invariant: c = 0 is the bare model's score on the same prompts (a combination's is its prompt alone, a prompt's that it
+is mixed against may be another prompt: these are not drawn).
 """
 
 from __future__ import annotations
@@ -31,13 +31,18 @@ def coefficients(table: Table) -> Figure | None:
             continue
         for axis in axes:
             curve = row.run.curve(axis)
-            if bare and row.run.family != "combination" and (zero := bare.curve(axis).get(1.0)):
+            if bare and _fades(row.run) and (zero := bare.curve(axis).get(1.0)):
                 curve = {0.0: zero} | curve
             rows += _points(table, row.name, row.run.family, axis, "coefficient", curve)
     if not rows:
         return None
     caption = "Score and its parts against the coefficient, on the select prompts"
     return Figure("coefficients", caption, rows, partial(_panels, table, rows, "coefficient", axes))
+
+
+def _fades(run: Run) -> bool:
+    """Whether c = 0 is the bare model."""
+    return run.family != "combination" and run.data["spec"]["method_params"].get("against", "bare") == "bare"
 
 
 def depths(table: Table) -> Figure | None:
@@ -102,8 +107,8 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     names = list(dict.fromkeys(row["method"] for row in rows))
     styles = {axis: style for axis, style in zip(axes, drawing.LINES, strict=False) if _own(rows, axis)}
     figure, panels = grid(len(names), 1.85, 1.6, 1.0)
-    ends = [row[what] for row in rows]
-    margin = 0.04 * (max(ends) - min(ends) or 1)
+    dials = {row["method"] for row in rows if row["family"] == "prompting"}  # whose c is no length
+    common = [row[what] for row in rows if row["method"] not in dials]
     reference = next((row.run for row in table.rows if row.name == table.reference), None)
     for panel, name in zip(panels, names, strict=True):
         if reference:
@@ -118,9 +123,12 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
             if main:
                 low, high = ([bound(row, end) for row in own] for end in ("low", "high"))
                 panel.fill_between(at, low, high, color=colour, alpha=0.13, lw=0)
-        panel.set_title(name, fontsize=8)
+        panel.set_title(f"{name}, across: α" if name in dials else name, fontsize=8)
         panel.set_ylim(-0.04 * table.scale, 1.04 * table.scale)
+        ends = [row[what] for row in rows if row["method"] == name] if name in dials else common
+        margin = 0.04 * (max(ends) - min(ends) or 1)
         panel.set_xlim(min(ends) - margin, max(ends) + margin)
+        panel.tick_params(**({"labelbottom": True} if name in dials else {}))
     unit = {"layer": "block"}.get(what) or (
         "c, in median residual norms" if table.spec["protocol"]["strength"] == "norm" else "factor"
     )

@@ -113,6 +113,7 @@ def notes(table: Table) -> list[str]:
     if table.kind == "detector":
         return [*silence, *_detection(table)]
     unit = {"norm": "median residual norms", "max-act": "largest detection scores"}[rules["strength"]]
+    alpha = "; α of a prompt" if any(row.run.family == "prompting" and row.run.dialled for row in table.rows) else ""
     judge = (
         f"judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the harmonic mean, 0 where an axis is 0"
         if spec["judge"]
@@ -132,7 +133,7 @@ def notes(table: Table) -> list[str]:
         *([] if any(row.run.method == "none" for row in table.rows) else [BARELESS]),
         f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {picked} select prompts{of}; {judge}.",
         *([] if table.silent else [INTERVALS.format(over=f"{table.unit}s", what="methods")]),
-        f"c: median picked coefficient, in {unit}. Engine {spec['backend']}, {spec['dtype']}.",
+        f"c: median picked coefficient, in {unit}{alpha}. Engine {spec['backend']}, {spec['dtype']}.",
     ]
     if spoken := spoken_to(table.rows[0].run):
         lines.append(spoken)
