@@ -130,6 +130,7 @@ def test_what_cannot_be_mixed_or_held_is_refused() -> None:
     for form in ("json", "gguf"):
         with pytest.raises(BenchError, match=r"mix|changes the model"):
             encode(mixed(2.0), form)
+    assert encode(mixed(1.0), "json") == encode(Steering(SHIPS), "json")
 
 
 # The engine

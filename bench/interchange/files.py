@@ -89,7 +89,7 @@ def load(path: Path | str, format: str = "", sink: bool = False, layer: int | No
 
 def _prompt_json(steering: Steering) -> bytes:
     """A prompt as text that anyone can read: system, prefix and suffix of the question, example turns."""
-    if steering.edits or steering.deltas or steering.mix:
+    if steering.inside:
         raise BenchError("json holds prompts alone, and this steering changes the model too: take safetensors")
     prompt = steering.prompt
     data = {"system": prompt.system, "prefix": prompt.prefix, "suffix": prompt.suffix, "shots": prompt.shots}
@@ -133,7 +133,7 @@ def _known(form: str, forms: Any) -> str:
 
 def adapter(steering: Steering, base: str) -> dict[str, bytes]:
     """File name -> content of `steering` as a peft folder for the model `base`; raises as `encode`."""
-    parts = {"a mix of two prompts": steering.mix is not None, "a prompt edit": steering.prompt != Prompt()}
+    parts = {"a mix of two prompts": steering.mixing is not None, "a prompt edit": steering.prompt != Prompt()}
     parts |= {f"a {type(edit).__name__} edit at layer {edit.layer}": True for edit in steering.edits}
     parts |= {f"a {type(d).__name__} of {d.module}": not isinstance(d, LowRankDelta) for d in steering.deltas}
     for part, present in parts.items():
@@ -153,7 +153,7 @@ def _refuse(part: str, form: str) -> BenchError:
 
 def _check(steering: Steering, form: str, kinds: tuple[type[Edit], ...]) -> None:
     """Refuse all but `kinds` of edits on the residual stream of every row at every position."""
-    parts = {"a mix of two prompts": steering.mix is not None, "a prompt edit": steering.prompt != Prompt()}
+    parts = {"a mix of two prompts": steering.mixing is not None, "a prompt edit": steering.prompt != Prompt()}
     parts["a weight delta"] = bool(steering.deltas)
     for edit in steering.edits:
         where = f" ({type(edit).__name__} at layer {edit.layer})"
