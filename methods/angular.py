@@ -37,7 +37,7 @@ class Angular(DiffMean):
     (Llama-3.1-8B, b₁ = refusal); it reports no AxBench row.
     """
 
-    layers: LayerSpec = "0.3:0.8"
+    layers: tuple[LayerSpec, ...] = ("0.3:0.8",)
     angle: float = 0.0
     """In degrees, from b₁ to b₂."""
     adaptive: bool = False
@@ -45,15 +45,16 @@ class Angular(DiffMean):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_layer(self.layers)
-        if self.layers == "select":
-            raise ValueError("layers = select: the plane is turned at all its layers together")
+        for spec in self.layers:
+            check_layer(spec)
+            if spec == "select":
+                raise ValueError("layers = select: the plane is turned at all its layers together")
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         every = list(range(ctx.lm.layers))
         self.prefetch(ctx, train, every)
         means = np.stack([self.vector(ctx, train, layer) for layer in every])
-        edited = ctx.depths(self.layers)[0]
+        edited = sorted({layer for spec in self.layers for layers in ctx.depths(spec) for layer in layers})
         found = []
         for (layer,) in ctx.depths(self.layer):
             first = direction(means[layer], layer).detector.weight  # type: ignore[union-attr]
@@ -65,7 +66,7 @@ class Angular(DiffMean):
                 )
                 for k in edited
             )
-            found.append(Fitted(Steering(edits=edits), note={"layer": layer, "layers": list(edited)}))
+            found.append(Fitted(Steering(edits=edits), note={"layer": layer, "layers": edited}))
         return found
 
 

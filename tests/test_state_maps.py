@@ -66,7 +66,7 @@ def responses(ctx: Context, texts: Sequence[Any], layer: int) -> Array:
 
 def test_angular_turns_to_the_mean_difference_in_one_plane_at_all_its_layers() -> None:
     ctx = planted()
-    found = edits(fit("angular", ctx, layer=2, layers="0.25:0.75"))
+    found = edits(fit("angular", ctx, layer=2, layers=("0.25:0.75",)))
     assert [edit.layer for edit in found] == [1, 2, 3]
     assert all(isinstance(edit, Rotate) and np.array_equal(edit.basis, found[0].basis) for edit in found)
     diffmean = edits(fit("diffmean", ctx, layer=2))[0].value
