@@ -66,7 +66,11 @@ class Angular(DiffMean):
                 )
                 for k in edited
             )
-            found.append(Fitted(Steering(edits=edits), note={"layer": layer, "layers": edited}))
+            states = ctx.tokens(train.negatives, layer)
+            share = np.linalg.norm(states @ basis.T, axis=1) / np.linalg.norm(states, axis=1)
+            # What lies in the plane is all that can turn: where it is little, no angle does much.
+            note = {"layer": layer, "layers": edited, "in_plane": round(float(np.median(share)), 4)}
+            found.append(Fitted(Steering(edits=edits), note=note))
         return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Context, Fitted, LayerSpec, Scaled, Steering, Train, method
+from bench import Array, Budget, Context, Fitted, LayerSpec, Scaled, Steering, Train, method
 from methods._directions import direction
 from methods.alphasteer import responses
 from methods.diffmean import DiffMean
@@ -21,15 +21,18 @@ from methods.diffmean import DiffMean
     provides=["steering"],
     antisymmetric=False,
     recovers=False,
+    sweeps=False,
 )
 @dataclass(frozen=True)
 class Capping(DiffMean):
     """Lifts each token's projection on the concept's direction to a floor, at each of the blocks `layer`.
 
-    Equation: v = DiffMean of that block, unit `[H]`; τ = the `percentile` of h·v over response tokens with the concept;
-    h ← h + c·max(0, τ - h·v)·v: at c = 1 no token lies below τ.
+    Equation: v = DiffMean of that block, unit `[H]`; τ = a percentile of h·v over response tokens with the concept;
+    h ← h + max(0, τ - h·v)·v, so that no token lies below τ. Its dial is the percentile: as many as a vector gets
+    coefficients are tried, evenly from `percentile` to 95; at another coefficient it goes that share of the way.
     Deviations: the paper's axis is the default assistant against 275 roles, from judged rollouts, and its question
-    whether a persona stays; here the concept's texts. Its code caps from above, the same for -v and -τ.
+    whether a persona stays; here the concept's texts. Its code caps from above, the same for -v and -τ. It holds the
+    25th percentile alone, which in a concept's direction most tokens pass already.
     Reproduction: the paper reports about 60 % fewer harmful answers under persona attacks (Qwen3-32B, blocks 46 to 53,
     25th percentile); no AxBench row, not compared.
     """
@@ -39,21 +42,33 @@ class Capping(DiffMean):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.percentile <= 100:
-            raise ValueError(f"percentile = {self.percentile}, must lie from 0 to 100")
+        if self.layer == "select":
+            raise ValueError("layer = select: its trials are percentiles; name a span a:b")
+        if not 0 <= self.percentile <= MOST:
+            raise ValueError(f"percentile = {self.percentile}, must lie from 0 to {MOST:g}")
+
+    def candidates(self, budget: Budget) -> int:
+        return budget.trials
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
+        [layers] = ctx.depths(self.layer)
+        if len(layers) > 1:
+            self.prefetch(ctx, train, list(layers))
+        axes = [direction(self.vector(ctx, train, k), k).detector.weight for k in layers]  # type: ignore[union-attr]
+        along = [responses(ctx, train.positives, k) @ v for k, v in zip(layers, axes, strict=True)]
         found = []
-        for layers in ctx.depths(self.layer):
-            if len(layers) > 1:
-                self.prefetch(ctx, train, list(layers))
-            edits = tuple(self._floor(ctx, train, layer) for layer in layers)
-            floors = [round(float(edit.bias[0]), 3) for edit in edits]
-            found.append(Fitted(Steering(edits=edits), note={"layers": list(layers), "floors": floors}))
+        for percentile in np.linspace(self.percentile, MOST, ctx.budget.trials):
+            floors = [float(np.percentile(one, percentile)) for one in along]
+            edits = tuple(map(_floor, layers, axes, floors))
+            note = {"layers": list(layers), "percentile": float(percentile), "floors": [round(x, 3) for x in floors]}
+            found.append(Fitted(Steering(edits=edits), note=note, coefficients=(1.0,)))
         return found
 
-    def _floor(self, ctx: Context, train: Train, layer: int) -> Scaled:
-        v = direction(self.vector(ctx, train, layer), layer).detector.weight[None]  # type: ignore[union-attr]
-        floor = np.percentile(responses(ctx, train.positives, layer) @ v[0], self.percentile)
-        bias = np.array([floor], np.float32)
-        return Scaled(layer=layer, read=-v, write=v, bias=bias, activation="relu", unit="fraction")
+
+MOST = 95.0
+"""The highest percentile that is tried."""
+
+
+def _floor(layer: int, v: Array, floor: float) -> Scaled:
+    bias, read = np.array([floor], np.float32), -v[None]
+    return Scaled(layer=layer, read=read, write=v[None], bias=bias, activation="relu", unit="fraction")

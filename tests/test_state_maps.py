@@ -23,9 +23,12 @@ from bench.core.elsewhere import ELSEWHERE
 from bench.core.interfaces import Context, Fitted
 from bench.core.kinds import Add, Diagonal, Rotate, Scaled
 from bench.core.naming import build_method
+from bench.core.protocol import protocol
 from bench.core.steering import Steering
 from bench.core.values import Train
 from bench.run.contract import BUDGET, Planted, example_train
+from bench.run.spending import trials as spent_trials
+from bench.run.trials import trials as tried
 from methods._dictionary import Dictionary
 from methods._output_scores import TEXT, output_scores
 from methods.alphasteer import blind
@@ -178,19 +181,29 @@ def test_alphasteer_pushes_where_the_concept_is_and_nowhere_else() -> None:
     assert edit.length() == pytest.approx(1, abs=1e-5)
 
 
-def test_capping_leaves_no_token_below_its_floor() -> None:
+def test_capping_leaves_no_token_below_its_floor_and_tries_several() -> None:
     ctx = planted()
-    found = edits(fit("capping", ctx, layer="0.5:0.75", percentile=50))
-    assert [edit.layer for edit in found] == [2, 3]
-    for edit in found:
-        v = edit.write[0]
-        floor = np.percentile(responses(ctx, TRAIN.positives, edit.layer) @ v, 50)
-        h = responses(ctx, TRAIN.negatives, edit.layer)
-        after = changed(edit, h) @ v
-        assert after.min() == pytest.approx(floor, rel=1e-3)
-        above = responses(ctx, TRAIN.positives, edit.layer)
-        above = above[above @ v > floor + 1e-3]
-        assert np.allclose(changed(edit, above), above, atol=1e-4)
+    found = build_method("capping", {"capping": {"layer": "0.5:0.75", "percentile": 50.0}}).fit(ctx, TRAIN)
+    assert [one.note["percentile"] for one in found] == [50, 95]
+    assert all(one.coefficients == (1.0,) for one in found)
+    for one, percentile in zip(found, (50, 95), strict=True):
+        assert [edit.layer for edit in edits(one)] == [2, 3]
+        for edit in edits(one):
+            v = edit.write[0]
+            floor = np.percentile(responses(ctx, TRAIN.positives, edit.layer) @ v, percentile)
+            h = responses(ctx, TRAIN.negatives, edit.layer)
+            assert (changed(edit, h) @ v).min() == pytest.approx(floor, rel=1e-3)
+            above = responses(ctx, TRAIN.positives, edit.layer)
+            above = above[above @ v > floor + 1e-3]
+            assert np.allclose(changed(edit, above), above, atol=1e-4)
+
+
+def test_capping_tries_as_many_settings_as_a_vector_has_coefficients() -> None:
+    rules = protocol("standard")
+    made = build_method("capping")
+    assert spent_trials(made, rules) == spent_trials(build_method("diffmean"), rules) == 5
+    found = made.fit(replace(planted(), budget=rules.budget), TRAIN)
+    assert len(tried(found, rules)) == 5
 
 
 # A direction chosen by what it does

@@ -359,6 +359,9 @@ class Method(ABC):
     """Whether a fit asks the run's judge."""
     needs_all_concepts: ClassVar[bool] = False
     """Whether a fit reads the training data of the run's other concepts."""
+    sweeps: ClassVar[bool] = True
+    """Whether each candidate is tried at every coefficient; else candidates are settings, each with a strength of its
+    own (`Fitted.coefficients`)."""
     points_away: ClassVar[bool] = False
     """Whether its steering points away from the concept as it is (no task opposes it)."""
 

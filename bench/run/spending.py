@@ -51,8 +51,7 @@ def trials(made: Method, rules: Protocol) -> int:
     """Settings tried on the select split: wordings of a prompt, or coefficients of an edit."""
     if made.name == "none":
         return 1
-    fixed = (
-        rules.compat == "axbench" and made.needs & {"delta", "lowrank"} and not made.needs & {"add", "clamp", "project"}
-    )
-    each = 1 if made.family == "prompting" or fixed else len(rules.coefficients)
+    trained = made.needs & {"delta", "lowrank"} or made.needs >= {"scaled", "train"}
+    fixed = rules.compat == "axbench" and trained and not made.needs & {"add", "clamp", "project"}
+    each = 1 if made.family == "prompting" or fixed or not made.sweeps else len(rules.coefficients)
     return made.candidates(rules.budget) * each
