@@ -1,7 +1,14 @@
 # What plugins, methods, tasks and notebooks import. One list: `__init__.py` reads it, type checkers too.
 from . import results as results
 from .core.composition import Wrapper as Wrapper
-from .core.content import Array as Array, Message as Message, digest as digest, plain as plain, stored as stored
+from .core.content import (
+    Array as Array,
+    Message as Message,
+    Weights as Weights,
+    digest as digest,
+    plain as plain,
+    stored as stored,
+)
 from .core.deltas import (
     Delta as Delta,
     DenseDelta as DenseDelta,
@@ -10,6 +17,11 @@ from .core.deltas import (
 )
 from .core.edits import Edit as Edit, Gate as Gate, Span as Span, Work as Work, edit as edit, similarity as similarity
 from .core.errors import BenchError as BenchError, UsageError as UsageError, suggest as suggest
+from .core.fields import (
+    ConceptFlow as ConceptFlow,
+    NetworkField as NetworkField,
+    QuadraticField as QuadraticField,
+)
 from .core.interfaces import (
     Backend as Backend,
     Bound as Bound,

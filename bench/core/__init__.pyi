@@ -1,4 +1,11 @@
-from .content import Array as Array, Message as Message, digest as digest, plain as plain, stored as stored
+from .content import (
+    Array as Array,
+    Message as Message,
+    Weights as Weights,
+    digest as digest,
+    plain as plain,
+    stored as stored,
+)
 from .definitions import (
     code_digest as code_digest,
 )
@@ -10,6 +17,11 @@ from .deltas import (
 )
 from .edits import Edit as Edit, Gate as Gate, Site as Site, Span as Span
 from .errors import BenchError as BenchError, StopRun as StopRun, UsageError as UsageError, suggest as suggest
+from .fields import (
+    ConceptFlow as ConceptFlow,
+    NetworkField as NetworkField,
+    QuadraticField as QuadraticField,
+)
 from .interfaces import (
     Backend as Backend,
     Bound as Bound,

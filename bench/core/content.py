@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +40,8 @@ def plain(value: Any) -> Any:
         return {"array": content, "dtype": str(value.dtype), "shape": list(value.shape)}
     if isinstance(value, np.generic):
         return value.item()
+    if kind is Weights:
+        return {"weights": value.digest}
     if (names := _fields(kind)) is not None:
         return {"type": kind.__name__} | {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
@@ -87,3 +91,31 @@ def stored(cls: type[T]) -> type[T]:
 def stored_types() -> dict[str, type[Any]]:
     """name -> class, of all that files may hold."""
     return dict(_stored)
+
+
+@stored
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Arrays by name that many values have in common, as the weights of a network: named once, however many do.
+
+    Where values are kept beside each other they are kept once (`Artefacts`); in a file by itself they are in the file.
+    """
+
+    arrays: Mapping[str, Array]
+
+    def __post_init__(self) -> None:
+        for name, value in self.arrays.items():
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name} holds values that are not finite (shape {value.shape})")
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self.arrays)
+
+    def items(self) -> ItemsView[str, Array]:
+        return self.arrays.items()
+
+    @property
+    def size(self) -> int:
+        """How many numbers they are."""
+        return sum(value.size for value in self.arrays.values())

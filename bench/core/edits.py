@@ -150,7 +150,7 @@ class Edit(ABC):
     by_position: ClassVar[frozenset[str]] = frozenset()
     """Operands that may hold a row for each position of the span, `[n, H]` in place of `[H]`."""
     shared: ClassVar[frozenset[str]] = frozenset()
-    """Fields with arrays by name that only edits with the very same ones run together on: the weights of a network."""
+    """Fields of `Weights` that only edits with the very same ones run together on: those of a network."""
 
     layer: int
     site: Site = "resid"
@@ -173,7 +173,8 @@ class Edit(ABC):
         """What to add to states `h` `[..., H]` in fp32.
 
         `p` holds each operand with the leading dimensions of `h`, some of them of size 1: a number is `[...]`, a vector
-        `[..., H]`, a matrix `[..., k, H]`. What is `shared` comes as it is, under `field.name`.
+        `[..., H]`, a matrix `[..., k, H]`. What is `shared` comes as it is, under `field.name`. The engines that apply
+        any kind add `index` `[...]`, where each token stands in its own text.
         """
 
     @abstractmethod
@@ -201,7 +202,7 @@ class Edit(ABC):
         return tensors_of(self)
 
     def operands(self) -> dict[str, Array]:
-        """Its arrays and numbers in fp32, by field."""
+        """Its arrays and numbers in fp32, by field; a kind may give what `change` needs of them in their place."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "layer"}
         kept = {k: v for k, v in values.items() if isinstance(v, np.ndarray | float | int) and not isinstance(v, bool)}
         return {name: np.asarray(value, np.float32) for name, value in kept.items()}

@@ -27,13 +27,13 @@ _tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}
 _combinations: dict[str, None] = {}
 _discovered: set[str] = set()
 _packages = {
-    "method": "methods",
-    "task": "tasks",
-    "judge": "bench.judges",
-    "backend": "bench.backends",
-    "edit": "bench.core.kinds",
+    "method": ("methods",),
+    "task": ("tasks",),
+    "judge": ("bench.judges",),
+    "backend": ("bench.backends",),
+    "edit": ("bench.core.kinds", "bench.core.fields"),
 }
-"""Where the shipped classes of a kind lie: a package with a module each (backends: a folder each), or one module."""
+"""Where the shipped classes of a kind lie: a package with a module each (backends: a folder each), or modules."""
 
 FAMILIES = {
     "prompting": "text before or around the question",
@@ -172,7 +172,20 @@ def discover(kind: str) -> None:
     if kind in _discovered:
         return
     _discovered.add(kind)
-    package = _packages[kind]
+    for package in _packages[kind]:
+        _import(package, kind)
+    for entry in importlib.metadata.entry_points(group=f"bench.{kind}s"):
+        try:
+            entry.load()
+        except Exception as error:  # whatever an installed package's own code raises: the others are not its hostages
+            package = entry.dist.name if entry.dist else entry.value
+            reason = (str(error).strip() or "no reason given").splitlines()[0]
+            told = f"package {package} is left out: its {kind} {entry.name} cannot be loaded"
+            print(f"bench: {told}: {type(error).__name__}: {reason}", file=sys.stderr)
+
+
+def _import(package: str, kind: str) -> None:
+    """Import what the program ships in one place: each registers itself."""
     module = importlib.import_module(package)
     expected = Path(__file__).resolve().parents[2].joinpath(*package.split("."))
     if expected not in [Path(p).resolve() for p in getattr(module, "__path__", [expected])]:
@@ -182,14 +195,6 @@ def discover(kind: str) -> None:
             importlib.import_module(f"{package}.{info.name}")
         elif kind == "backend" and info.ispkg:
             importlib.import_module(f"{package}.{info.name}.backend")
-    for entry in importlib.metadata.entry_points(group=f"bench.{kind}s"):
-        try:
-            entry.load()
-        except Exception as error:  # whatever an installed package's own code raises: the others are not its hostages
-            package = entry.dist.name if entry.dist else entry.value
-            reason = (str(error).strip() or "no reason given").splitlines()[0]
-            told = f"package {package} is left out: its {kind} {entry.name} cannot be loaded"
-            print(f"bench: {told}: {type(error).__name__}: {reason}", file=sys.stderr)
 
 
 PLUGIN = "bench_plugin_"

@@ -18,16 +18,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakValueDictionary
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from bench.core.claims import Claims, share
-from bench.core.content import Array, plain, stored_types
+from bench.core.content import Array, Weights, plain, stored_types
 from bench.core.errors import BenchError, UsageError, suggest
+from bench.core.registry import discover
 
 if sys.platform != "win32":
     import fcntl
@@ -239,51 +242,83 @@ class Artefacts:
     """Content-addressed folders: made under a temporary name, then renamed.
 
     `key.json` holds a digest of every file; a folder whose content is another counts as missing, and is made anew.
-    Folders of versions before that hold none and are taken as they stand.
+    Folders of versions before that hold none and are taken as they stand. `Weights` lie in folders of their own, under
+    their digests, however many values have them: `key.json` names those too, and one that is missing is missed.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.claims = Claims(root)
-        self._whole: set[str] = set()
+        self._weights: dict[str, list[str]] = {}
+        """key -> the digests of its weights, of every folder that was found whole."""
+        self._loaded: WeakValueDictionary[str, Weights] = WeakValueDictionary()
 
     def path(self, key: str) -> Path:
         return self.root / key
 
     def has(self, key: str) -> bool:
-        if key in self._whole:
-            return (self.path(key) / KEY).is_file()
-        if whole := _whole(self.path(key)):
-            self._whole.add(key)
-        return whole
+        if key not in self._weights:
+            found = _whole(self.path(key))
+            if found is None:
+                return False
+            self._weights[key] = found
+        elif not (self.path(key) / KEY).is_file():
+            return False
+        return all(map(self.has, self._weights[key]))
 
     def portions(self, keys: Iterable[str], others: Callable[[int], None] = lambda made: None) -> Iterator[list[str]]:
         """The `keys` that this process is to make, some at a time (`bench.core.claims.share`)."""
         return share(self.claims, keys, lambda names: [n for n in names if not self.has(n)], others, FEW)
 
-    def make(self, key: str, why: Any, write: Callable[[Path], None]) -> Path:
-        """The folder of `key`, written by `write` unless it is there; `why` is kept beside it."""
+    def make(self, key: str, why: Any, write: Callable[[Path], None], weights: Iterable[Weights] = ()) -> Path:
+        """The folder of `key`, written by `write` unless it is there; `why` is kept beside it, and the `weights` that
+        `write` only names are written first."""
         final = self.path(key)
         if not self.has(key):
-            with folder_in_place(final, self.claims, _whole) as part:
+            needed = {one.digest: one for one in weights}
+            for name, one in needed.items():
+                self.make(name, {"arrays": len(one.arrays)}, partial(_write_weights, one))
+            with folder_in_place(final, self.claims, lambda folder: self._by_now(folder.name)) as part:
                 write(part)
                 files = {path.name: _digest(path) for path in sorted(part.iterdir())}
-                write_json(part / KEY, plain(why) | {"files": files})
+                write_json(part / KEY, plain(why) | {"files": files} | ({"weights": [*needed]} if needed else {}))
+            self._weights.pop(key, None)
         return final
+
+    def _by_now(self, key: str) -> bool:
+        """As `has`, whatever this process found before."""
+        self._weights.pop(key, None)
+        return self.has(key)
+
+    def load(self, key: str, file: str) -> Any:
+        """The value in a file of `key`; weights that several values have are one object."""
+        return load_value(self.path(key) / file, self._shared)
+
+    def _shared(self, name: str) -> Weights:
+        found = self._loaded.get(name)
+        if found is None:
+            found = self._loaded[name] = load_value(self.path(name) / WEIGHTS)
+        return found
 
 
 KEY = "key.json"
+WEIGHTS = "weights.safetensors"
 FEW = 16
 """Folders claimed at once: some methods learn many at one go."""
 
 
-def _whole(folder: Path) -> bool:
-    """Whether every file of an artefact is what was written."""
+def _whole(folder: Path) -> list[str] | None:
+    """The digests of an artefact's weights; None unless every file of it is what was written."""
     try:
-        files = json.loads((folder / KEY).read_text("utf-8")).get("files", {})
-        return all(_digest(folder / name) == kept for name, kept in files.items())
+        found = json.loads((folder / KEY).read_text("utf-8"))
+        same = all(_digest(folder / name) == kept for name, kept in found.get("files", {}).items())
+        return list(map(str, found.get("weights", ()))) if same else None
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        return False
+        return None
+
+
+def _write_weights(weights: Weights, folder: Path) -> None:
+    save_value(folder / WEIGHTS, weights)
 
 
 def _digest(path: Path) -> str:
@@ -296,43 +331,54 @@ def save_value(path: Path, value: Any) -> None:
     path.write_bytes(pack(value))
 
 
-def pack(value: Any) -> bytes:
-    """`value` as the bytes of a `.safetensors` file; raises BenchError for what it cannot hold."""
+def pack(value: Any, apart: dict[str, Weights] | None = None) -> bytes:
+    """`value` as the bytes of a `.safetensors` file; raises BenchError for what it cannot hold.
+
+    With `apart`, weights are put there by their digests, and the file only names them.
+    """
     tensors: dict[str, Array] = {}
-    tree = _encode(value, tensors)
+    tree = _encode(value, tensors, apart)
     try:
         return save(tensors or {"none": np.zeros(1, np.float32)}, {"value": json.dumps(tree)})
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BenchError(f"cannot keep these arrays: {error}") from error
 
 
-def load_value(path: Path) -> Any:
-    """The inverse of `save_value`. Builds `stored` dataclasses only; a name in a file imports nothing."""
+def load_value(path: Path, weights: Callable[[str], Weights] | None = None) -> Any:
+    """The inverse of `save_value`. Builds `stored` dataclasses only; a name in a file imports nothing. `weights` gives
+    those that the file only names."""
     try:
         with safe_open(path, framework="numpy") as file:
             tree = json.loads(file.metadata()["value"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _decode(tree, tensors)
+        return _decode(tree, tensors, weights or _elsewhere)
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BenchError(f"{path} is damaged ({error}); delete its folder and run the same command again") from error
     except BenchError as error:
         raise BenchError(f"{path.name}: {error}") from error
 
 
-def _encode(value: Any, tensors: dict[str, Array]) -> Any:
+def _elsewhere(name: str) -> Weights:
+    raise BenchError(f"it names weights ({name}) that lie beside it among a run's artefacts: load it from there")
+
+
+def _encode(value: Any, tensors: dict[str, Array], apart: dict[str, Weights] | None) -> Any:
+    if apart is not None and isinstance(value, Weights):
+        apart[value.digest] = value
+        return {"$weights": value.digest}
     if isinstance(value, np.ndarray):
         name = f"t{len(tensors)}"
         tensors[name] = np.ascontiguousarray(value).reshape(value.shape)  # it would make a scalar [1]
         return {"$array": name}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}
+        fields = {f.name: _encode(getattr(value, f.name), tensors, apart) for f in dataclasses.fields(value)}
         if stored_types().get(type(value).__name__) is not type(value):
             raise BenchError(f"cannot keep a {type(value).__name__}: decorate the dataclass with @bench.stored")
         return {"$type": type(value).__name__, "fields": fields}
     if isinstance(value, tuple | list):
-        return {"$tuple": [_encode(v, tensors) for v in value]}
+        return {"$tuple": [_encode(v, tensors, apart) for v in value]}
     if isinstance(value, dict):
-        return {"$dict": {str(k): _encode(v, tensors) for k, v in value.items()}}
+        return {"$dict": {str(k): _encode(v, tensors, apart) for k, v in value.items()}}
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, str | int | float | bool):
@@ -340,23 +386,27 @@ def _encode(value: Any, tensors: dict[str, Array]) -> Any:
     raise BenchError(f"cannot keep a {type(value).__name__}: use frozen dataclasses, tuples and arrays")
 
 
-def _decode(tree: Any, tensors: dict[str, Array]) -> Any:
+def _decode(tree: Any, tensors: dict[str, Array], weights: Callable[[str], Weights]) -> Any:
     if not isinstance(tree, dict):
         return tree
     if "$array" in tree:
         return tensors[tree["$array"]]
+    if "$weights" in tree:
+        return weights(tree["$weights"])
     if "$tuple" in tree:
-        return tuple(_decode(v, tensors) for v in tree["$tuple"])
+        return tuple(_decode(v, tensors, weights) for v in tree["$tuple"])
     if "$dict" in tree:
-        return {k: _decode(v, tensors) for k, v in tree["$dict"].items()}
+        return {k: _decode(v, tensors, weights) for k, v in tree["$dict"].items()}
     home, _, name = tree["$type"].rpartition(":")
+    if name not in stored_types():
+        discover("edit")  # the program's own kinds
     made = stored_types().get(name) if home in ("", OLD_HOME) else None
     if made is None:
         raise BenchError(
             f"it holds a {tree['$type']!r}, which is no type that is known here: {suggest(name, stored_types())} "
             "(a plugin's types need --plugin FILE)"
         )
-    return made(**{k: _decode(v, tensors) for k, v in tree["fields"].items()})
+    return made(**{k: _decode(v, tensors, weights) for k, v in tree["fields"].items()})
 
 
 OLD_HOME = "bench.steering"

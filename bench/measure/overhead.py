@@ -22,7 +22,7 @@ from bench.core.interfaces import Backend, Bound, Context, Fitted
 from bench.core.registry import get
 from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.store import Artefacts, load_value, pack
+from bench.core.store import Artefacts, pack
 from bench.core.values import Completion, Concept, Item, Request, Sample, Sampling, Verdict
 from bench.measure.meters import peak, tokens_through
 from bench.overhead.config import KEYS, architecture, complete, known
@@ -32,7 +32,6 @@ from bench.overhead.record import Spread
 from bench.results import provenance
 from bench.results.runs import Run
 from bench.results.sidecars import store
-from bench.run.fits import FILE, Kept
 from bench.run.plan import Options, from_file, make
 from bench.run.session import Session, silent
 
@@ -193,7 +192,7 @@ def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tupl
         if not session.fits.artefacts.has(keys[concept.id]):
             packed = next(session.fits.fit(method, [concept.id]))
             session.fits.store(method, concept.id, keys[concept.id], packed)
-    fits: dict[str, Kept] = {c.id: load_value(session.fits.artefacts.path(keys[c.id]) / FILE) for c in concepts}
+    fits = {c.id: session.fits.kept(keys[c.id]) for c in concepts}
     rows = []
     for i in range(settings.batch):
         concept = concepts[i % len(concepts)]

@@ -25,7 +25,7 @@ from bench.core.machine import cores
 from bench.core.paths import cache_root
 from bench.core.registry import plugin_files
 from bench.core.values import Activations, Completion, Request, TargetScore, Train
-from bench.run.fits import Rules
+from bench.run.fits import Packed, Rules
 from bench.run.worker import Engine, Started, Worker
 
 TURNS = 4
@@ -135,7 +135,7 @@ class Pool(Backend):
 
     def fit(
         self, fittings: Sequence[Fitting], wanted: Callable[[Fitting], bool]
-    ) -> Iterator[tuple[Fitting, list[bytes], BenchError | None]]:
+    ) -> Iterator[tuple[Fitting, list[Packed], BenchError | None]]:
         """The packed fits of each, of the first of its names where an error came between; those that have not begun
         when they are not `wanted` any more are left out."""
         units = [Unit("fit", (f.method, f.trains, f.names, f.rules), f, home=f.names) for f in fittings]

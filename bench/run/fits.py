@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.core.content import digest, stored
+from bench.core.content import Weights, digest, stored
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Context, Fitted, Method
 from bench.core.protocol import Budget
-from bench.core.store import Artefacts, load_value, pack
+from bench.core.store import Artefacts, pack
 from bench.core.values import Train
 from bench.run.steering_contract import unfit
 
@@ -30,6 +30,20 @@ class Kept:
 
     candidates: tuple[Fitted, ...]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A fit as it is stored: the bytes of its file, and the weights that those only name."""
+
+    content: bytes = b""
+    weights: tuple[Weights, ...] = ()
+
+    @classmethod
+    def of(cls, value: Any) -> Packed:
+        apart: dict[str, Weights] = {}
+        content = pack(value, apart)
+        return cls(content, tuple(apart.values()))
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Fits:
         """Concept -> the training data that the method is fitted on, with the views made for it."""
         return self.completed(method) if self.completed else self.trains
 
-    def fit(self, method: Method, todo: Iterable[str]) -> Iterator[bytes]:
+    def fit(self, method: Method, todo: Iterable[str]) -> Iterator[Packed]:
         """The packed fit of each concept of `todo`, in order; nothing is written yet."""
         trains = self.trains_of(method)
         context = replace(self.context, trains=tuple(trains.values()))
@@ -105,15 +119,20 @@ class Fits:
                 raise BenchError(f"the method gave no fit for {name}: one is due for each, in order")
             candidates = tuple(found)
             self._accept(candidates)
-            yield pack(Kept(candidates, round(time.monotonic() - begun, 3)))
+            yield Packed.of(Kept(candidates, round(time.monotonic() - begun, 3)))
 
-    def store(self, method: Method, name: str, key: str, packed: bytes) -> None:
+    def store(self, method: Method, name: str, key: str, packed: Packed) -> None:
         why = {"method": method.name, "params": method.params(), "concept": name}
-        self.artefacts.make(key, why, partial(_write, packed))
+        self.artefacts.make(key, why, partial(_write, packed), packed.weights)
 
     def load(self, method: Method, prompter: str) -> dict[str, Kept]:
         keys = self.keys(method, prompter)
-        return {name: load_value(self.artefacts.path(key) / FILE) for name, key in keys.items()}
+        return {name: self.kept(key) for name, key in keys.items()}
+
+    def kept(self, key: str) -> Kept:
+        """The stored fit of a key."""
+        found: Kept = self.artefacts.load(key, FILE)
+        return found
 
     def _accept(self, candidates: Sequence[Fitted]) -> None:
         if not candidates:
@@ -128,8 +147,9 @@ class Fits:
         """An artefact that several fits share (a dictionary, say), under the model and `key`."""
         name = digest("shared", self.context.lm.fingerprint(), self.context.budget, self.context.seed, key)
         for _ in self.artefacts.portions([name]):
-            self.artefacts.make(name, {"shared": True}, partial(_write, pack(make())))
-        return load_value(self.artefacts.path(name) / FILE)
+            packed = Packed.of(make())
+            self.artefacts.make(name, {"shared": True}, partial(_write, packed), packed.weights)
+        return self.artefacts.load(name, FILE)
 
 
 def given(method: Method, train: Train, suppresses: bool) -> Train:
@@ -151,5 +171,5 @@ def lacks(method: Method, backend: Backend, views: frozenset[str], steers: bool 
 FILE = "fit.safetensors"
 
 
-def _write(packed: bytes, folder: Path) -> None:
-    (folder / FILE).write_bytes(packed)
+def _write(packed: Packed, folder: Path) -> None:
+    (folder / FILE).write_bytes(packed.content)

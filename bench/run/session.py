@@ -35,6 +35,7 @@ from bench.core.values import Completion, Concept, Example, Item, Request, Sampl
 from bench.judges.judging import judged_by, rate
 from bench.run.cluster import Fitting, Pool, pooled
 from bench.run.engines import make_backend, make_prompter
+from bench.run.fits import Packed
 from bench.run.identity import code_of, foreign
 from bench.run.jobs import Ask, Job, ratings, record, row, tried
 from bench.run.monitor import reading
@@ -280,7 +281,7 @@ class Session:
             for keys in fits.artefacts.portions(concept, advance):
                 fitted = fits.fit(job.method, [concept[key] for key in keys])
                 for key in keys:
-                    packed, name = b"", concept[key]
+                    packed, name = Packed(), concept[key]
                     with self._guard(job, "fit"):
                         packed = next(fitted)
                     if job.status == "failed":

@@ -86,6 +86,8 @@ def _changes(edit: Edit, name: str, width: int) -> str:
         field: value[:, :1] if field in edit.by_position and value.ndim == 3 else value[:, None]
         for field, value in operands.items()
     }
+    placed |= {name: torch.as_tensor(value) for name, value in edit.common().items()}
+    placed["index"] = torch.zeros(1, 1)
     try:
         change = edit.change(state, placed, edit.flags())
         shape = (state + change).shape

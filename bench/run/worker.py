@@ -23,7 +23,7 @@ from bench.core.store import Artefacts
 from bench.core.values import Train
 from bench.results.provenance import hardware
 from bench.run.engines import make_backend
-from bench.run.fits import Fits, Rules
+from bench.run.fits import Fits, Packed, Rules
 from bench.run.identity import foreign
 
 
@@ -102,9 +102,9 @@ class Worker:
 
     def fit(
         self, method: Method, trains: Mapping[str, Train], names: Sequence[str], rules: Rules
-    ) -> tuple[list[bytes], BenchError | None]:
+    ) -> tuple[list[Packed], BenchError | None]:
         """The packed fits of the first of `names`, in order, and why there are no more."""
-        packed: list[bytes] = []
+        packed: list[Packed] = []
         try:
             context = Context(
                 self.lm, rules.budget, rules.seed, compat=rules.compat, shared=self.shared, _cache=self.read

@@ -198,7 +198,8 @@ class Applied:
                 self.masks |= {(row, number): own for (row, number, _), own in zip(entries, mask, strict=True)}
             old = hidden[rows]
             rank = one.span.rank(index, prompt, header)
-            p = {name: _placed(value, name in one.by_position, rank) for name, value in fields.items()} | common
+            p = {name: _placed(value, name in one.by_position, rank) for name, value in fields.items()}
+            p |= common | {"index": index}
             h = old.float()
             new = (h + one.change(h, p, one.flags())).to(old.dtype)
             hidden[rows] = torch.where(mask[..., None], new, old)
