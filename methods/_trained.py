@@ -6,6 +6,7 @@ and a pair that cannot run is refused when the method is made.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -115,3 +116,35 @@ class Trained(Method):
         if not vector.any():
             raise BenchError(f"the vector after block {layer} stayed at 0: nothing was learnt")
         return DirectionDetector(layer, vector)
+
+
+@dataclass(frozen=True)
+class Pooled(Trained):
+    """One network for many concepts: each of `folds` parts of the run's concepts has its steerings from a network that
+    was trained on the other parts; a run of one concept trains on that one and says so."""
+
+    folds: Size = 3
+
+    def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:
+        pool = list(ctx.trains) or list(trains)
+        names, folds = [train.concept.id for train in pool], min(self.folds, len(pool))
+        made: dict[int, tuple[Any, list[Train]]] = {}
+        for train in trains:
+            place = names.index(train.concept.id) if train.concept.id in names else 0
+            fold = place % folds
+            if fold not in made:
+                others = [one for i, one in enumerate(pool) if i % folds != fold]
+                shown = others or pool
+                made[fold] = (list(self.under(ctx.compat).learn(ctx, shown)), shown)
+            learnt, shown = made[fold]
+            note = {"held_out": train not in shown, "trained_on": len(shown), **learnt[0].note}
+            yield [replace(self.unseen(ctx, learnt[0].change, train), note=note)]
+
+    @abstractmethod
+    def unseen(self, ctx: Context, change: Any, train: Train) -> Fitted:
+        """What a trained network gives for a concept, from its words alone."""
+
+    def training(self, budget: Budget) -> tuple[int, int]:
+        """Each concept's texts are in the training of every fold but its own."""
+        rows, tokens = super().training(budget)
+        return rows * max(1, self.folds - 1), tokens * max(1, self.folds - 1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from bench import Add, Array, Budget, Context, Fitted, Positive, Size, Steering, Train, method
-from methods._trained import Trained
+from bench import Add, Array, Context, Fitted, Positive, Size, Steering, Train, method
+from methods._trained import Pooled
 
 
 @method(
@@ -21,7 +20,7 @@ from methods._trained import Trained
     needs_all_concepts=True,
 )
 @dataclass(frozen=True)
-class HyperSteer(Trained):
+class HyperSteer(Pooled):
     """A hypernetwork from the concept's words to a vector, trained on the run's other concepts.
 
     Equation: w(c) = B·SiLU(A f(c) + a) `[H]`, f(c) the frozen model's mean state over the concept's description
@@ -39,33 +38,10 @@ class HyperSteer(Trained):
     layer: int | float = 0.5
     width: Size = 64
     init: float = 0.01
-    folds: Size = 3
 
-    def fit_all(self, ctx: Context, trains: Sequence[Train]) -> Iterator[Sequence[Fitted]]:
-        pool = list(ctx.trains) or list(trains)
-        names = [train.concept.id for train in pool]
-        made: dict[int, tuple[Any, list[Train]]] = {}
-        for train in trains:
-            place = names.index(train.concept.id) if train.concept.id in names else 0
-            fold = place % min(self.folds, len(pool))
-            if fold not in made:
-                others = [one for i, one in enumerate(pool) if i % min(self.folds, len(pool)) != fold]
-                shown = others or pool
-                made[fold] = (list(self.under(ctx.compat).learn(ctx, shown)), shown)
-            learnt, shown = made[fold]
-            vector, layer = self._vector(ctx, learnt[0].change, train)
-            note = {"held_out": train not in shown, "trained_on": len(shown), **learnt[0].note}
-            steering = Steering(edits=(Add(layer=layer, value=vector),))
-            factor = self.factor if ctx.compat else None
-            yield [Fitted(steering, self.detector((layer, vector)), note, factor=factor)]
-
-    def training(self, budget: Budget) -> tuple[int, int]:
-        """Each concept's texts are in the training of every fold but its own."""
-        rows, tokens = super().training(budget)
-        return rows * max(1, self.folds - 1), tokens * max(1, self.folds - 1)
-
-    def _vector(self, ctx: Context, change: Any, train: Train) -> tuple[Array, int]:
+    def unseen(self, ctx: Context, change: Any, train: Train) -> Fitted:
         from bench.training.changes.base import TrainingContext
 
         vector: Array = np.asarray(change.unseen(TrainingContext(ctx, [train]))[0], np.float32)
-        return vector, int(change.layer)
+        steering = Steering(edits=(Add(layer=change.layer, value=vector),))
+        return Fitted(steering, self.detector((change.layer, vector)), factor=self.factor if ctx.compat else None)

@@ -1,4 +1,4 @@
-"""Imported: someone else's vectors, from a file."""
+"""Imported: someone else's vectors or flow, from a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench import Add, BenchError, Context, Fitted, Method, Steering, Train, UsageError, interchange, method
+from bench import (
+    Add,
+    BenchError,
+    ConceptFlow,
+    Context,
+    Fitted,
+    Method,
+    Size,
+    Span,
+    Steering,
+    Train,
+    UsageError,
+    interchange,
+    method,
+)
 from bench.backends.models import sha256
 from bench.core.paths import expanded
 from methods._directions import DirectionDetector
@@ -30,9 +44,10 @@ class Imported(Method):
 
     `path` is a GGUF control vector (repeng, llama.cpp), a `.pt` of lm-eval's `steered` model, a mapping
     from layer to vector (steering-vectors), or a `.safetensors` of `bench export`; `format` names it where
-    the suffix does not. A `.pt` or `.safetensors` of one bare vector needs `layer`. A run is identified by the
-    file's name and SHA-256, not its folder; to replay one
-    from elsewhere, name the file again (`-p imported.path=FILE`).
+    the suffix does not. A `.pt` or `.safetensors` of one bare vector needs `layer`. So does a `.safetensors` of FLAS
+    (arXiv 2605.05892), one without self-attention: each concept has its own steering then, from its words, in `steps`
+    steps. A run is identified by the file's name and SHA-256, not its folder; to replay one from elsewhere, name the
+    file again (`-p imported.path=FILE`).
 
     Equation: h ← h + c·v_l for each layer l the file holds, all v_l `[H]` scaled by one factor to the
     protocol's unit, as added vectors are; detection max_i h_i·v_m/‖v_m‖ at the middle layer m.
@@ -45,8 +60,10 @@ class Imported(Method):
     path: str = ""
     format: str = ""
     layer: int | None = None
-    """Where a file holds one bare vector: the block at whose output it is added, counted from 0 (below 0: from the
-    end)."""
+    """Where a file holds one bare vector, or a flow: the block at whose output it acts, counted from 0 (below 0: from
+    the end)."""
+    steps: Size = 3
+    """Where a file holds a flow: the steps it is followed in, as many as it was trained with."""
     sink: bool = False
     sha256: str = ""
     """Where given, the file must have it: a replay cannot take another file of the same name."""
@@ -62,6 +79,10 @@ class Imported(Method):
         if not self.path:
             raise BenchError("no file is given: -p imported.path=FILE (.gguf, .safetensors or .pt)")
         self._digest()
+        from bench.backends.hf.flow import is_flow  # loads torch
+
+        if is_flow(self._file()):
+            return [self._flow(ctx, train)]
         steering = interchange.load(self._file(), self.format, self.sink, self.layer)
         edits = tuple(dataclasses.replace(edit, layer=ctx.layer(edit.layer)) for edit in steering.edits)
         added = [e for e in edits if isinstance(e, Add) and e.site == "resid" and e.value.ndim == 1]
@@ -75,6 +96,27 @@ class Imported(Method):
             raise BenchError(f"{self._file().name} has vectors of {len(middle.value)} values, the model {width}")
         unit = middle.value / np.linalg.norm(middle.value)
         return [Fitted(steering, DirectionDetector(middle.layer, unit.astype(np.float32)), note)]
+
+    def _flow(self, ctx: Context, train: Train) -> Fitted:
+        """The steering of a published flow to a concept, from its words."""
+        from bench.backends.hf.flow import concept_states, published
+
+        if self.layer is None:
+            raise BenchError(f"{self._file().name} does not say at which layer: add -p imported.layer=N")
+        key = f"flow {self._digest()}"
+        if key not in ctx.shared:  # one network for all concepts
+            ctx.shared[key] = published(self._file(), ctx.lm)
+        net, activation = ctx.shared[key]
+        condition = concept_states(ctx.lm, train.concept.text)
+        flow = ConceptFlow(
+            layer=ctx.layer(self.layer),
+            span=Span(sink=self.sink),
+            net=net,
+            condition=condition,
+            activation=activation,
+            steps=self.steps,
+        )
+        return Fitted(Steering(edits=(flow,)), None, {"layer": flow.layer, "parameters": net.size})
 
     def _file(self) -> Path:
         return expanded(self.path)

@@ -27,7 +27,7 @@ from methods.shuffled import Shuffled, mixed
 
 SHIPPED = [name for name, cls in registry.table("method").items() if not cls.named]
 WRAPPED = ["cast(caa)", "prompt+cast(diffmean)", "shuffled(cast)", "prompt+shuffled(reps)"]
-TWINS = ["caa", "hypersteer", "lora", "loreft", "lorra", "probe", "reft-r1", "repe", "reps", "sae"]
+TWINS = ["caa", "flas", "hypersteer", "lora", "loreft", "lorra", "probe", "reft-r1", "repe", "reps", "sae"]
 NAMES = [*SHIPPED, *registry.combinations(), *WRAPPED, *(f"shuffled({name})" for name in TWINS)]
 ROOT = Path(__file__).resolve().parents[1]
 

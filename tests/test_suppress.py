@@ -25,6 +25,7 @@ from bench.run.fits import Fits, given
 from bench.run.plan import Options, make
 from bench.run.session import execute
 from bench.run.spending import spend
+from bench.run.support import unsupported
 from methods.diffmean import DiffMean
 from methods.prompt import said
 from tasks.axbench_suppress import FORBIDS, AxBenchSuppress
@@ -104,6 +105,12 @@ def test_what_is_exported_of_a_run_points_away_as_its_answers_did(
         assert isinstance(push, Add)
         found[task] = push.value / np.linalg.norm(push.value)
     assert np.allclose(found["axbench"], -found["axbench-suppress"], atol=1e-6)
+
+
+def test_what_steers_one_way_is_refused_before_anything_is_fitted(suppress: AxBenchSuppress) -> None:
+    for name in ("flas", "prompt+flas"):
+        why = unsupported(build_method(name, {}), suppress, protocol("quick"), FakeBackend(), frozenset({"texts"}), 4)
+        assert why == "its steering has no opposite, which task axbench-suppress takes"
 
 
 def test_a_wording_is_prepended_appended_or_a_system_message() -> None:

@@ -166,7 +166,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [n for n in TRAINED if n not in ("circuit-breaker", "lorra", "antipasto", "hypersteer")]
+    "name", [n for n in TRAINED if n not in ("circuit-breaker", "flas", "lorra", "antipasto", "hypersteer")]
 )
 def test_a_planted_concept_is_learnt_and_holds_on_new_texts(
     lm: HFBackend, name: str, tmp_path_factory: pytest.TempPathFactory

@@ -51,7 +51,7 @@ def product(delta: Any) -> np.ndarray[Any, Any]:
     return np.asarray(delta.change, np.float64) * delta.strength
 
 
-@pytest.mark.parametrize("form", [name for name in forms() if name != "gated"])
+@pytest.mark.parametrize("form", [name for name in forms() if name not in ("gated", "flow")])
 def test_at_first_the_model_is_as_it_was(any_lm: HFBackend, form: str) -> None:
     still = {"init": 0.0} if form in ("vector", "hyper", "rotation") else {}
     made = group(any_lm, small(form, **still | ({"shift": 0.0} if form == "rotation" else {})))
@@ -68,7 +68,7 @@ def test_what_is_exported_acts_as_it_did_in_training(any_lm: HFBackend, form: st
     for one, train in zip(trained, TWO, strict=True):
         steering = one.change.steering(one.number)
         # A gated push is measured by the text in training and is a plain direction in use.
-        factors = (1.0, -0.5) if form != "gated" else ()
+        factors = {"gated": (), "flow": (1.0, 0.5)}.get(form, (1.0, -0.5))
         for factor in factors:
             asks = [Request(e.messages[:1], steering.scaled(factor), target=e.response) for e in train.positives]
             found = dict(any_lm.logprobs(asks))

@@ -17,7 +17,7 @@ from bench.core.protocol import Budget
 from bench.core.steering import Steering
 from bench.core.values import Train
 
-EITHER = ("suppresses", "uses_judge", "uses_prompter", "needs_all_concepts")
+EITHER = ("suppresses", "one_way", "uses_judge", "uses_prompter", "needs_all_concepts")
 """What is true of the whole where it is true of a member."""
 BOTH = ("deterministic", "validated", "points_away")
 """What is true of the whole where it is true of every member."""

@@ -362,6 +362,8 @@ class Method(ABC):
     sweeps: ClassVar[bool] = True
     """Whether each candidate is tried at every coefficient; else candidates are settings, each with a strength of its
     own (`Fitted.coefficients`)."""
+    one_way: ClassVar[bool] = False
+    """Whether its steering has no opposite: tasks that suppress a concept refuse it."""
     points_away: ClassVar[bool] = False
     """Whether its steering points away from the concept as it is (no task opposes it)."""
 

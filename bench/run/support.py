@@ -43,6 +43,8 @@ def unsupported(made: Method, task: Task, rules: Protocol, engine: Backend, view
         return "" if task.multiple_choice else f"it rates given options, which task {task.name} does not ask"
     if task.kind not in made.provides:
         return f"it gives no {task.kind}, which task {task.name} needs"
+    if task.suppresses_concept and made.one_way:
+        return f"its steering has no opposite, which task {task.name} takes"
     if reason := lacks(made, engine, views, steers=task.kind == "steering"):
         return reason
     several = made.samples_per_prompt(rules.budget) > 1

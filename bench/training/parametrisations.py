@@ -97,6 +97,25 @@ class Focused(Parametrisation):
         _depths(self.layers)
 
 
+@parametrisation("flow", "concept-flow")
+@dataclass(frozen=True)
+class Flow(Parametrisation):
+    """A velocity field after block `layer` that reads the concept's words, followed in `steps` steps for a time that
+    each training step draws from `times`; `diversity` weighs the cosine between pushes to different concepts, and
+    `together` concepts make a training step."""
+
+    layer: int | float = 0.5
+    steps: int = 3
+    times: tuple[float, ...] = (0.5, 2.0)
+    diversity: float = 0.1
+    together: int = 4
+
+    def __post_init__(self) -> None:
+        _positive(steps=self.steps, together=self.together)
+        if len(self.times) != 2 or not 0 < self.times[0] <= self.times[1]:
+            raise ValueError(f"times = {self.times}: the shortest and the longest, above 0, are due")
+
+
 @parametrisation("loreft", "lowrank")
 @dataclass(frozen=True)
 class LoReFT(Parametrisation):

@@ -91,7 +91,7 @@ def train(
 
 def _groups(ctx: Context, trains: Sequence[Train], goal: Objective, form: Parametrisation) -> Iterator[list[Train]]:
     """Neighbours with equally many items, so that one schedule serves them all."""
-    if form.name == "hyper":
+    if change_of(form).shared:
         yield list(trains)
         return
     for _, equal in itertools.groupby(trains, key=lambda train: len(goal.items(train))):
@@ -119,6 +119,8 @@ class Group:
         self.texts.read(every, {*below, *self.states, *top}, goal.compares)
         self.constants = self._measured()
         self.orders = [ctx.rng("train", train.concept.id, "order") for train in trains]
+        self.dealer = ctx.rng("train", "dealer")
+        self.time: float | None = None
         self.draws = [ctx.rng("train", train.concept.id, "draws") for train in trains]
         self.found = [Trained(self.change, c, items=len(self.items[c])) for c in range(len(trains))]
 
@@ -150,7 +152,8 @@ class Group:
     def fit(self) -> list[Trained]:
         batch, epochs = self.recipe.batch * self.recipe.batches, self.recipe.epochs or self.ctx.budget.epochs
         count = min(len(items) for items in self.items) if self.change.shared else max(map(len, self.items))
-        steps = math.ceil(count / batch)
+        together = self.change.together or len(self.trains)
+        steps = math.ceil(count / batch) * math.ceil(len(self.trains) / together)
         total, step = steps * epochs, 0
         parameters = list(self.change.parameters())
         optimiser = torch.optim.AdamW(parameters, lr=self.recipe.rate, weight_decay=self.recipe.decay)
@@ -159,12 +162,15 @@ class Group:
         best = [(math.inf, 0)] * len(self.trains)
         for epoch in range(epochs):
             orders = [rng.permutation(len(items)) for rng, items in zip(self.orders, self.items, strict=True)]
-            for k in range(steps):
-                live = [c for c, one in enumerate(self.found) if not one.stopped]
+            for k, part in itertools.product(range(math.ceil(count / batch)), self._dealt()):
+                live = [c for c in part if not self.found[c].stopped]
                 picked = {c: [self.items[c][i] for i in orders[c][:count][k * batch : (k + 1) * batch]] for c in live}
                 picked = {c: items for c, items in picked.items() if items}
                 if not picked:
                     break
+                if self.change.times:
+                    shortest, longest = self.change.times
+                    self.time = self.dealer.uniform(shortest, longest)
                 losses = self._step(picked, step / total)
                 for c, loss in losses.items():
                     if not math.isfinite(loss):
@@ -172,7 +178,7 @@ class Group:
                         raise BenchError(f"{self.name}: the loss of {where}; try a smaller rate (field `rate`)")
                     self.found[c].losses.append(loss)
                     self.found[c].steps += 1
-                self._update(parameters, optimiser, live)
+                self._update(parameters, optimiser)
                 schedule.step()
                 step += 1
                 clock.tick(step, sum(losses.values()) / len(losses))
@@ -185,6 +191,14 @@ class Group:
         if broken := [c for c in range(len(self.trains)) if not self._finite(c)]:
             raise BenchError(f"{self.name}: what concept {self.trains[broken[0]].concept.id} learnt is not finite")
         return self.found
+
+    def _dealt(self) -> list[list[int]]:
+        """The concepts that make a step together."""
+        every, size = range(len(self.trains)), self.change.together
+        if not size:
+            return [list(every)]
+        order = self.dealer.permutation(len(every)).tolist()
+        return [order[i : i + size] for i in every[::size]]
 
     def _finite(self, concept: int) -> bool:
         rows = (p if self.change.shared else p[concept] for p in self.change.parameters())
@@ -200,14 +214,14 @@ class Group:
         one.stopped = epoch - best[1] >= self.recipe.patience
         return best
 
-    def _update(self, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer, live: list[int]) -> None:
+    def _update(self, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
         """One optimiser step; concepts that have stopped keep what they have."""
         if self.change.shared:
             torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         else:
             self._clip(parameters)
         self.change.prepare()
-        stopped = [c for c in range(len(self.trains)) if c not in live]
+        stopped = [c for c, one in enumerate(self.found) if one.stopped]
         kept = [parameter[stopped].clone() for parameter in parameters] if stopped else []
         optimiser.step()
         with torch.no_grad():
@@ -253,7 +267,8 @@ class Group:
             concept = torch.tensor([c for c, _ in items], device=loss.device)
             weights = [pair for c in part for pair in self._weights(picked[c])]
             by_loss, evenly = torch.tensor(weights, device=loss.device).T
-            weighed = loss * by_loss if penalty is None else loss * by_loss + done * penalty * evenly
+            share = done if self.change.ramped else 1.0
+            weighed = loss * by_loss if penalty is None else loss * by_loss + share * penalty * evenly
             mean = torch.zeros(len(self.trains), device=loss.device).index_add(0, concept, weighed)
             mean.sum().backward()  # type: ignore[no-untyped-call]
             values = mean.detach().tolist()
@@ -342,7 +357,8 @@ class Group:
         for c, count in counts.items():
             signs += self.goal.signs(self.draws[c], count, self.reference)
             for _ in range(count):
-                chosen = self.draws[c].choice(self.recipe.factors, len(self.goal.slots)).tolist()
+                among = self.recipe.factors if self.time is None else (self.time,)
+                chosen = self.draws[c].choice(among, len(self.goal.slots)).tolist()
                 draws.append(chosen if self.reference and self.goal.apart else [chosen[0]] * len(chosen))
         return signs, draws
 

@@ -113,6 +113,12 @@ class Change(nn.Module):
     """Whether it can be taken out of a state (RePS's null); others are subtracted in its place."""
     shared = False
     """Whether concepts share parameters, so that their updates cannot be told apart."""
+    together: int = 0
+    """How many of the concepts that share parameters make a step; 0: all of them."""
+    times: tuple[float, ...] = ()
+    """Between which bounds a step draws the factor of its rows; none: each item draws among the recipe's factors."""
+    ramped = True
+    """Whether its penalty begins at 0 and is whole at the end of training; else it is whole throughout."""
     now: RowPlan
 
     @abstractmethod
@@ -132,7 +138,7 @@ class Change(nn.Module):
         return {}
 
     def penalty(self) -> Tensor | None:
-        """A loss of the change itself for each row of the last pass, `[B]`; it is ramped up over training."""
+        """A loss of the change itself for each row of the last pass, `[B]` (see `ramped`)."""
         return None
 
     def prepare(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.training.changes.adapters import DoRAChange, FullChange, LoRAChange, PiSSAChange
 from bench.training.changes.base import Change
 from bench.training.changes.focused import FocusedChange
+from bench.training.changes.flow import FlowChange
 from bench.training.changes.spectral import BoundedRotationChange, SSVDChange, SVFTChange
 from bench.training.changes.vectors import GatedChange, HyperChange, LoReFTChange, VectorChange
 from bench.training.parametrisations import Parametrisation
@@ -14,6 +15,7 @@ CHANGES: dict[str, type[Change]] = {
     "gated": GatedChange,
     "hyper": HyperChange,
     "psr": FocusedChange,
+    "flow": FlowChange,
     "loreft": LoReFTChange,
     "lora": LoRAChange,
     "dora": DoRAChange,

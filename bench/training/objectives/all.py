@@ -21,11 +21,13 @@ def objectives() -> dict[str, type[Objective]]:
 ALIKE = "one vector moves every text alike, so that breaking the concept's states and keeping the others contradict"
 CANCELS = "one vector is added to both sides of a pair and leaves their difference, which is trained, as it was"
 PROMPT = "it edits prompt positions alone, and the loss is over the states of all positions"
+UNOPPOSED = "a flow runs one way, and the loss turns it round or takes it out"
 ONEWAY = "its first-order rotation is not undone by the opposite factor, which the loss relies on"
 
 REFUSED: dict[tuple[str, str], str] = {
     **{(form, "reroute"): ALIKE for form in ("vector", "gated", "hyper")},
     **{(form, "antipasto"): CANCELS for form in ("vector", "gated", "hyper")},
+    **{("flow", goal): UNOPPOSED for goal in ("bipo", "dpo-null", "reps", "antipasto")},
     ("loreft", "reroute"): PROMPT,
     ("gated", "lorra"): "its push is measured by the text's own activations, and the target is one for the whole text",
 }
