@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench.training.changes.adapters import DoRAChange, FullChange, LoRAChange, PiSSAChange
 from bench.training.changes.base import Change
-from bench.training.changes.focused import FocusedChange
 from bench.training.changes.flow import FlowChange
+from bench.training.changes.focused import FocusedChange
 from bench.training.changes.spectral import BoundedRotationChange, SSVDChange, SVFTChange
 from bench.training.changes.vectors import GatedChange, HyperChange, LoReFTChange, VectorChange
 from bench.training.parametrisations import Parametrisation
