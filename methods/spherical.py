@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench import Array, Context, Fitted, Rotate, Span, Steering, Train, method
+from bench import Array, Context, Example, Fitted, Rotate, Span, Steering, Train, method
 from methods._directions import DirectionMethod, direction, first_component, together
 from methods.angular import orthogonal
 
@@ -24,7 +24,8 @@ from methods.angular import orthogonal
 class Spherical(DirectionMethod):
     """Interpolates each state on its sphere towards the mean difference of last states, under a confidence gate.
 
-    Equation: μ = mean(h⁺) - mean(h⁻), unit `[H]`, h a text's last state after block `layer`; with cos θ = h·μ/‖h‖ and
+    Equation: μ = mean(h⁺) - mean(h⁻), unit `[H]`, h a text's last state after block `layer` (`states` = all: every
+    token's, as `diffmean` has it); with cos θ = h·μ/‖h‖ and
     t = c·clip((-tanh(κ cos θ) - β)/(1 - β), 0, 1) (`when` = always: t = c), h moves by tθ along the great circle to
     μ, its length kept; from the last prompt token on.
     Deviations: one fit in place of two folds; states that were written stay steered in the cache, where the published
@@ -37,9 +38,10 @@ class Spherical(DirectionMethod):
     when: Literal["always", "confident"] = "confident"
     kappa: float = 20.0
     beta: float = -0.15
+    states: Literal["last", "all"] = "last"
 
     def vector(self, ctx: Context, train: Train, layer: int) -> Array:
-        positives, negatives = (self._last(ctx, texts, layer) for texts in (train.positives, train.negatives))
+        positives, negatives = (self._read(ctx, texts, layer) for texts in (train.positives, train.negatives))
         difference: Array = positives.mean(0) - negatives.mean(0)
         return difference
 
@@ -48,7 +50,7 @@ class Spherical(DirectionMethod):
 
     def _at(self, ctx: Context, train: Train, layer: int) -> Fitted:
         found = direction(self.vector(ctx, train, layer), layer)
-        states = self._last(ctx, (*train.positives, *train.negatives), layer)
+        states = self._read(ctx, (*train.positives, *train.negatives), layer)
         unit = found.detector.weight  # type: ignore[union-attr]
         basis = np.stack([unit, orthogonal(first_component(states), unit)])
         edit = Rotate(
@@ -62,6 +64,8 @@ class Spherical(DirectionMethod):
         )
         return Fitted(Steering(edits=(edit,)), found.detector, found.note)
 
-    @staticmethod
-    def _last(ctx: Context, texts: Sequence[object], layer: int) -> Array:
-        return ctx.last([text.messages for text in texts], layer)[layer]  # type: ignore[attr-defined]
+    def _read(self, ctx: Context, texts: Sequence[Example], layer: int) -> Array:
+        """States `[N, H]` that the prototypes are made of."""
+        if self.states == "all":
+            return ctx.tokens(texts, layer)
+        return ctx.last([text.messages for text in texts], layer)[layer]

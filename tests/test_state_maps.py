@@ -105,6 +105,8 @@ def test_spherical_moves_the_states_that_point_away() -> None:
     assert after[0] == pytest.approx(before[0], rel=1e-4)
     assert after[1] > 4
     assert edit.span.part == "generation"
+    (whole,) = edits(fit("spherical", ctx, states="all"))
+    assert np.allclose(whole.basis[0], edits(fit("diffmean", ctx))[0].value, atol=1e-5)
 
 
 # Transport
