@@ -33,13 +33,13 @@ class LinearAcT(Method):
     between the least and the largest a (`mask`). ω counts n/(n + `trust`), the identity the rest: of few texts a slope
     is mostly noise.
     Deviations: the paper maps the outputs of all layer norms or feed-forward matrices, one after the other with the
-    earlier maps on; here the output of block `layer`, and of a span `a:b` each by itself; the shrinkage is ours.
+    earlier maps on; here the outputs of the blocks `layer`, each by itself, on bare states; the shrinkage is ours.
     Maps are fitted on means and act on tokens, which are spread wider: `inside` in a fit's note is the share of token
     entries that the mask leaves.
     Reproduction: the paper reports RealToxicityPrompts and TruthfulQA, no AxBench row; not compared.
     """
 
-    layer: LayerSpec = 0.5
+    layer: LayerSpec = "0.2:0.8"
     trust: Count = 32
     mask: bool = True
 

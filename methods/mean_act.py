@@ -15,8 +15,9 @@ from methods.linear_act import LinearAcT
 class MeanAcT(LinearAcT):
     """Moves each dimension by the difference of mean states with and without the concept.
 
-    Equation: that of `linear-act` with ω = 1 and no mask: h ← h + c·(mean b - mean a), each text counting once. It is
-    the direction of `diffmean`, counted by texts and not by tokens, at its own length: c = 1 is the whole difference.
+    Equation: that of `linear-act` with ω = 1 and no mask: h ← h + c·(mean b - mean a), each text counting once. At
+    one block it is the direction of `diffmean`, counted by texts and not by tokens, at its own length: c = 1 is the
+    whole difference, which is short of what steers; over many blocks it adds up.
     Deviations: as for `linear-act`.
     Reproduction: the paper reports RealToxicityPrompts and TruthfulQA, no AxBench row; not compared.
     """

@@ -285,7 +285,7 @@ def test_a_dry_run_prints_rows_and_tokens_of_training(tmp_path: Path, monkeypatc
         "flas": 96,
         "diffmean": 0,
     }
-    rows |= dict.fromkeys(("bipo", "dpo", "circuit-breaker", "hypersteer", "flas"), 96)
+    rows |= dict.fromkeys(("bipo", "dpo", "circuit-breaker", "hypersteer", "flas", "weight-steering"), 96)
     assert found == {name: (rows[name], 64 * rows[name]) for name in found}
     assert set(found) == {n for n, cls in table("method").items() if cls.family == "trained" and not cls.named} | {
         "diffmean"
