@@ -37,7 +37,7 @@ class Angular(DiffMean):
     (Llama-3.1-8B, b₁ = refusal); it reports no AxBench row.
     """
 
-    layers: tuple[LayerSpec, ...] = ("0.3:0.8",)
+    layers: tuple[LayerSpec, ...] = ("0.1:0.9",)
     angle: float = 0.0
     """In degrees, from b₁ to b₂."""
     adaptive: bool = False

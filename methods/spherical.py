@@ -22,15 +22,14 @@ from methods.angular import orthogonal
 )
 @dataclass(frozen=True)
 class Spherical(DirectionMethod):
-    """Interpolates each state on its sphere towards the mean difference of last states, under a confidence gate.
+    """Interpolates each state on its sphere towards the mean difference, under a confidence gate.
 
-    Equation: μ = mean(h⁺) - mean(h⁻), unit `[H]`, h a text's last state after block `layer` (`states` = all: every
-    token's, as `diffmean` has it); with cos θ = h·μ/‖h‖ and
-    t = c·clip((-tanh(κ cos θ) - β)/(1 - β), 0, 1) (`when` = always: t = c), h moves by tθ along the great circle to
-    μ, its length kept; from the last prompt token on.
-    Deviations: one fit in place of two folds; states that were written stay steered in the cache, where the published
-    loop reads them anew, unsteered, for every token; straight opposite to μ the way is along the first principal
-    component of the states.
+    Equation: μ = mean(h⁺) - mean(h⁻), unit `[H]`, over the tokens of texts with and without the concept after block
+    `layer`; with cos θ = h·μ/‖h‖ and t = c·clip((-tanh(κ cos θ) - β)/(1 - β), 0, 1) (`when` = always: t = c), h goes
+    tθ along the great circle to μ, its length kept; from the last prompt token on.
+    Deviations: the paper takes μ of texts' last states (`states` = last), which here are too few to find a direction;
+    one fit in place of two folds; states that were written stay steered in the cache, where the published loop reads
+    them anew, unsteered, for every token; straight opposite to μ the way is along the first principal component.
     Reproduction: κ 20, β -.15 are the paper's for TruthfulQA on Llama-3.1-8B (block 14, c = .7); its tables are not
     compared, and it reports no AxBench row.
     """
@@ -38,7 +37,7 @@ class Spherical(DirectionMethod):
     when: Literal["always", "confident"] = "confident"
     kappa: float = 20.0
     beta: float = -0.15
-    states: Literal["last", "all"] = "last"
+    states: Literal["last", "all"] = "all"
 
     def vector(self, ctx: Context, train: Train, layer: int) -> Array:
         positives, negatives = (self._read(ctx, texts, layer) for texts in (train.positives, train.negatives))
