@@ -535,7 +535,7 @@ def test_a_figure_is_written_with_its_data(tmp_path: Path) -> None:
     assert (tmp_path / "llama.png").read_bytes().startswith(b"\x89PNG")
     rows = (tmp_path / "llama.csv").read_text("utf-8").splitlines()
     assert rows[0].startswith("method,context,prompt_tokens,flops_percent")
-    assert len(rows) == 1 + 7 * 4  # kinds × contexts from 512 to 4096, the longest it was made for
+    assert len(rows) == 1 + 8 * 4  # kinds × contexts from 512 to 4096, the longest it was made for
 
 
 @pytest.mark.parametrize(
