@@ -6,13 +6,16 @@ Invariant: nothing here depends on a library's random numbers, so that the numbe
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import Concept, Example, Pair, Train
+from bench import Concept, Edit, Example, Pair, Request, Span, Steering, Train
 from bench.backends.hf.attention import CAP
+from bench.backends.hf.backend import HFBackend
 from bench.backends.models import Model, resolve
 from bench.backends.tiny import build
 
@@ -108,6 +111,27 @@ def fixture(name: str) -> dict[str, Any]:
     """What a peer gave (`values`), who it was, at which commit, what was compared and what had to be adapted."""
     found: dict[str, Any] = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))
     return found
+
+
+def changed(edit: Edit, h: Any) -> Any:
+    """States `[N, H]` after an edit, fp32."""
+    import torch
+
+    states = torch.as_tensor(np.asarray(h, np.float32))
+    operands = {name: torch.as_tensor(value)[None] for name, value in edit.operands().items()}
+    return (states + edit.change(states, operands, edit.flags())).numpy()
+
+
+def everywhere(steering: Any) -> Steering:
+    """A steering whose edits act at every token, the first ones too, as those of most peers do."""
+    assert isinstance(steering, Steering)
+    return replace(steering, edits=tuple(replace(edit, span=Span(sink=True)) for edit in steering.edits))
+
+
+def logprobs(lm: HFBackend, ask: str, steering: Steering, targets: Sequence[str]) -> list[float]:
+    """Log-probability of each target after a question."""
+    found = dict(lm.logprobs([Request((("user", ask),), steering, target=target) for target in targets]))
+    return [found[i].total for i in range(len(targets))]
 
 
 def cosine(a: Any, b: Any) -> float:
