@@ -114,11 +114,13 @@ def fixture(name: str) -> dict[str, Any]:
 
 
 def changed(edit: Edit, h: Any) -> Any:
-    """States `[N, H]` after an edit, fp32."""
+    """States `[N, H]` of one text after an edit, fp32."""
     import torch
 
     states = torch.as_tensor(np.asarray(h, np.float32))
     operands = {name: torch.as_tensor(value)[None] for name, value in edit.operands().items()}
+    operands |= {name: torch.as_tensor(value) for name, value in edit.common().items()}
+    operands["index"] = torch.arange(len(states))
     return (states + edit.change(states, operands, edit.flags())).numpy()
 
 
