@@ -16,6 +16,7 @@ from .core.deltas import (
     RotationDelta as RotationDelta,
 )
 from .core.edits import Edit as Edit, Gate as Gate, Span as Span, Work as Work, edit as edit, similarity as similarity
+from .core.embeds import Embeds as Embeds
 from .core.errors import BenchError as BenchError, UsageError as UsageError, suggest as suggest
 from .core.fields import (
     ConceptFlow as ConceptFlow,
@@ -40,6 +41,7 @@ from .core.interfaces import (
 )
 from .core.kinds import (
     Add as Add,
+    Cache as Cache,
     Clamp as Clamp,
     Diagonal as Diagonal,
     LowRank as LowRank,

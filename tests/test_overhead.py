@@ -20,8 +20,9 @@ from bench.cli.main import main
 from bench.core.content import Array
 from bench.core.deltas import Delta, DenseDelta, LowRankDelta, RotationDelta
 from bench.core.edits import Gate, Span
+from bench.core.embeds import Embeds
 from bench.core.errors import BenchError, UsageError
-from bench.core.kinds import Add, Clamp, Diagonal, LowRank, Project, Rotate, Scaled
+from bench.core.kinds import Add, Cache, Clamp, Diagonal, LowRank, Project, Rotate, Scaled
 from bench.core.steering import Steering
 from bench.overhead import breakeven, exact, published
 from bench.overhead.config import base_name, complete, known, of_file, of_model
@@ -349,6 +350,8 @@ PARTS: list[tuple[Any, int, int, int]] = [
     (Diagonal(layer=1, gain=normal(H), shift=normal(H), low=normal(H), high=normal(H)), 5 * H, 4 * H, 4 * H),
     (Rotate(layer=1, basis=np.eye(2, H, dtype=np.float32)), 8 * H, 2 * H, 2 * H),
     (Rotate(layer=1, basis=np.eye(2, H, dtype=np.float32), mode="towards"), 11 * H, 2 * H, 2 * H),
+    (Cache(layer=1, value=normal(H)), H, H, 0),
+    (Embeds(normal(5, H)), 0, 5 * H, 0),
     (LowRankDelta(module="m", down=normal(4, H), up=normal(64, 4)), 8 * (H + 64), 4 * (H + 64), 4 * (H + 64)),
     (DenseDelta(module="m", change=normal(64, H)), 2 * 64 * H, 64 * H, 64 * H),
     (

@@ -16,6 +16,7 @@ from .deltas import (
     RotationDelta as RotationDelta,
 )
 from .edits import Edit as Edit, Gate as Gate, Site as Site, Span as Span
+from .embeds import Embeds as Embeds
 from .errors import BenchError as BenchError, StopRun as StopRun, UsageError as UsageError, suggest as suggest
 from .fields import (
     ConceptFlow as ConceptFlow,
@@ -40,6 +41,7 @@ from .interfaces import (
 )
 from .kinds import (
     Add as Add,
+    Cache as Cache,
     Clamp as Clamp,
     Diagonal as Diagonal,
     LowRank as LowRank,

@@ -22,8 +22,10 @@ from bench.core.registry import register
 if TYPE_CHECKING:
     from torch import Tensor
 
-Site = Literal["resid", "attn", "mlp"]
-"""Where an edit acts: the output of a block, of its attention, or of its feed-forward part."""
+Site = Literal["resid", "attn", "mlp", "keys", "values"]
+"""Where an edit acts: the output of a block, of its attention, or of its feed-forward part; or what attention has kept
+of a token, which the tokens after it look at."""
+KEPT = ("keys", "values")
 Unit = Literal["own", "length", "trained", "fraction"]
 """What a coefficient is of: what the kind says; the length of a push, which is measured (`Edit.length`); the strength
 something was trained at; or a part from 0 to 1 of what the edit does whole, which is tried at fractions of its own."""
@@ -189,6 +191,11 @@ class Edit(ABC):
     def unit(self) -> Unit:
         """What its coefficient is of."""
         return "own"
+
+    @property
+    def parts(self) -> bool:
+        """Whether the last token of a prompt is read after what is kept of the others was changed."""
+        return False
 
     def negated(self) -> Self:
         """The edit away from what this one leads to."""

@@ -48,7 +48,7 @@ def check_layer(spec: LayerSpec) -> None:
         raise ValueError(f"layer = {spec!r} is not an index, a depth from 0 to 1, a span a:b, or select")
 
 
-ReadSite = Literal["resid", "heads"]
+ReadSite = Literal["resid", "heads", "keys", "values"]
 
 
 class Backend(ABC):
@@ -91,7 +91,8 @@ class Backend(ABC):
         """Activations of each text at `layers`; `tokens` > 0 cuts each after so many rows.
 
         `resid` is a block's output `[tokens, H]`, `heads` what its attention heads give to the output
-        projection, `[tokens, heads * head_dim]`.
+        projection, `[tokens, heads * head_dim]`; `keys` and `values` are what its attention keeps of a token for those
+        after it, `[tokens, groups * head_dim]`.
         """
         raise BenchError(f"backend {self.name} cannot read activations")
 
@@ -144,6 +145,10 @@ class Backend(ABC):
     def width(self) -> int:
         """Size of the hidden states, H."""
         raise BenchError(f"backend {self.name} does not know the size of the model's states")
+
+    def size(self, layer: int, site: str = "resid") -> int:
+        """Numbers in the state of one token at a site (`Site`) of a block."""
+        return self.width
 
     @property
     def layers(self) -> int:

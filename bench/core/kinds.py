@@ -9,12 +9,12 @@ import dataclasses
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from bench.core.content import Array
-from bench.core.edits import Edit, Unit, Work, edit
+from bench.core.edits import KEPT, Edit, Span, Unit, Work, edit
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -324,6 +324,49 @@ class Rotate(Edit):
         hidden = self.basis.shape[-1]
         flops = 11 * hidden if self.mode == "towards" else 8 * hidden + (2 * hidden if self.when == "confident" else 0)
         return Work(flops, self.basis.size, self.basis.size)
+
+
+@edit("cache")
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cache(Edit):
+    """v ← v + strength · value: what attention keeps of one prompt token for those after it (arXiv 2507.08799).
+
+    `value` `[G·d]` has the numbers of all key-value heads in turn; `site` says whether they are values or keys (those
+    with their positions turned in). `entry` is the `last` token of the prompt, which is read as it was and so leaves
+    the first new token as it was; or the one `before` it: the last is then read after the change. Nothing is done at
+    the tokens that are written.
+    """
+
+    value: Array
+    strength: float = 1.0
+    site: Literal["keys", "values"] = "values"
+    entry: Literal["last", "before"] = "last"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.site not in KEPT or self.span != Span() or self.gate is not None:
+            raise ValueError("Cache changes what is kept, keys or values, of one prompt token: no span, no gate")
+
+    @property
+    def unit(self) -> Unit:
+        return "trained"
+
+    @property
+    def parts(self) -> bool:
+        return self.entry == "before"
+
+    def scaled(self, c: float) -> Self:
+        return dataclasses.replace(self, strength=self.strength * c)
+
+    @staticmethod
+    def change(h: Tensor, p: Mapping[str, Tensor], flags: Set[str]) -> Tensor:
+        return p["strength"][..., None] * p["value"]
+
+    def positions(self, index: Any, prompt: Any, header: Any = 1) -> Any:
+        return (index == prompt - (2 if self.parts else 1)) & (index >= 0)
+
+    def work(self) -> Work:
+        return Work(self.value.size, self.value.size, 0)
 
 
 def _held(part: Edit) -> int:

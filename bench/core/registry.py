@@ -44,7 +44,9 @@ FAMILIES = {
     "control": "what any of them must beat",
 }
 """What a method is by what it changes and how that is found."""
-CAPABILITIES = frozenset({"prompt", "mix", "gate", "delta", "train", "site:attn", "site:mlp"})
+CAPABILITIES = frozenset(
+    {"prompt", "mix", "gate", "delta", "embeds", "train", "site:attn", "site:mlp", "site:keys", "site:values"}
+)
 """What a method may need of an engine, beside kinds of edits."""
 
 VIEWS = frozenset({"texts", "pairs", "choices", "personas", "conditions"})

@@ -1,6 +1,6 @@
 """Steering as data: what to change in a model, and nothing about how to run it.
 
-A `Steering` is a prompt edit, activation edits and weight deltas; a backend applies it. Invariant:
+A `Steering` is a prompt edit, activation edits, weight deltas and a soft prompt; a backend applies it. Invariant:
 `scaled(0)` drops everything but the prompt edit, so it is the bare model under the same prompt (under the other one
 where two are mixed), and the digest covers the tensors and not the code that made them.
 """
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.content import Message, digest, stored
 from bench.core.deltas import Delta
-from bench.core.edits import Edit
+from bench.core.edits import KEPT, Edit
+from bench.core.embeds import Embeds
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -89,13 +90,18 @@ class Mix:
 @stored
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """Prompt edit + activation edits + weight deltas, as one value; with a `mix` all but the prompt edit act in both of
-    its streams."""
+    """Prompt edit + activation edits + weight deltas + what is read as embeddings, as one value; with a `mix` the edits
+    and deltas act in both of its streams, and what is put into the prompt, in words or not, in the first."""
 
     prompt: Prompt = Prompt()
     edits: tuple[Edit, ...] = ()
     deltas: tuple[Delta, ...] = ()
     mix: Mix | None = None
+    embeds: tuple[Embeds, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.parts and any(edit.gate for edit in self.edits):
+            raise ValueError("a gate reads a whole prompt at once, and a change of what is kept of one parts it in two")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -107,12 +113,13 @@ class Steering:
             "gate": any(edit.gate for edit in self.edits),
             "delta": bool(self.deltas),
             "mix": self.mix is not None,
+            "embeds": bool(self.embeds),
         }
         return frozenset(needs | {name for name, on in flags.items() if on})
 
     @property
     def scalable(self) -> bool:
-        """Whether a coefficient means anything (a prompt alone has none)."""
+        """Whether a coefficient means anything (a prompt alone, in words or not, has none)."""
         return bool(self.edits or self.deltas or self.mix)
 
     @property
@@ -122,8 +129,23 @@ class Steering:
 
     @property
     def inside(self) -> tuple[Any, ...]:
-        """What acts inside the model, and is not to be seen in the messages."""
-        return (*self.edits, *self.deltas, *([self.mixing] if self.mixing else []))
+        """All that acts inside the model; the prompt edit is visible in the messages."""
+        return (*self.edits, *self.deltas, *self.embeds, *([self.mixing] if self.mixing else []))
+
+    @property
+    def inserted(self) -> int:
+        """Tokens that a prompt grows by inside the model."""
+        return sum(len(part.values) for part in self.embeds)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it changes what is kept of a prompt."""
+        return any(edit.site in KEPT for edit in self.edits)
+
+    @property
+    def parts(self) -> bool:
+        """Whether the last token of a prompt is read after what is kept of the others was changed."""
+        return any(edit.parts for edit in self.edits)
 
     def scaled(self, c: float) -> Steering:
         """The steering at coefficient `c`; 0 is the bare model under the same prompt, or under what that is mixed
@@ -132,7 +154,7 @@ class Steering:
             return Steering(self.mix.against if self.mix else self.prompt)
         edits = tuple(edit.scaled(c) for edit in self.edits)
         mix = replace(self.mix, alpha=self.mix.alpha * c) if self.mix else None
-        return Steering(self.prompt, edits, tuple(delta.scaled(c) for delta in self.deltas), mix)
+        return replace(self, edits=edits, deltas=tuple(delta.scaled(c) for delta in self.deltas), mix=mix)
 
     def merged(self, other: Steering) -> Steering:
         """Both at once. What one mixes its prompt against has the other's prompt too, as it has the other's edits."""
@@ -140,20 +162,23 @@ class Steering:
             raise BenchError("two steerings that mix cannot be merged: a token is weighed against one other stream")
         mix = self.mix and replace(self.mix, against=self.mix.against.merged(other.prompt))
         mix = mix or (other.mix and replace(other.mix, against=self.prompt.merged(other.mix.against)))
-        return Steering(self.prompt.merged(other.prompt), self.edits + other.edits, self.deltas + other.deltas, mix)
+        edits, deltas, embeds = self.edits + other.edits, self.deltas + other.deltas, self.embeds + other.embeds
+        return Steering(self.prompt.merged(other.prompt), edits, deltas, mix, embeds)
 
     def negated(self) -> Steering:
         """The steering away from what this one steers towards; what a prompt says stays, and how loudly."""
+        if self.embeds:
+            raise BenchError("a soft prompt has no opposite: it cannot be turned away from what it was trained on")
         edits = tuple(edit.negated() for edit in self.edits)
-        return Steering(self.prompt, edits, tuple(delta.scaled(-1) for delta in self.deltas), self.mix)
+        return replace(self, edits=edits, deltas=tuple(delta.scaled(-1) for delta in self.deltas))
 
     @cached_property
     def digest(self) -> str:
-        return digest(self.prompt, *(self.edits + self.deltas), *([self.mix] if self.mix else []))
+        return digest(self.prompt, *self.edits, *self.deltas, *self.embeds, *([self.mix] if self.mix else []))
 
     @cached_property
     def internal_digest(self) -> str:
-        """Digest of what acts inside the model; the prompt edit is visible in the messages."""
+        """Digest of what acts inside the model."""
         return digest(*self.inside)
 
     @property

@@ -155,9 +155,9 @@ class Request:
 class Completion:
     """A generated text with the counts that prove what happened.
 
-    `positions_edited` holds, per activation edit of the request's steering, the positions it changed, and under a mix
-    of two prompts, last, the tokens that were drawn from it; `prompt_tokens` and `tokens` are what the model read (of
-    the one prompt) and wrote.
+    `positions_edited` holds, per activation edit of the request's steering, the positions it changed, then the tokens
+    that a soft prompt put in, where there is one, and under a mix of two prompts, last, the tokens that were drawn from
+    it; `prompt_tokens` and `tokens` are what the model read (of the one prompt) and wrote.
     """
 
     text: str

@@ -134,6 +134,7 @@ def _known(form: str, forms: Any) -> str:
 def adapter(steering: Steering, base: str) -> dict[str, bytes]:
     """File name -> content of `steering` as a peft folder for the model `base`; raises as `encode`."""
     parts = {"a mix of two prompts": steering.mixing is not None, "a prompt edit": steering.prompt != Prompt()}
+    parts["a soft prompt"] = bool(steering.embeds)
     parts |= {f"a {type(edit).__name__} edit at layer {edit.layer}": True for edit in steering.edits}
     parts |= {f"a {type(d).__name__} of {d.module}": not isinstance(d, LowRankDelta) for d in steering.deltas}
     for part, present in parts.items():
@@ -154,7 +155,7 @@ def _refuse(part: str, form: str) -> BenchError:
 def _check(steering: Steering, form: str, kinds: tuple[type[Edit], ...]) -> None:
     """Refuse all but `kinds` of edits on the residual stream of every row at every position."""
     parts = {"a mix of two prompts": steering.mixing is not None, "a prompt edit": steering.prompt != Prompt()}
-    parts["a weight delta"] = bool(steering.deltas)
+    parts |= {"a weight delta": bool(steering.deltas), "a soft prompt": bool(steering.embeds)}
     for edit in steering.edits:
         where = f" ({type(edit).__name__} at layer {edit.layer})"
         parts |= {

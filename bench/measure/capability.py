@@ -89,7 +89,7 @@ class Capability:
         self.steerings = {}
         for name, steering in found.items():
             picked = float(run.data["concepts"][name]["picked"]["coefficient"])
-            c = picked if coefficient is None or not steering.scalable else coefficient
+            c = picked if coefficient is None or (coefficient and not steering.scalable) else coefficient
             self.coefficients[name] = c
             self.steerings[name] = steering if c == picked else steering.scaled(c / picked if c else 0)
 

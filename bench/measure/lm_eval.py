@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
         self.steering = steering.scaled(float(coefficient)) if float(coefficient) != 1 else steering
         if self.steering.mixing:
             raise UsageError("lm-eval asks under one prompt, and this steering mixes two: take coefficient 1 or 0")
-        self.inside = Steering(edits=self.steering.edits, deltas=self.steering.deltas)
+        self.inside = replace(self.steering, prompt=Prompt(), mix=None)
         self.templated = False
         self._device = self.lm.model.device
         self.batch_size = self.lm.batch
@@ -93,7 +94,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def max_length(self) -> int:
-        return self.lm.context
+        return self.lm.context - self.steering.inserted
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}

@@ -268,7 +268,7 @@ def _exact(rig: Rig, arch: Architecture, answers: dict[str, list[Completion]], s
         steering = rig.request(row, settings.tokens, True).steering
         assert steering is not None
         added = own.prompt_tokens - bare.prompt_tokens
-        one = extra(steering, added, bare.prompt_tokens)
+        one = extra(steering, added - steering.inserted, bare.prompt_tokens)
         if mix := steering.mixing:
             read = rig.lm.count(mix.against.apply(row.sample.messages))
             one = dataclasses.replace(one, against=read - bare.prompt_tokens)

@@ -34,10 +34,12 @@ def extra(steering: Steering, prompt_tokens: float = 0, length: int = 64, merged
     """The cost of `steering`, with a prompt edit that adds `prompt_tokens` to a prompt of `length` tokens, mixed with
     the bare prompt where it is mixed.
 
-    Where an edit takes every prompt token it counts per token, else once per request; a gate counts as open.
+    Where an edit takes every prompt token it counts per token, else once per request; a gate counts as open. What is
+    put into the prompt costs what a prompt of as many tokens does, and the room for it.
     `merged` puts weight deltas into the weights: they then cost nothing but their storage.
     """
-    total = Extra(prompt_tokens=prompt_tokens, streams=1 if steering.mixing else 0)
+    soft, streams = sum(part.work().elements for part in steering.embeds), 1 if steering.mixing else 0
+    total = Extra(prompt_tokens=prompt_tokens + steering.inserted, elements=soft, held=soft, streams=streams)
     gates: dict[int, Gate] = {}
     for edit in steering.edits:
         one = edit.work()

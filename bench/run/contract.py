@@ -205,11 +205,12 @@ def _rows(fitted: Sequence[Fitted], lm: Backend) -> str:
 
 def _fires(fitted: Sequence[Fitted], lm: Backend) -> str:
     for steering in _steerings(fitted, lm):
-        if not steering.scalable:
+        if not steering.inside:
             continue
         sampling = Sampling(max_new_tokens=4, temperature=0)
         found = dict(lm.generate([Request(QUESTION, steering.scaled(4.0), sampling)]))[0]
-        gated = [edit.gate is not None for edit in steering.edits] + [False] * bool(steering.mix)
+        gated = [edit.gate is not None for edit in steering.edits]
+        gated += [False] * (bool(steering.inserted) + bool(steering.mix))
         if any(n == 0 and not gate for n, gate in zip(found.positions_edited, gated, strict=True)):
             return f"positions edited per edit: {found.positions_edited}"
         bare = Request(steering.prompt.apply(QUESTION), target="A red ball.")
@@ -222,7 +223,7 @@ def _fires(fitted: Sequence[Fitted], lm: Backend) -> str:
 
 def _changes(made: Method, fitted: Sequence[Fitted], lm: Backend) -> str:
     found = _steerings(fitted, lm)
-    if found and made.family != "control" and not any(s.edits or s.deltas or s.prompt != Prompt() for s in found):
+    if found and made.family != "control" and not any(s.inside or s.prompt != Prompt() for s in found):
         return "no candidate has an edit, a delta or a prompt"
     return ""
 

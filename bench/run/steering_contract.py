@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.core.deltas import Delta
 from bench.core.edits import Edit
+from bench.core.embeds import Embeds
 from bench.core.errors import BenchError, said
 from bench.core.interfaces import Backend, Bound, Fitted
 from bench.core.steering import Prompt, Steering
@@ -36,7 +37,12 @@ def misshapen(steering: Any, lm: Backend) -> str:
     if lack := sorted(steering.needs - lm.can):
         return f"backend {lm.name} cannot {', '.join(lack)}"
     prompts = [steering.prompt, *([steering.mix.against] if steering.mix else [])]
-    parts = (*map(_said, prompts), *(_edit(edit, lm) for edit in steering.edits), *_deltas(steering.deltas, lm))
+    parts = (
+        *map(_said, prompts),
+        *(_edit(edit, lm) for edit in steering.edits),
+        *_deltas(steering.deltas, lm),
+        *(_embeds(part, lm) for part in steering.embeds),
+    )
     return next((problem for problem in parts if problem), "")
 
 
@@ -73,7 +79,7 @@ def _edit(edit: Any, lm: Backend) -> str:
         return f"{name}: its {strange[0]} has values that are not finite"
     if edit.gate and np.shape(edit.gate.direction) != (lm.width,):
         return f"{name}: its gate has shape {np.shape(edit.gate.direction)}, and the model's states have {lm.width}"
-    return _changes(edit, name, lm.width)
+    return _changes(edit, name, lm.size(edit.layer, edit.site))
 
 
 def _changes(edit: Edit, name: str, width: int) -> str:
@@ -124,3 +130,10 @@ def _deltas(deltas: tuple[Any, ...], lm: Backend) -> list[str]:
         if not all(np.isfinite(value).all() for value in delta.tensors().values()):
             found.append(f"{type(delta).__name__} on {delta.module}: it has values that are not finite")
     return found
+
+
+def _embeds(part: Any, lm: Backend) -> str:
+    if not isinstance(part, Embeds):
+        return f"its steering has a {type(part).__name__}, which is no soft prompt"
+    fits = part.values.shape[1] == lm.width
+    return "" if fits else f"a soft prompt of shape {part.values.shape}, and the model's embeddings have {lm.width}"

@@ -43,7 +43,7 @@ class Strength:
     def at(self, steering: Steering, candidate: Fitted, concept: Concept, c: float) -> Steering:
         """`steering` (a candidate's, after binding) at coefficient `c`."""
         if not steering.scalable:
-            return steering
+            return steering if c else steering.scaled(0)
         added = [edit for edit in steering.edits if edit.length()]
         self._prepare(concept, [edit.layer for edit in added])
         # Vectors at several layers add up along the residual stream: together they make one push.

@@ -30,9 +30,10 @@ from bench.core.content import digest
 from bench.core.definitions import Place, closure, code_digest
 from bench.core.deltas import DenseDelta, LowRankDelta, RotationDelta
 from bench.core.edits import Gate, Span
+from bench.core.embeds import Embeds
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Context, Judge, Method
-from bench.core.kinds import Add, Clamp, LowRank, Project
+from bench.core.kinds import Add, Cache, Clamp, LowRank, Project
 from bench.core.naming import build_method
 from bench.core.registry import build, get, load_plugin, table
 from bench.core.steering import Mix, Prompt, Steering
@@ -96,7 +97,7 @@ def variants(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def steering() -> Steering:
-    """Every shipped kind of edit and delta at once, and a mix."""
+    """Edits and deltas of many kinds, a mix and a soft prompt, at once."""
     gate = Gate(0, UNIT, 0.2, center=UNIT * 0)
     skew = np.array([[0, 0.3], [-0.3, 0]], np.float32)
     tall, pair = np.eye(H, 2, dtype=np.float32), np.ones(2, np.float32)
@@ -111,8 +112,8 @@ def steering() -> Steering:
         DenseDelta(module="b", change=np.ones((H, H), np.float32)),
         RotationDelta(module="c", u=tall, s=pair, v=tall, skew=skew, shift=0 * pair),
     )
-    mix = Mix(Prompt("Be brief.", "Now. "), 2.0)
-    return Steering(Prompt("Be kind.", "Please. ", " Thanks.", (("Hi", "Hello"),)), edits, deltas, mix)
+    mix, soft = Mix(Prompt("Be brief.", "Now. "), 2.0), (Embeds(np.stack([UNIT, 2 * UNIT])),)
+    return Steering(Prompt("Be kind.", "Please. ", " Thanks.", (("Hi", "Hello"),)), edits, deltas, mix, soft)
 
 
 def requests() -> Iterator[tuple[str, Request]]:
@@ -122,6 +123,9 @@ def requests() -> Iterator[tuple[str, Request]]:
     for field, other in variants(plain):
         if field != "target":  # of an option, whose key has it beside
             yield f"Request.{field}", other
+    kept = Cache(layer=1, value=UNIT)
+    for field, other in [("nothing", kept), *variants(kept)]:
+        yield f"Cache.{field}", dataclasses.replace(plain, steering=Steering(edits=(other,)))
     raw = Request("Once", Steering(Prompt(prefix="a ", suffix=" b")))
     yield "Request.prompt as text", raw
     for field, other in variants(Prompt(prefix="a ", suffix=" b")):

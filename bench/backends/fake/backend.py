@@ -52,7 +52,8 @@ class FakeBackend(Backend):
     @property
     def can(self) -> frozenset[str]:
         """Every registered kind of edit, those of plugins too."""
-        return frozenset({"prompt", "mix", "gate", "delta", "site:attn", *table("edit")})
+        sites = (f"site:{site}" for site in ("attn", "keys", "values"))
+        return frozenset({"prompt", "mix", "gate", "delta", "embeds", *sites, *table("edit")})
 
     @property
     def layers(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from bench.backends.hf.sampling import Draw, Paired, halt
 from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
 from bench.backends.models import Model, hush, pick_dtype
 from bench.core.content import Array, digest
+from bench.core.edits import KEPT
 from bench.core.errors import BenchError, said
 from bench.core.interfaces import Backend, Prompted, ReadSite
 from bench.core.registry import backend, table
@@ -67,6 +68,7 @@ class HFBackend(Backend):
         self.written = batch or WRITTEN
         self._most = tokens
         self._probed: dict[str, Any] = {}
+        self._sizes: dict[tuple[int, str], int] = {}
 
     @property
     def place(self) -> str:
@@ -130,7 +132,8 @@ class HFBackend(Backend):
     @property
     def can(self) -> frozenset[str]:
         """Every registered kind of edit, those of plugins too, at every site."""
-        return frozenset({"prompt", "mix", "gate", "delta", "site:attn", "site:mlp", "train", *table("edit")})
+        sites = (f"site:{site}" for site in ("attn", "mlp", *KEPT))
+        return frozenset({"prompt", "mix", "gate", "delta", "embeds", "train", *sites, *table("edit")})
 
     @cached_property
     def below(self) -> Below:
@@ -186,6 +189,14 @@ class HFBackend(Backend):
     def width(self) -> int:
         return int(self.model.config.get_text_config().hidden_size)
 
+    def size(self, layer: int, site: str = "resid") -> int:
+        if site not in KEPT:
+            return self.width
+        if (layer, site) not in self._sizes:
+            (found,) = self.activations([(("user", "x"),)], [layer], 0, cast(ReadSite, site))
+            self._sizes[layer, site] = found.values[layer].shape[1]
+        return self._sizes[layer, site]
+
     @property
     def context(self) -> int:
         return self.chat.context
@@ -194,6 +205,17 @@ class HFBackend(Backend):
         """Raise where a row has more tokens than the model has positions: a rotary one would answer, and not well."""
         if need > self.context:
             raise BenchError(f"a request needs {need:,} tokens of context, and {self.source.name} has {self.context:,}")
+
+    def _opened(self, prompts: Sequence[Sequence[int]], requests: Sequence[Request]) -> list[Sequence[int]]:
+        """Prompts with places for what the requests' steerings put in.
+
+        Raises where one has no token before its last, and what is kept of that is to be changed.
+        """
+        for ids, request in zip(prompts, requests, strict=True):
+            if request.steering and request.steering.parts and len(ids) < 2:
+                raise BenchError("a prompt of one token: nothing of it is kept before its last token is read")
+        more = [request.steering.inserted if request.steering else 0 for request in requests]
+        return [self.chat.opened(ids, n) if n else ids for ids, n in zip(prompts, more, strict=True)]
 
     def count(self, prompt: Prompted) -> int:
         return len(self.encode(prompt))
@@ -215,6 +237,7 @@ class HFBackend(Backend):
         against: Mapping[int, Second] = ALONE,
     ) -> Iterator[tuple[int, Completion]]:
         """`generate` of prompts given as ids; a row ends where its text holds one of `stop`."""
+        prompts = self._opened(prompts, requests)
         widest = [max(len(prompt), len(against[i].ids) if i in against else 0) for i, prompt in enumerate(prompts)]
         for width, request in zip(widest, requests, strict=True):
             self._refuse_longer(width + request.sampling.max_new_tokens)
@@ -254,9 +277,14 @@ class HFBackend(Backend):
                 yield prefix, members
             else:
                 rest += members
-        # What leaves low blocks as they are stands apart from what changes them, or none could be read once for all.
-        low = [i for i in rest if self.below.until(requests[i].steering) < 0]
-        yield from (((), group) for group in (sorted(set(rest) - set(low)), sorted(low)) if group)
+        # What leaves low blocks as they are stands apart from what changes them, or none could be read once for all;
+        # and what is read in two parts from what is read in one.
+        groups: dict[tuple[bool, bool], list[int]] = {}
+        for i in sorted(rest):
+            steering = requests[i].steering
+            parts = steering is not None and steering.parts
+            groups.setdefault((self.below.until(steering) < 0, parts), []).append(i)
+        yield from (((), groups[key]) for key in sorted(groups))
 
     def _generate(
         self,
@@ -277,7 +305,7 @@ class HFBackend(Backend):
         second = {row: len(chosen) + k for k, (row, _) in enumerate(mixed)}
         rows = [*(prompts[i] for i in chosen), *(other.ids for _, other in mixed)]
         owners = [*chosen, *(chosen[row] for row in second)]
-        steerings = [requests[i].steering for i in owners]
+        steerings = [*(requests[i].steering for i in chosen), *(other.steering for _, other in mixed)]
         inputs, pads = self.batches.pad(rows, _length(prefix))
         places = inputs.pop("position_ids")  # generate derives them from the mask
         width = inputs["input_ids"].shape[1]
@@ -295,14 +323,22 @@ class HFBackend(Backend):
         drawn = Draw(sampling, seeds, width, paired)
         headers = list(map(self.chat.header, rows))
         applied = Applied(self.model, steerings, list(map(len, rows)), pads, headers)
-        kept = cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(rows))
+        keeps = any(steering.keeps for steering in applied.steerings)
+        kept = cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(rows), keeps)
         until = min(map(self.below.until, steerings))
         which = self.below.shared(rows, until) if kept and not prefix else None
-        with self.below.read_once(inputs | {"position_ids": places}, which, until, kept), applied:
+        parts = any(steering.parts for steering in applied.steerings)  # then all of them
+        begun = {name: value[:, : width - parts] for name, value in (inputs | {"position_ids": places}).items()}
+        processors: list[Any] = [drawn]
+        if keeps:
+            processors.insert(0, cache.changing(self.model, applied, kept, width))
+        with self.below.read_once(begun, which, until, kept), applied:
+            if parts:
+                cache.begin(self.model, applied, begun, kept)
             output = self.model.generate(
                 **inputs,
                 generation_config=config,
-                logits_processor=LogitsProcessorList([drawn]),
+                logits_processor=LogitsProcessorList(processors),
                 stopping_criteria=StoppingCriteriaList([halt(self.tokenizer, stop, width)] if stop else []),
                 **kept,
             )
@@ -356,6 +392,7 @@ class HFBackend(Backend):
         against: Mapping[int, Second] = ALONE,
     ) -> Iterator[tuple[int, Scored]]:
         """`logprobs` of prompts and targets given as ids, under the requests' steerings; equal prompts share rows."""
+        prompts = self._opened(prompts, requests)
         others = [(other.ids, targets[i]) for i, other in against.items()]
         for prompt, target in [*zip(prompts, targets, strict=True), *others]:
             self._refuse_longer(len(prompt) + len(target) - 1)  # the last token is asked for, not read
@@ -372,7 +409,7 @@ class HFBackend(Backend):
         bare model sees the request's own prompt.
         """
         targets = [self.chat.continued(request.target) for request in requests]
-        steered = [self.chat.steered(request) for request in requests]
+        steered = self._opened([self.chat.steered(request) for request in requests], requests)
         bare = [self.chat.steered(replace(request, steering=None)) for request in requests]
         steerings = [request.steering for request in requests]
         against = self.chat.against(requests)
@@ -385,12 +422,15 @@ class HFBackend(Backend):
     def activations(
         self, texts: Sequence[Prompted], layers: Sequence[int], tokens: int = 0, site: ReadSite = "resid"
     ) -> list[Activations]:
+        from bench.backends.hf import cache  # loads transformers
+
         rows, starts, skips = self._readable(texts, tokens)
 
         def work(batch: list[int]) -> Iterator[tuple[int, Activations]]:
             inputs, pads = self.batches.pad([rows[i] for i in batch])
             with attention.doubled(self.model):
-                outputs = read_blocks(self.model, layers, site, **inputs)
+                read = cache.kept if site in KEPT else read_blocks
+                outputs = read(self.model, layers, site, **inputs)
             for row, i in enumerate(batch):
                 begin = pads[row] + skips[i]
                 values = {layer: h[row, begin:].float().cpu().numpy() for layer, h in outputs.items()}

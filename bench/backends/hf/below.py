@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.backends.hf import cache
 from bench.backends.hf.modules import Enough, blocks, first, resumed
+from bench.core.edits import KEPT
 from bench.core.steering import Steering
 
 PROBE = ((5, 6, 7, 8, 9, 10), (11, 12, 13, 14, 15, 16))
@@ -35,11 +36,14 @@ class Below:
         self._holds: dict[int, bool] = {}
 
     def until(self, steering: Steering | None) -> int:
-        """The last block whose output a steering leaves as the bare model has it; -1: none."""
+        """The last block whose output a steering leaves as the bare model has it; -1: none. What changes only what is
+        kept of a prompt leaves all of them so: it comes after the pass that is shared."""
         last = len(self.stack) - 1
         if steering is None:
             return last
-        edits = [edit.layer - (edit.site != "resid") for edit in steering.edits]
+        if steering.inserted:
+            return -1
+        edits = [edit.layer - (edit.site != "resid") for edit in steering.edits if edit.site not in KEPT]
         gates = [edit.gate.layer for edit in steering.edits if edit.gate is not None]
         deltas = [self._inside.get(delta.module, 0) - 1 for delta in steering.deltas]
         return min([last, *edits, *gates, *deltas])

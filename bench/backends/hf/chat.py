@@ -6,8 +6,10 @@ tokenized, so that an edited prompt is encoded as any other.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,16 +22,17 @@ from bench.core.content import Message
 from bench.core.errors import BenchError, said
 from bench.core.interfaces import Prompted
 from bench.core.spoken import of_thought
-from bench.core.steering import Mix, Prompt
+from bench.core.steering import Mix, Prompt, Steering
 from bench.core.values import Request
 
 ENDLESS = 2**31 - 1
 
 
 class Second(NamedTuple):
-    """The other stream of a request that mixes two prompts: its prompt's ids, and how it is mixed."""
+    """The other stream of a request that mixes two prompts: its prompt's ids, what acts in it, and how it is mixed."""
 
     ids: list[int]
+    steering: Steering
     mix: Mix
 
 
@@ -112,6 +115,17 @@ class Chat:
         whole = list(ids[: len(self.shared)]) == self.shared
         return max(1, len(self.shared) if whole else common(ids, self.opening))
 
+    @cached_property
+    def stand_in(self) -> int:
+        """A token that no chat begins with: it holds the place of what is put in as an embedding."""
+        taken = {*self.shared, *self.opening}
+        return next(token for token in itertools.count() if token not in taken)
+
+    def opened(self, ids: Sequence[int], more: int) -> list[int]:
+        """A row with `more` places after its header."""
+        header = self.header(ids)
+        return [*ids[:header], *[self.stand_in] * more, *ids[header:]]
+
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as text, up to where the assistant begins to speak."""
         try:
@@ -154,8 +168,12 @@ class Chat:
 
     def against(self, requests: Sequence[Request]) -> dict[int, Second]:
         """The second stream of those of `requests` that mix two prompts, by their places."""
-        mixes = {i: request.steering.mixing for i, request in enumerate(requests) if request.steering}
-        return {i: Second(self._under(requests[i], mix.against), mix) for i, mix in mixes.items() if mix}
+        steerings = {i: request.steering for i, request in enumerate(requests) if request.steering}
+        return {
+            i: Second(self._under(requests[i], mix.against), replace(one, embeds=()), mix)
+            for i, one in steerings.items()
+            if (mix := one.mixing)
+        }
 
     def _under(self, request: Request, edit: Prompt) -> list[int]:
         prompt = request.prompt

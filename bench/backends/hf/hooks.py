@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from bench.backends.hf.modules import blocks, first, site_of, with_first
 from bench.backends.hf.weights import by_row, shape
 from bench.core.deltas import Delta
-from bench.core.edits import Edit, Gate, similarity
+from bench.core.edits import KEPT, Edit, Gate, similarity
+from bench.core.embeds import Embeds
 from bench.core.errors import BenchError
 from bench.core.steering import Steering
 
@@ -53,15 +54,18 @@ class Applied:
         self.headers = torch.tensor(each, device=self.device)[:, None]
         self.given = index
         self.seen = 0
+        self.before = 0
+        """Passes that read prompts but for their last tokens."""
         self.index = torch.empty(0)
         self.fires: dict[Gate, Tensor] = {}
         self.counts: list[dict[tuple[int, int], int]] = []
         self.masks: dict[tuple[int, int], Tensor] = {}
         self.reached: set[str] = set()
+        self._kept: dict[tuple[int, str], list[Stack]] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> Applied:
-        if any(s.scalable for s in self.steerings):
+        if any(s.inside for s in self.steerings):
             try:
                 self._install()
             except BaseException:
@@ -77,17 +81,18 @@ class Applied:
         self._handles.clear()
 
     def positions_edited(self, row: int, forwards: int) -> tuple[int, ...]:
-        """Positions each edit of `row` changed in its first `forwards` passes (prefill is one).
+        """Positions each edit of `row` changed in its first `forwards` passes (prefill is one), and the tokens that
+        were put into its prompt, where there are any.
 
         Raises `BenchError` when an ungated edit touched nothing: a silent no-op is a bug.
         """
-        steps = self.counts[:forwards]
-        counts = [sum(step.get((row, n), 0) for step in steps) for n in range(len(self.steerings[row].edits))]
+        steps = self.counts[: self.before + forwards]
+        counts = [sum(step.get((row, n), 0) for step in steps) for n in range(_parts(self.steerings[row]))]
         return self._proven(row, counts, forwards > 1)
 
     def positions_edited_at(self, row: int, columns: Sequence[int], responded: bool) -> tuple[int, ...]:
         """As `positions_edited`, of the `columns` of a pass with an `index`; `responded`: some lie after the prompt."""
-        masks = [self.masks[row, n] for n in range(len(self.steerings[row].edits))]
+        masks = [self.masks[row, n] for n in range(_parts(self.steerings[row]))]
         counts = torch.stack(masks)[:, list(columns)].sum(1).tolist() if masks else []
         return self._proven(row, counts, responded)
 
@@ -95,7 +100,10 @@ class Applied:
         for delta in self.steerings[row].deltas:
             if delta.module not in self.reached:  # a kernel may read a module's weight past the module
                 raise BenchError(f"{type(delta).__name__} on {delta.module} changed nothing: the module was not called")
-        for edit, count in zip(self.steerings[row].edits, counts, strict=True):
+        wanted = self.steerings[row].inserted
+        if wanted and counts[-1] != wanted:
+            raise BenchError(f"a soft prompt of {wanted} tokens: {counts[-1]} were put into a request's prompt")
+        for edit, count in zip(self.steerings[row].edits, counts, strict=False):
             waits = edit.gate is not None or (edit.span.part == "response" and not responded)
             if count == 0 and not waits:
                 raise BenchError(
@@ -121,13 +129,18 @@ class Applied:
                     gates[edit.gate.layer][edit.gate].append(row)
             for delta in steering.deltas:
                 deltas[delta.module].append((row, delta))
-        decoder = self.model.get_decoder()  # type: ignore[operator]
-        self._handles.append(decoder.register_forward_pre_hook(self._advance, with_kwargs=True))
+        self._handles.append(self.model.register_forward_pre_hook(self._advance, with_kwargs=True))
+        if soft := [row for row, steering in enumerate(self.steerings) if steering.inserted]:
+            embedding = self.model.get_input_embeddings()  # type: ignore[operator]
+            self._handles.append(embedding.register_forward_hook(self._embed(soft)))
         for layer, found in gates.items():
             self._hook(layers[layer], partial(self._gate, found))
         for (layer, site), groups in plan.items():
             ready = [self._stack(rows) for _, rows in sorted(groups.items(), key=lambda item: item[0][0])]
-            self._hook(site_of(layers[layer], site), partial(self._edit, ready))
+            if site in KEPT:
+                self._kept[layer, site] = ready
+            else:
+                self._hook(site_of(layers[layer], site), partial(self._edit, ready))
         modules = dict(self.model.named_modules())
         for name, entries in deltas.items():
             module = modules.get(name)
@@ -145,10 +158,44 @@ class Applied:
         """Before each forward: the index of every token in its own row."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         length = (ids if ids is not None else kwargs["inputs_embeds"]).shape[1]
-        plain = torch.arange(self.seen, self.seen + length, device=self.device)[None] - self.pads
-        self.index = plain if self.given is None else self.given
+        columns = slice(self.seen, self.seen + length)
+        plain = torch.arange(columns.start, columns.stop, device=self.device)[None] - self.pads
+        self.index = plain if self.given is None else self.given[:, columns]
         self.seen += length
         self.counts.append({})
+
+    def _embed(self, rows: list[int]) -> Callable[..., Tensor]:
+        """What stands in the place of the tokens put into the prompts of `rows`."""
+        soft = [np.concatenate([part.values for part in self.steerings[row].embeds]) for row in rows]
+        groups: dict[int, list[int]] = defaultdict(list)
+        for k, values in enumerate(soft):
+            groups[len(values)].append(k)
+        ready = [([rows[k] for k in own], self._tensor(np.stack([soft[k] for k in own]))) for own in groups.values()]
+
+        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+            found = output.clone()
+            for own, values in ready:
+                place = self.index[own] - self.headers[own]
+                found[own] = Embeds.put(found[own], values, place)
+                there = (place >= 0) & (place < values.shape[1])
+                self._note([(row, len(self.steerings[row].edits)) for row in own], there)
+            return found
+
+        return hook
+
+    def _note(self, parts: list[tuple[int, int]], mask: Tensor) -> None:
+        """Count where parts (row, number) act in this pass: a row of `mask` `[N, T]` each."""
+        self.counts[-1] |= zip(parts, mask.sum(1).tolist(), strict=True)
+        if self.given is not None:  # not at each token of an answer
+            self.masks |= zip(parts, mask, strict=True)
+
+    def change_kept(self, layers: Sequence[Any]) -> None:
+        """Change what is kept, in the `layers` of the cache, of the last token of the pass just made."""
+        self.index = self.index[:, -1:]
+        for (layer, site), groups in self._kept.items():
+            last = getattr(layers[layer], site)[:, :, -1:]  # [B, G, 1, d]
+            new = self._edit(groups, last.transpose(1, 2).flatten(2))
+            last.copy_(new.view(len(new), 1, *last.shape[1::2]).transpose(1, 2))
 
     def _gate(self, found: dict[Gate, list[int]], hidden: Tensor) -> Tensor:
         for gate, rows in found.items():
@@ -192,10 +239,7 @@ class Applied:
             for i, (row, _, edit) in enumerate(entries):
                 if edit.gate is not None:
                     mask[i] &= self.fires[edit.gate][row]
-            for (row, number, _), count in zip(entries, mask.sum(1).tolist(), strict=True):
-                self.counts[-1][row, number] = count
-            if self.given is not None:  # not at each token of an answer
-                self.masks |= {(row, number): own for (row, number, _), own in zip(entries, mask, strict=True)}
+            self._note([(row, number) for row, number, _ in entries], mask)
             old = hidden[rows]
             rank = one.span.rank(index, prompt, header)
             p = {name: _placed(value, name in one.by_position, rank) for name, value in fields.items()}
@@ -228,6 +272,11 @@ class Applied:
             return found.reshape(output.shape)
 
         return hook
+
+
+def _parts(steering: Steering) -> int:
+    """How many of its parts are counted: each edit, and all that is put into a prompt as one."""
+    return len(steering.edits) + bool(steering.inserted)
 
 
 def _factors(delta: Delta) -> tuple[Any, ...]:

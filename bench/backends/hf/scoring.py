@@ -106,8 +106,12 @@ def score(
     Requests with one prompt and steering stand together, so that they share its pass, and those without an edit whose
     prompts begin alike.
     """
+    for own in _in_steps([request.steering for request in requests]):
+        yield from _score_in_steps(model, header, batches, own, requests, prompts, targets, against)
     shared: dict[Any, list[int]] = {}
     for i, request in enumerate(requests):
+        if request.steering and request.steering.keeps:
+            continue
         other = tuple(against[i].ids) if i in against else ()
         shared.setdefault((tuple(prompts[i]), edited(request), other), []).append(i)
     alike = [prompt for prompt, edits, _ in shared if not edits and reads_trees(model, len(prompt))]
@@ -141,6 +145,13 @@ def edited(request: Request) -> str:
     """What a request changes inside the model; empty where that is nothing."""
     steering = request.steering
     return steering.internal_digest if steering is not None and steering.inside else ""
+
+
+def _in_steps(steerings: Sequence[Steering | None]) -> Iterator[list[int]]:
+    """Those that change what is kept of a prompt, which is then read before what follows it, by the way it is read."""
+    for parts in (False, True):
+        if own := [i for i, one in enumerate(steerings) if one and one.keeps and one.parts == parts]:
+            yield own
 
 
 def _parts(model: Any, most: int, prefix: int, texts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
@@ -190,7 +201,11 @@ def _score(
         own_index[pad:] = torch.tensor(tree.places, device=index.device)
     if any(tree.branches for tree in trees):
         inputs |= {"position_ids": index.clamp(min=0), "attention_mask": _mask(model, trees, pads)}
-    steerings = [requests[own[0]].steering for own, _ in rows]
+    steerings = [
+        against[own[0]].steering if stream else requests[own[0]].steering
+        for own, streams in batch
+        for stream in range(len(streams))
+    ]
     headers = [header(tree.ids[: tree.prefix]) for tree in trees]
     applied = Applied(model, steerings, [tree.prefix for tree in trees], pads, headers, index)
     asked = [
@@ -229,6 +244,80 @@ def _score(
             logprobs, likeliest = _mixed(logits, pair, targets[i], against[i].mix.alpha)
             positions_edited = (*positions_edited, len(logprobs))
         yield i, Scored(tuple(logprobs), positions_edited, all(likeliest))
+
+
+def _score_in_steps(
+    model: Any,
+    header: Callable[[Sequence[int]], int],
+    batches: Batches,
+    chosen: Sequence[int],
+    requests: Sequence[Request],
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    against: Mapping[int, Second],
+) -> Iterator[tuple[int, Scored]]:
+    """The score of requests that change what is kept of their prompts: each has a row of its own, and one for its
+    second stream."""
+
+    def work(batch: list[int]) -> Iterator[tuple[int, Scored]]:
+        own = [chosen[k] for k in batch]
+        mixed = {i: len(own) + k for k, i in enumerate(i for i in own if i in against)}
+        streams = [(requests[i].steering, prompts[i], targets[i][:-1]) for i in own]
+        streams += [(against[i].steering, against[i].ids, targets[i][:-1]) for i in mixed]
+        steerings, rows, rests = zip(*streams, strict=True)
+        with attention.doubled(model):
+            applied, logits = _steps(model, header, batches, steerings, rows, rests)
+        for row, i in enumerate(own):
+            count = len(targets[i])
+            positions_edited = applied.positions_edited(row, 2 if count > 1 else 1)
+            if i in mixed:
+                applied.positions_edited(mixed[i], 2 if count > 1 else 1)  # the other stream's are proven too
+                both = torch.cat([logits[row, :count], logits[mixed[i], :count]])
+                pair = range(count), range(count, 2 * count)
+                scores, greedy = _mixed(both, pair, targets[i], against[i].mix.alpha)
+                positions_edited = (*positions_edited, count)
+            else:
+                scores, greedy = _picked(logits[row, :count], range(count), targets[i])
+            yield i, Scored(tuple(scores), positions_edited, all(greedy))
+
+    streams = [1 + (i in against) for i in chosen]
+    lengths = [max(len(prompts[i]), len(against[i].ids) if i in against else 0) + len(targets[i]) for i in chosen]
+    yield from batches.each(lengths, work, streams=streams)
+
+
+def _steps(
+    model: Any,
+    header: Callable[[Sequence[int]], int],
+    batches: Batches,
+    steerings: Sequence[Steering | None],
+    prompts: Sequence[Sequence[int]],
+    rests: Sequence[Sequence[int]],
+) -> tuple[Applied, Tensor]:
+    """Passes of prompts (first without their last tokens where the steerings ask for that, as all of them do then) and
+    of what follows them; the logits `[B, T, V]` from each row's last prompt token on."""
+    from bench.backends.hf import cache  # loads transformers
+
+    inputs, pads = batches.pad(prompts)
+    after, lengths = batches.pad_right(rests)
+    width, columns = inputs["input_ids"].shape[1], torch.arange(after.shape[1], device=after.device)[None]
+    starts, ends = (torch.tensor(values, device=after.device)[:, None] for values in (list(map(len, prompts)), lengths))
+    places = torch.where(columns < ends, starts + columns, -1)
+    index = torch.cat([torch.where(inputs["attention_mask"] > 0, inputs["position_ids"], -1), places], dim=1)
+    applied = Applied(model, steerings, list(map(len, prompts)), pads, list(map(header, prompts)), index)
+    keep = cache.cache(model, width + after.shape[1], shown=True)
+    layers = cache.kept_layers(model, applied, keep)
+    with applied:
+        parts = any(one.parts for one in applied.steerings)
+        if parts:
+            cache.begin(model, applied, {name: value[:, :-1] for name, value in inputs.items()}, keep)
+            inputs |= {name: inputs[name][:, -1:] for name in ("input_ids", "position_ids")}
+        found: Tensor = model(**inputs, use_cache=True, logits_to_keep=1, **keep).logits
+        applied.change_kept(layers)
+        if after.shape[1]:
+            seen = torch.cat([inputs["attention_mask"], torch.ones_like(after)], dim=1)
+            more = {"input_ids": after, "attention_mask": seen, "position_ids": places.clamp(min=0)}
+            found = torch.cat([found, model(**more, use_cache=True, **keep).logits], dim=1)
+    return applied, found
 
 
 def _mask(model: Any, trees: Sequence[Tree], pads: Sequence[int]) -> Tensor:
@@ -293,19 +382,20 @@ def diverge(
 
     def logits(
         prompts: Sequence[Sequence[int]], own: Sequence[Steering | None], rests: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """`[B, T, V]` of prompts and what follows: from the last prompt token on, aligned at the end."""
-        inputs, pads = batches.pad([[*prompt, *rest] for prompt, rest in zip(prompts, rests, strict=True)])
-        applied = Applied(model, own, list(map(len, prompts)), pads, list(map(header, prompts)))
-        with applied:
-            found: Tensor = model(**inputs, use_cache=False, logits_to_keep=max(map(len, rests)) + 1).logits
+    ) -> list[Tensor]:
+        """For each prompt with what follows `[T, V]`, from its last token on."""
+        if any(one is not None and one.keeps for one in own):
+            applied, found = _steps(model, header, batches, own, prompts, rests)
+            each = [found[row, : len(rest) + 1] for row, rest in enumerate(rests)]
+        else:
+            inputs, pads = batches.pad([[*prompt, *rest] for prompt, rest in zip(prompts, rests, strict=True)])
+            applied = Applied(model, own, list(map(len, prompts)), pads, list(map(header, prompts)))
+            with applied:
+                found = model(**inputs, use_cache=False, logits_to_keep=max(map(len, rests)) + 1).logits
+            each = [found[row, -len(rest) - 1 :] for row, rest in enumerate(rests)]
         for row, rest in enumerate(rests):
             applied.positions_edited(row, 2 if rest else 1)
-        return found
-
-    lengths = [max(len(a), len(b)) + len(t) for a, b, t in zip(steered, bare, targets, strict=True)]
-    for i, other in against.items():
-        lengths[i] = max(lengths[i], len(other.ids) + len(targets[i]))
+        return each
 
     def work(batch: list[int]) -> Iterator[tuple[int, Divergence]]:
         rests = [targets[i][:-1] for i in batch]
@@ -313,17 +403,17 @@ def diverge(
         plain = logits([bare[i] for i in batch], [None] * len(batch), rests)
         mixed = [i for i in batch if i in against]
         rests = [targets[i][:-1] for i in mixed]
-        second: Any = logits([against[i].ids for i in mixed], [steerings[i] for i in mixed], rests) if mixed else []
-        others = dict(zip(mixed, second, strict=True))
-        for row, i in enumerate(batch):
-            labels = torch.tensor(targets[i], device=plain.device)
-            count = len(labels)
-            own = changed[row, -count:]
-            if i in others:
-                own = Mix.logprobs(own, others[i][-count:], against[i].mix.alpha)
-            yield i, _divergence(own, plain[row, -count:], labels)
+        others = logits([against[i].ids for i in mixed], [against[i].steering for i in mixed], rests) if mixed else []
+        second = dict(zip(mixed, others, strict=True))
+        for i, one, two in zip(batch, changed, plain, strict=True):
+            own = Mix.logprobs(one, second[i], against[i].mix.alpha) if i in second else one
+            yield i, _divergence(own, two, torch.tensor(targets[i], device=two.device))
 
-    yield from batches.each(lengths, work, max(1, batches.rows // 4))
+    whole = [i for i, one in enumerate(steerings) if not (one and one.keeps)]
+    for own in (whole, *_in_steps(steerings)):
+        each = [(steered[i], bare[i], against[i].ids if i in against else ()) for i in own]
+        lengths = [max(map(len, prompts)) + len(targets[i]) for i, prompts in zip(own, each, strict=True)]
+        yield from batches.each(lengths, lambda part, own=own: work([own[k] for k in part]), max(1, batches.rows // 4))  # type: ignore[misc]
 
 
 def _divergence(changed: Tensor, plain: Tensor, labels: Tensor) -> Divergence:
