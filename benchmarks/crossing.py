@@ -37,7 +37,14 @@ from bench.run.strength import Strength
 from bench.training.objectives.all import objectives, refusal
 from bench.training.parametrisations import forms
 
-NAMED = {"vector": "ssv", "gated": "reft-r1", "hyper": "hypersteer", "rotation": "antipasto", "full": "sft"}
+NAMED = {
+    "vector": "ssv",
+    "gated": "reft-r1",
+    "hyper": "hypersteer",
+    "rotation": "antipasto",
+    "full": "sft",
+    "soft": "soft-prompt",
+}
 """The method whose settings a parametrisation takes, where it has another name."""
 WORDS = 40
 """What is scored of each text."""

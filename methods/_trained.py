@@ -47,9 +47,13 @@ class Trained(Method):
             raise ValueError(f"parametrisation {form.name} with objective {goal.name}: {why}")
         if self.rate <= 0 or self.batch < 1 or not self.factors or not all(self.factors):
             raise ValueError(f"rate = {self.rate}, batch = {self.batch}, factors = {self.factors}: all must be above 0")
+        whole = "embeds" in form.needs
+        if whole and set(self.factors) != {1.0}:
+            raise ValueError(f"factors = {self.factors}: a soft prompt has one strength, 1")
         # Of the instance: crossing changes what the registered class says of its own pair.
         object.__setattr__(self, "views", goal.views)
         object.__setattr__(self, "needs", form.needs | {"train"})
+        object.__setattr__(self, "one_way", whole or type(self).one_way)
         detects = {"detector"} if form.needs == {"add"} else set()
         object.__setattr__(self, "provides", frozenset({"steering"} | detects))
 

@@ -87,7 +87,7 @@ class Imported(Method):
         edits = tuple(dataclasses.replace(edit, layer=ctx.layer(edit.layer)) for edit in steering.edits)
         added = [e for e in edits if isinstance(e, Add) and e.site == "resid" and e.value.ndim == 1]
         note = {"layers": [e.layer for e in edits], "raw_norms": [float(np.linalg.norm(e.value)) for e in added]}
-        steering = Steering(steering.prompt, edits, steering.deltas)
+        steering = dataclasses.replace(steering, edits=edits)
         if not added:
             return [Fitted(steering, None, note)]
         middle = added[len(added) // 2]

@@ -27,7 +27,8 @@ from methods.shuffled import Shuffled, mixed
 
 SHIPPED = [name for name, cls in registry.table("method").items() if not cls.named]
 WRAPPED = ["cast(caa)", "prompt+cast(diffmean)", "shuffled(cast)", "prompt+shuffled(reps)"]
-TWINS = ["caa", "flas", "hypersteer", "lora", "loreft", "lorra", "probe", "reft-r1", "repe", "reps", "sae"]
+TWINS = ["caa", "cache-steering", "flas", "hypersteer", "lora", "loreft", "lorra", "probe", "reft-r1", "repe", "reps"]
+TWINS += ["sae", "soft-prompt"]
 NAMES = [*SHIPPED, *registry.combinations(), *WRAPPED, *(f"shuffled({name})" for name in TWINS)]
 ROOT = Path(__file__).resolve().parents[1]
 

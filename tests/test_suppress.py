@@ -108,7 +108,7 @@ def test_what_is_exported_of_a_run_points_away_as_its_answers_did(
 
 
 def test_what_steers_one_way_is_refused_before_anything_is_fitted(suppress: AxBenchSuppress) -> None:
-    for name in ("flas", "prompt+flas"):
+    for name in ("flas", "prompt+flas", "soft-prompt", "shuffled(soft-prompt)"):
         why = unsupported(build_method(name, {}), suppress, protocol("quick"), FakeBackend(), frozenset({"texts"}), 4)
         assert why == "its steering has no opposite, which task axbench-suppress takes"
 

@@ -48,6 +48,7 @@ def small(name: str, **values: Any) -> Parametrisation:
         "svft": {"layers": (0.25, 0.5), "rank": 12, "band": 2},
         "ssvd": {"layers": (0.25, 0.5), "share": 0.3},
         "rotation": {"layers": (0.25,), "rank": 9},
+        "soft": {"size": 3, "opening": "Say {concept}. "},
     }
     made: Parametrisation = forms()[name](**sizes.get(name, {}) | values)
     return made
@@ -92,4 +93,4 @@ def margin(lm: HFBackend, steering: Steering | None, held: Train) -> float:
 
 def numbers(steering: Steering) -> list[np.ndarray[Any, Any]]:
     """All tensors of a steering, in order."""
-    return [tensor for part in (*steering.edits, *steering.deltas) for tensor in part.tensors().values()]
+    return [tensor for part in steering.inside for tensor in part.tensors().values()]

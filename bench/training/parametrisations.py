@@ -233,6 +233,22 @@ class SFT(Parametrisation):
         _depths(self.layers)
 
 
+@parametrisation("soft", "embeds")
+@dataclass(frozen=True)
+class SoftPrompt(Parametrisation):
+    """`size` rows that are read as embeddings before a chat's own words (prompt tuning).
+
+    They start at the embeddings of `opening`, with the concept for {concept}, cut or repeated to their number; at
+    random where it is empty.
+    """
+
+    size: int = 20
+    opening: str = ""
+
+    def __post_init__(self) -> None:
+        _positive(size=self.size)
+
+
 def _depths(layers: tuple[LayerSpec, ...]) -> None:
     for depth in layers:
         check_layer(depth)

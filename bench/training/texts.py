@@ -68,7 +68,7 @@ class Texts:
 
     def __init__(self, ctx: Context) -> None:
         self.lm, self.model = ctx.lm, ctx.lm.module
-        self.memory = cast(HFBackend, ctx.lm).training_memory
+        self.memory, self.chat = cast(HFBackend, ctx.lm).training_memory, cast(HFBackend, ctx.lm).chat
         self.kept = Kept.of(ctx)
         self.kept.begin()
         self.blocks = blocks(self.model)
@@ -154,9 +154,11 @@ class Texts:
         Without `change` the model is bare. A pass begins after the deepest block that no change touches and whose
         output is kept for all its texts. `logits = False` stops after the deepest of `states`.
         """
-        ids, ends = self.batches.pad_right([self._ids[i] for i in numbers])
+        more = 0 if change is None else change.inserts
+        own = [self.chat.opened(self._ids[i], more) if more else self._ids[i] for i in numbers]
+        ids, ends = self.batches.pad_right(own)
         lengths = torch.tensor(ends, device=self.device)
-        prompts = torch.tensor([self._prompts[i] for i in numbers], device=self.device)
+        prompts = torch.tensor([self._prompts[i] + more for i in numbers], device=self.device)
         index = torch.arange(ids.shape[1], device=self.device)[None]
         inside = index < lengths[:, None]
         response = inside & (index >= prompts[:, None])

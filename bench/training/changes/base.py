@@ -111,6 +111,8 @@ class Change(nn.Module):
     """The first block whose output a parameter changes."""
     nulls = False
     """Whether it can be taken out of a state (RePS's null); others are subtracted in its place."""
+    inserts = 0
+    """Tokens that every row grows by after its header, whose embeddings it gives."""
     shared = False
     """Whether concepts share parameters, so that their updates cannot be told apart."""
     together: int = 0

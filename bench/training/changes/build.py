@@ -6,6 +6,7 @@ from bench.training.changes.adapters import DoRAChange, FullChange, LoRAChange, 
 from bench.training.changes.base import Change
 from bench.training.changes.flow import FlowChange
 from bench.training.changes.focused import FocusedChange
+from bench.training.changes.prompts import SoftPromptChange
 from bench.training.changes.spectral import BoundedRotationChange, SSVDChange, SVFTChange
 from bench.training.changes.vectors import GatedChange, HyperChange, LoReFTChange, VectorChange
 from bench.training.parametrisations import Parametrisation
@@ -24,6 +25,7 @@ CHANGES: dict[str, type[Change]] = {
     "ssvd": SSVDChange,
     "rotation": BoundedRotationChange,
     "full": FullChange,
+    "soft": SoftPromptChange,
 }
 """By the name a parametrisation is registered under."""
 

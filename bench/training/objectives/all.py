@@ -24,10 +24,15 @@ PROMPT = "it edits prompt positions alone, and the loss is over the states of al
 UNOPPOSED = "a flow runs one way, and the loss turns it round or takes it out"
 ONEWAY = "its first-order rotation is not undone by the opposite factor, which the loss relies on"
 
+WHOLE = "a soft prompt is there whole or not at all: it has no opposite, and cannot be taken out of a state"
+SHIFTED = "with a soft prompt a text's states stand at other positions than without, and the loss compares them"
+
 REFUSED: dict[tuple[str, str], str] = {
     **{(form, "reroute"): ALIKE for form in ("vector", "gated", "hyper")},
     **{(form, "antipasto"): CANCELS for form in ("vector", "gated", "hyper")},
     **{("flow", goal): UNOPPOSED for goal in ("bipo", "dpo-null", "reps", "antipasto")},
+    **{("soft", goal): WHOLE for goal in ("bipo", "dpo-null", "reps")},
+    **{("soft", goal): SHIFTED for goal in ("reroute", "lorra", "antipasto")},
     ("loreft", "reroute"): PROMPT,
     ("gated", "lorra"): "its push is measured by the text's own activations, and the target is one for the whole text",
 }
