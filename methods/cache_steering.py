@@ -37,22 +37,24 @@ from bench import (
 class CacheSteering(Method):
     """The cached values of the last prompt token are moved along a mean difference, once, and attended to ever after.
 
-    Equation: S_l = mean_i v_l(x_i⁺, y_i⁺) - mean_i v_l(x_i⁻, y_i⁻) `[G·d]`, v_l what block l's attention keeps as
-    values of a text's last token, G key-value heads of d numbers; once the prompt is read, v_l ← v_l + c·s·S_l at one
-    of its tokens (`entry`) in each of the blocks `layers`. s is `strength`, 3: the middle of the paper's 1 to 10.
-    Keys take part at `keys` times the strength of values, which is 0: they are kept with their positions turned in, so
-    that those of two texts of different lengths differ by more than the concept.
-    Deviations: the paper reads the ends of five-shot prompts with and without reasoning, here they are the ends of
-    training texts; it moves the entry before the last prompt token (`entry = before`), which is the one that S was read
-    at where a token is put behind the prompt (its `append_special_token`). Nothing is put behind prompts here, and of
+    Equation: S_l = mean_i v̄_l(x_i⁺, y_i⁺) - mean_i v̄_l(x_i⁻, y_i⁻) `[G·d]`, v̄_l the mean of what block l's attention
+    keeps as values of an answer's tokens, G key-value heads of d numbers; once the prompt is read, v_l ← v_l + c·s·S_l
+    at one of its tokens (`entry`) in each of the blocks `layers`. s is `strength`, with which the coefficients go over
+    most of the paper's 1 to 10. Keys take part at `keys` times the strength of values, which is 0: they are
+    kept with their positions turned in, so that those of two texts differ by more than the concept.
+    Deviations: the paper reads the last tokens of five-shot prompts with and without reasoning, which say what is to
+    come; a training text ends with a full stop, and S of that (`read = last`) makes answers less fluent and no more of
+    the concept than the mean does. The paper moves the entry before the last prompt token (`entry = before`), or the
+    last where it puts a token behind the prompt (`append_special_token`). Nothing is put behind prompts here, and of
     ChatML's "assistant" and newline the answer looks at the second ten times as much: the last token is moved, and the
     first new token, which is predicted when that is read, stays as it was.
     Reproduction: the paper steers small models to reason (GSM8K, ARC, CommonsenseQA, PIQA); it has no AxBench row.
     """
 
     layers: tuple[LayerSpec, ...] = ("1:-1",)
+    read: Literal["answer", "last"] = "answer"
     entry: Literal["last", "before"] = "last"
-    strength: Positive = 3.0
+    strength: Positive = 6.0
     keys: Amount = 0.0
 
     def __post_init__(self) -> None:
@@ -76,9 +78,10 @@ class CacheSteering(Method):
     def _edits(
         self, ctx: Context, train: Train, layers: Sequence[int], site: Literal["keys", "values"], strength: float
     ) -> list[Cache]:
-        ends = [ctx.last([e.messages for e in side], layers, site) for side in (train.positives, train.negatives)]
+        read = ctx.last if self.read == "last" else ctx.means
+        kept = [read([e.messages for e in side], layers, site) for side in (train.positives, train.negatives)]
         found = []
         for layer in layers:
-            moved: Array = (ends[0][layer].mean(0) - ends[1][layer].mean(0)).astype(np.float32)
+            moved: Array = (kept[0][layer].mean(0) - kept[1][layer].mean(0)).astype(np.float32)
             found.append(Cache(layer=layer, site=site, value=moved, strength=strength, entry=self.entry))
         return found

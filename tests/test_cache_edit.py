@@ -233,6 +233,17 @@ def test_what_is_kept_is_read_as_the_model_keeps_it(any_lm: HFBackend) -> None:
                 assert np.allclose(read.values[layer], states[begin:].numpy(), atol=1e-5)
 
 
+def test_means_are_of_answers_as_they_are_read(any_lm: HFBackend) -> None:
+    ctx = context(any_lm)
+    texts = [example.messages for example in example_train().positives] * 5
+    long = (("user", "Why? " * 40), ("assistant", "So."))
+    means = ctx.means([*texts, long], [1, 3], "values")
+    for layer in (1, 3):
+        reads = ctx.read([*texts, long], layer, "values")
+        wanted = [read.values[layer][read.response :].mean(0) for read in reads[:-1]]
+        assert np.allclose(means[layer], np.stack([*wanted, reads[-1].values[layer][-1]]), atol=1e-5)
+
+
 def test_its_method_moves_every_block_but_the_first(lm: HFBackend) -> None:
     made = build_method("cache-steering", {})
     (fitted,) = made.fit(context(lm), example_train())
@@ -241,4 +252,4 @@ def test_its_method_moves_every_block_but_the_first(lm: HFBackend) -> None:
     (both,) = build_method("cache-steering", {"cache-steering": {"keys": 0.2}}).fit(context(lm), example_train())
     assert isinstance(both.steering, Steering)
     strengths = {edit.site: edit.strength for edit in both.steering.edits if isinstance(edit, Cache)}
-    assert strengths == {"values": 3.0, "keys": pytest.approx(0.6)}
+    assert strengths == {"values": 6.0, "keys": pytest.approx(1.2)}

@@ -48,6 +48,8 @@ def check_layer(spec: LayerSpec) -> None:
         raise ValueError(f"layer = {spec!r} is not an index, a depth from 0 to 1, a span a:b, or select")
 
 
+TOGETHER = 32
+"""Texts whose activations at many layers are in memory at once."""
 ReadSite = Literal["resid", "heads", "keys", "values"]
 
 
@@ -275,6 +277,16 @@ class Context:
             layer: np.stack([self._cache[text, layer, site, end].values[layer][-1] for text in texts])
             for layer in wanted
         }
+
+    def means(self, texts: Sequence[Prompted], layers: Sequence[int], site: ReadSite = "resid") -> dict[int, Array]:
+        """layer -> the mean `[len(texts), H]` over the tokens of each text's answer, cut at the budget's tokens; over
+        its last token where that leaves none. Nothing is cached, so that many layers can be read."""
+        found: dict[int, list[Array]] = {layer: [] for layer in layers}
+        for begin in range(0, len(texts), TOGETHER):
+            for read in self._pass(texts[begin : begin + TOGETHER], layers, self.budget.tokens, site):
+                for layer, rows in read.values.items():
+                    found[layer].append((rows[read.response :] if len(rows) > read.response else rows[-1:]).mean(0))
+        return {layer: np.stack(rows) for layer, rows in found.items()}
 
     def _fetch(self, texts: Sequence[Prompted], layers: Sequence[int], site: ReadSite, tokens: int) -> None:
         """Fill the cache in one pass over the texts that lack a layer; whole texts keep their last row."""
