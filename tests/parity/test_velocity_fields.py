@@ -11,6 +11,7 @@ import pytest
 
 from bench import Array, Budget, ConceptFlow, Context, Edit, NetworkField, Steering, build_method
 from bench.backends.hf.backend import HFBackend
+from methods.k_steering import KSteering
 from methods.odesteer import ODESteer
 
 ODE = peers.fixture("odesteer")["values"]
@@ -75,6 +76,17 @@ def test_k_steering_steps_where_the_peer_s_gradient_points(case: dict[str, Any])
     found = peers.changed(edit, states) - states
     for theirs in (np.array(case[name]) for name in ("alone", "in a pass")):  # a share of the pass's length there
         assert np.abs(found - theirs / np.linalg.norm(theirs, axis=1, keepdims=True)).max() < 2e-5
+
+
+def test_k_steering_s_classifier_learns_what_the_peer_s_does() -> None:
+    rng, theirs = np.random.default_rng(17), K["trained"]
+    x = np.concatenate([rng.standard_normal((30, 10)), rng.standard_normal((30, 10)) + 0.8]) * np.linspace(0.5, 3, 10)
+    method = build_method("k-steering", {"k-steering": {"width": 16, "epochs": 60}})
+    assert isinstance(method, KSteering)
+    edit, note = method.field(0, x, np.repeat([0, 1], 30), np.random.default_rng(18))
+    assert note["accuracy"] == pytest.approx(theirs["right"], abs=1e-4)
+    steps = np.array(theirs["step"]) / x.std(0)  # theirs is of standardised samples
+    assert np.abs(directions(edit, x[::10]) - steps / np.linalg.norm(steps, axis=1, keepdims=True)).max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", FLAS["models"])
