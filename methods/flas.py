@@ -27,17 +27,19 @@ class FLAS(Pooled):
     g₁⊙norm(attention from norm(h) to C) and g₂⊙norm(gated feed-forward part of norm(h)), g `[H]`. Trained on
     -mean_t log p(y_t) of texts with the concept, T drawn from `times` once a step, plus `diversity` times the mean
     cosine between the mean pushes to different concepts. A coefficient multiplies T, and T = 1 is its own strength.
-    Deviations: without the attention to other tokens, which the paper's checkpoints have (its code can leave it out);
-    gates and e(t) are in units of median ‖h‖/√H; `rate` is multiplied by (2304/H)^½ and falls linearly, where the code
-    has a cosine that comes back several times; a step has `batch` texts of each of `together` concepts, and there are
-    as many as the budget gives, where the paper takes 80,000; the cosine is between whole pushes, not last velocities;
-    what every chat begins with stays as it is; concepts are held out by folds (`folds`).
+    Deviations: without the attention to other tokens, which the paper's checkpoints have (its code can leave it out).
+    C is centred on the descriptions of the training concepts, through biases of keys and values: three times as much of
+    the push is then the concept's own after 18 steps. Gates and e(t) are in units of median ‖h‖/√H. `rate` is ten times
+    the paper's, for hundreds of steps in place of 80,000; it is multiplied by (2304/H)^½ and falls linearly, where the
+    code's cosine comes back several times. A step has `batch` texts of each of `together` concepts. The cosine is
+    between whole pushes, not last velocities. What every chat begins with stays as it is. Concepts are held out by
+    folds (`folds`; 1: none), of which a run of few concepts leaves little to learn from: the paper has 16,000.
     Reproduction: the paper reports a mean of 1.015 on held-out concepts (Gemma-2-2B, T = 2, its judge); not compared.
     """
 
     own_epochs: ClassVar[int] = 24
     parametrisation: str = "flow"
-    rate: Positive = 5e-5
+    rate: Positive = 5e-4
     layer: int | float = 0.5
     steps: Size = 3
     times: tuple[float, ...] = (0.5, 2.0)

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from field_cases import PLAIN, changed, drawn, flow_net
+from field_cases import PLAIN, changed, drawn, flow, flow_net
 from safetensors.torch import save_file
-from training_cases import letters
+from training_cases import group, letters, small
 
 import bench
 from bench import Budget, Concept, Context, Train
 from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.flow import concept_states, start
+from bench.backends.vllm.backend import VLLMBackend
+from bench.core import registry
 from bench.core.content import Array, Weights
 from bench.core.errors import BenchError
 from bench.core.fields import TIME_NAMES, ConceptFlow
@@ -91,6 +93,18 @@ def test_a_concept_is_read_without_a_template(lm: HFBackend) -> None:
     assert np.allclose(short, long[: len(short)], atol=1e-5)  # causal
 
 
+def test_what_all_descriptions_have_in_common_is_taken_out_of_what_is_read(lm: HFBackend) -> None:
+    trains = [letters(), letters("high", "mnop", "efgh", seed=1)]
+    made = group(lm, small("flow"), trains=trains)
+    net = dict(made.change.exported().items())  # type: ignore[operator]
+    mean = np.concatenate([concept_states(lm, train.concept.text) for train in trains]).mean(0)
+    for name in ("k_proj", "v_proj"):
+        bias, weight = (net[f"blocks.0.cross_attn.{name}.{kind}"] for kind in ("bias", "weight"))
+        assert np.allclose(bias, -weight @ mean, atol=1e-4)
+    alone = group(lm, small("flow"), trains=trains[:1]).change.exported()  # type: ignore[operator]
+    assert not dict(alone.items())["blocks.0.cross_attn.v_proj.bias"].any()
+
+
 def test_flas_learns_and_marks_what_it_did_not_see(lm: HFBackend) -> None:
     trains = [letters(), letters("high", "mnop", "efgh", seed=1), letters("odd", "qrst", "ijkl", seed=2)]
     ctx = Context(lm, LONG, trains=tuple(trains))
@@ -126,6 +140,14 @@ def test_flas_follows_the_words_of_a_concept_and_not_without_labels(lm: HFBacken
     (same, _), (_, also) = scores([mixed(ctx, train) for train in trains])
     assert one + two > same + also
     assert one + two > cross + other
+
+
+def test_vllm_refuses_them_by_name_and_other_programs_files_too(tmp_path: Path) -> None:
+    lacking = {name: registry.get("method", name).needs - VLLMBackend.can for name in ("odesteer", "k-steering")}
+    assert lacking == {"odesteer": {"quadratic-field"}, "k-steering": {"network-field"}}
+    assert registry.get("method", "flas").needs - VLLMBackend.can >= {"concept-flow"}
+    with pytest.raises(BenchError, match="gguf cannot hold this edit"):
+        bench.save(tmp_path / "v.gguf", Steering(edits=(flow(),)))
 
 
 # Published checkpoints

@@ -23,6 +23,8 @@ from bench.training.parametrisations import Flow
 
 FIXED = ("eps", "softcap", "frequencies")
 """What of a flow is not learnt."""
+CENTRED = ("blocks.0.cross_attn.k_proj", "blocks.0.cross_attn.v_proj")
+"""What reads a concept's states."""
 
 
 class FlowChange(Change):
@@ -47,6 +49,9 @@ class FlowChange(Change):
         self.names = list(tensors)
         self.weights = nn.ParameterList(map(nn.Parameter, tensors.values()))
         self.conditions = [concept_states(scene.ctx.lm, train.concept.text) for train in scene.trains]
+        # What all descriptions have in common says nothing of any; a network of one concept has nothing to centre on.
+        mean = np.concatenate(self.conditions).mean(0) * (len(self.conditions) > 1)
+        self.centre = torch.from_numpy(mean).to(scene.device)
         padded = [np.pad(states, [(0, SLOTS - len(states)), (0, 0)]) for states in self.conditions]
         self.padded = torch.from_numpy(np.stack(padded)).to(scene.device)
         counts = torch.tensor([len(states) for states in self.conditions])
@@ -59,7 +64,9 @@ class FlowChange(Change):
         """The weights in the model's own units."""
         found = dict(zip(self.names, self.weights, strict=True))
         scaled = [name for name in self.names if name.endswith("_gate")] + list(TIME_NAMES[2:])
-        return self.fixed | found | {name: self.unit * found[name] for name in scaled}
+        own = {name: self.unit * found[name] for name in scaled}
+        own |= {f"{name}.bias": -found[f"{name}.weight"] @ self.centre for name in CENTRED}
+        return self.fixed | found | own
 
     def hooks(self) -> list[tuple[nn.Module, Hook]]:
         return [(self.block, on_states(self._edit))]
