@@ -105,6 +105,26 @@ def test_what_all_descriptions_have_in_common_is_taken_out_of_what_is_read(lm: H
     assert not dict(alone.items())["blocks.0.cross_attn.v_proj.bias"].any()
 
 
+def test_a_step_has_some_of_the_concepts_and_one_time(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    trains = [letters(), letters("high", "mnop", "efgh", seed=1), letters("odd", "qrst", "ijkl", seed=2)]
+    made = group(lm, small("flow", together=2, times=(0.6, 0.9)), trains=trains)
+    seen, times, step = list[dict[int, list[list[int]]]](), list[float | None](), made._step
+
+    def spy(picked: dict[int, list[list[int]]], done: float) -> dict[int, float]:
+        seen.append(picked)
+        times.append(made.time)
+        return step(picked, done)
+
+    monkeypatch.setattr(made, "_step", spy)
+    made.fit()
+    assert [len(picked) for picked in seen] == [2, 1] * 6  # 6 texts of each, 2 a step, 2 epochs
+    for c, items in enumerate(made.items):
+        shown = [item for picked in seen for item in picked.get(c, ())]
+        assert sorted(shown) == sorted(items * 2)
+    assert len(set(times)) == len(seen)
+    assert all(time is not None and 0.6 <= time <= 0.9 for time in times)
+
+
 def test_flas_learns_and_marks_what_it_did_not_see(lm: HFBackend) -> None:
     trains = [letters(), letters("high", "mnop", "efgh", seed=1), letters("odd", "qrst", "ijkl", seed=2)]
     ctx = Context(lm, LONG, trains=tuple(trains))
