@@ -197,6 +197,11 @@ class Edit(ABC):
         """Whether the last token of a prompt is read after what is kept of the others was changed."""
         return False
 
+    @property
+    def partial(self) -> bool:
+        """Whether it leaves a token as it is where the token's own state says so."""
+        return False
+
     def negated(self) -> Self:
         """The edit away from what this one leads to."""
         return self.scaled(-1)

@@ -211,6 +211,10 @@ class Scaled(Edit):
                     inner = getattr(inner, name)()
         return p["strength"][..., None] * _out(inner, p["write"])
 
+    @property
+    def partial(self) -> bool:
+        return self.activation == "relu"
+
     def length(self) -> float:
         return abs(self.strength) * float(np.linalg.norm(self.write)) if self.unit == "length" else 0.0
 
@@ -241,6 +245,10 @@ class Diagonal(Edit):
     @property
     def unit(self) -> Unit:
         return "fraction"
+
+    @property
+    def partial(self) -> bool:
+        return self.low is not None
 
     def scaled(self, c: float) -> Self:
         return dataclasses.replace(self, strength=self.strength * c)
@@ -286,6 +294,10 @@ class Rotate(Edit):
     @property
     def unit(self) -> Unit:
         return "fraction"
+
+    @property
+    def partial(self) -> bool:
+        return self.when != "always"
 
     def scaled(self, c: float) -> Self:
         return dataclasses.replace(self, strength=self.strength * c)

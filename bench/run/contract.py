@@ -214,8 +214,11 @@ def _fires(fitted: Sequence[Fitted], lm: Backend) -> str:
         if any(n == 0 and not gate for n, gate in zip(found.positions_edited, gated, strict=True)):
             return f"positions edited per edit: {found.positions_edited}"
         bare = Request(steering.prompt.apply(QUESTION), target="A red ball.")
-        if not any(gated) and _scored(lm, [Request(QUESTION, steering.scaled(4.0), target="A red ball.")]) == _scored(
-            lm, [bare]
+        partial = any(edit.partial for edit in steering.edits)
+        if (
+            not any(gated)
+            and not partial
+            and _scored(lm, [Request(QUESTION, steering.scaled(4.0), target="A red ball.")]) == _scored(lm, [bare])
         ):
             return "c = 4 leaves every log-probability as it was"
     return ""
