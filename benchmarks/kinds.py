@@ -17,14 +17,17 @@ import torch
 
 from bench import (
     Add,
+    Cache,
     Clamp,
     Diagonal,
+    Embeds,
     Gate,
     LowRank,
     LowRankDelta,
     Mix,
     Project,
     Prompt,
+    QuadraticField,
     Request,
     Rotate,
     Sampling,
@@ -67,6 +70,10 @@ def kinds(lm: HFBackend) -> dict[str, Steering]:
             strength=0.1,
         ),
         "diagonal": Diagonal(layer=layer, gain=1 + 0.01 * value, shift=0.1 * value),
+        "velocity of a classifier, 10 steps": QuadraticField(
+            layer=layer, basis=basis, weights=np.ones(4, np.float32), linear=value, steps=10, time=1.0
+        ),
+        "cache": Cache(layer=layer, value=0.1 * drawn(lm.size(layer, "values"))),
         "rotate": Rotate(layer=layer, basis=basis[:2], angle=1.0),
         "rotate, towards": Rotate(layer=layer, basis=basis[:2], mode="towards", when="confident", strength=0.1),
     }
@@ -77,6 +84,7 @@ def kinds(lm: HFBackend) -> dict[str, Steering]:
     found["weights, rank 4"] = Steering(
         deltas=(LowRankDelta(module=module, down=0.01 * drawn(4, width), up=drawn(width, 4)),)
     )
+    found["soft prompt of 5"] = Steering(embeds=(Embeds(0.1 * drawn(5, width)),))
     found["mix of two prompts"] = Steering(Prompt(system="Talk about the sea."), mix=Mix(alpha=1.5))
     return found
 

@@ -89,6 +89,15 @@ def _costs(found: Found) -> list[tuple[str, str]]:
     return [(f"fitting {what}: CPU seconds over those at {before}", f"{ratio:.2f}") for what, ratio in wanted.items()]
 
 
+def _kinds(found: Found) -> list[tuple[str, str]]:
+    lines = []
+    for name, one in found["kinds"].items():
+        low, high = one["spread"]
+        said = f"{one['over_bare']:.2f} ({low:.2f}–{high:.2f})"
+        lines.append((f"`hf`, {found['rows']} rows under {name}: thread seconds a token, over bare rows", said))
+    return lines
+
+
 def _cluster(found: Found) -> list[tuple[str, str]]:
     return [
         (f"two workers over one, {stage} of the {engine} engine, best turn", f"{each['wall_ratio']:.2f}")
@@ -115,13 +124,14 @@ LINES: dict[str, Callable[[Found], list[tuple[str, str]]]] = {
     "training": lambda found: [("training concepts apart, over together", f"{found['apart_to_together']:.2f}")],
     "fitting-costs": _costs,
     "scale": _scale,
+    "kinds": _kinds,
     "cluster": _cluster,
     "judging": lambda found: [("share of a hosted judge's slots in use", f"{found['busy']:.2f}")],
     "default_run": _default_run,
     "engines": _engines,
 }
 """What each file's figures come to: (what, figure)."""
-QUICK = ("neighbour", "products", "scoring", "fitting", "training", "judging")
+QUICK = ("neighbour", "products", "scoring", "kinds", "fitting", "training", "judging")
 WHOLE = (*QUICK, "default_run", "engines")
 
 
