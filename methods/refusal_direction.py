@@ -45,8 +45,9 @@ class RefusalDirection(Method):
     Of the layers with induce > 0 and harm ≤ `harm` the one with the least bypass; where none passes, the one with the
     least harm, and the fit says so. Steering h ← h + c·r̂ at that layer, detection max_i h_i·r̂.
     Deviations: the paper reads the template's last tokens of harmful and harmless prompts and scores the first token
-    of a refusal; here whole answers and their likelihood, so that it holds for any concept; harm is a difference of
-    cross-entropies in place of a divergence; its own ablation is method `ablate`.
+    of a refusal; here whole answers and their likelihood, so that it holds for any concept; an addition must raise the
+    margin, where the paper's must make the refusal likelier than not; harm is a difference of cross-entropies in place
+    of a divergence; its own ablation is method `ablate`.
     Reproduction: attacks on JailbreakBench succeed on .78 with the direction ablated, .07 without (gemma-2b, paper's
     files); it reports no AxBench row, not compared.
     """
