@@ -27,8 +27,9 @@ class Ablate(DiffMean):
 
     Equation: r = DiffMean at block `layer`, unit `[H]`; h ← h - c·(h·r)r after all blocks; c = 1 removes r.
     A tool to suppress: on a task that asks for a concept it should do nothing or harm.
-    Deviations: the paper projects what every attention and feed-forward part writes, and the embedding;
-    here each block's output, which removes the same once per block. Coefficients are fractions removed.
+    Deviations: the paper projects what every attention and feed-forward part writes, and the embedding; here each
+    block's output, so that the first block reads the embedding whole, and every feed-forward part what attention has
+    just written. Coefficients are fractions removed.
     As a detector it would be `diffmean` itself, so it is none.
     Reproduction: the paper removes refusal from chat models up to 72 B; it reports no AxBench row.
     """
