@@ -195,7 +195,7 @@ SAID = {
     "bad-module": "LowRankDelta on 'model.layers.0.nowhere': the model has no such linear module",
     "bad-shape": "LowRankDelta on model.layers.0.mlp.up_proj: (4, 4), where it is (64, 32)",
     "bad-kind": "its steering is a dict: a Steering, or what binds to one, is due",
-    "bad-part": "no attribute 'need'",
+    "bad-part": "Steering.edits takes Edits, not a str",
     "bad-text": "its prompt has a part that is no text",
     "bad-note": "its note holds a number that is not finite",
     "bad-note-array": "its note holds a ndarray, which JSON has no place for",

@@ -100,6 +100,10 @@ class Steering:
     embeds: tuple[Embeds, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, kind in (("edits", Edit), ("deltas", Delta), ("embeds", Embeds)):
+            for part in getattr(self, name):
+                if not isinstance(part, kind):
+                    raise TypeError(f"Steering.{name} takes {kind.__name__}s, not a {type(part).__name__}")
         if self.parts and any(edit.gate for edit in self.edits):
             raise ValueError("a gate reads a whole prompt at once, and a change of what is kept of one parts it in two")
 
