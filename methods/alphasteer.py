@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Array, BenchError, Context, Fitted, Positive, Scaled, Share, Steering, Train, method
+from bench import Array, BenchError, Context, Example, Fitted, Positive, Scaled, Share, Steering, Train, method
 from methods._directions import DirectionMethod, direction
 
 
@@ -57,10 +57,12 @@ class AlphaSteer(DirectionMethod):
         return edit, {"layer": layer, "gain_with": round(on, 4), "gain_without": round(off, 4)}
 
 
-def responses(ctx: Context, texts: Sequence[object], layer: int) -> Array:
-    """States `[n, H]` of the texts' response tokens after block `layer`."""
-    reads = ctx.read([text.messages for text in texts], layer)  # type: ignore[attr-defined]
-    return np.concatenate([read.values[layer][read.response :] for read in reads]).astype(np.float64)
+def responses(ctx: Context, texts: Sequence[Example], layer: int) -> Array:
+    """States `[n, H]` of the texts' response tokens after block `layer`; the last one of a text whose question takes
+    all of the budget's tokens."""
+    reads = ctx.read([text.messages for text in texts], layer)
+    rows = [read.values[layer][min(read.response, len(read.values[layer]) - 1) :] for read in reads]
+    return np.concatenate(rows).astype(np.float64)
 
 
 def blind(plus: Array, minus: Array, null: float, ridge: float) -> Array:

@@ -45,6 +45,8 @@ class Angular(DiffMean):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.layer, str) and self.layer != "select":
+            raise ValueError(f"layer = {self.layer}: one direction spans the plane; `layers` are what it turns")
         for spec in self.layers:
             check_layer(spec)
             if spec == "select":
@@ -58,7 +60,7 @@ class Angular(DiffMean):
         found = []
         for (layer,) in ctx.depths(self.layer):
             first = direction(means[layer], layer).detector.weight  # type: ignore[union-attr]
-            second = first_component(means) if self.plane == "depth" else ctx.rng("plane").standard_normal(len(first))
+            second = deeper(means) if self.plane == "depth" else ctx.rng("plane").standard_normal(len(first))
             basis = np.stack([first, orthogonal(second, first)])
             edits = tuple(
                 Rotate(
@@ -72,6 +74,13 @@ class Angular(DiffMean):
             note = {"layer": layer, "layers": edited, "in_plane": round(float(np.median(share)), 4)}
             found.append(Fitted(Steering(edits=edits), note=note))
         return found
+
+
+def deeper(means: Array) -> Array:
+    """First principal component `[H]` of directions `[L, H]` by depth, signed so that it grows with depth."""
+    found = first_component(means)
+    along = (means - means.mean(0)) @ found
+    return found if along @ (np.arange(len(means)) - (len(means) - 1) / 2) >= 0 else -found
 
 
 def orthogonal(vector: Array, unit: Array) -> Array:

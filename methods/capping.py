@@ -22,6 +22,7 @@ from methods.diffmean import DiffMean
     antisymmetric=False,
     recovers=False,
     sweeps=False,
+    one_way=True,
 )
 @dataclass(frozen=True)
 class Capping(DiffMean):

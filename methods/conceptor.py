@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import Array, Context, Fitted, LayerSpec, Method, Scaled, Share, Steering, Train, check_layer, method
+from methods.alphasteer import responses
 
 
-@method("conceptor", family="direction", paper="arXiv:2410.16314", needs=["scaled"])
+@method("conceptor", family="direction", paper="arXiv:2410.16314", needs=["scaled"], one_way=True)
 @dataclass(frozen=True)
 class Conceptor(Method):
     """A soft projection of states on the directions that responses with the concept use.
@@ -41,8 +42,7 @@ class Conceptor(Method):
         return found
 
     def _at(self, ctx: Context, train: Train, layer: int) -> tuple[Scaled, dict[str, float]]:
-        reads = ctx.read([text.messages for text in train.positives], layer)
-        x = np.concatenate([read.values[layer][read.response :] for read in reads]).astype(np.float64)
+        x = responses(ctx, train.positives, layer)
         power, axes = np.linalg.eigh(x.T @ x / len(x))
         power = np.maximum(power, 0)
         gamma = power / (power + soft(power, self.quota))

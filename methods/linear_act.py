@@ -23,7 +23,7 @@ from bench import (
 )
 
 
-@method("linear-act", family="direction", paper="arXiv:2410.23054", needs=["diagonal"])
+@method("linear-act", family="direction", paper="arXiv:2410.23054", needs=["diagonal"], one_way=True)
 @dataclass(frozen=True)
 class LinearAcT(Method):
     """An affine map of each dimension that takes states without the concept to states with it.

@@ -40,6 +40,8 @@ WORDS = {
     "fluency": ("It reads badly.", "It reads unevenly.", "It reads well."),
 }
 """What a reader says of a rating near 0, 1 and 2."""
+ANSWER = 64
+"""Tokens of an answer that is rated."""
 
 
 @method(
@@ -70,9 +72,10 @@ class Gepa(Method):
         return 1
 
     def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
-        rounds = budget.trials  # each takes a rewriting, and no fewer than one rated answer on each held instruction
-        calls = budget.trials * self.prompts
-        return calls + rounds, (calls + rounds) * self.tokens
+        # A round that begins below the limit is ended: parent and child on a minibatch, the child on what is held.
+        calls = budget.trials * self.prompts - 1 + 2 * self.minibatch + self.prompts
+        rounds = 1 + calls // (2 * self.minibatch)
+        return calls + rounds, calls * ANSWER + rounds * self.tokens
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         try:
@@ -142,7 +145,7 @@ class Loop:
         requests = []
         for asked in batch:
             seed = int(self.ctx.rng("gepa", concept.id, asked).integers(2**31))
-            requests.append(Request((("user", asked),), steering, Sampling(64), seed))
+            requests.append(Request((("user", asked),), steering, Sampling(ANSWER), seed))
         answers = dict(self.ctx.lm.generate(requests))
         texts = [(answers[i].spoken or "").strip() or "." for i in range(len(batch))]
         items = [Item(axis, concept, q, a) for q, a in zip(batch, texts, strict=True) for axis in AXES]

@@ -19,8 +19,8 @@ class PSR(Trained):
     response after its bare question, A₀ the bare ones, A' those after the question under the prompt (`objective` =
     teacher; `lm` takes the response's likelihood). `gate` = false holds the ReLU at 1: the paper's A-const.
     Deviations: the responses are the training texts, not the prompted model's own as judges filter them; states are
-    compared after `targets`, not after every block; no penalty on silent gates; the prompt is the first wording,
-    since a fit does not know which one the judge will favour.
+    compared after `targets`, not after every block; no penalty on silent gates; the prompt is one line,
+    since a fit does not know which wording the judge will favour.
     Reproduction: the paper reports .871 (all layers, states) and .618 (one layer, likelihood) on Gemma-2-2B, layer 20,
     beside prompts at .731; not compared.
     """

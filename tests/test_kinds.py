@@ -113,6 +113,18 @@ def test_a_state_that_points_straight_away_turns_along_the_second_row() -> None:
     assert torch.equal(changed(KINDS["towards"], one[None]), one[None])
 
 
+@pytest.mark.parametrize("name", ["target", "towards", "confident"])
+def test_a_negated_rotation_leads_every_state_away(name: str, h: torch.Tensor) -> None:
+    one = torch.as_tensor(BASIS[0])
+    edit = replace(KINDS[name], angle=0.0)
+    before = h @ one
+    after = changed(edit.negated(), h) @ one
+    assert bool((after <= before + 1e-4).all())
+    assert float(after.mean()) < float(before.mean()) - 0.1
+    back = changed(edit.negated().negated(), h)
+    assert torch.allclose(back, changed(edit, h), atol=1e-4)
+
+
 def test_the_gate_of_a_rotation_opens_where_a_state_points_away(h: torch.Tensor) -> None:
     one = torch.as_tensor(BASIS[0])
     cosine = h @ one / h.norm(dim=-1)

@@ -506,3 +506,12 @@ def test_the_cost_of_a_mix_is_measured_beside_the_bare_model(tmp_path: Path, mon
     assert cost["against"] != cost["prompt_tokens"]
     assert found["exact"]["request_ratio"] > 2
     assert Overhead(found).flops(512) > 100
+
+
+def test_answers_to_one_prompt_under_two_second_streams_have_keys_of_their_own() -> None:
+    mix = Mix(alpha=1.5)
+    whole = Request((("user", "Tell me, please: why?"),), Steering(mix=mix))
+    parted = Request((("user", "why?"),), Steering(Prompt(prefix="Tell me, please: "), mix=mix))
+    assert kept_as("hf", whole) != kept_as("hf", parted)
+    plain = [dataclasses.replace(one, steering=dataclasses.replace(one.steering, mix=None)) for one in (whole, parted)]  # type: ignore[type-var]
+    assert kept_as("hf", plain[0]) == kept_as("hf", plain[1])

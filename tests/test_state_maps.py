@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,8 +32,8 @@ from bench.run.spending import trials as spent_trials
 from bench.run.trials import trials as tried
 from methods._dictionary import Dictionary
 from methods._output_scores import TEXT, output_scores
-from methods.alphasteer import blind
-from methods.angular import orthogonal
+from methods.alphasteer import blind, responses as shown
+from methods.angular import deeper, orthogonal
 from methods.conceptor import soft
 
 TRAIN = example_train()
@@ -287,6 +288,35 @@ def test_a_latent_that_writes_a_token_scores_above_one_that_writes_nothing(lm: H
     [alone] = output_scores(ctx, found, [0], last)
     assert alone == pytest.approx(strong, rel=1e-3)
     assert len(lm.encode(TEXT)) > 1
+
+
+@pytest.mark.parametrize("name", ["capping", "conceptor", "alphasteer"])
+def test_texts_whose_questions_take_all_tokens_leave_their_last(name: str) -> None:
+    class Cut(Planted):
+        def _pass(self, texts: Any, layers: Any, tokens: int, site: Any) -> Any:
+            return [replace(one, response=30) for one in super()._pass(texts, layers, tokens, site)]
+
+    if name == "refusal-direction":
+        assert shown(Cut(FakeBackend(), BUDGET, trains=(TRAIN,)), TRAIN.positives, 1).shape == (
+            len(TRAIN.positives),
+            24,
+        )
+        return
+    assert edits(fit(name, Cut(FakeBackend(), BUDGET, trains=(TRAIN,))))
+
+
+@pytest.mark.parametrize("name", ["capping", "conceptor", "linear-act"])
+def test_what_has_no_opposite_is_refused_where_a_concept_is_to_go(name: str) -> None:
+    words = f"run -m {name},none --task axbench-suppress --backend fake -n 1 --dry-run --json"
+    rows = {row["method"]: row for row in json.loads(CliRunner().invoke(main, words.split()).stdout)["runs"]}
+    assert "opposite" in rows[name]["reason"]
+    assert not rows["none"].get("reason")
+
+
+def test_the_plane_of_angular_has_the_sign_under_which_it_grows_with_depth() -> None:
+    rows = np.outer(np.arange(6), np.eye(5)[2]) + np.eye(5)[0]
+    assert deeper(rows)[2] > 0.99
+    assert deeper(rows[::-1])[2] < -0.99
 
 
 # Names of the literature

@@ -1,6 +1,7 @@
 """The kinds of edit that come with the package: what each adds to a state, and what it costs.
 
-Invariant: a kind changes a token by that token's own state alone, and continuously in its strength, also at 0.
+Invariant: a kind changes a token by that token's own state alone, and continuously in its strength, also at 0; but for
+`Clamp`, which sets what it reads, and for `Cache`, which changes what is kept of a token.
 """
 
 from __future__ import annotations
@@ -298,6 +299,14 @@ class Rotate(Edit):
     @property
     def partial(self) -> bool:
         return self.when != "always"
+
+    def negated(self) -> Self:
+        """To the other side: the arc to -b₁, the angle half a turn on, or the turn the other way."""
+        if self.mode == "towards":
+            return dataclasses.replace(self, basis=np.stack([-self.basis[0], self.basis[1]]))
+        if self.mode == "target":
+            return dataclasses.replace(self, angle=self.angle + math.pi)
+        return self.scaled(-1)
 
     def scaled(self, c: float) -> Self:
         return dataclasses.replace(self, strength=self.strength * c)

@@ -95,7 +95,7 @@ class Strength:
 
     def _unit(self, candidate: Fitted, concept: Concept, layer: int) -> float:
         """Length of a vector at c = 1: the median residual norm, or the largest detection score along it."""
-        if self.rules.strength == "norm":
+        if self.rules.strength == "norm" or candidate.detector is None:  # where nothing detects there is no score
             return self.median_norm(concept, layer)
         weight = getattr(candidate.detector, "weight", None)
         largest = self._largest(candidate, concept)

@@ -55,9 +55,12 @@ def _fixed(steering: Any, rules: Protocol) -> bool:
     LoReFT, SFT)."""
     if not isinstance(steering, Steering):
         return False
-    return not steering.scalable or (
-        rules.compat == "axbench" and not steering.mix and all(edit.unit == "trained" for edit in steering.edits)
-    )
+    learnt = all(edit.unit == "trained" and edit.need in LEARNT for edit in steering.edits)
+    return not steering.scalable or (rules.compat == "axbench" and not steering.mix and learnt)
+
+
+LEARNT = ("lowrank", "scaled")
+"""Kinds that training gives one strength."""
 
 
 def best(tried: dict[Trial, list[dict[str, Verdict]]], rules: Protocol) -> Trial:
@@ -120,7 +123,11 @@ def kept_as(engine: str, request: Request) -> str:
     steering = request.steering or Steering()
     prompt, edit = request.prompt, steering.prompt
     asked = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
-    parts = (steering.internal_digest, asked, request.prefill, request.sampling, request.seed)
+    second: tuple[Any, ...] = ()
+    if steering.mixing:  # the other stream is asked something else
+        other = steering.mixing.against
+        second = (other.prefix + prompt + other.suffix if isinstance(prompt, str) else other.apply(prompt),)
+    parts = (steering.internal_digest, asked, *second, request.prefill, request.sampling, request.seed)
     return digest(engine, code_digest(*steering.kinds), *parts)
 
 

@@ -27,6 +27,7 @@ from bench.backends.hf.chat import Second
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.prefix import common, prefix_groups
 from bench.core.content import Array
+from bench.core.errors import BenchError
 from bench.core.steering import Mix, Steering
 from bench.core.values import Request, TargetScore
 
@@ -258,6 +259,13 @@ def _score_in_steps(
 ) -> Iterator[tuple[int, Scored]]:
     """The score of requests that change what is kept of their prompts: each has a row of its own, and one for its
     second stream."""
+    for i in chosen:
+        steering = requests[i].steering
+        if len(targets[i]) == 1 and steering is not None and not steering.parts:
+            raise BenchError(
+                "a change of what is kept of a prompt's last token does nothing before an answer's second token, and "
+                "the answer has one: take the entry before it"
+            )
 
     def work(batch: list[int]) -> Iterator[tuple[int, Scored]]:
         own = [chosen[k] for k in batch]

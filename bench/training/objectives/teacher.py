@@ -17,15 +17,12 @@ if TYPE_CHECKING:
 
 
 SAY = "Please bring {concept} into your answer.\n\n"
-"""What is asked where a task brings no words of its own."""
+"""What is asked; a task's own words are for methods that prompt."""
 
 
 def under_prompt(train: Train, example: Example) -> Example:
-    """An example whose question asks for the concept, in the task's own words where it has any."""
-    said = train.prompts[0] if train.prompts else SAY.replace("{concept}", train.concept.text) + "{instruction}"
-    if "{instruction}" not in said:
-        said = said + "\n\n{instruction}"
-    return Example(said.replace("{instruction}", example.instruction), example.response)
+    """An example whose question asks for the concept."""
+    return Example(SAY.replace("{concept}", train.concept.text) + example.instruction, example.response)
 
 
 @objective("teacher", "texts")
