@@ -40,7 +40,7 @@ from bench.backends.models import DEFAULT, resolve
 from bench.core.store import write_json
 from bench.results import provenance
 
-ROWS, TOKENS, TURNS = 64, 24, 5
+ROWS, TOKENS, TURNS = 64, 24, 3
 
 
 def kinds(lm: HFBackend) -> dict[str, Steering]:
@@ -90,8 +90,9 @@ def kinds(lm: HFBackend) -> dict[str, Steering]:
 
 
 def spent(lm: HFBackend, ways: Sequence[Steering | None]) -> float:
-    """Seconds of this thread for one answer under each of the ways, over the tokens written."""
-    asks = [f"Tell me, in a few sentences, about garden {i % 8} beyond the river." for i in range(len(ways))]
+    """Seconds of this thread for one answer under each of the ways, over the tokens written. No two rows ask the same,
+    since what is asked twice is read once."""
+    asks = [f"Tell me, in a few sentences, about garden {i} beyond the river." for i in range(len(ways))]
     requests = [
         Request((("user", ask),), way, Sampling(TOKENS), i) for i, (ask, way) in enumerate(zip(asks, ways, strict=True))
     ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-SAY = "Please bring {concept} into your answer.\n\n"
+SAY = "Keep mentioning {concept}. "
 """What is asked; a task's own words are for methods that prompt."""
 
 
