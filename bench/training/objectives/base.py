@@ -94,6 +94,20 @@ class Objective(ABC):
         """`[n]`, to be minimised."""
 
 
+class StateObjective(Objective):
+    """Settings of a loss over states alone, at the relative depths `targets`."""
+
+    targets: tuple[float, ...]
+
+    @property
+    def depths(self) -> tuple[float, ...]:
+        return self.targets
+
+    @property
+    def logits(self) -> bool:
+        return False
+
+
 registered: dict[str, type[Objective]] = {}
 
 

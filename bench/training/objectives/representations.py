@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.values import Example, Train
-from bench.training.objectives.base import Batch, Objective, Slot, objective
+from bench.training.objectives.base import Batch, Objective, Slot, StateObjective, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ MID: tuple[float, ...] = (0.31, 0.62)
 
 @objective("reroute", "texts")
 @dataclass(frozen=True)
-class Reroute(Objective):
+class Reroute(StateObjective):
     """c_s·mean ReLU(cos(h₀, h)) on texts with the concept + c_r·mean ‖h - h₀‖/‖h₀‖ on those to retain;
     c_s falls from the strength to its half and c_r rises from 0 to
     it (circuit breakers)."""
@@ -31,14 +31,6 @@ class Reroute(Objective):
     slots: ClassVar[tuple[Slot, ...]] = (Slot(0), Slot(1))
     strength: float = 10.0
     targets: tuple[float, ...] = MID
-
-    @property
-    def depths(self) -> tuple[float, ...]:
-        return self.targets
-
-    @property
-    def logits(self) -> bool:
-        return False
 
     def items(self, train: Train) -> list[tuple[Example, ...]]:
         retain = [*train.negatives, *train.hard_negatives]
@@ -64,21 +56,13 @@ class Reroute(Objective):
 
 @objective("lorra", "texts", "personas")
 @dataclass(frozen=True)
-class LoRRA(Objective):
+class LoRRA(StateObjective):
     """mean over layers and response tokens of ‖h - (h₀ + contrast·(h⁺ - h⁻))‖ / ‖h₀‖, h± the bare model's states of
     the same response under the concept's persona and its opposite."""
 
     slots: ClassVar[tuple[Slot, ...]] = (Slot(0),)
     contrast: float = 5.0
     targets: tuple[float, ...] = (0.35, 0.45, 0.55)
-
-    @property
-    def depths(self) -> tuple[float, ...]:
-        return self.targets
-
-    @property
-    def logits(self) -> bool:
-        return False
 
     def items(self, train: Train) -> list[tuple[Example, ...]]:
         found = []

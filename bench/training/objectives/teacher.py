@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.values import Example, Train
-from bench.training.objectives.base import Batch, Objective, Slot, objective
+from bench.training.objectives.base import Batch, Slot, StateObjective, objective
 from bench.training.objectives.representations import mean_over, responses, split
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def under_prompt(train: Train, example: Example) -> Example:
 
 @objective("teacher", "texts")
 @dataclass(frozen=True)
-class Teacher(Objective):
+class Teacher(StateObjective):
     """Mean over blocks and response tokens of ‖h - h'‖² / ‖h₀ - h'‖², h' the bare model's states under the prompt and
     h₀ without it: 1 before training, 0 where the states are the prompt's.
 
@@ -36,14 +36,6 @@ class Teacher(Objective):
 
     slots: ClassVar[tuple[Slot, ...]] = (Slot(0),)
     targets: tuple[float, ...] = (0.25, 0.5, 0.75, 0.999)
-
-    @property
-    def depths(self) -> tuple[float, ...]:
-        return self.targets
-
-    @property
-    def logits(self) -> bool:
-        return False
 
     def items(self, train: Train) -> list[tuple[Example, ...]]:
         return [(example, under_prompt(train, example)) for example in train.positives]
