@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batch_cases import watch_reads
 
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
@@ -97,14 +98,7 @@ def test_a_low_change_leaves_the_others_their_share(tmp_path: Path, monkeypatch:
     low = [Request(ask(t), delta("model.layers.0.self_attn.o_proj"), sampling=DRAWN, seed=9) for t in ASKS]
     asked = [*requests(), *low, *low]
     assert lm.below.holds(1)
-    batches: list[tuple[int, int]] = []
-    read = Below.read_once
-
-    def watched(self: Below, inputs: Any, which: Any, until: int, keep: Any) -> Any:
-        batches.append((until, 0 if which is None else max(which) + 1))
-        return read(self, inputs, which, until, keep)
-
-    monkeypatch.setattr(Below, "read_once", watched)
+    batches = watch_reads(monkeypatch)
     found = written(lm, asked)
     assert batches == [(1, 2 * len(ASKS)), (-1, 0)]
     assert found[-1] == written(lm, asked[-1:])[0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batch_cases import watch_reads
 from transformers import DynamicCache
 
 import bench
@@ -146,14 +147,7 @@ def test_equal_prompts_are_read_once_for_all_strengths(
     own = kept(1, 2, entry=entry)
     requests = [Request(ask(text), own.scaled(c), DRAWN, 7) for text in ASKS for c in (0.5, 1, 2, 4)]
     assert lm.below.holds(lm.layers - 1)
-    batches: list[tuple[int, int]] = []
-    read = Below.read_once
-
-    def watched(self: Below, inputs: Any, which: Any, until: int, keep: Any) -> Any:
-        batches.append((until, 0 if which is None else max(which) + 1))
-        return read(self, inputs, which, until, keep)
-
-    monkeypatch.setattr(Below, "read_once", watched)
+    batches = watch_reads(monkeypatch)
     together = dict(lm.generate(requests))
     assert batches == [(lm.layers - 1, len(ASKS))]
     monkeypatch.setattr(Below, "shared", lambda *_: None)

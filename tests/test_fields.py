@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batch_cases import equals_its_rows, requests_under
 from field_cases import KINDS, NET, D, H, changed, drawn, flow, flow_net, network, quadratic
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,7 +22,6 @@ from bench.core.fields import TIME_NAMES, ConceptFlow, Field, QuadraticField, fl
 from bench.core.kinds import Add
 from bench.core.steering import Steering
 from bench.core.store import Artefacts, load_value, pack, save_value
-from bench.core.values import Request, Sampling
 from bench.run.fits import Packed
 
 
@@ -185,23 +185,10 @@ def test_a_batch_of_fields_equals_its_rows(lm: HFBackend) -> None:
     one = wide(flow(3), lm.width)
     two = replace(one, condition=drawn(9, lm.width), time=0.7)  # type: ignore[call-arg]
     edits = [one, two, wide(quadratic(), lm.width), wide(network(), lm.width), replace(one, time=0.4)]
-    texts = ["What is it?", "Tell me where the old house by the river stands.", "Why?"]
-    requests = [
-        Request((("user", texts[i % 3]),), Steering(edits=(edit,)), Sampling(6), i) for i, edit in enumerate(edits)
-    ]
-    requests.append(Request((("user", texts[0]),), None, Sampling(6), 99))
-    together = dict(lm.generate(requests))
+    requests = requests_under(edits)
     with Applied(lm.model, [request.steering for request in requests[:2]], [5, 5], [0, 0]) as applied:
         assert len(applied._handles) == 2  # one of the decoder, one of the block
-    for i, request in enumerate(requests):
-        [(_, alone)] = lm.generate([request])
-        assert together[i].text == alone.text, i
-        assert together[i].positions_edited == alone.positions_edited
-    scored = [replace(request, target=" a small house") for request in requests]
-    found = dict(lm.logprobs(scored))
-    for i, request in enumerate(scored):
-        [(_, own)] = lm.logprobs([request])
-        assert np.allclose(found[i].logprobs, own.logprobs, atol=1e-4), i
+    equals_its_rows(lm, requests)
 
 
 def test_a_later_token_changes_no_earlier_edit(lm: HFBackend) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batch_cases import equals_its_rows, requests_under
 
 import bench
 from bench.backends.hf.backend import HFBackend
 from bench.core.edits import Edit, Span
 from bench.core.kinds import Add, Diagonal, LowRank, Project, Rotate, Scaled
 from bench.core.steering import Steering
-from bench.core.values import Request, Sampling
 
 H = 16
 RNG = np.random.default_rng(0)
@@ -166,21 +166,7 @@ def test_a_batch_of_all_kinds_equals_its_rows(lm: HFBackend) -> None:
     edits = [
         replace(wide(edit, lm.width), span=Span(part)) for part in ("all", "generation") for edit in KINDS.values()
     ]
-    texts = ["What is it?", "Tell me where the old house by the river stands.", "Why?"]
-    requests = [
-        Request((("user", texts[i % 3]),), Steering(edits=(edit,)), Sampling(6), i) for i, edit in enumerate(edits)
-    ]
-    requests.append(Request((("user", texts[0]),), None, Sampling(6), 99))
-    together = dict(lm.generate(requests))
-    for i, request in enumerate(requests):
-        [(_, alone)] = lm.generate([request])
-        assert together[i].text == alone.text, i
-        assert together[i].positions_edited == alone.positions_edited
-    scored = [replace(request, target=" a small house") for request in requests]
-    found = dict(lm.logprobs(scored))
-    for i, request in enumerate(scored):
-        [(_, own)] = lm.logprobs([request])
-        assert np.allclose(found[i].logprobs, own.logprobs, atol=1e-4), i
+    equals_its_rows(lm, requests_under(edits))
 
 
 def test_the_angle_counts_from_the_first_row_to_the_second() -> None:
