@@ -6,8 +6,9 @@ Invariant: the direction read after block l is written after block l.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from bench import (
     Array,
     BenchError,
     Context,
+    Edit,
     Example,
     Fitted,
     LayerSpec,
@@ -79,14 +81,22 @@ class DirectionMethod(Method):
         return Span()
 
 
-def direction(vector: Array, layer: int, span: Span | None = None) -> Fitted:
-    """A unit direction `[H]` as steering (added at `span`, by default everywhere) and as detector."""
+def unit(vector: Array, layer: int) -> Array:
+    """A direction `[H]` at length 1."""
     norm = float(np.linalg.norm(vector))
     if not np.isfinite(norm) or norm == 0:
         raise BenchError(f"the direction at layer {layer} has norm {norm}: nothing separates the texts")
-    unit = (vector / norm).astype(np.float32)
-    steering = Steering(edits=(Add(layer=layer, value=unit, span=span or Span()),))
-    return Fitted(steering, DirectionDetector(layer, unit), {"layer": layer, "raw_norm": norm})
+    found: Array = (vector / norm).astype(np.float32)
+    return found
+
+
+def direction(vector: Array, layer: int, span: Span | None = None) -> Fitted:
+    """A unit direction `[H]` as steering (added at `span`, by default everywhere) and as detector."""
+    along = unit(vector, layer)
+    steering = Steering(edits=(Add(layer=layer, value=along, span=span or Span()),))
+    return Fitted(
+        steering, DirectionDetector(layer, along), {"layer": layer, "raw_norm": float(np.linalg.norm(vector))}
+    )
 
 
 def together(parts: Sequence[Fitted]) -> Fitted:
@@ -97,6 +107,36 @@ def together(parts: Sequence[Fitted]) -> Fitted:
     edits = tuple(edit for part in parts if isinstance(part.steering, Steering) for edit in part.steering.edits)
     layers = [part.note["layer"] for part in parts]
     return replace(middle, steering=Steering(edits=edits), note={"layers": layers})
+
+
+def depths_read(ctx: Context, spec: LayerSpec, texts: Sequence[Example]) -> list[tuple[int, ...]]:
+    """The layers of each candidate (`Context.depths`), all of them read for `texts` in one pass."""
+    depths = ctx.depths(spec)
+    ctx.read([text.messages for text in texts], [layer for layers in depths for layer in layers])
+    return depths
+
+
+def as_one(made: Sequence[tuple[Edit, Mapping[str, Any]]]) -> Fitted:
+    """Edits at several layers as one candidate; the middle one's note tells of it."""
+    edits, notes = zip(*made, strict=True)
+    return Fitted(Steering(edits=edits), note=notes[len(notes) // 2])
+
+
+def responses(ctx: Context, texts: Sequence[Example], layer: int) -> Array:
+    """States `[n, H]` of the texts' response tokens after block `layer`."""
+    reads = ctx.read([text.messages for text in texts], layer)
+    return np.concatenate([read.answer(layer) for read in reads]).astype(np.float64)
+
+
+def orthogonal(vector: Array, along: Array) -> Array:
+    """What of `vector` `[H]` is orthogonal to the unit vector `along`, at length 1."""
+    vector = vector / np.linalg.norm(vector)
+    rest = vector - (vector @ along) * along
+    if np.linalg.norm(rest) < 1e-6:  # the same line: any direction beside it will do
+        rest = np.eye(len(along), dtype=np.float32)[int(np.abs(along).argmin())]
+        rest = rest - (rest @ along) * along
+    found: Array = (rest / np.linalg.norm(rest)).astype(np.float32)
+    return found
 
 
 def first_component(rows: Array) -> Array:

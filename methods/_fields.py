@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import Array, Context, Edit, Fitted, LayerSpec, Method, Size, Steering, Train, check_layer
+from methods._directions import depths_read
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,10 @@ class ClassifierField(Method):
         """The edit after block `layer` and a note, from states `x` `[N, H]` and their labels `y` `[N]`, 0 or 1."""
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        depths = ctx.depths(self.layer)
-        layers = [layer for together in depths for layer in together]
         chats = [[example.messages for example in part] for part in (train.negatives, train.positives)]
-        ctx.read([chat for side in chats for chat in side], layers)  # in one pass
-        made = {layer: self._field(ctx, train, layer, chats) for layer in layers}
         found = []
-        for together in depths:
-            edits, notes = zip(*(made[layer] for layer in together), strict=True)
+        for together in depths_read(ctx, self.layer, (*train.negatives, *train.positives)):
+            edits, notes = zip(*(self._field(ctx, train, layer, chats) for layer in together), strict=True)
             found.append(Fitted(Steering(edits=edits), note={"layers": list(together), "fits": list(notes)}))
         return found
 

@@ -7,13 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Array, BenchError, Context, Example, Fitted, Positive, Scaled, Share, Steering, Train, method
-from methods._directions import DirectionMethod, direction
+from bench import Array, BenchError, Context, Fitted, Positive, Scaled, Share, Train, method
+from methods._directions import as_one, depths_read, responses, unit
+from methods.diffmean import DiffMean
 
 
-@method("alphasteer", family="direction", paper="arXiv:2506.07022", needs=["scaled"], provides=["steering"])
+@method(
+    "alphasteer",
+    family="direction",
+    paper="arXiv:2506.07022",
+    needs=["scaled"],
+    provides=["steering"],
+    antisymmetric=False,
+    recovers=False,
+)
 @dataclass(frozen=True)
-class AlphaSteer(DirectionMethod):
+class AlphaSteer(DiffMean):
     """DiffMean's direction, added to a token as far as a regression finds the concept in it.
 
     Equation: X⁺, X⁻ `[n, H]` are the states of response tokens with and without the concept after block `layer`; P
@@ -29,20 +38,13 @@ class AlphaSteer(DirectionMethod):
     null: Share = 0.5
     ridge: Positive = 0.1
 
-    def vector(self, ctx: Context, train: Train, layer: int) -> Array:
-        difference: Array = ctx.tokens(train.positives, layer).mean(0) - ctx.tokens(train.negatives, layer).mean(0)
-        return difference
-
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        found = []
-        for layers in ctx.depths(self.layer):
-            edits, notes = zip(*(self._at(ctx, train, layer) for layer in layers), strict=True)
-            found.append(Fitted(Steering(edits=edits), note=notes[len(notes) // 2]))
-        return found
+        depths = depths_read(ctx, self.layer, (*train.positives, *train.negatives))
+        return [as_one([self._at(ctx, train, layer) for layer in layers]) for layers in depths]
 
     def _at(self, ctx: Context, train: Train, layer: int) -> tuple[Scaled, dict[str, float]]:
         plus, minus = (responses(ctx, texts, layer) for texts in (train.positives, train.negatives))
-        unit = direction(self.vector(ctx, train, layer), layer).detector.weight  # type: ignore[union-attr]
+        along = unit(self.vector(ctx, train, layer), layer)
         probe = blind(plus, minus, self.null, self.ridge)
         on, off = float((plus @ probe).mean()), float(np.abs(minus @ probe).mean())
         if on <= 0:
@@ -50,19 +52,11 @@ class AlphaSteer(DirectionMethod):
         edit = Scaled(
             layer=layer,
             read=(probe / on)[None].astype(np.float32),
-            write=unit[None],
+            write=along[None],
             bias=np.zeros(1, np.float32),
             unit="length",
         )
         return edit, {"layer": layer, "gain_with": round(on, 4), "gain_without": round(off, 4)}
-
-
-def responses(ctx: Context, texts: Sequence[Example], layer: int) -> Array:
-    """States `[n, H]` of the texts' response tokens after block `layer`; the last one of a text whose question takes
-    all of the budget's tokens."""
-    reads = ctx.read([text.messages for text in texts], layer)
-    rows = [read.values[layer][min(read.response, len(read.values[layer]) - 1) :] for read in reads]
-    return np.concatenate(rows).astype(np.float64)
 
 
 def blind(plus: Array, minus: Array, null: float, ridge: float) -> Array:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from bench import Array, Context, Fitted, LayerSpec, Rotate, Steering, Train, check_layer, method
-from methods._directions import direction, first_component
+from methods._directions import first_component, orthogonal, unit
 from methods.diffmean import DiffMean
 
 
@@ -59,7 +59,7 @@ class Angular(DiffMean):
         edited = sorted({layer for spec in self.layers for layers in ctx.depths(spec) for layer in layers})
         found = []
         for (layer,) in ctx.depths(self.layer):
-            first = direction(means[layer], layer).detector.weight  # type: ignore[union-attr]
+            first = unit(means[layer], layer)
             second = deeper(means) if self.plane == "depth" else ctx.rng("plane").standard_normal(len(first))
             basis = np.stack([first, orthogonal(second, first)])
             edits = tuple(
@@ -81,14 +81,3 @@ def deeper(means: Array) -> Array:
     found = first_component(means)
     along = (means - means.mean(0)) @ found
     return found if along @ (np.arange(len(means)) - (len(means) - 1) / 2) >= 0 else -found
-
-
-def orthogonal(vector: Array, unit: Array) -> Array:
-    """What of `vector` `[H]` is orthogonal to `unit`, at length 1."""
-    vector = vector / np.linalg.norm(vector)
-    rest = vector - (vector @ unit) * unit
-    if np.linalg.norm(rest) < 1e-6:  # the same line: any direction beside it will do
-        rest = np.eye(len(unit), dtype=np.float32)[int(np.abs(unit).argmin())]
-        rest = rest - (rest @ unit) * unit
-    found: Array = (rest / np.linalg.norm(rest)).astype(np.float32)
-    return found

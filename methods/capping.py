@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import Array, Budget, Context, Fitted, LayerSpec, Scaled, Steering, Train, method
-from methods._directions import direction
-from methods.alphasteer import responses
+from methods._directions import depths_read, responses, unit
 from methods.diffmean import DiffMean
 
 
@@ -52,10 +51,8 @@ class Capping(DiffMean):
         return budget.trials
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        [layers] = ctx.depths(self.layer)
-        if len(layers) > 1:
-            self.prefetch(ctx, train, list(layers))
-        axes = [direction(self.vector(ctx, train, k), k).detector.weight for k in layers]  # type: ignore[union-attr]
+        [layers] = depths_read(ctx, self.layer, (*train.positives, *train.negatives))
+        axes = [unit(self.vector(ctx, train, layer), layer) for layer in layers]
         along = [responses(ctx, train.positives, k) @ v for k, v in zip(layers, axes, strict=True)]
         found = []
         for percentile in np.linspace(self.percentile, MOST, ctx.budget.trials):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Array, Context, Fitted, LayerSpec, Method, Scaled, Share, Steering, Train, check_layer, method
-from methods.alphasteer import responses
+from bench import Array, Context, Fitted, LayerSpec, Method, Scaled, Share, Train, check_layer, method
+from methods._directions import as_one, depths_read, responses
 
 
 @method("conceptor", family="direction", paper="arXiv:2410.16314", needs=["scaled"], one_way=True)
@@ -35,11 +35,8 @@ class Conceptor(Method):
             raise ValueError(f"quota = {self.quota}, must lie between 0 and 1")
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        found = []
-        for layers in ctx.depths(self.layer):
-            edits, notes = zip(*(self._at(ctx, train, layer) for layer in layers), strict=True)
-            found.append(Fitted(Steering(edits=edits), note=notes[len(notes) // 2]))
-        return found
+        depths = depths_read(ctx, self.layer, train.positives)
+        return [as_one([self._at(ctx, train, layer) for layer in layers]) for layers in depths]
 
     def _at(self, ctx: Context, train: Train, layer: int) -> tuple[Scaled, dict[str, float]]:
         x = responses(ctx, train.positives, layer)

@@ -21,6 +21,7 @@ from bench import (
     check_layer,
     method,
 )
+from methods._directions import depths_read
 
 
 @method("linear-act", family="direction", paper="arXiv:2410.23054", needs=["diagonal"], one_way=True)
@@ -48,7 +49,7 @@ class LinearAcT(Method):
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         found = []
-        for layers in ctx.depths(self.layer):
+        for layers in depths_read(ctx, self.layer, (*train.positives, *train.negatives)):
             edits, inside = [], []
             for layer in layers:
                 edits.append(self.map(ctx, train, layer))

@@ -100,9 +100,7 @@ class Persona(DirectionMethod):
         means = []
         for rows in (train.positives, train.negatives):
             reads = ctx.read([example.messages for example in rows], layer)
-            # A question longer than the budget's tokens leaves no response: its last row stands for it.
-            responses = [r.values[layer][min(r.response, len(r.values[layer]) - 1) :] for r in reads]
-            means.append(np.mean([response.mean(0) for response in responses], axis=0))
+            means.append(np.mean([read.answer(layer).mean(0) for read in reads], axis=0))
         difference: Array = means[0] - means[1]
         return difference
 

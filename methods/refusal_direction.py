@@ -23,8 +23,7 @@ from bench import (
     Train,
     method,
 )
-from methods._directions import direction
-from methods.alphasteer import responses
+from methods._directions import direction, responses
 
 
 @method(

@@ -9,8 +9,15 @@ from typing import Literal
 import numpy as np
 
 from bench import Array, Context, Example, Fitted, Rotate, Span, Steering, Train, method
-from methods._directions import DirectionMethod, direction, first_component, together
-from methods.angular import orthogonal
+from methods._directions import (
+    DirectionDetector,
+    DirectionMethod,
+    depths_read,
+    direction,
+    first_component,
+    orthogonal,
+    together,
+)
 
 
 @method(
@@ -45,13 +52,20 @@ class Spherical(DirectionMethod):
         return difference
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
-        return [together([self._at(ctx, train, layer) for layer in edited]) for edited in ctx.depths(self.layer)]
+        texts = (*train.positives, *train.negatives)
+        if self.states == "last":
+            depths = ctx.depths(self.layer)
+            ctx.last([text.messages for text in texts], [layer for layers in depths for layer in layers])
+        else:
+            depths = depths_read(ctx, self.layer, texts)
+        return [together([self._at(ctx, train, layer) for layer in layers]) for layers in depths]
 
     def _at(self, ctx: Context, train: Train, layer: int) -> Fitted:
         found = direction(self.vector(ctx, train, layer), layer)
+        assert isinstance(found.detector, DirectionDetector)
+        along = found.detector.weight
         states = self._read(ctx, (*train.positives, *train.negatives), layer)
-        unit = found.detector.weight  # type: ignore[union-attr]
-        basis = np.stack([unit, orthogonal(first_component(states), unit)])
+        basis = np.stack([along, orthogonal(first_component(states), along)])
         edit = Rotate(
             layer=layer,
             basis=basis,

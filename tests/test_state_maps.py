@@ -31,9 +31,10 @@ from bench.run.contract import BUDGET, Planted, example_train
 from bench.run.spending import trials as spent_trials
 from bench.run.trials import trials as tried
 from methods._dictionary import Dictionary
+from methods._directions import orthogonal, responses as shown
 from methods._output_scores import TEXT, output_scores
-from methods.alphasteer import blind, responses as shown
-from methods.angular import deeper, orthogonal
+from methods.alphasteer import blind
+from methods.angular import deeper
 from methods.conceptor import soft
 
 TRAIN = example_train()

@@ -284,8 +284,8 @@ class Context:
         found: dict[int, list[Array]] = {layer: [] for layer in layers}
         for begin in range(0, len(texts), TOGETHER):
             for read in self._pass(texts[begin : begin + TOGETHER], layers, self.budget.tokens, site):
-                for layer, rows in read.values.items():
-                    found[layer].append((rows[read.response :] if len(rows) > read.response else rows[-1:]).mean(0))
+                for layer, means in found.items():
+                    means.append(read.answer(layer).mean(0))
         return {layer: np.stack(rows) for layer, rows in found.items()}
 
     def _fetch(self, texts: Sequence[Prompted], layers: Sequence[int], site: ReadSite, tokens: int) -> None:

@@ -202,6 +202,11 @@ class Activations:
     values: Mapping[int, Array]
     response: int = 0
 
+    def answer(self, layer: int) -> Array:
+        """The rows of the answer; where the cut leaves none, the last row stands for it."""
+        rows = self.values[layer]
+        return rows[min(self.response, len(rows) - 1) :]
+
 
 @dataclass(frozen=True)
 class Verdict:
