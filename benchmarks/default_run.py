@@ -1,12 +1,13 @@
 """What `bench run --methods all --task axbench` takes from nothing: minutes by stage, and of the fits by method.
 
 Runs it (preset quick, no kept fit, answer or rating) in a folder of its own and writes `default_run.json`.
-`python benchmarks/default_run.py` wants a quiet machine and most of an hour; FOLDER as its argument takes the
-results of such a run instead.
+`python benchmarks/default_run.py` wants a quiet machine and most of an hour. `--methods A,B` runs those alone, to be
+set against a figure of so many; `--results FOLDER` takes the results of such a run instead.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -26,13 +27,13 @@ SHAPE = (512, 576, 1536)
 """Rows of a batch, width and feed-forward width of the default model."""
 
 
-def made(root: Path) -> Path:
+def made(root: Path, methods: str) -> Path:
     """The results folder of a run that found nothing but the model."""
     if (models := cache_root() / "models").is_dir():
         shutil.copytree(models, root / "cache" / "models")
     folder = root / "results"
     places = {"BENCH_CACHE": str(root / "cache"), "BENCH_RESULTS": str(folder)}
-    command = [sys.executable, "-m", "bench", "run", "--methods", "all", "--task", "axbench"]
+    command = [sys.executable, "-m", "bench", "run", "--methods", methods, "--task", "axbench"]
     subprocess.run(command, env={**os.environ, **places}, check=True)
     return folder
 
@@ -68,8 +69,12 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--methods", default="all")
+    asked.add_argument("--results", type=Path)
+    options = asked.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        found = measured(Path(sys.argv[1]) if sys.argv[1:] else made(Path(place)))
+        found = measured(options.results or made(Path(place), options.methods))
     write_json(Path(__file__).with_suffix(".json"), found)
     print(json.dumps({name: found[name] for name in ("minutes", "total_minutes", "gflops_a_core")}, indent=1))
 
