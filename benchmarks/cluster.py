@@ -63,7 +63,7 @@ if AWAY:
     Fits.fit, HFBackend.generate, FakeBackend.generate = map(clocked, (Fits.fit, HFBackend.generate, slowly))
 
 
-@method("waits", family="direction", needs=["add"])
+@method("waits", surface="activations", needs=["add"])
 @dataclass(frozen=True)
 class Waits(Method):
     '''A direction that takes its time.'''

@@ -95,7 +95,9 @@ def hours(made: Method, plan: Plan, model: Model, device: Device, runs: Engine) 
     plain = engine("hf")  # fits need the module, and so this engine
     texts = cost.train_tokens / BOUND
     written = cost.tokens * step(model, device, runs.rows, runs.overhead, CONTEXT) / runs.rows
-    reads = cost.generations * PROMPT + (READ * TEXT if made.family == "direction" else 0)
+    reads = cost.generations * PROMPT + (
+        READ * TEXT if made.surface == "activations" and "train" not in made.needs else 0
+    )
     read = reads * 2 * model.parameters / (device.flops * USE)
     learnt = texts * TEXT * (4 * model.parameters / (device.flops * USE) + 3 * model.layers * plain.overhead / STEP)
     return CONCEPTS * (written + read + learnt) / 3600
@@ -103,7 +105,7 @@ def hours(made: Method, plan: Plan, model: Model, device: Device, runs: Engine) 
 
 def plans() -> Plan:
     """One concept of the fake engine's: what is asked of a model does not depend on it."""
-    names = ("prompting", "direction", "trained", "none")
+    names = ("prompt*", "activations", "weights", "none")
     return make(Options(names, backend="fake", judge="likelihood", preset="paper", compat="axbench", limit=1))
 
 

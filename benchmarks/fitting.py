@@ -96,7 +96,7 @@ def costs(other: Path, names: list[str], concepts: int, turns: int) -> None:
     from bench.core.store import write_json
     from bench.results import provenance
 
-    names = names or sorted(n for n, cls in table("method").items() if cls.family == "trained" and not cls.named)
+    names = names or sorted(n for n, cls in table("method").items() if "train" in cls.needs and not cls.named)
     sides = {"before": other.resolve(), "after": HERE.parents[1]}
     seen: dict[str, list[dict[str, dict[str, float]]]] = {side: [] for side in sides}
     for _ in range(turns):

@@ -31,7 +31,7 @@ from bench.results import provenance
 from bench.results.tables import tables
 
 SAVED = Path(__file__).with_suffix(".json")
-METHODS = [(f"way-{i}", "direction") for i in range(18)] + [("prompt", "prompting"), ("none", "control")]
+METHODS = [(f"way-{i}", "activations") for i in range(18)] + [("prompt", "prompt"), ("none", "control")]
 SHAPES = {"wide": (500, 10), "deep": (10, 500)}
 """Concepts, and instructions of each; times 20 methods."""
 REPEATS = 5

@@ -14,7 +14,7 @@ from methods.diffmean import DiffMean
 
 @method(
     "ablate",
-    family="direction",
+    surface="activations",
     paper="arXiv:2406.11717",
     needs=["project"],
     provides=["steering"],

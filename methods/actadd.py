@@ -10,7 +10,7 @@ import numpy as np
 from bench import Add, Array, BenchError, Context, Fitted, LayerSpec, Method, Span, Steering, Train, check_layer, method
 
 
-@method("actadd", family="direction", paper="arXiv:2308.10248", views=(), needs=["add"], recovers=True)
+@method("actadd", surface="activations", paper="arXiv:2308.10248", views=(), needs=["add"], recovers=True)
 @dataclass(frozen=True)
 class ActAdd(Method):
     """Position-wise difference of one prompt pair, added to as many tokens at the front of the prompt.

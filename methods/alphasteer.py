@@ -14,7 +14,7 @@ from methods.diffmean import DiffMean
 
 @method(
     "alphasteer",
-    family="direction",
+    surface="activations",
     paper="arXiv:2506.07022",
     needs=["scaled"],
     provides=["steering"],

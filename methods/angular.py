@@ -16,7 +16,7 @@ from methods.diffmean import DiffMean
 
 @method(
     "angular",
-    family="direction",
+    surface="activations",
     paper="arXiv:2510.26243",
     needs=["rotate"],
     provides=["steering"],

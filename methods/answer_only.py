@@ -31,7 +31,7 @@ class Form:
         return [float(value) for value in self.fitted.decision_function(list(options))]
 
 
-@method("answer-only", family="control", provides=["options"])
+@method("answer-only", surface="control", provides=["options"])
 @dataclass(frozen=True)
 class AnswerOnly(Method):
     """A bag of words that never sees the question.

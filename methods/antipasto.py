@@ -12,7 +12,7 @@ from methods._trained import Trained
 
 @method(
     "antipasto",
-    family="trained",
+    surface="weights",
     paper="arXiv:2601.07473",
     views=["texts", "personas"],
     needs=["delta", "train"],

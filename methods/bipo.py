@@ -12,7 +12,7 @@ from methods._trained import Trained
 
 @method(
     "bipo",
-    family="trained",
+    surface="activations",
     paper="arXiv:2406.00045",
     views=["pairs"],
     needs=["add", "train"],

@@ -27,7 +27,7 @@ class WordDetector:
         return odds
 
 
-@method("bow", family="detector", paper="arXiv:2501.17148", provides=["detector"])
+@method("bow", surface="detector", paper="arXiv:2501.17148", provides=["detector"])
 @dataclass(frozen=True)
 class BagOfWords(Method):
     """Logistic regression on the word counts of a text.

@@ -10,7 +10,7 @@ from methods._directions import DirectionMethod
 
 @method(
     "caa",
-    family="direction",
+    surface="activations",
     paper="arXiv:2312.06681",
     views=("choices",),
     needs=["add"],

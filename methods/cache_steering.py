@@ -27,7 +27,7 @@ from bench import (
 
 @method(
     "cache-steering",
-    family="direction",
+    surface="activations",
     paper="arXiv:2507.08799",
     needs=["cache", "site:keys", "site:values"],
     antisymmetric=True,

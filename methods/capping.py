@@ -14,7 +14,7 @@ from methods.diffmean import DiffMean
 
 @method(
     "capping",
-    family="direction",
+    surface="activations",
     paper="arXiv:2601.10387",
     needs=["scaled"],
     provides=["steering"],

@@ -15,7 +15,7 @@ from methods.diffmean import DiffMean
 
 @method(
     "cast",
-    family="direction",
+    surface="activations",
     paper="arXiv:2409.05907",
     views=("texts", "conditions"),
     needs=["add", "gate", "project", "clamp", "lowrank"],

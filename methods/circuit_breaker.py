@@ -26,7 +26,7 @@ REFUSALS = (
 
 @method(
     "circuit-breaker",
-    family="trained",
+    surface="weights",
     paper="arXiv:2406.04313",
     needs=["delta", "train"],
     provides=["steering"],

@@ -11,7 +11,7 @@ from bench import Array, Context, Fitted, LayerSpec, Method, Scaled, Share, Trai
 from methods._directions import as_one, depths_read, responses
 
 
-@method("conceptor", family="direction", paper="arXiv:2410.16314", needs=["scaled"], one_way=True)
+@method("conceptor", surface="activations", paper="arXiv:2410.16314", needs=["scaled"], one_way=True)
 @dataclass(frozen=True)
 class Conceptor(Method):
     """A soft projection of states on the directions that responses with the concept use.

@@ -10,7 +10,7 @@ from methods._directions import DirectionMethod
 
 @method(
     "diffmean",
-    family="direction",
+    surface="activations",
     paper="arXiv:2501.17148",
     needs=["add"],
     provides=["steering", "detector"],

@@ -11,7 +11,7 @@ from methods._trained import Trained
 
 @method(
     "dora",
-    family="trained",
+    surface="weights",
     paper="arXiv:2402.09353",
     needs=["delta", "train"],
     provides=["steering"],

@@ -11,7 +11,7 @@ from methods._trained import Trained
 
 @method(
     "dpo",
-    family="trained",
+    surface="activations",
     paper="arXiv:2305.18290",
     views=["pairs"],
     needs=["add", "train"],

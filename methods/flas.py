@@ -11,7 +11,7 @@ from methods._trained import Pooled
 
 @method(
     "flas",
-    family="trained",
+    surface="activations",
     paper="arXiv:2605.05892",
     needs=["concept-flow", "train"],
     provides=["steering"],

@@ -13,7 +13,7 @@ from methods._trained import Pooled
 
 @method(
     "hypersteer",
-    family="trained",
+    surface="activations",
     paper="arXiv:2506.03292",
     needs=["add", "train"],
     provides=["steering", "detector"],

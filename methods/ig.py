@@ -8,7 +8,7 @@ from bench import Array, Context, Size, Train, method
 from methods._attribution import AttributionMethod
 
 
-@method("ig", family="detector", paper="arXiv:2501.17148", provides=["detector"])
+@method("ig", surface="detector", paper="arXiv:2501.17148", provides=["detector"])
 @dataclass(frozen=True)
 class IntegratedGradients(AttributionMethod):
     """Integrated gradients of a last-token classifier from the negatives' mean activation.

@@ -32,7 +32,7 @@ from methods._directions import DirectionDetector
 
 @method(
     "imported",
-    family="direction",
+    surface="activations",
     paper="arXiv:2310.01405",
     views=(),
     needs=["add"],

@@ -10,7 +10,7 @@ import numpy as np
 from bench import Add, Array, BenchError, Context, Fitted, Method, Share, Span, Steering, Train, method
 
 
-@method("iti", family="direction", paper="arXiv:2306.03341", needs=["add", "site:attn"], antisymmetric=True)
+@method("iti", surface="activations", paper="arXiv:2306.03341", needs=["add", "site:attn"], antisymmetric=True)
 @dataclass(frozen=True)
 class ITI(Method):
     """Mass-mean shift of the attention heads that a probe ranks highest, one push per layer.

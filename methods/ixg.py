@@ -8,7 +8,7 @@ from bench import Array, Context, Train, method
 from methods._attribution import AttributionMethod
 
 
-@method("ixg", family="detector", paper="arXiv:2501.17148", provides=["detector"])
+@method("ixg", surface="detector", paper="arXiv:2501.17148", provides=["detector"])
 @dataclass(frozen=True)
 class InputXGradient(AttributionMethod):
     """Input times gradient of a last-token classifier, summed over dimensions in absolute value.

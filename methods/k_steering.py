@@ -11,7 +11,7 @@ from bench import Amount, Array, Edit, NetworkField, Positive, Size, method
 from methods._fields import ClassifierField
 
 
-@method("k-steering", family="direction", paper="arXiv:2505.24535", needs=["network-field"], provides=["steering"])
+@method("k-steering", surface="activations", paper="arXiv:2505.24535", needs=["network-field"], provides=["steering"])
 @dataclass(frozen=True)
 class KSteering(ClassifierField):
     """A classifier of two hidden layers, its logit climbed from wherever a token is.

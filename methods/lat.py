@@ -12,7 +12,7 @@ from methods._directions import DirectionMethod, first_component, oriented
 
 @method(
     "lat",
-    family="direction",
+    surface="activations",
     paper="arXiv:2310.01405",
     needs=["add"],
     provides=["steering", "detector"],

@@ -24,7 +24,7 @@ from bench import (
 from methods._directions import depths_read
 
 
-@method("linear-act", family="direction", paper="arXiv:2410.23054", needs=["diagonal"], one_way=True)
+@method("linear-act", surface="activations", paper="arXiv:2410.23054", needs=["diagonal"], one_way=True)
 @dataclass(frozen=True)
 class LinearAcT(Method):
     """An affine map of each dimension that takes states without the concept to states with it.

@@ -14,7 +14,7 @@ from methods._trained import Trained
 
 @method(
     "lora",
-    family="trained",
+    surface="weights",
     paper="arXiv:2106.09685",
     needs=["delta", "train"],
     provides=["steering"],

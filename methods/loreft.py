@@ -13,7 +13,7 @@ from methods._trained import Trained
 
 @method(
     "loreft",
-    family="trained",
+    surface="activations",
     paper="arXiv:2404.03592",
     needs=["lowrank", "train"],
     provides=["steering"],

@@ -11,7 +11,7 @@ from methods._trained import Trained
 
 @method(
     "lorra",
-    family="trained",
+    surface="weights",
     paper="arXiv:2310.01405",
     views=["texts", "personas"],
     needs=["delta", "train"],

@@ -10,7 +10,7 @@ from bench import Array, Context, Train, method
 from methods._directions import DirectionMethod
 
 
-@method("mean", family="direction", paper="arXiv:2501.17148", needs=["add"], provides=["steering", "detector"])
+@method("mean", surface="activations", paper="arXiv:2501.17148", needs=["add"], provides=["steering", "detector"])
 @dataclass(frozen=True)
 class Mean(DirectionMethod):
     """Mean activation of the positive and negative texts together.

@@ -10,7 +10,7 @@ from bench import Array, method
 from methods.linear_act import LinearAcT
 
 
-@method("mean-act", family="direction", paper="arXiv:2410.23054", needs=["diagonal"], one_way=False)
+@method("mean-act", surface="activations", paper="arXiv:2410.23054", needs=["diagonal"], one_way=False)
 @dataclass(frozen=True)
 class MeanAcT(LinearAcT):
     """Moves each dimension by the difference of mean states with and without the concept.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench import Context, Fitted, Method, Steering, Train, method
 
 
-@method("none", family="control", views=())
+@method("none", surface="control", views=())
 @dataclass(frozen=True)
 class Bare(Method):
     """The model without any change.

@@ -11,7 +11,7 @@ from bench import Amount, Array, BenchError, Edit, Positive, QuadraticField, Siz
 from methods._fields import ClassifierField
 
 
-@method("odesteer", family="direction", paper="arXiv:2602.17560", needs=["quadratic-field"], provides=["steering"])
+@method("odesteer", surface="activations", paper="arXiv:2602.17560", needs=["quadratic-field"], provides=["steering"])
 @dataclass(frozen=True)
 class ODESteer(ClassifierField):
     """A logistic regression with a polynomial kernel, followed uphill at unit speed.

@@ -28,7 +28,7 @@ from methods._personas import chat
 
 @method(
     "persona",
-    family="direction",
+    surface="activations",
     paper="arXiv:2507.21509",
     views=("texts", "personas"),
     needs=["add"],

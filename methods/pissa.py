@@ -11,7 +11,7 @@ from methods._trained import Trained
 
 @method(
     "pissa",
-    family="trained",
+    surface="weights",
     paper="arXiv:2404.02948",
     needs=["delta", "train"],
     provides=["steering"],

@@ -13,7 +13,7 @@ from methods._directions import DirectionMethod
 
 @method(
     "probe",
-    family="direction",
+    surface="activations",
     paper="arXiv:2501.17148",
     needs=["add"],
     provides=["steering", "detector"],

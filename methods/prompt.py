@@ -26,7 +26,7 @@ LINES = (
 )
 
 
-@method("prompt", family="prompting", paper="arXiv:2501.17148", views=(), needs=["prompt"])
+@method("prompt", surface="prompt", paper="arXiv:2501.17148", views=(), needs=["prompt"])
 @dataclass(frozen=True)
 class OneLine(Method):
     """One line that asks for the concept; the wording is chosen on the select split.

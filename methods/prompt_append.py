@@ -9,7 +9,7 @@ from bench import method
 from methods.prompt import OneLine
 
 
-@method("prompt-append", family="prompting", paper="arXiv:2505.20809", views=(), needs=["prompt"], named=True)
+@method("prompt-append", surface="prompt", paper="arXiv:2505.20809", views=(), needs=["prompt"], named=True)
 @dataclass(frozen=True)
 class Appended(OneLine):
     """The one line of `prompt`, after the question only: RePS's appended defence.

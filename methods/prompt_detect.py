@@ -37,7 +37,7 @@ class PromptDetector:
         return QUESTION.format(concept=self.concept, passage=passage)
 
 
-@method("prompt-detect", family="detector", paper="arXiv:2501.17148", views=(), provides=["detector"])
+@method("prompt-detect", surface="detector", paper="arXiv:2501.17148", views=(), provides=["detector"])
 @dataclass(frozen=True)
 class PromptDetect(Method):
     """The model is asked how well the concept's description fits a response, from 0 to 2.

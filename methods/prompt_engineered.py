@@ -26,9 +26,7 @@ def _task(train: Train) -> str:
     return TASK.replace("{concept}", train.concept.text)
 
 
-@method(
-    "prompt-engineered", family="prompting", paper="arXiv:2501.17148", views=(), needs=["prompt"], uses_prompter=True
-)
+@method("prompt-engineered", surface="prompt", paper="arXiv:2501.17148", views=(), needs=["prompt"], uses_prompter=True)
 @dataclass(frozen=True)
 class Engineered(Method):
     """A steering prompt written by a language model; the best of several is chosen on select.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench import Context, Fitted, Method, Prompt, Size, Steering, Train, method
 
 
-@method("prompt-fewshot", family="prompting", paper="arXiv:2005.14165", needs=["prompt"])
+@method("prompt-fewshot", surface="prompt", paper="arXiv:2005.14165", needs=["prompt"])
 @dataclass(frozen=True)
 class FewShot(Method):
     """`k` training positives as example turns before the question; the draw is chosen on select.

@@ -45,7 +45,7 @@ ANSWER = 64
 
 
 @method(
-    "prompt-gepa", family="prompting", paper="arXiv:2507.19457", needs=["prompt"], uses_prompter=True, uses_judge=True
+    "prompt-gepa", surface="prompt", paper="arXiv:2507.19457", needs=["prompt"], uses_prompter=True, uses_judge=True
 )
 @dataclass(frozen=True)
 class Gepa(Method):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench import BenchError, Budget, Context, Fitted, Method, Prompt, Share, Steering, Train, method
 
 
-@method("prompt-manyshot", family="prompting", paper="arXiv:2404.11018", needs=["prompt"])
+@method("prompt-manyshot", surface="prompt", paper="arXiv:2404.11018", needs=["prompt"])
 @dataclass(frozen=True)
 class ManyShot(Method):
     """All training positives as example turns, up to the model's context; nothing to choose.

@@ -17,7 +17,7 @@ LINES = (
 
 @method(
     "prompt-persona",
-    family="prompting",
+    surface="prompt",
     paper="github.com/vgel/repeng",
     views=("personas",),
     needs=["prompt"],

@@ -9,7 +9,7 @@ from bench import method
 from methods.prompt import OneLine
 
 
-@method("prompt-prepend", family="prompting", paper="arXiv:2505.20809", views=(), needs=["prompt"], named=True)
+@method("prompt-prepend", surface="prompt", paper="arXiv:2505.20809", views=(), needs=["prompt"], named=True)
 @dataclass(frozen=True)
 class Prepended(OneLine):
     """The one line of `prompt`, before the question only: RePS's prepended defence.

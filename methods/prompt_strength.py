@@ -13,7 +13,7 @@ from methods.prompt import filled, wordings
 AVOID = "Answer without {concept}, and without anything that belongs to it."
 
 
-@method("prompt-strength", family="prompting", paper="arXiv:2306.17806", views=(), needs=["prompt", "mix"])
+@method("prompt-strength", surface="decoding", paper="arXiv:2306.17806", views=(), needs=["prompt", "mix"])
 @dataclass(frozen=True)
 class PromptStrength(Method):
     """The wordings of `prompt`, each at several strengths; the select split picks both.

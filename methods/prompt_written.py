@@ -25,7 +25,7 @@ KEYWORDS = {
 """Of the shipped concepts, by id."""
 
 
-@method("prompt-written", family="prompting", paper="arXiv:2501.17148", views=(), needs=["prompt"])
+@method("prompt-written", surface="prompt", paper="arXiv:2501.17148", views=(), needs=["prompt"])
 @dataclass(frozen=True)
 class Written(Method):
     """A prompt that was written for the concept, with its keywords, and frozen before any run.

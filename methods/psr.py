@@ -9,7 +9,7 @@ from bench import LayerSpec, Positive, Size, method
 from methods._trained import Trained
 
 
-@method("psr", family="trained", paper="arXiv:2605.03907", needs=["scaled", "train"], provides=["steering"])
+@method("psr", surface="activations", paper="arXiv:2605.03907", needs=["scaled", "train"], provides=["steering"])
 @dataclass(frozen=True)
 class PSR(Trained):
     """Prompt steering replacement: vectors after all blocks, each added as far as the token's state says.

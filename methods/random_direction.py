@@ -8,7 +8,7 @@ from bench import Array, Context, Train, method
 from methods._directions import DirectionMethod
 
 
-@method("random", family="control", needs=["add"], provides=["steering", "detector"])
+@method("random", surface="control", needs=["add"], provides=["steering", "detector"])
 @dataclass(frozen=True)
 class RandomDirection(DirectionMethod):
     """A random unit direction at the same layer and norm as the fitted ones.

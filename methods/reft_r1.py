@@ -12,7 +12,7 @@ from methods._trained import Trained
 
 @method(
     "reft-r1",
-    family="trained",
+    surface="activations",
     paper="arXiv:2501.17148",
     needs=["add", "train"],
     provides=["steering", "detector"],

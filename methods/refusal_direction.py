@@ -28,7 +28,7 @@ from methods._directions import direction, responses
 
 @method(
     "refusal-direction",
-    family="direction",
+    surface="activations",
     paper="arXiv:2406.11717",
     needs=["add", "project"],
     provides=["steering", "detector"],

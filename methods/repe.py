@@ -15,7 +15,7 @@ from methods._personas import stimuli
 
 @method(
     "repe",
-    family="direction",
+    surface="activations",
     paper="arXiv:2310.01405",
     views=("texts", "personas"),
     needs=["add", "project"],

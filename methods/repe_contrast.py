@@ -52,7 +52,7 @@ class Contrast:
 
 @method(
     "repe-contrast",
-    family="direction",
+    surface="activations",
     paper="arXiv:2310.01405",
     views=("personas",),
     needs=["add"],

@@ -14,7 +14,7 @@ from methods._personas import stimuli
 
 @method(
     "repeng",
-    family="direction",
+    surface="activations",
     paper="github.com/vgel/repeng",
     views=("texts", "personas"),
     needs=["add"],

@@ -12,7 +12,7 @@ from methods._trained import Trained
 
 @method(
     "reps",
-    family="trained",
+    surface="activations",
     paper="arXiv:2505.20809",
     views=["pairs"],
     needs=["add", "train"],

@@ -34,7 +34,12 @@ READERS = 20
 
 
 @method(
-    "sae", family="direction", paper="arXiv:2501.17148", needs=["add", "clamp"], provides=GIVES, needs_all_concepts=True
+    "sae",
+    surface="activations",
+    paper="arXiv:2501.17148",
+    needs=["add", "clamp"],
+    provides=GIVES,
+    needs_all_concepts=True,
 )
 @dataclass(frozen=True)
 class SAE(Method):

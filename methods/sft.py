@@ -12,7 +12,7 @@ from methods._trained import Trained
 
 @method(
     "sft",
-    family="trained",
+    surface="weights",
     paper="arXiv:2501.17148",
     needs=["delta", "train"],
     provides=["steering"],

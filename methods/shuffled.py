@@ -12,12 +12,10 @@ from bench import Choice, Context, Fitted, LayerSpec, Method, Pair, Train, Wrapp
 from methods.diffmean import DiffMean
 
 Row = TypeVar("Row")
-UNTAUGHT = frozenset({"control", "prompting"})
-"""Families that labels do not teach, alone or as a part."""
 
 
 @method(
-    "shuffled", family="control", needs=["add"], provides=["steering", "detector"], antisymmetric=False, recovers=False
+    "shuffled", surface="control", needs=["add"], provides=["steering", "detector"], antisymmetric=False, recovers=False
 )
 @dataclass(frozen=True)
 class Shuffled(Wrapper):
@@ -71,8 +69,8 @@ def _unlabelled(inner: Method) -> str:
     for part in inner.members:
         if why := _unlabelled(part):
             return why
-    if inner.family in UNTAUGHT:
-        return f"{inner.name} is of the family {inner.family}"
+    if inner.prompted or inner.surface == "control":
+        return f"{inner.name} is a control" if inner.surface == "control" else f"{inner.name} prompts"
     if getattr(inner, "both", False):  # the language-model loss of both sides (`LM`)
         return f"{inner.name} with both = true trains on both sides alike"
     return "" if inner.views else f"{inner.name} reads no training data"

@@ -10,7 +10,7 @@ from methods._trained import Trained
 from methods.prompt import LINES
 
 
-@method("soft-prompt", family="trained", paper="arXiv:2104.08691", needs=["embeds", "train"], one_way=True)
+@method("soft-prompt", surface="activations", paper="arXiv:2104.08691", needs=["embeds", "train"], one_way=True)
 @dataclass(frozen=True)
 class SoftPromptMethod(Trained):
     """Prompt tuning: trained rows in place of a prompt's words, read before the user's own.

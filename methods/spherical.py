@@ -22,7 +22,7 @@ from methods._directions import (
 
 @method(
     "spherical",
-    family="direction",
+    surface="activations",
     paper="arXiv:2602.08169",
     needs=["rotate"],
     provides=["steering", "detector"],

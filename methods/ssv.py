@@ -13,7 +13,7 @@ from methods._trained import Trained
 
 @method(
     "ssv",
-    family="trained",
+    surface="activations",
     paper="arXiv:2501.17148",
     needs=["add", "train"],
     provides=["steering", "detector"],

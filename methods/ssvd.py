@@ -11,7 +11,7 @@ from methods._trained import Trained
 
 @method(
     "ssvd",
-    family="trained",
+    surface="weights",
     paper="arXiv:2509.02830",
     needs=["delta", "train"],
     provides=["steering"],

@@ -12,7 +12,7 @@ from methods._trained import Trained
 
 @method(
     "svft",
-    family="trained",
+    surface="weights",
     paper="arXiv:2405.19597",
     needs=["delta", "train"],
     provides=["steering"],

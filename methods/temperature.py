@@ -22,7 +22,7 @@ class Divided:
         return [value / self.by for value in logprobs]
 
 
-@method("temperature", family="control", views=(), provides=["options"])
+@method("temperature", surface="control", views=(), provides=["options"])
 @dataclass(frozen=True)
 class Temperature(Method):
     """The bare model at another temperature, picked on the select split.

@@ -14,7 +14,7 @@ from methods.lora import LoRAMethod
 
 @method(
     "weight-steering",
-    family="trained",
+    surface="weights",
     paper="arXiv:2511.05408",
     needs=["delta", "train"],
     provides=["steering"],

@@ -85,10 +85,10 @@ class Recipe:
 def write(recipe: Recipe, root: Path) -> list[Path]:
     """The run files of a recipe; equal recipes give equal bytes."""
     made = []
-    for merit, (name, family) in enumerate(recipe.methods):
+    for merit, (name, surface) in enumerate(recipe.methods):
         path = results.place(_spec(recipe, name), root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        data, trials = _run(recipe, name, family, 1.8 * 0.6**merit)
+        data, trials = _run(recipe, name, surface, 1.8 * 0.6**merit)
         write_json(path, data)
         if trials:
             path.with_name(results.TRIALS).write_text("".join(json.dumps(row) + "\n" for row in trials))
@@ -105,12 +105,12 @@ def _spec(recipe: Recipe, name: str) -> RunSpec:
     return RunSpec(name, recipe.task, "tiny-model", "likelihood", rules, params, data=f"{len(recipe.concepts)}")
 
 
-def _run(recipe: Recipe, name: str, family: str, merit: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _run(recipe: Recipe, name: str, surface: str, merit: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     rng = random.Random(f"run {name}")
     spec = _spec(recipe, name)
     concepts: dict[str, Any] = {}
     samples, trials = [], []  # type: list[dict[str, Any]], list[dict[str, Any]]
-    tried = [1.0] if family == "prompting" else list(recipe.coefficients)
+    tried = [1.0] if surface == "prompt" else list(recipe.coefficients)
     for c, concept in enumerate(recipe.concepts):
         picked = {"candidate": 0, "coefficient": tried[c % len(tried)]}
         own = [_answer(recipe, rng, concept, "test", i, merit) for i in range(recipe.tests)]
@@ -132,7 +132,7 @@ def _run(recipe: Recipe, name: str, family: str, merit: float) -> tuple[dict[str
         }
     counts = {"generations": len(samples) + len(trials), "tokens": 40 * len(samples), "missing": 0}
     data = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "code": "c",
-            "family": family, "validated": True, "concepts": concepts, "samples": samples, "counts": counts,
+            "surface": surface, "validated": True, "concepts": concepts, "samples": samples, "counts": counts,
             "axes": list(AXES), "scale": 2.0, "provenance": MADE}  # fmt: skip
     return data | {"metrics": results.metrics(data)}, trials
 

@@ -85,31 +85,31 @@ def test_agree_counts_samples_and_clusters() -> None:
     assert (found.n, found.kappa.n) == (6, 3)
 
 
-FAMILIES = {"prompt": "prompting", "p2": "prompting", "add": "direction", "lora": "adapter", "none": "control"}
+SURFACES = {"prompt": "prompt", "p2": "prompt", "add": "activations", "lora": "weights", "none": "control"}
 
 
 def ratings(bonus: float, seed: int) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng(seed)
     return {
-        m: {c: (bonus if f == "prompting" else 0.0) + 0.05 * rng.normal() for c in "abcdefghijkl"}
-        for m, f in FAMILIES.items()
+        m: {c: (bonus if f == "prompt" else 0.0) + 0.05 * rng.normal() for c in "abcdefghijkl"}
+        for m, f in SURFACES.items()
     }
 
 
 def test_a_judge_that_favours_prompts_is_found() -> None:
-    found = interaction(ratings(0.5, 1), ratings(0.0, 2), FAMILIES)
+    found = interaction(ratings(0.5, 1), ratings(0.0, 2), SURFACES)
     assert found.low > 0
     assert found.mean == pytest.approx(0.5, abs=0.05)
-    mirrored = interaction(ratings(0.0, 2), ratings(0.5, 1), FAMILIES)
+    mirrored = interaction(ratings(0.0, 2), ratings(0.5, 1), SURFACES)
     assert mirrored.mean == pytest.approx(-found.mean)
-    fair = interaction(ratings(0.5, 1), ratings(0.5, 2), FAMILIES)
+    fair = interaction(ratings(0.5, 1), ratings(0.5, 2), SURFACES)
     assert fair.low < 0 < fair.high
 
 
-def test_no_interaction_without_both_families() -> None:
-    only = {"prompt": "prompting", "none": "control"}
+def test_no_interaction_without_both_sides() -> None:
+    only = {"prompt": "prompt", "none": "control"}
     assert math.isnan(
         interaction(
-            ratings(0, 1), ratings(0, 2), only | {"p2": "prompting"} | dict.fromkeys(("add", "lora"), "control")
+            ratings(0, 1), ratings(0, 2), only | {"p2": "prompt"} | dict.fromkeys(("add", "lora"), "control")
         ).mean
     )

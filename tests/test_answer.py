@@ -16,8 +16,8 @@ from bench.report.text import verdict
 from bench.report.text.leaderboard import cells
 from bench.results import hypotheses
 from bench.results.differences import difference
-from bench.results.families import families, weights
 from bench.results.runs import Run
+from bench.results.sides import sides, weights
 from bench.results.tables import Row, Table, select_score, tables
 from bench.results.verdict import Answer, Claim, answers, steered
 from bench.stats.significance import Difference, holm, union
@@ -39,13 +39,12 @@ def test_the_two_were_best_on_the_select_split(committed_tables: list[Table]) ->
         def on_select(name: str, rows: dict[str, Row] = rows) -> float:
             return float(np.mean([v for v in rows[name].run.scores("overall", "select").values() if v is not None]))
 
-        prompts = [name for name, row in rows.items() if row.run.family == "prompting"]
+        prompts = [name for name, row in rows.items() if row.run.prompted]
         trials = one.table.spec["protocol"]["budget"]["trials"]
         known = [
             name
             for name, row in rows.items()
-            if row.run.family in ("direction", "trained")
-            and all(len(c["select"]) <= trials for c in row.run.data["concepts"].values())
+            if row.run.steered and all(len(c["select"]) <= trials for c in row.run.data["concepts"].values())
         ]
         assert on_select(one.prompt.name) == max(map(on_select, prompts))
         assert on_select(one.steering.name) == max(map(on_select, known))
@@ -185,7 +184,7 @@ def named(table: Table, registration: Mapping[str, Any] | None, root: Path) -> l
 @pytest.mark.slow
 def test_what_was_registered_is_compared_and_nothing_else(table: Table, tmp_path: Path) -> None:
     (tmp_path / hypotheses.FILE).write_text(
-        'margin = 0.2\n[tasks.axbench]\nprompt = "prompt-search"\ndirection = "caa"\ntrained = "lora"\n', "utf-8"
+        'margin = 0.2\n[tasks.axbench]\nprompt = "prompt-search"\nsteering = ["caa", "lora"]\n', "utf-8"
     )
     model = table.spec["model"]
     assert hypotheses.carried(tmp_path, "axbench-attack", model) == {}
@@ -208,7 +207,7 @@ def test_what_was_registered_is_compared_and_nothing_else(table: Table, tmp_path
         ("margin = 2", "no share of the scale"),
         ("margn = 0.1", "did you mean 'margin'"),
         ("[tasks.axbench]\nprompt = 'prompt'", "name a prompt, and a method of"),
-        ("[tasks.axbench]\nprompt = 'prompt'\ndirecton = 'caa'", "did you mean 'direction'"),
+        ("[tasks.axbench]\nprompt = 'prompt'\nsterring = ['caa']", "did you mean 'steering'"),
         ("[tasks.axbench", "is not a registration of hypotheses"),
         ("tasks = ['axbench']", "tasks is .* not an object"),
         ("[tasks]\naxbench = 5", "tasks.axbench is 5, not an object"),
@@ -232,8 +231,8 @@ def test_the_best_of_k_is_what_drawing_gives() -> None:
 
 
 @pytest.mark.slow
-def test_families_at_equal_numbers(table: Table) -> None:
-    found = families(table, steered(table))
+def test_sides_at_equal_numbers(table: Table) -> None:
+    found = sides(table, steered(table))
     assert found is not None
     assert found.k == min(found.prompts, found.steering)
     prompts, steering = found.curves
@@ -242,7 +241,7 @@ def test_families_at_equal_numbers(table: Table) -> None:
     whole = max(steered(table), key=lambda row: select_score(row.run))
     assert steering[-1].mean == pytest.approx(whole.estimates["overall"].mean)  # the best of all is the best
     assert 0 < found.p_labels <= 1
-    assert families(table, steered(table)[:1]) is None
+    assert sides(table, steered(table)[:1]) is None
 
 
 def test_without_steering_or_prompts_nothing_is_said(committed_tables: list[Table]) -> None:

@@ -151,7 +151,7 @@ PLUGINS = {
     "an error of its own": "raise ValueError('two\\nlines')\n",
     "a class that is no dataclass": (
         "from bench import Fitted, Method, method\n"
-        "@method('plain', family='direction')\n"
+        "@method('plain', surface='activations')\n"
         "class Plain(Method):\n"
         "    def fit(self, ctx, train):\n"
         "        return [Fitted()]\n"
@@ -159,7 +159,7 @@ PLUGINS = {
     "an abstract class": (
         "from dataclasses import dataclass\n"
         "from bench import Method, method\n"
-        "@method('plain', family='direction')\n"
+        "@method('plain', surface='activations')\n"
         "@dataclass(frozen=True)\n"
         "class Plain(Method):\n"
         "    layer: int = 1\n"

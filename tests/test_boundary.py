@@ -33,7 +33,7 @@ def unit(ctx, size=0):
     return np.eye(size or ctx.lm.width, dtype=np.float32)[0]
 
 def made(name, needs=()):
-    return method(name, family="direction", needs=needs)
+    return method(name, surface="activations", needs=needs)
 
 class Plain(Method):
     def fit(self, ctx, train):

@@ -26,7 +26,7 @@ def test_the_committed_file_is_the_generated_one() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_method_has_a_row_and_a_section_with_its_summary(name: str) -> None:
     cls, text = registry.get("method", name), document()
-    assert text.count(f"\n| [{name}](#{name}) | {cls.family} |") == 1
+    assert text.count(f"\n| [{name}](#{name}) | {cls.surface} |") == 1
     section = text.split(f"\n### {name}\n\n")[1].split("\n### ")[0]
     assert section.startswith(documents._shown("", cls.summary()))
     doc = cls.__doc__ or ""

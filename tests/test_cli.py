@@ -123,17 +123,17 @@ print([name for name in "{heavy}".split() if name in sys.modules], file=sys.stde
 
 def test_list_methods_has_its_shape(place: Place) -> None:
     rows = strict(place.bench("list", "methods", "--json").stdout)
-    assert all(list(row) == ["name", "family", "needs", "summary", "paper"] for row in rows)
+    assert all(list(row) == ["name", "surface", "needs", "summary", "paper"] for row in rows)
     named = {row["name"]: row for row in rows}
     assert set(named) >= {"none", "random", "shuffled", "prompt", "diffmean", "prompt+diffmean"}
     assert named["diffmean"] == {
         "name": "diffmean",
-        "family": "direction",
+        "surface": "activations",
         "needs": ["add", "view:texts"],
         "summary": "Difference of the mean activations of texts with and without the concept.",
         "paper": "arXiv:2501.17148",
     }
-    assert named["prompt+diffmean"]["family"] == "combination"
+    assert named["prompt+diffmean"]["surface"] == "combination"
     assert named["prompt+diffmean"]["needs"] == ["add", "prompt", "view:texts"]
     assert all(row["summary"] for row in rows)
     assert strict(place.bench("list", "--json").stdout) == rows  # methods are the default
@@ -627,7 +627,7 @@ from dataclasses import dataclass
 import numpy as np
 from bench import Add, Context, Fitted, Method, Steering, Train, method
 
-@method("{name}", family="direction", needs={needs}, views={views})
+@method("{name}", surface="activations", needs={needs}, views={views})
 @dataclass(frozen=True)
 class Mine(Method):
     '''A direction of ones.'''

@@ -225,7 +225,7 @@ def test_one_command_checks_what_a_name_stands_for(words: list[str], kind: str) 
 PLUGIN = """from dataclasses import dataclass
 from bench import Context, Fitted, Method, Train, method
 
-@method("mine", family={family!r}, needs={needs!r})
+@method("mine", surface={surface!r}, needs={needs!r})
 @dataclass(frozen=True)
 class Mine(Method):
     def fit(self, ctx: Context, train: Train):
@@ -234,17 +234,17 @@ class Mine(Method):
 
 
 @pytest.mark.parametrize(
-    ("family", "needs", "said"),
+    ("surface", "needs", "said"),
     [
-        ("directions", ["add"], "unknown family 'directions': did you mean 'direction'"),
-        ("direction", ["adds"], "no engine is known to 'adds': did you mean 'add'"),
+        ("activation", ["add"], "unknown surface 'activation': did you mean 'activations'"),
+        ("activations", ["adds"], "no engine is known to 'adds': did you mean 'add'"),
     ],
 )
 def test_a_plugin_s_unknown_words_are_refused_with_file_and_line(
-    family: str, needs: list[str], said: str, tmp_path: Path
+    surface: str, needs: list[str], said: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(PLUGIN.format(family=family, needs=needs, body="pass"), "utf-8")
+    path.write_text(PLUGIN.format(surface=surface, needs=needs, body="pass"), "utf-8")
     with pytest.raises(UsageError, match=r"plugin mine\.py:4: method 'mine'") as error:
         load_plugin(path)
     assert said in str(error.value)
@@ -260,7 +260,7 @@ def test_a_plugin_s_unknown_words_are_refused_with_file_and_line(
 )
 def test_a_typo_in_a_method_s_declaration_is_refused(typo: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    text = PLUGIN.format(family="direction", needs=["add"], body="pass").replace("needs=", f"{typo}, needs=")
+    text = PLUGIN.format(surface="activations", needs=["add"], body="pass").replace("needs=", f"{typo}, needs=")
     path.write_text(text, "utf-8")
     with pytest.raises(UsageError) as error:
         load_plugin(path)
@@ -276,7 +276,9 @@ def test_two_plugin_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
     for i in (1, 2):
         (tmp_path / str(i)).mkdir()
         path = tmp_path / str(i) / "mine.py"
-        text = PLUGIN.format(family="direction", needs=["add"], body=f"return [{i}]").replace('"mine"', f'"mine-{i}"')
+        text = PLUGIN.format(surface="activations", needs=["add"], body=f"return [{i}]").replace(
+            '"mine"', f'"mine-{i}"'
+        )
         path.write_text(text, "utf-8")
         module = load_plugin(path)
         found.append((module.Mine, code_digest(module.Mine)))
@@ -292,7 +294,7 @@ def test_two_plugin_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
     ],
 )
 def test_a_fit_of_nothing_or_of_something_else_breaks_the_contract(body: str, said: str, tmp_path: Path) -> None:
-    text = PLUGIN.format(family="direction", needs=["add"], body=body).replace("Method,", "Method, Steering,")
+    text = PLUGIN.format(surface="activations", needs=["add"], body=body).replace("Method,", "Method, Steering,")
     (tmp_path / "mine.py").write_text(text, "utf-8")
     load_plugin(tmp_path / "mine.py")
     assert said in " ".join(method_contract.check("mine").values())
@@ -301,7 +303,7 @@ def test_a_fit_of_nothing_or_of_something_else_breaks_the_contract(body: str, sa
 @pytest.mark.slow
 def test_a_plugin_s_failure_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(PLUGIN.format(family="direction", needs=["add"], body="return [1 / 0]"), "utf-8")
+    path.write_text(PLUGIN.format(surface="activations", needs=["add"], body="return [1 / 0]"), "utf-8")
     words = ["--plugin", str(path), "run", "--backend", "fake", "-m", "mine,none", "-n", "1", "--json"]
     done = CliRunner().invoke(
         main, words, env={"BENCH_CACHE": str(tmp_path / "c"), "BENCH_RESULTS": str(tmp_path / "r")}

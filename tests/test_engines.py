@@ -30,7 +30,7 @@ def made(folder: Path, methods: Sequence[str], backend: str = "auto", **options:
 
 
 def adapter_method() -> None:
-    @method("adapted", family="trained", needs=["delta"])
+    @method("adapted", surface="weights", needs=["delta"])
     @dataclasses.dataclass(frozen=True)
     class Adapted(Method):
         def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:

@@ -56,13 +56,13 @@ def luminance(colour: str) -> float:
 
 
 def test_families_and_lines_are_told_apart_without_colour() -> None:
-    styles = [*drawing.FAMILIES.values(), drawing.OTHER]
+    styles = [*drawing.SURFACES.values(), drawing.OTHER]
     assert len({marker for _, marker in styles}) == len(styles)
     assert len({(str(dashes), marker) for _, dashes, marker in drawing.LINES}) == len(drawing.LINES)
     assert len({str(dashes) for _, dashes, _ in drawing.LINES}) == len(drawing.LINES)
     assert all(luminance(colour) < 0.62 for colour, _ in styles)  # dark enough on white, in grey too
-    shipped = {row["family"] for row in json.loads(_listed())}
-    assert shipped <= set(drawing.FAMILIES)
+    shipped = {row["surface"] for row in json.loads(_listed())}
+    assert shipped <= set(drawing.SURFACES)
 
 
 def _listed() -> str:
@@ -89,7 +89,7 @@ def test_fifty_methods_fit_a_page_with_a_line_each(table: Table, tmp_path: Path)
     assert forest.best(many(table, 25)) is None
     front = forest.best(many(table, 50))
     assert front
-    assert len(front.rows) == 10 + sum(row.run.family == "control" for row in many(table, 50).rows[10:])
+    assert len(front.rows) == 10 + sum(row.run.surface == "control" for row in many(table, 50).rows[10:])
     for figure in (forest.forest(many(table, 50)), forest.optimism(many(table, 50))):
         assert figure
         png, *_ = emit(figure, tmp_path / figure.kind)
@@ -143,7 +143,7 @@ def test_curves_begin_at_the_bare_model(table: Table) -> None:
     assert own[0]["mean"] == pytest.approx(sum(known) / len(known), abs=1e-6)
     assert [r["coefficient"] for r in own[1:]] == table.spec["protocol"]["coefficients"]
     assert {r["axis"] for r in figure.rows} == {"overall", "concept", "instruction", "fluency"}
-    assert not [r for r in figure.rows if r["family"] == "combination" and r["coefficient"] == 0]
+    assert not [r for r in figure.rows if r["surface"] == "combination" and r["coefficient"] == 0]
 
 
 def test_a_curve_over_folds_has_no_interval(committed_tables: list[Table]) -> None:

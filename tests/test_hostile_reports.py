@@ -33,7 +33,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
             sample |= {"instruction": PAYLOADS[(k + 1) % len(PAYLOADS)], "said": {"concept": PAYLOADS[k % 5]}}
         if i:
             data["spec"]["method"] = PAYLOADS[(0, 7)[i - 1]] + PAYLOADS[(1, 11)[i - 1]]
-            data["family"] = "=1+1"
+            data["surface"] = "=1+1"
         data["id"] = digest(data["spec"])[:10]
         out = root / "axbench" / "model" / f"run-{i}"
         out.mkdir(parents=True)

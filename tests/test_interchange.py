@@ -620,7 +620,7 @@ import numpy as np
 from bench import Fitted, LowRankDelta, Method, Steering, method
 
 
-@method("adapter", family="trained", needs=["delta"])
+@method("adapter", surface="weights", needs=["delta"])
 @dataclass(frozen=True)
 class Adapter(Method):
     """A low-rank change."""

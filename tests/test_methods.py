@@ -21,6 +21,7 @@ from bench.core.interfaces import Context, Fitted, Method
 from bench.core.kinds import Add
 from bench.core.naming import build_method, names_in
 from bench.core.steering import Steering
+from bench.core.surfaces import SURFACES
 from bench.core.values import Concept, Example, Train
 from bench.run.contract import BUDGET, Planted, check, example_train
 from methods.shuffled import Shuffled, mixed
@@ -48,8 +49,8 @@ def test_a_method_says_what_it_is(name: str) -> None:
     cls = registry.get("method", name)
     text = cls.__doc__ or ""
     assert cls.summary().endswith(".")
-    assert cls.family in ("control", "prompting", "direction", "detector", "trained")
-    assert cls.family == "control" or ("Reproduction:" in text and "Deviation" in text and cls.paper)
+    assert cls.surface in set(SURFACES) - {"combination"}
+    assert cls.surface == "control" or ("Reproduction:" in text and "Deviation" in text and cls.paper)
 
 
 def vector(name: str, ctx: Context) -> np.ndarray:  # type: ignore[type-arg]
@@ -114,7 +115,7 @@ def test_plain_shuffled_is_diffmean_on_mixed_texts() -> None:
     """To the bit what it was before it could wrap others, and under the same name and parameters."""
     ctx, train = Planted(FakeBackend(), BUDGET), example_train()
     plain = build_method("shuffled", {})
-    assert (plain.name, plain.family, plain.params(), plain.views) == (
+    assert (plain.name, plain.surface, plain.params(), plain.views) == (
         "shuffled",
         "control",
         {"layer": 0.5},
@@ -131,7 +132,7 @@ def test_plain_shuffled_is_diffmean_on_mixed_texts() -> None:
 
 def test_a_shuffled_twin_is_what_its_method_is_but_a_control() -> None:
     twin, own = build_method("shuffled(lora)", {"lora": {"rank": 2}}), build_method("lora", {"lora": {"rank": 2}})
-    assert (twin.name, twin.family) == ("shuffled(lora)", "control")
+    assert (twin.name, twin.surface) == ("shuffled(lora)", "control")
     assert twin.params() == {"shuffled": {}, "lora": own.params()}
     assert (twin.views, twin.needs, twin.training(BUDGET)) == (own.views, own.needs, own.training(BUDGET))
     assert not build_method("shuffled(diffmean)", {}).antisymmetric
@@ -144,10 +145,10 @@ def test_a_shuffled_twin_is_what_its_method_is_but_a_control() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("shuffled(prompt)", "prompt is of the family prompting: it has no labels to shuffle"),
-        ("shuffled(prompt+diffmean)", "prompt is of the family prompting"),
-        ("shuffled(none)", "none is of the family control"),
-        ("shuffled(shuffled(reps))", r"shuffled\(reps\) is of the family control"),
+        ("shuffled(prompt)", "prompt prompts: it has no labels to shuffle"),
+        ("shuffled(prompt+diffmean)", "prompt prompts"),
+        ("shuffled(none)", "none is a control"),
+        ("shuffled(shuffled(reps))", r"shuffled\(reps\) is a control"),
         ("shuffled(actadd)", "actadd reads no training data"),
         ("shuffled(prompt-detect)", "prompt-detect reads no training data"),
     ],
@@ -174,7 +175,7 @@ def test_a_twin_is_trained_as_its_method_is_on_mixed_data_all_concepts_at_once()
     @dataclass(frozen=True)
     class Spy(Method):
         name = "spy"
-        family = "direction"
+        surface = "activations"
 
         def fit(self, ctx: Context, train: Train) -> list[Fitted]:
             raise AssertionError("one by one")

@@ -22,7 +22,7 @@ from bench.report.text.leaderboard import interval
 from bench.report.text.verdict import answers
 from bench.results.tables import Table, tables
 
-METHODS = (("diffmean", "direction"), ("prompt", "prompting"), ("caa", "direction"), ("none", "control"))
+METHODS = (("diffmean", "activations"), ("prompt", "prompt"), ("caa", "activations"), ("none", "control"))
 RECIPE = Recipe(METHODS, ("ocean", "sql", "music", "space", "dice", "kings"), tests=3, selects=2)
 
 
@@ -298,9 +298,9 @@ def test_labels_claim_nothing_for_a_prompt_against_another(committed_tables: lis
     for table in (t for t in committed_tables if t.reference and not t.spec["judge"]):
         lists = summary.verdict(table, None)
         named = set(re.findall(r"[\w()+-]+", " ".join((*lists["claimed"], *lists["open"]))))
-        steered = {row.name for row in table.rows if row.run.family in ("direction", "trained", "detector")}
+        steered = {row.name for row in table.rows if row.run.steered or row.run.surface == "detector"}
         assert named & steered or not steered
-        assert named & {row.name for row in table.rows if row.run.family == "prompting"} <= {table.reference}
+        assert named & {row.name for row in table.rows if row.run.prompted} <= {table.reference}
 
 
 def test_a_table_too_small_to_see_anything_says_so(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ pytestmark = [
 
 QUIET = ("no-sandbox", "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
          "disable-quic", "disable-dev-shm-usage")  # fmt: skip
-METHODS = (("diffmean", "direction"), ("prompt", "prompting"), ("caa", "direction"), ("none", "control"))
+METHODS = (("diffmean", "activations"), ("prompt", "prompt"), ("caa", "activations"), ("none", "control"))
 RECIPE = Recipe(METHODS, ("ocean", "sql", "music", "space", "dice", "kings"), tests=3, selects=2, said="because of it")
 
 
@@ -136,11 +136,11 @@ def test_rows_are_filtered_by_name_and_family(tab: Tab) -> None:
     assert names(page) == ["diffmean"]
     assert page.locator(".controls .count").inner_text() == "1 of 4 methods"
     page.locator("#filter").fill("")
-    page.get_by_role("group", name="Families shown").get_by_role("button", name="direction").click()
+    page.get_by_role("group", name="Surfaces shown").get_by_role("button", name="activations").click()
     assert names(page) == ["prompt", "none"]
     page.reload()
     assert names(page) == ["prompt", "none"]
-    page.get_by_role("group", name="Families shown").get_by_role("button", name="direction").click()
+    page.get_by_role("group", name="Surfaces shown").get_by_role("button", name="activations").click()
     assert len(names(page)) == 4
 
 
@@ -351,7 +351,8 @@ def test_both_themes_have_contrast(browser: Any, report: Path, scheme: str) -> N
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
       };
       const found = {};
-      for (const ink of ["ink", "soft", "accent", "hot", "prompting", "direction", "trained", "combination", "control"])
+      const surfaces = ["prompt", "decoding", "activations", "weights", "combination", "control"];
+      for (const ink of ["ink", "soft", "accent", "hot", ...surfaces])
         for (const paper of ["paper", "raised", "tint"]) {
           const [a, b] = [light(`--${ink}`), light(`--${paper}`)].sort((x, y) => y - x);
           found[`${ink} on ${paper}`] = (a + 0.05) / (b + 0.05);
@@ -392,7 +393,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of runs whose every text is an attack."""
     root = tmp_path_factory.mktemp("hostile")
     turn = iter(range(10**6))
-    methods = (*METHODS[:2], ("<img src=x onerror=window.pwned=10>", "<b>family"), ("none", "control"))[:4]
+    methods = (*METHODS[:2], ("<img src=x onerror=window.pwned=10>", "<b>surface"), ("none", "control"))[:4]
     write(
         Recipe(methods, CONCEPTS, tests=3, selects=1, words=lambda rng: PAYLOADS[next(turn) % len(PAYLOADS)],
                said=PAYLOADS[2], note=PAYLOADS[1], about=PAYLOADS[0]),
@@ -487,7 +488,7 @@ def test_the_policy_refuses_what_data_would_need_to_run(browser: Any, report: Pa
 
 def test_a_large_report_opens_small_and_draws_little(browser: Any, tmp_path: Path) -> None:
     """20 methods, 40 concepts, 9,600 answers; `benchmarks/page.py` measures 100,000."""
-    methods = [(f"way-{i}", "direction") for i in range(18)] + [("prompt", "prompting"), ("none", "control")]
+    methods = [(f"way-{i}", "activations") for i in range(18)] + [("prompt", "prompt"), ("none", "control")]
     concepts = tuple(f"concept-{i}" for i in range(40))
     write(Recipe(methods, concepts, tests=12), tmp_path / "results")
     build(tmp_path / "results", tmp_path / "reports")

@@ -163,7 +163,7 @@ def test_words_choose_methods(wanted: list[str], expected: list[str]) -> None:
 
 def test_combinations_are_a_family_and_a_family_without_use_says_so() -> None:
     assert select(["combination"]) == [name for name in select(["all"]) if "+" in name]
-    with pytest.raises(UsageError, match="no method of family detector gives a steering"):
+    with pytest.raises(UsageError, match="no method of surface detector gives a steering"):
         select(["detector"])
 
 

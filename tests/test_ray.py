@@ -76,7 +76,7 @@ if os.getpid() != DRIVER:
     FakeBackend.generate = slowly
 
 
-@method("mine", family="direction", needs=["add"])
+@method("mine", surface="activations", needs=["add"])
 @dataclass(frozen=True)
 class Mine(Method):
     '''A direction of the mean.'''
@@ -87,7 +87,7 @@ class Mine(Method):
         return [Fitted(Steering(edits=(Add(layer=1, value=value),)))]
 
 
-@method("odd", family="direction", needs=["add"])
+@method("odd", surface="activations", needs=["add"])
 @dataclass(frozen=True)
 class Odd(Method):
     '''Fails.'''
@@ -95,7 +95,7 @@ class Odd(Method):
         raise ZeroDivisionError("no direction")
 
 
-@method("unsent", family="direction", needs=["add"])
+@method("unsent", surface="activations", needs=["add"])
 @dataclass(frozen=True)
 class Unsent(Method):
     '''Cannot be sent anywhere.'''

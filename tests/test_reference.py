@@ -36,9 +36,9 @@ def test_a_draw_is_even_over_families_concepts_and_coefficients(runs: list[Run],
         run, sample = back[answer.id]
         assert answer.answer == sample["text"]
         assert (origin.run, origin.sample, origin.method) == (run.data["id"], sample["id"], run.method)
-    families, concepts = (Counter(each) for each in zip(*((o.family, a.concept) for a, o in drawn), strict=True))
-    assert set(families) == {"direction", "prompting", "control", "trained", "combination"}
-    assert max(families.values()) - min(families.values()) <= 6  # two of the six methods are controls
+    surfaces, concepts = (Counter(each) for each in zip(*((o.surface, a.concept) for a, o in drawn), strict=True))
+    assert set(surfaces) == {"activations", "prompt", "control", "weights", "combination"}
+    assert max(surfaces.values()) - min(surfaces.values()) <= 6  # two of the six methods are controls
     assert max(concepts.values()) - min(concepts.values()) <= 2
     assert len({answer.id for answer, _ in drawn}) == 60
 
@@ -133,7 +133,14 @@ def test_the_committed_reference_set_is_what_it_should_be() -> None:
     rows, key = read(path), read_key(key_of(path))
     rated = merged(rows)
     assert len(rated) >= 600
-    assert {o.family for o in key.values()} == {"prompting", "direction", "trained", "combination", "control"}
+    assert {o.surface for o in key.values()} == {
+        "prompt",
+        "decoding",
+        "activations",
+        "weights",
+        "combination",
+        "control",
+    }
     assert {o.task for o in key.values()} >= {"axbench", "axbench-suppress", "axbench-attack", "persona"}
     by = Counter(row.answer for row in rows)
     assert sum(n > 1 for n in by.values()) >= 200

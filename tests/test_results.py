@@ -41,7 +41,7 @@ def test_a_run_answered_every_question_and_edits_touched_it(run: Run) -> None:
     asked = {name: [s for s in run.data["samples"] if s["concept"] == name] for name in run.data["concepts"]}
     if run.data["spec"]["task"] == "axbench":
         assert {len(rows) for rows in asked.values()} == {rules["test"]}
-    if run.family == "direction" and not run.method.startswith("cast"):
+    if run.surface == "activations" and not run.method.startswith("cast"):
         assert all(min(s["touched"]) > 0 for rows in asked.values() for s in rows)
 
 
@@ -88,7 +88,7 @@ def measured(one: Overhead, drift: Floor) -> list[dict[str, Any]]:
 
 def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: Table) -> None:
     """Not even where it does best on the select split."""
-    runs = {run.method: run for run in (row.run for row in table.rows) if run.family == "prompting"}
+    runs = {run.method: run for run in (row.run for row in table.rows) if run.surface == "prompt"}
     best = runs["prompt-best-of-n"]
     assert best.samples_per_prompt == best.data["concepts"]["ocean"]["note"]["n"]
     assert "best of 5" in cells(table, next(row for row in table.rows if row.run is best))[2]

@@ -22,7 +22,7 @@ from bench.results.runs import load
 from bench.results.tables import Table, tables
 from bench.results.verdict import answers
 
-ALL = (("prompt", "prompting"), ("diffmean", "direction"), ("shuffled", "control"), ("none", "control"))
+ALL = (("prompt", "prompt"), ("diffmean", "activations"), ("shuffled", "control"), ("none", "control"))
 SOME = ("ocean", "sql", "music", "space", "dice", "kings")
 Change = Callable[[dict[str, Any]], None]
 
@@ -127,7 +127,7 @@ def test_a_comparison_of_what_tells_nothing_claims_nothing(case: str, tmp_path: 
 def test_where_some_tell_something_the_table_speaks(tmp_path: Path) -> None:
     (table,) = tables(load(made(tmp_path / "results", ALL, SOME, lambda data: None)))
     assert table.silent == ""
-    assert all(row.rank for row in table.rows if row.run.family != "control")
+    assert all(row.rank for row in table.rows if row.run.surface != "control")
 
 
 # Methods that changed nothing

@@ -41,7 +41,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hostile") / "results"
     turn = iter(range(10**6))
     recipe = Recipe(
-        (("prompt", "prompting"), ("diffmean", PAYLOADS[11])), PAYLOADS, tests=2, selects=1, said=PAYLOADS[12],
+        (("prompt", "prompt"), ("diffmean", PAYLOADS[11])), PAYLOADS, tests=2, selects=1, said=PAYLOADS[12],
         words=lambda rng: PAYLOADS[next(turn) % len(PAYLOADS)], note=PAYLOADS[12], about=PAYLOADS[13],
     )  # fmt: skip
     for path in write(recipe, root):

@@ -152,7 +152,7 @@ def test_antipasto_measures_orthonormal_axes_and_pushes_its_signs_apart(lm: HFBa
     assert losses(made, 1.0).mean() < before - 1.0
 
 
-TRAINED = [name for name, cls in table("method").items() if cls.family == "trained"]
+TRAINED = [name for name, cls in table("method").items() if "train" in cls.needs]
 SMALL = {"layers": (0.25, 0.5), "rate": 0.05}
 SETTINGS = {
     "circuit-breaker": {"layers": (0.25, 0.5), "targets": (0.5, 0.75), "rate": 0.02},

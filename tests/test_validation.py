@@ -199,15 +199,15 @@ def test_a_judge_is_held_against_readers_on_any_file(seeing: Callable[[Rule], In
 
 
 def test_readers_families_and_the_gate(seeing: Callable[[Rule], Instrument], tmp_path: Path) -> None:
-    """A judge half a point too kind to what a prompt wrote: the bias is found, and named by family."""
+    """A judge half a point too kind to what a prompt wrote: the bias is found, and named by surface."""
     path = tmp_path / "theirs.csv"
     rows = rated(60)
     write(path, rows)
-    families = ("prompting", "direction")
+    surfaces = ("prompt", "activations")
     write_key(
         key_of(path),
         [
-            Origin(r.answer.id, "run", str(k), "axbench", "m", "some", families[int(r.answer.id[1:]) % 2], "1")
+            Origin(r.answer.id, "run", str(k), "axbench", "m", "some", surfaces[int(r.answer.id[1:]) % 2], "1")
             for k, r in enumerate(rows)
             if r.reader == "one"
         ],
@@ -220,8 +220,8 @@ def test_readers_families_and_the_gate(seeing: Callable[[Rule], Instrument], tmp
     assert found["readers"]["names"] == ["one", "two"]
     assert found["readers"]["concept"]["n"] == 20
     assert found["readers"]["overall"]["spearman"] > 0.9
-    assert set(found["families"]["axbench"]) == set(families)
-    for e in found["families"]["axbench"].values():
+    assert set(found["surfaces"]["axbench"]) == set(surfaces)
+    for e in found["surfaces"]["axbench"].values():
         assert 0.2 < e["bias"] < 0.8
         assert e["low"] > 0
     assert found["ranked"]["axbench"]["mae"] > 0.25

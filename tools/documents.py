@@ -21,6 +21,7 @@ from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.escape import cell, head, row
 from bench.core.store import write_whole
+from bench.core.surfaces import SURFACES
 from bench.measure import rejudge
 from bench.report.catalogue import fields, marks, paragraphs
 from bench.report.figures import drawing, verdicts
@@ -47,7 +48,7 @@ KNOWN = (
     "random",
 )
 """Names that most readers look for."""
-COLUMNS = ("method", "family", "paper", "needs", "views", "gives", "fields")
+COLUMNS = ("method", "surface", "paper", "needs", "views", "gives", "fields")
 AWAY = {"axbench-suppress": "suppression", "axbench-attack": "attack, mean of five and of none"}
 """Tasks that want a concept gone, with what docs/reproduction.md calls them."""
 
@@ -85,7 +86,7 @@ def filled(text: str, found: Mapping[str, str]) -> str:
 def blocks(shown: Sequence[Table]) -> dict[str, str]:
     """The README's generated blocks by name."""
     image = f"![Best steering minus best prompt, task by task]({PICTURE}.png)"
-    return {"verdicts": f"{image}\n\n*{picture(shown).caption}*", "methods": families()}
+    return {"verdicts": f"{image}\n\n*{picture(shown).caption}*", "methods": surfaces()}
 
 
 def picture(shown: Sequence[Table]) -> drawing.Figure:
@@ -100,17 +101,17 @@ def headline(shown: Sequence[Table]) -> Table:
     return max((t for t in shown if t.spec["task"] == "axbench"), key=lambda t: len(t.rows))
 
 
-def families() -> str:
-    """Shipped methods by family: how many, and a few of them with a link each."""
+def surfaces() -> str:
+    """Shipped methods by surface: how many, and a few of them with a link each."""
     shipped = [cls for cls in registry.table("method").values() if cls.__module__.startswith("methods.")]
-    lines = head("family", "what it is", "methods", "such as")
-    for family, what in registry.FAMILIES.items():
-        names = sorted(cls.name for cls in shipped if cls.family == family)
+    lines = head("surface", "what it is", "methods", "such as")
+    for surface, what in SURFACES.items():
+        names = sorted(cls.name for cls in shipped if cls.surface == surface)
         few = [name for name in KNOWN if name in names] or names[:3]
         some = ", ".join(f"[{name}](docs/methods.md#{name})" for name in few)
-        if family == "combination":
+        if surface == "combination":
             some = ", ".join(f"`{name}`" for name in registry.combinations())
-        lines.append(row((family, what, str(len(names)) if names else "any `a+b`", some)))
+        lines.append(row((surface, what, str(len(names)) if names else "any `a+b`", some)))
     return "\n".join(lines)
 
 
@@ -266,9 +267,9 @@ def _walk(context: click.Context) -> Iterator[click.Context]:
 
 
 def methods() -> str:
-    """The whole file: one table, then a section a method, by family and name."""
+    """The whole file: one table, then a section a method, by surface and name."""
     classes = [cls for cls in registry.table("method").values() if cls.__module__.startswith("methods.")]
-    classes.sort(key=lambda cls: (cls.family, cls.name))
+    classes.sort(key=lambda cls: (cls.surface, cls.name))
     head = [
         "# Methods",
         f"Generated from the classes in `methods/`: `{COMMAND}`.",
@@ -276,7 +277,9 @@ def methods() -> str:
         "fits hold. A field is set with `-p NAME.FIELD=VALUE`. Any `a+b` runs two methods at once.",
     ]
     rows = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", *map(_row, classes)]
-    sections = [part for family in dict.fromkeys(cls.family for cls in classes) for part in _family(family, classes)]
+    sections = [
+        part for surface in dict.fromkeys(cls.surface for cls in classes) for part in _surface(surface, classes)
+    ]
     return "\n\n".join([*head, "\n".join(rows), *_parity(), *sections]) + "\n"
 
 
@@ -304,7 +307,7 @@ def _row(cls: type[Any]) -> str:
     sets = [", ".join(sorted(values)) for values in (cls.needs, cls.views, cls.provides)]
     cells = (
         f"[{cls.name}](#{cls.name})",
-        cls.family,
+        cls.surface,
         _paper(cls.paper),
         *sets,
         ", ".join(_set(*pair) for pair in fields(cls)),
@@ -312,8 +315,8 @@ def _row(cls: type[Any]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _family(family: str, classes: list[type[Any]]) -> list[str]:
-    return [f"## {family.capitalize()}", *(_section(cls) for cls in classes if cls.family == family)]
+def _surface(surface: str, classes: list[type[Any]]) -> list[str]:
+    return [f"## {surface.capitalize()}", *(_section(cls) for cls in classes if cls.surface == surface)]
 
 
 def _section(cls: type[Any]) -> str:

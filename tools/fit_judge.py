@@ -127,7 +127,7 @@ def main() -> None:
             "ranked": ranked(found, y, answers, [key[a.id].task for a in answers]),
         }
         seen = [{axis: float(values[i]) for axis, values in found.items()} for i in range(len(answers))]
-        held[name] |= readers.surface(seen, rated) | {"families": readers.as_ranked(seen, rated, key)["families"]}
+        held[name] |= readers.surface(seen, rated) | {"surfaces": readers.as_ranked(seen, rated, key)["surfaces"]}
     axes = {}
     for axis in y:
         own = used[axis]

@@ -119,7 +119,7 @@ def judge_validate(
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV to write.")
 @results_option
 def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, results: Path | None) -> None:
-    """Draw answers of RUNS for readers to rate blind, spread over families, tasks, concepts, coefficients, methods."""
+    """Draw answers of RUNS for readers to rate blind, spread over surfaces, tasks, concepts, coefficients, methods."""
     if there := next((path for path in (out, ratings.key_of(out)) if path.exists()), None):
         raise UsageError(f"{there} exists and may hold ratings: move it or name another file")
     drawn = reference.draw(find(runs, results), count, seed)
@@ -319,8 +319,8 @@ def _readers(found: Mapping[str, Any], console: Console) -> None:
         among = [f"{own[k]:.2f}" if own and own[k] is not None else "–" for k in ("spearman", "kappa", "alpha")]
         grid.add_row(axis, str(e["n"]), _interval(e, "spearman"), f"{e['mae']:.2f}", *among)
     console.print(grid)
-    for task, families in found["families"].items():
-        each = ", ".join(f"{family} {_interval(e, 'bias', '+')}" for family, e in families.items())
+    for task, surfaces in found["surfaces"].items():
+        each = ", ".join(f"{surface} {_interval(e, 'bias', '+')}" for surface, e in surfaces.items())
         console.print(f"- judge minus readers on {task}: {each}", soft_wrap=True)
     for line in found["gate"]["lines"]:
         value = "not measured" if line["value"] is None else f"{line['value']:.3f}"

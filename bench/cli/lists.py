@@ -85,7 +85,7 @@ def _entry(kind: str, name: str, cls: Any) -> dict[str, Any]:
         return {"name": name, "summary": (cls.__doc__ or "").strip().split("\n")[0]}
     return {
         "name": name,
-        "family": cls.family,
+        "surface": cls.surface,
         "needs": sorted(cls.needs | {f"view:{view}" for view in cls.views}),
         "summary": cls.summary(),
         "paper": cls.paper,
@@ -97,7 +97,7 @@ def _combination(name: str) -> dict[str, Any]:
     needs = {need for cls in classes for need in _entry("method", name, cls)["needs"]}
     return {
         "name": name,
-        "family": "combination",
+        "surface": "combination",
         "needs": sorted(needs),
         "summary": " and ".join(cls.name for cls in classes) + " at once.",
         "paper": "",

@@ -97,7 +97,7 @@ class Composed(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "name", "+".join(part.name for part in self.parts))
-        object.__setattr__(self, "family", "combination")
+        object.__setattr__(self, "surface", "combination")
         if self.samples_per_prompt(Budget(1, 1, 1, 1)) > 1:
             raise UsageError(f"{self.name}: an answer chosen among several cannot be merged with another method")
         if any(part.points_away for part in self.parts) and not self.points_away:

@@ -21,6 +21,7 @@ from bench.core.errors import BenchError
 from bench.core.protocol import Budget, Protocol as RunProtocol
 from bench.core.rows import Rows
 from bench.core.steering import Steering
+from bench.core.surfaces import PROMPTED
 from bench.core.values import (
     Activations,
     Completion,
@@ -351,7 +352,8 @@ class Method(ABC):
     """A steering or detection method: a frozen dataclass whose fields are its hyper-parameters."""
 
     name: ClassVar[str] = ""
-    family: ClassVar[str] = ""
+    surface: ClassVar[str] = ""
+    """What it changes (`bench.core.surfaces`)."""
     paper: ClassVar[str] = ""
     views: ClassVar[frozenset[str]] = frozenset({"texts"})
     """Training views it needs: `texts`, `pairs`, `choices`, `personas`, `conditions`; none for a control."""
@@ -383,6 +385,11 @@ class Method(ABC):
     """Whether its steering has no opposite: tasks that suppress a concept refuse it."""
     points_away: ClassVar[bool] = False
     """Whether its steering points away from the concept as it is (no task opposes it)."""
+
+    @property
+    def prompted(self) -> bool:
+        """Whether it stands on the side that prompts."""
+        return self.surface in PROMPTED
 
     @property
     def members(self) -> tuple[Method, ...]:
@@ -422,7 +429,7 @@ class Method(ABC):
 
     def candidates(self, budget: Budget) -> int:
         """Candidates a fit gives at most; each is tried on the select split."""
-        if getattr(self, "layer", None) == "select" or self.family == "prompting":
+        if getattr(self, "layer", None) == "select" or self.prompted:
             return budget.trials
         return 1
 

@@ -1,4 +1,4 @@
-"""The grammar of method names: registered names, `a(b)` around another, `a+b` at once, families and globs.
+"""The grammar of method names: registered names, `a(b)` around another, `a+b` at once, surfaces and globs.
 
 Invariant: one name means one method, and a name that means none is refused with the nearest that does.
 """
@@ -52,7 +52,8 @@ def names_in(name: str) -> list[str]:
 
 
 def select(wanted: Sequence[str], kind: str = "steering", options: bool = False) -> list[str]:
-    """Method names from `all`, families, globs, exclusions (`-name` or `!name`), and combinations.
+    """Method names from `all`, surfaces (unless a method has that name), globs, exclusions (`-name` or `!name`), and
+    combinations.
 
     `all` and globs are over the methods that give what the task uses (`steering` or `detector`), and where it gives
     `options` over those that rate them.
@@ -61,7 +62,7 @@ def select(wanted: Sequence[str], kind: str = "steering", options: bool = False)
     used = {kind, "options"} if options else {kind}
     everything = [name for name, cls in known.items() if used & cls.provides and not cls.named]
     everything += registry.combinations() if kind == "steering" else []
-    families = dict.fromkeys(everything, "combination") | {name: cls.family for name, cls in known.items()}
+    surfaces = dict.fromkeys(everything, "combination") | {name: cls.surface for name, cls in known.items()}
     chosen: list[str] = []
     words = [word.strip() for entry in wanted for word in entry.split(",") if word.strip()]
     if words and all(word[0] in "-!" for word in words):
@@ -70,10 +71,10 @@ def select(wanted: Sequence[str], kind: str = "steering", options: bool = False)
         name = word.lstrip("-!")
         if name == "all":
             found = everything
-        elif name in families.values():
-            found = [one for one in everything if families[one] == name]
+        elif name in surfaces.values() and name not in known:
+            found = [one for one in everything if surfaces[one] == name]
             if not found:
-                raise UsageError(f"no method of family {name} gives a {kind}, which this task needs")
+                raise UsageError(f"no method of surface {name} gives a {kind}, which this task needs")
         elif any(c in name for c in "*?["):
             found = fnmatch.filter(everything, name)
         else:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from bench.core import elsewhere
 from bench.core.errors import BenchError, UsageError, located, suggest
 from bench.core.settings import cast
+from bench.core.surfaces import SURFACES
 
 KINDS = ("method", "task", "judge", "backend", "edit")
 _tables: dict[str, dict[str, type[Any]]] = {kind: {} for kind in KINDS}
@@ -35,15 +36,6 @@ _packages = {
 }
 """Where the shipped classes of a kind lie: a package with a module each (backends: a folder each), or modules."""
 
-FAMILIES = {
-    "prompting": "text before or around the question",
-    "direction": "a vector from activations, nothing trained",
-    "trained": "vectors, adapters and hypernetworks, trained",
-    "combination": "two at once",
-    "detector": "tells texts apart, does not steer",
-    "control": "what any of them must beat",
-}
-"""What a method is by what it changes and how that is found."""
 CAPABILITIES = frozenset(
     {"prompt", "mix", "gate", "delta", "embeds", "train", "site:attn", "site:mlp", "site:keys", "site:values"}
 )
@@ -76,7 +68,7 @@ def register(kind: str, name: str, **attributes: Any) -> Callable[[type[T]], typ
 def method(
     name: str,
     *,
-    family: str,
+    surface: str,
     paper: str = "",
     views: Iterable[str] = ("texts",),
     needs: Iterable[str] = (),
@@ -86,7 +78,7 @@ def method(
     """Register a `Method`. `provides` is what its fits hold (`steering`, `detector`); `invariants` are
     its class flags (`antisymmetric`, `recovers`, ...). A new kind of edit is registered before what needs it."""
     views, provides = list(views), list(provides)
-    _refuse_unknown(name, "family", [family], FAMILIES)
+    _refuse_unknown(name, "surface", [surface], SURFACES)
     _refuse_unknown(name, "view", views, VIEWS)
     _refuse_unknown(name, "product", provides, PRODUCTS)
     known = {*CAPABILITIES, *table("edit")}
@@ -96,7 +88,7 @@ def method(
     def add(cls: type[T]) -> type[T]:
         _refuse_unknown(name, "flag", invariants, [flag for flag in dir(cls) if isinstance(getattr(cls, flag), bool)])
         sets = {"views": frozenset(views), "needs": frozenset(needs), "provides": frozenset(provides)}
-        return register("method", name, family=family, paper=paper, **sets, **invariants)(cls)
+        return register("method", name, surface=surface, paper=paper, **sets, **invariants)(cls)
 
     return add
 

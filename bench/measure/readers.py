@@ -33,7 +33,7 @@ def against(
     instrument: Instrument, task: Task, files: Sequence[Path], key: Mapping[str, Origin], advance: Advance
 ) -> dict[str, Any]:
     """What readers' ratings say of a judge: `human` (agreement by axis and of the composite), `readers` (among
-    themselves), `ranked` (task by task, on what each ranks), `families` (whom it favours there), `broken`, `ceiling`,
+    themselves), `ranked` (task by task, on what each ranks), `surfaces` (whom it favours there), `broken`, `ceiling`,
     `garbage`, and `gate`: what it may rank.
 
     A judge that was fitted on these ratings is taken at the figures of answers it had not seen.
@@ -79,7 +79,7 @@ def _held_out(found: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
 
     human = {axis: e | worse(axis) for axis, e in found["human"].items()}
     ranked = {task: e | worse("ranked", task) for task, e in found["ranked"].items()}
-    unseen = {name: kept["concepts"][name] for name in ("families", "broken", "ceiling")}
+    unseen = {name: kept["concepts"][name] for name in ("surfaces", "broken", "ceiling")}
     return {"human": human, "ranked": ranked, "held_out": list(kept)} | unseen
 
 
@@ -174,7 +174,7 @@ def as_ranked(
     rated: Sequence[tuple[Answer, Mapping[str, float]]],
     key: Mapping[str, Origin],
 ) -> dict[str, Any]:
-    """`ranked`: task -> agreement on what it ranks; `families`: task -> family -> judge minus readers there, with its
+    """`ranked`: task -> agreement on what it ranks; `surfaces`: task -> surface -> judge minus readers there, with its
     interval over concepts. Empty where nobody knows where the answers came from."""
     rows: dict[str, list[tuple[float, float, str, str]]] = {}
     for own, (answer, given) in zip(judged, rated, strict=True):
@@ -183,20 +183,20 @@ def as_ranked(
             continue
         judge, readers = (reference.scorer(origin.task)(answer, side) for side in (own, given))
         if judge is not None and readers is not None:
-            rows.setdefault(origin.task, []).append((judge, readers, answer.concept, origin.family))
-    found: dict[str, Any] = {"ranked": {}, "families": {}}
+            rows.setdefault(origin.task, []).append((judge, readers, answer.concept, origin.surface))
+    found: dict[str, Any] = {"ranked": {}, "surfaces": {}}
     for name, both in sorted(rows.items()):
-        judge_, readers_, concepts, families = zip(*both, strict=True)
+        judge_, readers_, concepts, surfaces = zip(*both, strict=True)
         values = np.array([judge_, readers_], dtype=float)
         found["ranked"][name] = _agreement(values, concepts)
-        for family in sorted(set(families)):
+        for surface in sorted(set(surfaces)):
             gaps: dict[str, list[float]] = {}
             for a, b, concept, one in both:
-                if one == family:
+                if one == surface:
                     gaps.setdefault(concept, []).append(a - b)
             e = described(estimate([math.fsum(v) / len(v) for v in gaps.values()]), "bias")
             own_ = e | {"concepts": len(gaps), "n": sum(map(len, gaps.values()))}
-            found["families"].setdefault(name, {})[family] = own_
+            found["surfaces"].setdefault(name, {})[surface] = own_
     return found
 
 

@@ -60,7 +60,7 @@ def answers_of(run: Run) -> list[tuple[Answer, Origin]]:
             spec["task"],
             spec["model"],
             run.method,
-            run.family,
+            run.surface,
             f"{picked['coefficient']:g}",
         )
         found.append((Answer(name, sample.concept.text, question, kept["text"]), origin))
@@ -70,7 +70,7 @@ def answers_of(run: Run) -> list[tuple[Answer, Origin]]:
 def draw(runs: Sequence[Run], n: int, seed: int = 0) -> list[tuple[Answer, Origin]]:
     """`n` test answers, spread evenly, in random order.
 
-    Each next answer is the one whose family, task, concept, coefficient and method were drawn least; a text
+    Each next answer is the one whose surface, task, concept, coefficient and method were drawn least; a text
     that two runs share is drawn once, an empty one never, nor one that is an unfinished thought.
     """
     rng = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def draw(runs: Sequence[Run], n: int, seed: int = 0) -> list[tuple[Answer, Origi
     if len(pool) < n:
         raise UsageError(f"{n} texts were asked for; these runs hold {len(pool)} different ones")
     pool = [pool[i] for i in rng.permutation(len(pool))]
-    strata = [(o.family, o.task, a.concept, o.coefficient, o.method) for a, o in pool]
+    strata = [(o.surface, o.task, a.concept, o.coefficient, o.method) for a, o in pool]
     levels = [len(set(kinds)) for kinds in zip(*strata, strict=True)]
     drawn: list[tuple[Answer, Origin]] = []
     counts: Counter[tuple[int, str]] = Counter()

@@ -173,13 +173,13 @@ def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]
             figures = {name: _estimate(getattr(both, name)) for name in ("kappa", "spearman", "alpha")}
             found["agreement"][axis] = figures | {"n": both.n}
     names = labels(runs)
-    families = {name: run.family for name, run in zip(names, runs, strict=True)}
+    surfaces = {name: run.surface for name, run in zip(names, runs, strict=True)}
     for axis in axes:
         own, other = (
             {name: _known(run, voice, axis) for name, run, voice in zip(names, runs, voices, strict=True)}
             for voices in (one, two)
         )
-        e = agreement.interaction(own, other, families)
+        e = agreement.interaction(own, other, surfaces)
         if not math.isnan(e.mean):
             flagged = math.isfinite(e.low) and not e.low <= 0 <= e.high
             found["prompt_bias"][axis] = _estimate(e) | {"flagged": flagged}

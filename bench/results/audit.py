@@ -22,6 +22,7 @@ from bench.core.documents import read_json, read_toml
 from bench.core.errors import BenchError, suggest
 from bench.core.naming import build_method, names_in
 from bench.core.shapes import Text
+from bench.core.surfaces import PROMPTED, STEERED
 from bench.results import hypotheses, ratings, second_judge, sidecars, validity
 from bench.results.runs import Run
 from bench.stats import detection
@@ -32,6 +33,8 @@ CONTROLS = {
     "steering": ("none", "random", "shuffled", "prompt"),
     "detector": ("random", "shuffled", "prompt-detect"),
 }
+ROLES = {"prompt": PROMPTED, "steering": STEERED, "combination": {"combination"}}
+"""Surfaces that may stand in each role of a registration."""
 NEAR = 1e-3
 """Ratings are kept to four digits, so that a mean may differ from its samples' by half of the last one."""
 PLACE = re.compile(r"^(?:/[^/\s]|~/|[A-Za-z]:[\\/])|/(?:home|root|Users|tmp|workspace)/")
@@ -122,7 +125,7 @@ def _keys(root: Path) -> Iterator[Finding]:
 
 
 def _registration(root: Path) -> Iterator[Finding]:
-    """Hypotheses that cannot be read, or name what is not registered or of another family."""
+    """Hypotheses that cannot be read, or name what is not registered or of another side."""
     try:
         named = hypotheses.read(root).get("tasks", {})
     except BenchError as error:
@@ -131,15 +134,15 @@ def _registration(root: Path) -> Iterator[Finding]:
     for task, methods in named.items():
         if task not in registry.table("task"):
             yield Finding(hypotheses.FILE, f"task {suggest(task, registry.table('task'))}")
-        for role, name in methods.items():
-            family = {"prompt": "prompting"}.get(role, role)
-            try:
-                own = build_method(name, {}).family
-            except BenchError as error:
-                yield Finding(hypotheses.FILE, f"tasks.{task}: {error}")
-                continue
-            if own != family:
-                yield Finding(hypotheses.FILE, f"tasks.{task}: {name} is of family {own}, not {family}")
+        for role, given in methods.items():
+            for name in [given] if isinstance(given, str) else given:
+                try:
+                    own = build_method(name, {}).surface
+                except BenchError as error:
+                    yield Finding(hypotheses.FILE, f"tasks.{task}: {error}")
+                    continue
+                if own not in ROLES[role]:
+                    yield Finding(hypotheses.FILE, f"tasks.{task}: {name} ({own}) is named as {role}")
 
 
 def _references(root: Path, runs: Sequence[Run]) -> Iterator[Finding]:

@@ -148,7 +148,7 @@ def records(table: Table) -> list[dict[str, Any]]:
                 shared
                 | {
                     "method": row.name,
-                    "family": row.run.family,
+                    "surface": row.run.surface,
                     "id": row.run.data["id"],
                     "rank": row.rank[0] if row.rank else None,
                     "rank_high": row.rank[1] if row.rank else None,

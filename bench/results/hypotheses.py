@@ -1,4 +1,4 @@
-"""What was registered before the runs: which prompt and which steering a claim will rest on, and by what margin.
+"""What was registered before the runs: the prompt and the steering methods that a claim rests on, by what margin.
 
 Invariant: a run carries the registration as it stood when the run was made, so no later edit of the file can turn
 what was found into what was expected.
@@ -7,7 +7,7 @@ what was found into what was expected.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -18,8 +18,15 @@ FILE = "hypotheses.toml"
 """In a results folder, committed before its runs."""
 MARGIN = 0.1
 """Share of the scale within which two methods are equivalent, where nothing else was registered."""
-FAMILIES = ("direction", "trained")
-KEYS = {"prompt", "combination", *FAMILIES}
+KEYS = ("prompt", "steering", "combination")
+
+
+class Named(TypedDict, total=False):
+    """What a task's verdict rests on, by role; the first two are needed (`read` says so)."""
+
+    prompt: str
+    steering: list[str]
+    combination: str
 
 
 class Hypotheses(TypedDict):
@@ -27,8 +34,7 @@ class Hypotheses(TypedDict):
 
     margin: NotRequired[float]
     models: NotRequired[list[str]]
-    tasks: NotRequired[dict[str, dict[str, str]]]
-    """task -> role -> method."""
+    tasks: NotRequired[dict[str, Named]]
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class Registration:
     """The primary comparison of one task."""
 
     prompt: str
-    steering: Mapping[str, str] = field(default_factory=dict)
-    """family -> method."""
+    steering: tuple[str, ...] = ()
+    """Each is compared with the prompt by itself."""
     combination: str = ""
     margin: float = MARGIN
 
@@ -49,8 +55,7 @@ def read(folder: Path) -> dict[str, Any]:
         models = ["SmolLM2-135M-Instruct"]
         [tasks.axbench]
         prompt = "prompt"
-        direction = "diffmean"
-        trained = "lora"
+        steering = ["diffmean", "lora"]
         combination = "prompt+diffmean"
 
     Raises BenchError for a file that does not say this.
@@ -64,10 +69,10 @@ def read(folder: Path) -> dict[str, Any]:
     if not 0 < data.get("margin", MARGIN) < 1:
         raise BenchError(f"{path.name}: margin = {data['margin']!r} is no share of the scale")
     for name, named in data.get("tasks", {}).items():
-        if unknown := sorted(set(named) - KEYS):
-            raise BenchError(f"{path.name}, tasks.{name}: {suggest(unknown[0], sorted(KEYS))}")
-        if "prompt" not in named or not set(named) & set(FAMILIES):
-            raise BenchError(f"{path.name}, tasks.{name}: name a prompt, and a method of {' or '.join(FAMILIES)}")
+        if unknown := sorted(set(named) - set(KEYS)):
+            raise BenchError(f"{path.name}, tasks.{name}: {suggest(unknown[0], KEYS)}")
+        if not named.get("prompt") or not named.get("steering"):
+            raise BenchError(f"{path.name}, tasks.{name}: name a prompt, and a list of steering methods")
     return data
 
 
@@ -87,5 +92,5 @@ def of(runs: Sequence[Mapping[str, Any]]) -> Registration | None:
     if not made or not made[0] or any(one != made[0] for one in made):
         return None
     named = made[0]
-    steering = {family: str(named[family]) for family in FAMILIES if family in named}
+    steering = tuple(map(str, named["steering"]))
     return Registration(str(named["prompt"]), steering, str(named.get("combination", "")), float(named["margin"]))

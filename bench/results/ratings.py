@@ -22,7 +22,7 @@ from bench.core.store import write_whole
 AXES = ("concept", "instruction", "fluency")
 TEXTS = ("concept", "instruction", "answer")
 RATINGS = tuple(f"{axis}_rating" for axis in AXES)
-ORIGIN = ("id", "run", "sample", "task", "model", "method", "family", "coefficient")
+ORIGIN = ("id", "run", "sample", "task", "model", "method", "surface", "coefficient")
 """Columns of a key."""
 
 
@@ -48,7 +48,7 @@ class Origin:
     task: str
     model: str
     method: str
-    family: str
+    surface: str
     coefficient: str
 
 

@@ -156,8 +156,7 @@ class Asked(TypedDict):
 class Registered(TypedDict):
     prompt: Name
     margin: Positive
-    direction: NotRequired[Name]
-    trained: NotRequired[Name]
+    steering: list[Name]
     combination: NotRequired[str]
 
 
@@ -183,7 +182,9 @@ class RunRecord(TypedDict):
     counts: Counts
     metrics: dict[str, float | None]
     code: str
-    family: Name
+    surface: NotRequired[Name]
+    family: NotRequired[Name]
+    """In records of 0.1.0, in place of `surface`."""
     validated: bool
     status: NotRequired[str]
     scale: NotRequired[Positive]
@@ -337,7 +338,7 @@ class Gate(TypedDict):
 
 
 class Bias(TypedDict):
-    """Judge minus readers in one family, with its interval."""
+    """Judge minus readers in one surface, with its interval."""
 
     bias: float | None
     low: float | None
@@ -353,7 +354,7 @@ class ValidityRecord(TypedDict):
     judge_params: dict[str, Any]
     gate: NotRequired[Gate]
     models: NotRequired[list[str]]
-    families: NotRequired[dict[str, dict[str, Bias]]]
+    surfaces: NotRequired[dict[str, dict[str, Bias]]]
 
 
 VERSION = 1

@@ -25,6 +25,7 @@ from bench.core.naming import build_method
 from bench.core.paths import default_results, expanded, is_folder, scratch
 from bench.core.protocol import USUAL_TASK, RunSpec
 from bench.core.store import json_bytes, write_set
+from bench.core.surfaces import PROMPTED, STEERED, surface_of
 from bench.core.values import Verdict
 from bench.results import provenance
 from bench.results.hypotheses import carried
@@ -196,8 +197,18 @@ class Run:
         return str(self.data["spec"]["method"])
 
     @property
-    def family(self) -> str:
-        return str(self.data["family"])
+    def surface(self) -> str:
+        return surface_of(self.data, self.method)
+
+    @property
+    def prompted(self) -> bool:
+        """Whether it stands on the side that prompts."""
+        return self.surface in PROMPTED
+
+    @property
+    def steered(self) -> bool:
+        """Whether it stands on the side that steers."""
+        return self.surface in STEERED
 
     @property
     def code(self) -> str:

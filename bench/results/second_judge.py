@@ -144,7 +144,7 @@ def second(table: Table) -> Second | None:
     if found is None:
         return None
     judge, other = found
-    rows = [row for row in table.rows if row.against and row.run.family != "prompting"]
+    rows = [row for row in table.rows if row.against and not row.run.prompted]
     return Second(judge, tuple(_compare(table, row, other) for row in rows))
 
 

@@ -35,7 +35,7 @@ class Row:
     coefficient: float | None
     missing: int
     corrected: stats.Estimate | None = None
-    """`overall` less what readers found the judge to favour the method's family by."""
+    """`overall` less what readers found the judge to favour the method's surface by."""
     idle: bool = False
     """Whether every answer is the bare model's own: whatever it was to change, nothing changed."""
 
@@ -174,7 +174,7 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
     reference = _reference(named)
     overall = {name: values(run, "overall") for name, run in named.items()}
     silent = _silent(runs, list(overall.values()))
-    ranked = {n: v for n, v in overall.items() if named[n].data["validated"] and named[n].family != "control"}
+    ranked = {n: v for n, v in overall.items() if named[n].data["validated"] and named[n].surface != "control"}
     ranks = stats.rank_intervals(ranked) if not silent and len(ranked) > 1 else {}
     others = [name for name in named if name != reference]
     against: dict[str, stats.Difference] = {}
@@ -269,7 +269,7 @@ def _roots(run: Run) -> list[Path]:
 def _corrected(
     row: Row, known: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], scale: float
 ) -> stats.Estimate | None:
-    found = validity.corrected(row.estimates["overall"], known, spec["task"], spec["model"], row.run.family)
+    found = validity.corrected(row.estimates["overall"], known, spec["task"], spec["model"], row.run.surface)
     return within(found, scale) if found else None
 
 
@@ -292,7 +292,7 @@ def _reference(named: Mapping[str, Run]) -> str | None:
 
 def baselines(named: Mapping[str, Run]) -> list[str]:
     """The prompts that may be the reference, in order of name."""
-    prompts = sorted(name for name, run in named.items() if run.family == "prompting")
+    prompts = sorted(name for name, run in named.items() if run.prompted)
     plain = [name for name in prompts if named[name].samples_per_prompt == 1 and not named[name].dialled]
     return plain or prompts
 
@@ -305,6 +305,6 @@ def select_score(run: Run) -> float:
 
 def _coefficient(run: Run) -> float | None:
     """Median picked coefficient; None for a method without one."""
-    if (run.family == "prompting" and not run.dialled) or run.method == "none" or run.kind == "detector":
+    if (run.prompted and not run.dialled) or run.method == "none" or run.kind == "detector":
         return None
     return float(statistics.median(c["picked"]["coefficient"] for c in run.data["concepts"].values()))

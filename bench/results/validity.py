@@ -47,13 +47,15 @@ def may_rank(found: Sequence[Mapping[str, Any]], task: str) -> bool | None:
     return bool(gates[0].get(task, gates[0].get("overall", False))) if gates else None
 
 
-def corrected(e: Estimate, found: Sequence[Mapping[str, Any]], task: str, model: str, family: str) -> Estimate | None:
-    """A mean less what the judge is known to favour its family by (prediction-powered, Angelopoulos et al. 2023).
+def corrected(e: Estimate, found: Sequence[Mapping[str, Any]], task: str, model: str, surface: str) -> Estimate | None:
+    """A mean less what the judge is known to favour its surface by (prediction-powered, Angelopoulos et al. 2023).
 
     The judge rates all answers, readers a few; the mean difference on those corrects the rest, and its uncertainty
-    is added. None where no reader rated answers of this model and family on this task.
+    is added. None where no reader rated answers of this model and surface on this task.
     """
-    known = [table["families"].get(task, {}).get(family) for table in found if model in table.get("models", ())]
+    known = [
+        table.get("surfaces", {}).get(task, {}).get(surface) for table in found if model in table.get("models", ())
+    ]
     if not known or known[0] is None or known[0]["low"] is None or not math.isfinite(e.low):
         return None
     bias, low, high = (known[0][name] for name in ("bias", "low", "high"))

@@ -21,8 +21,6 @@ from bench.results.second_judge import JudgeRatings, chosen
 from bench.results.tables import Row, Table, baselines, select_score
 from bench.stats.significance import Difference, equivalent, holm, significant, union
 
-STEERING = ("direction", "trained")
-"""Families that change the model; a combination has a prompt in it."""
 QUESTION = ("task", "task_params", "data", "model", "weights")
 """Fields of a spec that make a question of its own."""
 VERDICTS = ("steer", "prompt", "combine", "equivalent", "neither beats doing nothing", "undecided")
@@ -145,7 +143,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def answers(tables: Sequence[Table]) -> list[Answer]:
     """For each task (with its settings and data) on a model and preset that ran prompts and steering, from its largest
-    table: one for each family that was registered, or one of the two that were best on the select split.
+    table: one for each steering method that was registered, or one of the two that were best on the select split.
 
     A task whose score is no evidence by itself (`Task.decides`) has none.
     """
@@ -192,7 +190,7 @@ def _corrected(one: Answer, found: Sequence[float]) -> tuple[Claim, ...]:
 def steered(table: Table) -> list[Row]:
     """Steering that may be the best: it changed something, and did not lead by luck alone, with more settings than a
     prompt gets wordings."""
-    known = [row for row in table.rows if row.run.family in STEERING and row.run.data["validated"]]
+    known = [row for row in table.rows if row.run.steered and row.run.data["validated"]]
     return [row for row in known if not row.run.over_budget and not row.idle]
 
 
@@ -203,7 +201,7 @@ def _answers(table: Table) -> list[Answer]:
     if registration:
         rows = {row.name: row for row in table.rows}
         prompt = rows.get(registration.prompt)
-        pairs = [(prompt, rows[name]) for name in registration.steering.values() if prompt and name in rows]
+        pairs = [(prompt, rows[name]) for name in registration.steering if prompt and name in rows]
         if pairs:
             both = rows.get(registration.combination)
             return [_answer(table, one, other, both, registration) for one, other in pairs if one]
@@ -211,7 +209,7 @@ def _answers(table: Table) -> list[Answer]:
     known = sorted(steered(table), key=lambda row: row.name)
     if best is None or not known:
         return []
-    mixed = sorted((r for r in table.rows if r.run.family == "combination"), key=lambda row: row.name)
+    mixed = sorted((r for r in table.rows if r.run.surface == "combination"), key=lambda row: row.name)
     mixed = [row for row in mixed if not row.run.over_budget and not row.idle and row.run.data["validated"]]
     both = max(mixed, key=lambda row: select_score(row.run)) if mixed else None
     return [_answer(table, best, max(known, key=lambda row: select_score(row.run)), both, None)]
@@ -251,7 +249,7 @@ def _equivalent(scores: Sequence[Mapping[str, float | None]], table: Table, marg
 
 def _claim(table: Table, word: str, row: Row, rivals: Sequence[Row], opinions: Mapping[str, JudgeRatings]) -> Claim:
     """`row` above its rivals and above every control; a twin of another method is no control of this one."""
-    own = [r for r in table.rows if r.run.family == "control" and "(" not in r.run.method]
+    own = [r for r in table.rows if r.run.surface == "control" and "(" not in r.run.method]
     twins = [r for r in table.rows if is_twin(r.run, row.run)]
     below = {r.name: r for r in (*rivals, *own, *twins) if r.name != row.name}
     missing = "" if own else "a control"

@@ -226,7 +226,7 @@ def _fires(fitted: Sequence[Fitted], lm: Backend) -> str:
 
 def _changes(made: Method, fitted: Sequence[Fitted], lm: Backend) -> str:
     found = _steerings(fitted, lm)
-    if found and made.family != "control" and not any(s.inside or s.prompt != Prompt() for s in found):
+    if found and made.surface != "control" and not any(s.inside or s.prompt != Prompt() for s in found):
         return "no candidate has an edit, a delta or a prompt"
     return ""
 

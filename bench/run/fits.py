@@ -154,9 +154,9 @@ class Fits:
 
 def given(method: Method, train: Train, suppresses: bool) -> Train:
     """A concept's training data as a method gets it: what a task has to say is for prompts alone."""
-    if not any(part.family == "prompting" for part in method.family_tree):
+    if not any(part.prompted for part in method.family_tree):
         return replace(train, prompts=())
-    return train.reversed() if suppresses and method.family == "prompting" else train
+    return train.reversed() if suppresses and method.prompted else train
 
 
 def lacks(method: Method, backend: Backend, views: frozenset[str], steers: bool = True) -> str:

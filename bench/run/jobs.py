@@ -127,7 +127,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
     }
     return {
         "code": job.code,
-        "family": job.method.family,
+        "surface": job.method.surface,
         "validated": job.method.validated,
         **({"suppresses": True} if job.method.suppresses else {}),
         **({"draws": drawn} if drawn > 1 else {}),

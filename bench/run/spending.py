@@ -53,5 +53,5 @@ def trials(made: Method, rules: Protocol) -> int:
         return 1
     trained = made.needs & {"delta", "lowrank"} or made.needs >= {"scaled", "train"}
     fixed = rules.compat == "axbench" and trained and not made.needs & {"add", "clamp", "project"}
-    each = 1 if made.family == "prompting" or fixed or not made.sweeps else len(rules.coefficients)
+    each = 1 if made.prompted or fixed or not made.sweeps else len(rules.coefficients)
     return made.candidates(rules.budget) * each

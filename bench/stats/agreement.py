@@ -1,4 +1,4 @@
-"""How far raters agree: weighted kappa, Spearman, Krippendorff's alpha, and who favours which family.
+"""How far raters agree: weighted kappa, Spearman, Krippendorff's alpha, and who favours which surface.
 
 Invariant: pure functions; every interval resamples whole concepts, the sampling unit of the benchmark.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import scipy  # its parts load when they are asked for
 
 from bench.core.content import Array
+from bench.core.surfaces import PROMPTED, STEERED
 from bench.stats.intervals import Estimate, estimate
 
 RESAMPLES = 999
@@ -93,17 +94,17 @@ def agree(one: Sequence[float], two: Sequence[float], clusters: Sequence[str]) -
 
 
 def interaction(
-    one: Mapping[str, Mapping[str, float]], two: Mapping[str, Mapping[str, float]], families: Mapping[str, str]
+    one: Mapping[str, Mapping[str, float]], two: Mapping[str, Mapping[str, float]], surfaces: Mapping[str, str]
 ) -> Estimate:
     """How much more judge `one` favours prompted text than judge `two`: an estimate over concepts.
 
-    `one` and `two` give method -> concept -> mean rating. Per concept: (mean of prompting - mean of
+    `one` and `two` give method -> concept -> mean rating. Per concept: (mean of the prompted - mean of
     steering methods) by the one, minus the same by the other. Controls and combinations stand on
     neither side.
     """
     sides = [
-        [m for m in one if m in two and families[m] == "prompting"],
-        [m for m in one if m in two and families[m] not in ("prompting", "control", "combination", "detector")],
+        [m for m in one if m in two and surfaces[m] in PROMPTED],
+        [m for m in one if m in two and surfaces[m] in STEERED],
     ]
     methods = [m for side in sides for m in side]
     if not all(sides):

@@ -127,14 +127,14 @@ def build(root: Path) -> None:
     write(root / "results" / "retired.toml", '[method]\nold = "it was wrong"\n')
     write(root / "results" / "keys.toml", '"axbench/fake/none-0/run.json" = ["a", "b"]\n')
     ratings = "id,concept,instruction,answer,concept_rating,instruction_rating,fluency_rating,reader\n"
-    key = "id,run,sample,task,model,method,family,coefficient\n"
+    key = "id,run,sample,task,model,method,surface,coefficient\n"
     for i in range(4):
         ratings += f"id{i},the sea,Say it {i}.,Waves {i}.,{i % 3},1,2,ann\n"
         key += f"id{i},r{i},s{i},axbench,m,none,control,0\n"
     write(root / "results" / "judges" / "reference.csv", ratings)
     write(root / "results" / "judges" / "reference.key.csv", key)
     validity = {"judge": "rules", "axes": {}, "data": "mini", "judge_params": {}, "models": ["fake"]}
-    validity |= {"gate": {"tasks": {"overall": True}}, "families": {"axbench": {"direction": BIAS}}}
+    validity |= {"gate": {"tasks": {"overall": True}}, "surfaces": {"axbench": {"activations": BIAS}}}
     write(root / "results" / "judges" / "rules-mini.json", json.dumps(validity))
     write(root / "cache" / "rates.json", '{"generate": 100.0}')
 

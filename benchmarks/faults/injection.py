@@ -107,7 +107,7 @@ def cases(root: Path, rng: random.Random) -> Path:
 
     concepts = tuple(dict.fromkeys(one() for _ in range(4)))
     # A name has at least one letter: one of blanks alone is refused.
-    methods = (("prompt", "prompting"), (one() + "y", one() + "x"), (one() + "x", "direction"), ("none", "control"))
+    methods = (("prompt", "prompt"), (one() + "y", one() + "x"), (one() + "x", "activations"), ("none", "control"))
     recipe = Recipe(methods, concepts, tests=3, selects=1, words=lambda _: one(), said=one(), note=one(), about=one())
     folder = Path(tempfile.mkdtemp(dir=root)) / "results"
     for i, path in enumerate(

@@ -32,7 +32,7 @@ class Attract(Edit):
         return Work(flops=3 * self.centers.size, elements=self.centers.size, moved=self.centers.size)
 
 
-@method("centers", family="direction", needs=["attract"], validated=False)
+@method("centers", surface="activations", needs=["attract"], validated=False)
 @dataclass(frozen=True)
 class Centers(Method):
     """Draws states to the centres of what texts with the concept give."""

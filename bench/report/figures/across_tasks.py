@@ -26,7 +26,7 @@ def heat_maps(tables: Sequence[Table]) -> list[tuple[str, Figure]]:
         rows = [
             {
                 "method": row.name,
-                "family": row.run.family,
+                "surface": row.run.surface,
                 "task": column,
                 "overall": row.estimates["overall"].mean,
                 "share": row.estimates["overall"].mean / table.scale,
@@ -55,27 +55,27 @@ def _marks(table: Table) -> tuple[str, str, str]:
 
 
 def _heat_map(model: str, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Methods in the order of their mean share over the tasks they ran on, by family."""
+    """Methods in the order of their mean share over the tasks they ran on, by surface."""
     columns = list(dict.fromkeys(row["task"] for row in rows))
-    families = {row["method"]: row["family"] for row in rows}
+    surfaces = {row["method"]: row["surface"] for row in rows}
     shares = {(row["method"], row["task"]): row["share"] for row in rows}
     values = {(row["method"], row["task"]): row["overall"] for row in rows}
 
     def order(name: str) -> tuple[Any, ...]:
         known = [v for (method, _), v in shares.items() if method == name and math.isfinite(v)]
-        place = [*drawing.FAMILIES, families[name]].index(families[name])
+        place = [*drawing.SURFACES, surfaces[name]].index(surfaces[name])
         return place, -sum(known) / len(known) if known else 0.0, name
 
-    names = sorted(families, key=order)
+    names = sorted(surfaces, key=order)
     small = len(names) > 25
     tall = 0.19 if small else 0.27
     figure = drawing.canvas(2.6 + 0.95 * len(columns), tall * len(names) + 1.5)
     panel = figure.subplots()
     shades = _shades()
     for y, name in enumerate(names):
-        if y == 0 or families[name] != families[names[y - 1]]:
+        if y == 0 or surfaces[name] != surfaces[names[y - 1]]:
             panel.axhline(y - 0.5, color="white" if y else "none", lw=4)
-            panel.text(len(columns) - 0.45, y, families[name], va="center", fontsize=7, style="italic", color="#444444")
+            panel.text(len(columns) - 0.45, y, surfaces[name], va="center", fontsize=7, style="italic", color="#444444")
         for x, column in enumerate(columns):
             share = shares.get((name, column), math.nan)
             if not math.isfinite(share):
@@ -99,7 +99,7 @@ def _heat_map(model: str, rows: Sequence[Mapping[str, Any]]) -> Any:
     bar.set_label("share of the task's scale (in detection 0.5 is chance)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    figure.suptitle(f"{model}: overall score by task (methods by family, best first)", fontsize=9)
+    figure.suptitle(f"{model}: overall score by task (methods by surface, best first)", fontsize=9)
     return figure
 
 

@@ -27,7 +27,7 @@ def attacks(table: Table) -> Figure | None:
         for axis in axes:
             e = row.estimates[axis]
             shots = int(axis.removeprefix(SHOTS)) if axis.startswith(SHOTS) else 0 if axis == "plain" else None
-            own = {"method": row.name, "family": row.run.family, "attack": axis, "shots": shots}
+            own = {"method": row.name, "surface": row.run.surface, "attack": axis, "shots": shots}
             rows.append(own | {"mean": e.mean, "low": e.low, "high": e.high})
     caption = "How well each method still keeps a rule out when the user insists on it"
     return Figure("attacks", caption, rows, partial(_attacks, table, rows))
@@ -44,7 +44,7 @@ def _attacks(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
         if table.reference and name != table.reference:
             _line(panel, [row for row in rows if row["method"] == table.reference], places, shots, "#9a9a9a", "--", "")
         own = [row for row in rows if row["method"] == name]
-        colour, marker = drawing.family(own[0]["family"])
+        colour, marker = drawing.surface(own[0]["surface"])
         _line(panel, own, places, shots, colour, "-", marker)
         panel.set_title(name, fontsize=8)
         panel.set_ylim(-0.04 * table.scale, 1.04 * table.scale)
@@ -52,7 +52,7 @@ def _attacks(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
         labels = [kind.replace(SHOTS, "").replace("plain", "0") if kind in shots else kind for kind in places]
         panel.set_xticks(list(places.values()), labels)
         panel.tick_params(axis="x", labelrotation=50)
-    marks = drawing.families([row["family"] for row in rows])
+    marks = drawing.surfaces([row["surface"] for row in rows])
     if table.reference:
         marks.append(drawing.handle(color="#9a9a9a", ls="--", label=f"{table.reference}, in each panel"))
     figure.legend(

@@ -23,10 +23,10 @@ def detection(table: Table) -> Figure | None:
     for row in table.rows:
         for axis in table.axes[:-1]:
             e, own = row.estimates[axis], row.run.scores(axis)
-            mean = {"method": row.name, "family": row.run.family, "axis": axis, "concept": "mean", "score": e.mean}
+            mean = {"method": row.name, "surface": row.run.surface, "axis": axis, "concept": "mean", "score": e.mean}
             rows.append(mean | {"low": e.low, "high": e.high})
             rows += [
-                {"method": row.name, "family": row.run.family, "axis": axis, "concept": name, "score": own[name]}
+                {"method": row.name, "surface": row.run.surface, "axis": axis, "concept": name, "score": own[name]}
                 for name in table.concepts
             ]
     caption = "How well each detector tells texts with a concept from texts without"
@@ -44,7 +44,7 @@ def _detection(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
             panel.axvline(0.5, color="#222222", lw=0.9)
         for y, name in enumerate(names):
             own = [row for row in rows if row["method"] == name and row["axis"] == axis]
-            colour, marker = drawing.family(own[0]["family"])
+            colour, marker = drawing.surface(own[0]["surface"])
             points = [row["score"] for row in own[1:]]
             panel.plot(points, [y] * len(points), "|", color="#8a8a8a", ms=6, mew=0.9)
             low, high = own[0]["low"], own[0]["high"]
@@ -56,7 +56,7 @@ def _detection(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
         panel.set_xlim(-0.02, 1.02)
         panel.set_title(axis, fontsize=9)
         panel.grid(color=drawing.GRID, lw=0.6)
-    marks = drawing.families([row["family"] for row in rows])
+    marks = drawing.surfaces([row["surface"] for row in rows])
     marks.append(drawing.handle(marker="|", color="#8a8a8a", ms=7, label="one concept"))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(6, len(marks)), frameon=False, fontsize=8)
     figure.suptitle(f"{table.title}: mean and 95 % interval over {len(table.concepts)} concepts", fontsize=9)

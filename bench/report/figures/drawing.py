@@ -16,15 +16,16 @@ from typing import Any
 from bench.core.escape import csv_text, printable
 from bench.core.store import write_whole
 
-FAMILIES = {
-    "prompting": ("#D55E00", "s"),
-    "direction": ("#0072B2", "o"),
-    "trained": ("#009E73", "v"),
+SURFACES = {
+    "prompt": ("#D55E00", "s"),
+    "decoding": ("#8C510A", "p"),
+    "activations": ("#0072B2", "o"),
+    "weights": ("#009E73", "v"),
     "combination": ("#B0528A", "D"),
     "control": ("#5A5A5A", "^"),
     "detector": ("#C58400", "P"),
 }
-"""Colour (Okabe and Ito's, some darkened for thin lines) and marker of each family of methods."""
+"""Colour (Okabe and Ito's, some darkened for thin lines) and marker of each surface."""
 OTHER = ("#56B4E9", "X")
 LINES = (
     ("#111111", "-", "o"),
@@ -62,9 +63,9 @@ class Figure:
     """Makes the matplotlib figure."""
 
 
-def family(name: str) -> tuple[str, str]:
-    """Colour and marker of a family of methods."""
-    return FAMILIES.get(name, OTHER)
+def surface(name: str) -> tuple[str, str]:
+    """Colour and marker of a surface."""
+    return SURFACES.get(name, OTHER)
 
 
 def canvas(width: float, height: float) -> Any:
@@ -81,10 +82,10 @@ def handle(**style: Any) -> Any:
     return Line2D([], [], **{"ls": "", "color": "#333333"} | style)
 
 
-def families(names: Sequence[str]) -> list[Any]:
-    """Legend entries of the families among `names`."""
-    known = [name for name in FAMILIES if name in names] + sorted(set(names) - set(FAMILIES))
-    return [handle(color=family(name)[0], marker=family(name)[1], ms=5, label=name) for name in known]
+def surfaces(names: Sequence[str]) -> list[Any]:
+    """Legend entries of the surfaces among `names`."""
+    known = [name for name in SURFACES if name in names] + sorted(set(names) - set(SURFACES))
+    return [handle(color=surface(name)[0], marker=surface(name)[1], ms=5, label=name) for name in known]
 
 
 def emit(figure: Figure, path: Path) -> list[Path]:

@@ -43,14 +43,14 @@ def _rows(table: Table, shown: Sequence[Row]) -> list[dict[str, Any]]:
     rows = []
     for row in shown:
         d = row.against
-        found: dict[str, Any] = {"method": row.name, "family": row.run.family, "rank": leaderboard.rank(row)}
+        found: dict[str, Any] = {"method": row.name, "surface": row.run.surface, "rank": leaderboard.rank(row)}
         found |= {"delta": d.mean, "delta_low": d.low, "delta_high": d.high, "p": d.p, "p_holm": row.p} if d else {}
         for axis in axes:
             e = row.estimates[axis]
             found |= {axis: e.mean, f"{axis}_low": e.low, f"{axis}_high": e.high}
         rows.append(found)
     columns = ("delta", "delta_low", "delta_high", "p", "p_holm")
-    return [{**dict.fromkeys(("method", "family", "rank", *columns)), **row} for row in rows]
+    return [{**dict.fromkeys(("method", "surface", "rank", *columns)), **row} for row in rows]
 
 
 def _height(lines: int) -> float:
@@ -71,7 +71,7 @@ def _lines(panel: Any, rows: Sequence[Mapping[str, Any]], small: bool) -> None:
 
 def _mark(panel: Any, y: int, row: Mapping[str, Any], values: Sequence[Any], full: bool) -> None:
     mean, low, high = values
-    colour, shape = drawing.family(row["family"])
+    colour, shape = drawing.surface(row["surface"])
     if math.isfinite(low):
         panel.plot([low, high], [y, y], color=colour, lw=1.5, solid_capstyle="butt")
     panel.plot([mean], [y], shape, color=colour, ms=4.6, mfc=colour if full else "white", mew=1.1)
@@ -118,7 +118,7 @@ def _forest(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
         panel.set_title(axis, fontsize=9)
         panel.set_xlim(-0.04 * table.scale, 1.04 * table.scale)
         panel.set_xticks([0, table.scale / 2, table.scale], ["0", f"{table.scale / 2:g}", f"{table.scale:g}"])
-    marks = drawing.families([row["family"] for row in rows])
+    marks = drawing.surfaces([row["surface"] for row in rows])
     if known:
         marks.append(drawing.handle(marker="o", mfc="white", label=f"hollow: p ≥ {LEVEL:g} after Holm"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=8)
@@ -130,8 +130,8 @@ def optimism(table: Table) -> Figure | None:
     """Select minus test score at the picked setting, a line a method."""
     found = optimisms(table)
     rows = [
-        {"method": name, "family": family, "settings": settings, "optimism": d.mean, "low": d.low, "high": d.high}
-        for name, family, settings, d in found
+        {"method": name, "surface": surface, "settings": settings, "optimism": d.mean, "low": d.low, "high": d.high}
+        for name, surface, settings, d in found
         if d is not None
     ]
     if not rows:
@@ -149,7 +149,7 @@ def _optimism(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     for y, row in enumerate(rows):
         _mark(panel, y, row, (row["optimism"], row["low"], row["high"]), row["settings"] != "1")
     panel.set_xlabel("overall on select prompts minus test prompts, at the picked setting, 95 % interval", fontsize=8)
-    marks = drawing.families([row["family"] for row in rows])
+    marks = drawing.surfaces([row["surface"] for row in rows])
     marks.append(drawing.handle(marker="o", mfc="white", label="hollow: nothing to pick"))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(marks)), frameon=False, fontsize=8)
     figure.suptitle(f"{table.title}: optimism of selection", fontsize=9)

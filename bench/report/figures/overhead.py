@@ -49,7 +49,7 @@ def _points(table: Table, found: Mapping[str, Overhead]) -> list[dict[str, Any]]
         own, reply = round(one.data["exact"]["own_tokens"]), table.spec["protocol"]["sampling"]["max_new_tokens"]
         low, high = (v if math.isfinite(v) else e.mean for v in (e.low, e.high))
         return {
-            "method": row.name, "family": row.run.family, "overall": e.mean, "low": low, "high": high,
+            "method": row.name, "surface": row.run.surface, "overall": e.mean, "low": low, "high": high,
             "prompt_tokens": one.extra.prompt_tokens, "context": summary.CONTEXT,
             "token_flops_percent": one.flops(summary.CONTEXT), "token_bytes_percent": one.bytes(summary.CONTEXT),
             "own_tokens": own, "reply_tokens": reply, "request_flops_percent": one.request(own, reply),
@@ -88,11 +88,11 @@ def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> Any:
         best = [(x, p["overall"]) for x, p in zip(at, ordered, strict=True) if p[f"best_by_{axis}"] == "yes"]
         panel.step(*zip(*[*best, (end, best[-1][1])], strict=True), where="post", color="#999999", lw=1, ls="--")
         for x, p in zip(at, ordered, strict=True):
-            colour, shape = drawing.family(p["family"])
+            colour, shape = drawing.surface(p["surface"])
             full = p[f"best_by_{axis}"] == "yes"
             panel.plot([x, x], [p["low"], p["high"]], color=colour, lw=1)
             panel.plot([x], [p["overall"]], shape, color=colour, ms=5.5, mfc=colour if full else "white", mew=1.3)
-            if len(points) <= NAMED or full or p["family"] == "control" or p["method"] == table.reference:
+            if len(points) <= NAMED or full or p["surface"] == "control" or p["method"] == table.reference:
                 place = (x, p["high"]), (0, 3)
                 panel.annotate(p["method"], *place, textcoords="offset points", rotation=90, fontsize=6.5, ha="center")
         panel.set_xlim(zero - 0.4, end)
@@ -101,7 +101,7 @@ def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> Any:
         panel.set_xlabel(f"FLOPs above the bare model, %: {what}")
         panel.set_ylabel("overall, 95 % interval")
         panel.grid(color=drawing.GRID, lw=0.6)
-    marks = drawing.families([p["family"] for p in points])
+    marks = drawing.surfaces([p["surface"] for p in points])
     marks.append(drawing.handle(marker="o", ls="--", color="#555555", label="full: none is cheaper and better"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     shown = len({point["method"] for point in points})

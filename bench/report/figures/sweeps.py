@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from bench.core.surfaces import PROMPTED
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.results.runs import Run
@@ -26,14 +27,14 @@ def coefficients(table: Table) -> Figure | None:
     bare = next((row.run for row in table.rows if row.run.method == "none"), None)
     axes = ("overall", *table.axes[:-1])
     rows: Rows = []
-    for row in sorted(table.rows, key=lambda r: (r.run.family != "control", r.name)):
+    for row in sorted(table.rows, key=lambda r: (r.run.surface != "control", r.name)):
         if len(row.run.curve("overall")) < 2:
             continue
         for axis in axes:
             curve = row.run.curve(axis)
             if bare and _fades(row.run) and (zero := bare.curve(axis).get(1.0)):
                 curve = {0.0: zero} | curve
-            rows += _points(table, row.name, row.run.family, axis, "coefficient", curve)
+            rows += _points(table, row.name, row.run.surface, axis, "coefficient", curve)
     if not rows:
         return None
     caption = "Score and its parts against the coefficient, on the select prompts"
@@ -42,7 +43,7 @@ def coefficients(table: Table) -> Figure | None:
 
 def _fades(run: Run) -> bool:
     """Whether c = 0 is the bare model."""
-    return run.family != "combination" and run.data["spec"]["method_params"].get("against", "bare") == "bare"
+    return run.surface != "combination" and run.data["spec"]["method_params"].get("against", "bare") == "bare"
 
 
 def depths(table: Table) -> Figure | None:
@@ -50,7 +51,7 @@ def depths(table: Table) -> Figure | None:
     rows: Rows = []
     for row in sorted(table.rows, key=lambda r: r.name):
         for axis in ("overall", table.axes[0]):
-            rows += _points(table, row.name, row.run.family, axis, "layer", row.run.depths(axis))
+            rows += _points(table, row.name, row.run.surface, axis, "layer", row.run.depths(axis))
     if not rows:
         return None
     caption = "Score against the block that is read and steered, on the select prompts"
@@ -58,11 +59,11 @@ def depths(table: Table) -> Figure | None:
 
 
 def _points(
-    table: Table, name: str, family: str, axis: str, what: str, curve: Mapping[Any, Mapping[str, float]]
+    table: Table, name: str, surface: str, axis: str, what: str, curve: Mapping[Any, Mapping[str, float]]
 ) -> Rows:
     found = {at: e for at, values in sorted(curve.items()) if (e := _mean(table, values)) is not None}
     return [
-        {"method": name, "family": family, "axis": axis, what: at, "mean": e.mean, "low": e.low, "high": e.high}
+        {"method": name, "surface": surface, "axis": axis, what: at, "mean": e.mean, "low": e.low, "high": e.high}
         for at, e in found.items()
     ]
 
@@ -107,7 +108,7 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     names = list(dict.fromkeys(row["method"] for row in rows))
     styles = {axis: style for axis, style in zip(axes, drawing.LINES, strict=False) if _own(rows, axis)}
     figure, panels = grid(len(names), 1.85, 1.6, 1.0)
-    dials = {row["method"] for row in rows if row["family"] == "prompting"}  # whose c is no length
+    dials = {row["method"] for row in rows if row["surface"] in PROMPTED}  # whose c is no length
     common = [row[what] for row in rows if row["method"] not in dials]
     reference = next((row.run for row in table.rows if row.name == table.reference), None)
     for panel, name in zip(panels, names, strict=True):

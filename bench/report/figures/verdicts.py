@@ -58,7 +58,7 @@ def _row(one: Answer, tasks: Sequence[str]) -> dict[str, Any]:
     for kind, row in best.items():
         found |= {kind: row.name, f"{kind}_score": row.estimates["overall"].mean / scale}
     d = one.difference
-    found |= {"family": one.steering.run.family, "difference": d.mean / scale}
+    found |= {"surface": one.steering.run.surface, "difference": d.mean / scale}
     return found | {
         "low": d.low / scale,
         "high": d.high / scale,
@@ -96,7 +96,7 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 def _line(names: Any, panel: Any, words: Any, y: int, row: Mapping[str, Any]) -> None:
     """One task: the question and the two that are compared, the difference, the verdict."""
-    colour, marker = drawing.family(row["family"])
+    colour, marker = drawing.surface(row["surface"])
     decided = row["verdict"] != "undecided"
     panel.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
     panel.plot([row["difference"]], [y], marker, color=colour, ms=8, mfc=colour if decided else "white", mew=1.6)

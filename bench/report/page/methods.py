@@ -19,22 +19,22 @@ from bench.results.tables import Table
 
 
 def described(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """Every shipped method and every one that `runs` have, by family and name."""
+    """Every shipped method and every one that `runs` have, by surface and name."""
     known = registry.table("method")
-    families = {name: cls.family for name, cls in known.items() if cls.__module__.startswith("methods.")}
-    families |= {run.method: run.family for run in runs}
-    found = [_described(name, family, known) for name, family in families.items()]
-    return sorted(found, key=lambda one: (one["family"], one["name"]))
+    surfaces = {name: cls.surface for name, cls in known.items() if cls.__module__.startswith("methods.")}
+    surfaces |= {run.method: run.surface for run in runs}
+    found = [_described(name, surface, known) for name, surface in surfaces.items()]
+    return sorted(found, key=lambda one: (one["surface"], one["name"]))
 
 
-def _described(name: str, family: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
+def _described(name: str, surface: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
     cls = known.get(name)
     if cls is None:  # a method made of others, or a plugin that is not loaded
         made = [part for part in re.findall(r"[\w.-]+", name) if part in known]
-        return {"name": name, "family": family, "made": made, "parts": []}
+        return {"name": name, "surface": surface, "made": made, "parts": []}
     return {
         "name": name,
-        "family": family,
+        "surface": surface,
         "paper": cls.paper,
         "made": [part for part in name.split("+") if part in known] if "+" in name else [],
         "parts": [list(part) for part in catalogue.paragraphs(inspect.getdoc(cls) or "")],

@@ -67,7 +67,7 @@ def _row(one: Table, row: Row, cost: Overhead | None, drift: Floor) -> dict[str,
     return {
         "name": row.name,
         "method": row.run.method,
-        "family": row.run.family,
+        "surface": row.run.surface,
         "remarks": leaderboard.remarks(row),
         "rank": list(row.rank) if row.rank else None,
         "file": methods.file_of(row.run),
@@ -150,13 +150,13 @@ def _judged(one: Table) -> Lists:
     if opinion is None:
         why = f"Only {one.spec['judge']} has rated these answers"
         return [], [f"Any difference between prompting and steering. {why}: `{asking(one)}` asks another judge."]
-    family = {row.name: row.run.family for row in one.rows}
-    steering = [c for c in opinion.comparisons if family[c.name] != "control"]
+    surface = {row.name: row.run.surface for row in one.rows}
+    steering = [c for c in opinion.comparisons if surface[c.name] != "control"]
     clear = [c for c in steering if c.claimed]
     above = [c.name for c in clear if c.first.mean > 0]
     beaten = [c.name for c in clear if c.first.mean < 0]
     reference = one.reference
-    controls = [c for c in opinion.comparisons if family[c.name] == "control"]
+    controls = [c for c in opinion.comparisons if surface[c.name] == "control"]
     lost = [c.name for c in controls if c.claimed and c.first.mean < 0]
     agreed = f"{one.spec['judge']}: p < .05 after Holm over the table; {opinion.judge}: the same sign, p < .05"
     claimed = [
@@ -192,7 +192,7 @@ def _against(one: Table) -> tuple[list[str], list[str], list[str]]:
     beaten: list[str] = []
     rest: list[str] = []
     for row in one.rows:
-        if row.against is None or row.p is None or row.run.family in ("control", "prompting"):
+        if row.against is None or row.p is None or row.run.surface == "control" or row.run.prompted:
             continue
         side = rest if not significant(row.p) else above if row.against.mean > 0 else beaten
         side.append(row.name)

@@ -25,7 +25,7 @@ def headings(table: Table) -> list[str]:
     return [
         "rank",
         "method",
-        "family",
+        "surface",
         "overall",
         *(["corrected"] if _has_corrected(table) else []),
         *table.axes[:-1],
@@ -42,7 +42,7 @@ def cells(table: Table, row: Row) -> list[str]:
     return [
         rank(row),
         row.name,
-        ", ".join([row.run.family, *remarks(row)]),
+        ", ".join([row.run.surface, *remarks(row)]),
         interval(row.estimates["overall"], digits),
         *([interval(row.corrected, digits) if row.corrected else "–"] if _has_corrected(table) else []),
         *(interval(row.estimates[axis], digits) for axis in table.axes[:-1]),
@@ -113,7 +113,7 @@ def notes(table: Table) -> list[str]:
     if table.kind == "detector":
         return [*silence, *_detection(table)]
     unit = {"norm": "median residual norms", "max-act": "largest detection scores"}[rules["strength"]]
-    alpha = "; α of a prompt" if any(row.run.family == "prompting" and row.run.dialled for row in table.rows) else ""
+    alpha = "; α of a prompt" if any(row.run.prompted and row.run.dialled for row in table.rows) else ""
     judge = (
         f"judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the harmonic mean, 0 where an axis is 0"
         if spec["judge"]
@@ -155,7 +155,7 @@ def notes(table: Table) -> list[str]:
         )
     if _has_corrected(table):
         lines.append(
-            "Corrected: overall less what the judge favours the method's family by on answers that readers rated "
+            "Corrected: overall less what the judge favours the method's surface by on answers that readers rated "
             "(prediction-powered), with both uncertainties."
         )
     if spec["judge"] and (other := second(table)):
@@ -278,7 +278,7 @@ TOP = 10
 
 def best(table: Table) -> list[Row]:
     """The rows to show where there is no room for all: the best, then the reference and the controls."""
-    kept = [row for row in table.rows[TOP:] if row.name == table.reference or row.run.family == "control"]
+    kept = [row for row in table.rows[TOP:] if row.name == table.reference or row.run.surface == "control"]
     return [*table.rows[:TOP], *kept]
 
 

@@ -103,7 +103,7 @@ def noise(table: Table) -> list[Section]:
 
 
 def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
-    """(name, family, settings tried, select minus test at the picked setting) of each row; settings are picked
+    """(name, surface, settings tried, select minus test at the picked setting) of each row; settings are picked
     per concept, whatever is resampled. None for detectors: nothing of theirs is picked."""
     found: list[tuple[str, str, str, Difference | None]] = []
     if table.kind == "detector":
@@ -111,7 +111,7 @@ def optimisms(table: Table) -> list[tuple[str, str, str, Difference | None]]:
     for row in table.rows:
         gaps = row.run.optimism("overall", row.run.data["concepts"])
         tried = leaderboard.extent(row.run.settings)
-        found.append((row.name, row.run.family, tried, _against_zero(list(gaps.values()))))
+        found.append((row.name, row.run.surface, tried, _against_zero(list(gaps.values()))))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The verdicts as a table of Markdown: one line a comparison, then families at equal numbers."""
+"""The verdicts as a table of Markdown: one line a comparison, then the two sides at equal numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.core.escape import cell, head, row as line_of
 from bench.report.text import leaderboard
-from bench.results.families import families
+from bench.results.sides import sides
 from bench.results.tables import Table
 from bench.results.verdict import Answer, answers, steered
 
@@ -29,11 +29,11 @@ def lines(found: Sequence[Answer]) -> list[str]:
 
 
 def equal_numbers(found: Sequence[Answer]) -> list[str]:
-    """Families at equal numbers, a line for each table that has a choice on both sides."""
+    """The sides at equal numbers, a line for each table that has a choice on both sides."""
     made = head("task", "prompts", "steering", "best of k each", "steering − prompts", "p", "p of the labels")
     rows = []
     for table in {one.table.group: one.table for one in found}.values():
-        if (both := families(table, steered(table))) is None:
+        if (both := sides(table, steered(table))) is None:
             continue
         means = [curve[both.k - 1].mean for curve in both.curves]
         gap = leaderboard.interval(both.difference)
@@ -56,7 +56,7 @@ def section(tables: Sequence[Table]) -> list[str]:
 
 UNREGISTERED = (
     "Nothing was registered before these runs (`hypotheses.toml`), so each kind sends the method that did best on the "
-    "select prompts. The larger family has the better luck there: read the table of equal numbers beside it."
+    "select prompts. The larger side has the better luck there: read the table of equal numbers beside it."
 )
 NOTE = (
     "Scores are of the test prompts: overall, paired, 95 % intervals. *Steer* and *prompt* follow one rule. The winner "
@@ -68,7 +68,7 @@ NOTE = (
     "Else *undecided*, with what stood in the way."
 )
 EQUAL = (
-    "What the best of k methods, drawn at random from a family and chosen on the select prompts, scores on the test "
-    "prompts; k is the size of the smaller family. p of the labels: how often a random choice of which methods are "
+    "What the best of k methods, drawn at random from a side and chosen on the select prompts, scores on the test "
+    "prompts; k is the size of the smaller side. p of the labels: how often a random choice of which methods are "
     "called prompts gives as large a lead, either way."
 )

@@ -1,6 +1,6 @@
-"""Families at equal numbers: the best of k prompts against the best of k steering methods.
+"""The two sides at equal numbers: the best of k prompts against the best of k steering methods.
 
-Invariant: "best" is best on the select split, the score is of the test split, and each side gets the same k: a family
+Invariant: "best" is best on the select split, the score is of the test split, and each side gets the same k: a side
 of thirty has the luck of thirty.
 """
 
@@ -22,8 +22,8 @@ RELABELLED = 9999
 
 
 @dataclass(frozen=True)
-class Families:
-    """Two families of one table."""
+class Sides:
+    """The prompts and the steering methods of one table."""
 
     prompts: int
     steering: int
@@ -44,21 +44,21 @@ def weights(n: int, k: int) -> Array:
     return np.array([comb(n - 1 - place, k - 1) / comb(n, k) for place in range(n)])
 
 
-def families(table: Table, steered: Sequence[Row]) -> Families | None:
-    """None where either family has fewer than two methods: there is no choice to make even."""
+def sides(table: Table, steered: Sequence[Row]) -> Sides | None:
+    """None where either side has fewer than two methods: there is no choice to make even."""
     names = baselines({row.name: row.run for row in table.rows})
     prompts = [row for row in table.rows if row.name in names]
     if min(len(prompts), len(steered)) < 2 or len(table.concepts) < 2:
         return None
-    sides = [_ordered(table, side) for side in (prompts, list(steered))]
+    both = [_ordered(table, side) for side in (prompts, list(steered))]
     curves = tuple(
         tuple(within(estimate(weights(len(test), k) @ test), table.scale) for k in range(1, len(test) + 1))
-        for _, test in sides
+        for _, test in both
     )
-    k = min(len(test) for _, test in sides)
-    best = [weights(len(test), k) @ test for _, test in sides]
+    k = min(len(test) for _, test in both)
+    best = [weights(len(test), k) @ test for _, test in both]
     found = paired(best[1], best[0], table.scale)
-    return Families(len(prompts), len(steered), (curves[0], curves[1]), found, _labels(sides, k))
+    return Sides(len(prompts), len(steered), (curves[0], curves[1]), found, _labels(both, k))
 
 
 def _ordered(table: Table, rows: Sequence[Row]) -> tuple[Array, Array]:
@@ -69,11 +69,11 @@ def _ordered(table: Table, rows: Sequence[Row]) -> tuple[Array, Array]:
     return np.array([select_score(row.run) for row in chosen]), test
 
 
-def _labels(sides: Sequence[tuple[Array, Array]], k: int) -> float:
+def _labels(both: Sequence[tuple[Array, Array]], k: int) -> float:
     """Two-sided p of the lead under random labels; methods of equal select score keep their order."""
-    select = np.concatenate([chosen for chosen, _ in sides])
-    means = np.concatenate([test.mean(1) for _, test in sides])
-    count, total = len(sides[0][0]), len(select)
+    select = np.concatenate([chosen for chosen, _ in both])
+    means = np.concatenate([test.mean(1) for _, test in both])
+    count, total = len(both[0][0]), len(select)
     order = np.argsort(-select, kind="stable")
     rng = np.random.default_rng(0)
 
