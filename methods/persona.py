@@ -113,3 +113,6 @@ class Persona(DirectionMethod):
 
     def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
         return 2 * self.pairs(budget), 2 * self.pairs(budget) * self.tokens
+
+    def fit_ratings(self, budget: Budget) -> int:
+        return 2 * 2 * self.pairs(budget)  # two axes of both answers

@@ -42,6 +42,8 @@ WORDS = {
 """What a reader says of a rating near 0, 1 and 2."""
 ANSWER = 64
 """Tokens of an answer that is rated."""
+SHOWN = 4
+"""Training texts of a side that are rated, to know whether the texts have the concept or are without it."""
 
 
 @method(
@@ -72,10 +74,17 @@ class Gepa(Method):
         return 1
 
     def prompt_writing_cost(self, budget: Budget) -> tuple[int, int]:
-        # A round that begins below the limit is ended: parent and child on a minibatch, the child on what is held.
-        calls = budget.trials * self.prompts - 1 + 2 * self.minibatch + self.prompts
+        calls = self._rated(budget)
         rounds = 1 + calls // (2 * self.minibatch)
         return calls + rounds, calls * ANSWER + rounds * self.tokens
+
+    def fit_ratings(self, budget: Budget) -> int:
+        return len(AXES) * self._rated(budget) + 2 * SHOWN
+
+    def _rated(self, budget: Budget) -> int:
+        """Answers that are rated, at most. A round that begins below the limit is ended: parent and child on a
+        minibatch, the child on what is held."""
+        return budget.trials * self.prompts - 1 + 2 * self.minibatch + self.prompts
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         try:
@@ -126,7 +135,7 @@ class Loop:
     def __init__(self, settings: Gepa, ctx: Context, train: Train) -> None:
         self.settings, self.ctx, self.train = settings, ctx, train
         self.rated = self.unrated = 0
-        self.wanted = self._shows(train.positives[:4]) >= self._shows(train.negatives[:4])
+        self.wanted = self._shows(train.positives[:SHOWN]) >= self._shows(train.negatives[:SHOWN])
 
     def _shows(self, texts: Sequence[Any]) -> float:
         """How much texts show the concept, as the judge has it."""

@@ -720,8 +720,15 @@ def test_a_persona_is_fitted_on_the_answers_that_survive() -> None:
 
 
 def test_persona_rollouts_are_asked_in_pairs() -> None:
-    ctx = Spy(Speaker(), Budget(40, 96, 1, 2), rate=spoiling)
+    rated: list[Item] = []
+
+    def rate(items: Sequence[Item]) -> list[Verdict]:
+        rated.extend(items)
+        return spoiling(items)
+
+    ctx = Spy(Speaker(), Budget(40, 96, 1, 2), rate=rate)
     fit("persona", ctx)
+    assert len(rated) == Persona().fit_ratings(ctx.budget)
     requests = ctx.lm.requests  # type: ignore[attr-defined]
     assert (len(requests), 32 * len(requests)) == Persona().prompt_writing_cost(ctx.budget)
     questions = {e.instruction for e in TRAIN.negatives}

@@ -340,13 +340,20 @@ def rate_sailing(items: Sequence[Item]) -> list[Verdict]:
 
 def test_gepa_keeps_the_order_that_the_judge_likes_and_reads_why() -> None:
     lm = Rewrites(["Talk of gardens.", "Let it sail."])
-    ctx = Context(lm, replace(BUDGET, trials=5), rate=rate_sailing)
+    rated: list[Item] = []
+
+    def rate(items: Sequence[Item]) -> list[Verdict]:
+        rated.extend(items)
+        return rate_sailing(items)
+
+    ctx = Context(lm, replace(BUDGET, trials=5), rate=rate)
     train = replace(TRAIN, prompts=("Be brief.",))
     [found] = fit("prompt-gepa", ctx, train, prompts=2)
     assert prompts([found])[0].prefix == "Let it sail.\n\n"
     assert found.note["held_score"] == pytest.approx(1)
     assert "It does not keep to the order" in lm.read[0] or "only in part" in lm.read[0]
     assert found.note["rated_answers"] <= 5 * 2 + 2 * (3 + 2)  # a round that has begun is ended
+    assert len(rated) <= build_method("prompt-gepa", {"prompt-gepa": {"prompts": 2}}).fit_ratings(ctx.budget)
     assert found.note["unrated"] == 0
     held = list(dict.fromkeys(e.instruction for e in (*train.negatives, *train.positives)))[:2]
     assert not any(question in read for question in held for read in lm.read)

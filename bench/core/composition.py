@@ -76,6 +76,9 @@ class Wrapper(Method):
         each = [member.prompt_writing_cost(budget) for member in self.members]
         return sum(n for n, _ in each), sum(tokens for _, tokens in each)
 
+    def fit_ratings(self, budget: Budget) -> int:
+        return sum(member.fit_ratings(budget) for member in self.members)
+
     def training(self, budget: Budget) -> tuple[int, int]:
         each = [member.training(budget) for member in self.members]
         return sum(rows for rows, _ in each), sum(tokens for _, tokens in each)

@@ -423,6 +423,10 @@ class Method(ABC):
         """Generations and tokens a fit asks of the model for one concept, at most."""
         return 0, 0
 
+    def fit_ratings(self, budget: Budget) -> int:
+        """Ratings that a fit asks of the run's judge for one concept, at most."""
+        return 0
+
     def training(self, budget: Budget) -> tuple[int, int]:
         """Rows and tokens a fit sends through the model to train on for one concept, at most."""
         return 0, 0

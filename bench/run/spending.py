@@ -28,13 +28,14 @@ class Cost:
 
 
 def spend(made: Method, rules: Protocol, task: Task) -> Cost:
-    """Trials × select + test, and the ratings of each, over the task's concepts."""
+    """Trials × select + test and the ratings of each, and what the fits ask for, over the task's concepts."""
     concepts = task.concepts()
-    trained = [len(concepts) * part for part in made.training(rules.budget)]
-    drafts, written = (len(concepts) * part for part in made.prompt_writing_cost(rules.budget))
+    several = len(concepts) * (1 if task.kind == "detector" else fits(made, rules))
+    trained = [several * part for part in made.training(rules.budget)]
+    drafts, written = (several * part for part in made.prompt_writing_cost(rules.budget))
+    learnt = several * made.fit_ratings(rules.budget)
     if task.kind == "detector":
-        return Cost(len(concepts), drafts, written, 0, *trained)
-    several = fits(made, rules)
+        return Cost(several, drafts, written, learnt, *trained)
     tried = [sample for concept in concepts for sample in task.select(concept)] * trials(made, rules)
     tested = [s for concept in concepts for s in task.test(concept) for _ in range(repeats(made, s, rules))]
     asked = [*tried, *tested]
@@ -44,7 +45,7 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     options = sum(len(sample.options) for sample in asked)
     tokens = drawn * rules.sampling.max_new_tokens + written
     ratings = open_ended * (task.ratings or len(task.axes)) + watched if task.rated else 0
-    return Cost(several * len(concepts), drawn + options + drafts, tokens, ratings, *(several * n for n in trained))
+    return Cost(several, drawn + options + drafts, tokens, ratings + learnt, *trained)
 
 
 def trials(made: Method, rules: Protocol) -> int:
