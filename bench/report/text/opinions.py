@@ -106,7 +106,7 @@ def _by_readers(t: Mapping[str, Any]) -> list[str]:
     if names := t["readers"].get("names"):
         own = [f"{axis} κ {e['kappa']:.2f}, α {e['alpha']:.2f}" for axis, e in t["readers"].items() if axis != "names"]
         lines.append(f"The readers among themselves ({' and '.join(names)}): {'; '.join(own)}.")
-    for task, surfaces in t["surfaces"].items():
+    for task, surfaces in t.get("surfaces", {}).items():
         own = [f"{surface} {_bias(e)}" for surface, e in surfaces.items()]
         lines.append(f"Judge minus readers on {task}: {', '.join(own)}.")
     missed = [f"{line['asked']} ({line['value']})" for line in t["gate"]["lines"] if not line["passed"]]
