@@ -124,6 +124,18 @@ def test_methods_without_training_come_first_and_no_result_depends_on_it(
 
 
 @pytest.mark.usefixtures("mean_trains", "cache")
+def test_of_many_methods_what_a_table_rests_on_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+
+    def early(jobs: Sequence[Job]) -> None:
+        seen.append({job.spec.method for job in jobs if job.status == "complete"})
+
+    monkeypatch.setattr(session, "SOON", 1)
+    execute(plan("mean,actadd,caa,none,diffmean,prompt", limit=2), tmp_path / "results", early=early)
+    assert seen == [{"none"}, {"none", "actadd", "caa", "diffmean", "prompt"}]
+
+
+@pytest.mark.usefixtures("mean_trains", "cache")
 def test_what_was_recorded_before_training_stays_when_that_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ DATA = {
     "axbench-suppress": "",
     "axbench-attack": "",
     "persona": "",
+    "persistence": "",
     "axbench-detect": "axbench_folder",
     "truthfulqa": "questions",
     "truthfulqa-gen": "questions",

@@ -111,7 +111,7 @@ def more_kinds(width: int, layers: int, size: float) -> dict[str, Steering | Non
 def first_logprobs(lm: HFBackend, request: Request, ids: list[int]) -> torch.Tensor:
     """Log-probabilities of the token after `ids`, the request's prompt and more, by transformers."""
     prompt = lm.chat.steered(request)
-    with torch.no_grad(), Applied(lm.model, [request.steering], [len(prompt)], [0], lm.header(prompt)):
+    with torch.no_grad(), Applied(lm.model, [request.steering], [len(prompt)], [0], lm.begins(prompt, request)):
         logits = lm.model(torch.tensor([ids])).logits[0, -1]
     return torch.log_softmax(logits.float(), -1)
 
@@ -321,6 +321,25 @@ def test_the_prefix_cache_never_mixes_steered_and_unsteered_blocks(
         )  # blocks from the cache count: an equal steering wrote them
     # Equal steerings share, unsteered prompts share; a gate must read the prompt again.
     assert cached == [False, False, True, True, False, True, False, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_turns_that_edits_leave_alone_are_not_taken_for_edited_ones(
+    small: Callable[..., tuple[VLLMBackend, HFBackend]],
+) -> None:
+    """Of a dialogue whose earlier turns are settled: equal to transformers, also where the cache has them edited."""
+    one, lm = small()
+    push = kinds(WIDTH, 4, 6.0)["add 1"]
+    text = " ".join(ASKS)[:200]  # the tiny model reads bytes: a block or two a turn
+    chat = (("user", text), ("assistant", text), ("user", text))
+    asked = [Request(chat, push, Sampling(12, 0.0, 0), settled=n) for n in (0, 2, 0, 2)]
+    touched = []
+    for request in asked:
+        found = Parity(one, lm, [request])
+        found.check(allowed=0)
+        touched.append(found.positions_edited[0][0])
+    assert touched[0] == touched[2] > touched[1] == touched[3] > 0
 
 
 @pytest.mark.slow

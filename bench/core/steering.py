@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bench.core.content import Message, digest, stored
 from bench.core.deltas import Delta
@@ -25,28 +25,33 @@ if TYPE_CHECKING:
 @stored
 @dataclass(frozen=True)
 class Prompt:
-    """A change of the chat: a system message, text around the instruction, example turns."""
+    """A change of the chat: a system message, text around the instruction, example turns.
+
+    `turns` says which of the user's turns `prefix` and `suffix` stand around, where a dialogue has several.
+    """
 
     system: str = ""
     prefix: str = ""
     suffix: str = ""
     shots: tuple[tuple[str, str], ...] = ()
+    turns: Literal["last", "first", "all"] = "last"
 
     def apply(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """`messages` with the edit; the last user turn is the instruction."""
+        """`messages` with the edit."""
         head = [m for m in messages if m[0] == "system"]
         body = [m for m in messages if m[0] != "system"]
         if self.system:
             head = [("system", "\n\n".join([*(content for _, content in head), self.system]))]
         shots = [m for user, answer in self.shots for m in (("user", user), ("assistant", answer))]
-        last = max((i for i, (role, _) in enumerate(body) if role == "user"), default=-1)
-        if last >= 0:
-            body[last] = ("user", self.prefix + body[last][1] + self.suffix)
+        asked = [i for i, (role, _) in enumerate(body) if role == "user"]
+        for i in {"last": asked[-1:], "first": asked[:1], "all": asked}[self.turns]:
+            body[i] = ("user", self.prefix + body[i][1] + self.suffix)
         return (*head, *shots, *body)
 
     def merged(self, other: Prompt) -> Prompt:
         system = "\n\n".join(text for text in (self.system, other.system) if text)
-        return Prompt(system, other.prefix + self.prefix, self.suffix + other.suffix, self.shots + other.shots)
+        shots = self.shots + other.shots
+        return Prompt(system, other.prefix + self.prefix, self.suffix + other.suffix, shots, self.turns)
 
 
 @stored

@@ -127,6 +127,15 @@ class Sample:
     question: str = ""
     """The question by itself, where the instruction has more in it: what an answer is rated against, and what
     samples of several concepts may share."""
+    follows: str = ""
+    """The sample whose chat and answer this one goes on from, as a later turn of a dialogue: `messages` is then the new
+    turn alone."""
+    turn: int = 0
+    """Which turn of a dialogue it is, from 1; 0 where it is by itself."""
+    prompted: Literal["last", "first", "all"] = "last"
+    """Turns of the user that a prompt edit stands around (`Prompt.turns`)."""
+    settled: bool = False
+    """Whether edits of activations leave the turns before this one as they are read."""
     raw: str = ""
     """A Jinja template of a plain-text prompt around `question`, in place of the chat template."""
 
@@ -140,7 +149,8 @@ class Request:
     """One call of a model: a chat or a raw text, its own steering, sampling and seed.
 
     `prefill` is the beginning of the answer, put after the generation prompt; `target` is the
-    answer whose log-probability is asked for (`Backend.logprobs`).
+    answer whose log-probability is asked for (`Backend.logprobs`). `settled` messages at the beginning are read, not
+    edited: a span of the steering begins behind them, as it does behind a header (`Backend.generate` alone).
     """
 
     prompt: tuple[Message, ...] | str
@@ -149,6 +159,7 @@ class Request:
     seed: int = 0
     prefill: str = ""
     target: str = ""
+    settled: int = 0
 
 
 @dataclass(frozen=True)

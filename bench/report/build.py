@@ -17,10 +17,27 @@ from bench.core.escape import name
 from bench.core.paths import default_results
 from bench.core.store import write_whole
 from bench.report import page
-from bench.report.figures import across_tasks, attacks, detection, forest, overhead, sample_efficiency, sweeps
+from bench.report.figures import (
+    across_tasks,
+    attacks,
+    detection,
+    dialogues,
+    forest,
+    overhead,
+    sample_efficiency,
+    sweeps,
+)
 from bench.report.figures.drawing import Figure, emit
 from bench.report.section import Section
-from bench.report.text import costs, leaderboard, monitors, opinions, sections as head_to_head, verdict
+from bench.report.text import (
+    costs,
+    dialogues as by_turn,
+    leaderboard,
+    monitors,
+    opinions,
+    sections as head_to_head,
+    verdict,
+)
 from bench.results.runs import load
 from bench.results.tables import Table, tables
 from bench.results.validity import validations, validity
@@ -30,6 +47,7 @@ FIGURES = (
     forest.forest,
     detection.detection,
     attacks.attacks,
+    dialogues.dialogues,
     overhead.pareto,
     sweeps.coefficients,
     sweeps.depths,
@@ -134,6 +152,7 @@ def sections(table: Table, roots: Sequence[Path]) -> list[Section]:
         return [*judged, *costs.sections(table)]
     return [
         *opinions.sections(table, known),
+        *by_turn.sections(table),
         *head_to_head.sections(table),
         *monitors.sections(table),
         *costs.sections(table),

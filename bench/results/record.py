@@ -36,6 +36,7 @@ class Sample(TypedDict):
     tokens: NotRequired[Count]
     touched: NotRequired[list[int]]
     unit: NotRequired[str]
+    turn: NotRequired[Annotated[int, Range(1)]]
     cluster: NotRequired[str]
     question: NotRequired[str]
     reasons: NotRequired[dict[str, str]]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.core.content import plain
+from bench.core.content import Message, plain
+from bench.core.errors import BenchError
 from bench.core.interfaces import Method
 from bench.core.protocol import RunSpec
 from bench.core.steering import Steering
@@ -85,6 +86,23 @@ class Ask:
     trial: Trial
     sample: Sample
     request: Request
+
+
+class Said:
+    """What was said in the turns of dialogues so far, by each job under each setting."""
+
+    def __init__(self, asks: Sequence[Ask], outputs: Sequence[Completion | None]) -> None:
+        self._kept = {
+            (id(ask.job), ask.trial, ask.sample.id): (*ask.sample.messages, ("assistant", output.spoken or ""))
+            for ask, output in zip(asks, outputs, strict=True)
+            if output
+        }
+
+    def chat(self, job: Job, trial: Trial, sample: str) -> tuple[Message, ...]:
+        """The chat up to the answer to a sample, that answer at its end."""
+        if (place := (id(job), trial, sample)) not in self._kept:
+            raise BenchError(f"a sample goes on from {sample}, which was not asked in an earlier turn")
+        return self._kept[place]
 
 
 def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float]) -> dict[str, Any]:
@@ -181,6 +199,7 @@ def row(ask: Ask, output: Completion, found: dict[str, Verdict]) -> dict[str, An
         "tokens": output.tokens,
         "touched": list(output.positions_edited),
         **({"unit": ask.sample.unit} if ask.sample.unit else {}),
+        **({"turn": ask.sample.turn} if ask.sample.turn else {}),
         **({"question": ask.sample.question} if ask.sample.question else {}),
         **({"cluster": ask.sample.cluster} if ask.sample.cluster else {}),
     } | ratings(found)

@@ -33,11 +33,12 @@ from bench.core.spoken import spoken
 from bench.core.steering import Steering
 from bench.core.values import Completion, Concept, Example, Item, Request, Sample, TargetScore, Verdict
 from bench.judges.judging import judged_by, rate
+from bench.results.audit import CONTROLS
 from bench.run.cluster import Fitting, Pool, pooled
 from bench.run.engines import make_backend, make_prompter
 from bench.run.fits import Packed
 from bench.run.identity import code_of, foreign
-from bench.run.jobs import Ask, Job, ratings, record, row, tried
+from bench.run.jobs import Ask, Job, Said, ratings, record, row, tried
 from bench.run.monitor import reading
 from bench.run.plan import Plan
 from bench.run.spending import spend
@@ -46,6 +47,7 @@ from bench.run.support import check_disk
 from bench.run.task_contract import checked, refuse, scored
 from bench.run.trials import (
     best,
+    continued,
     drawn,
     fits as fits_of,
     kept_as,
@@ -54,6 +56,7 @@ from bench.run.trials import (
     repeats,
     request,
     ruled,
+    samples_of,
     seed_of,
     trials,
 )
@@ -94,7 +97,7 @@ def execute(
     """Run what is not done yet; `folder` takes every result instead of results/ or the scratch folder.
 
     Returns a job per method: `cached`, `complete`, `unsupported` (with the reason), or `failed`. What trains comes
-    last; before it, `early` is given the jobs as they stand.
+    last; `early` is given the jobs as they stand after what a table rests on, and before what trains.
     """
     jobs = planned(plan, folder)
     todo = [job for job in jobs if job.status == "todo"]
@@ -110,6 +113,10 @@ def execute(
 TOGETHER = 2**14
 """Answers that methods are asked for together: enough to fill any engine's batches, and no more, so that memory holds
 the answers of one method where one has many."""
+
+
+SOON = 2**9
+"""Answers of the first methods of many, so that there is a table within minutes."""
 
 
 def _tell(line: str) -> None:
@@ -152,7 +159,8 @@ class Session:
             self.context.log(line)
 
     def run(self, jobs: list[Job], early: Callable[[], None] = lambda: None) -> None:
-        """Work through the jobs that are to do; `early` is called when only those that train are left."""
+        """Work through the jobs that are to do; `early` is called after the first group, and when only
+        those that train are left."""
         try:
             live = [job for job in jobs if job.status == "todo"]
             if (
@@ -166,7 +174,8 @@ class Session:
             groups = self._groups(live)
             for number, group in enumerate(groups, 1):
                 self.part = f"{number} of {len(groups)}, " if len(groups) > 1 else ""
-                if number > 1 and self._trains(group) and not self._trains(groups[number - 2]):
+                done = not self._trains(groups[number - 2]) if number > 1 else False
+                if done and (number == 2 or self._trains(group)):
                     early()
                 self._through(group)
         finally:
@@ -179,20 +188,25 @@ class Session:
                 rows.close()
 
     def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
-        """Jobs as they are worked on: first those that train nothing, for they are there soon, and at once as many as
-        make `TOGETHER` answers. A judge that takes hours to answer is asked once about all."""
+        """Jobs as they are worked on: what every table rests on and a few more, then others that train nothing, then
+        those that train; at once as many as make `TOGETHER` answers. A judge that takes hours to answer is asked once
+        about all."""
         if self.judge.whole:
             return [list(jobs)]
         found: list[list[Job]] = []
+        costs = {id(job): spend(job.method, self.rules, self.task).generations for job in jobs}
         for trains in (False, True):
-            size = TOGETHER
-            for job in jobs:
-                if self._trains([job]) is trains:
-                    if size >= TOGETHER:
-                        found.append([])
-                        size = 0
-                    found[-1].append(job)
-                    size += spend(job.method, self.rules, self.task).generations
+            own = [job for job in jobs if self._trains([job]) is trains]
+            own.sort(key=lambda job: job.method.name not in CONTROLS["steering"])
+            many = not trains and sum(costs[id(job)] for job in own) >= 4 * SOON
+            size, room = 0, SOON if many else TOGETHER
+            for n, job in enumerate(own):
+                if n == 0 or size >= room:
+                    room = TOGETHER if n else room
+                    found.append([])
+                    size = 0
+                found[-1].append(job)
+                size += costs[id(job)]
         return found
 
     def _trains(self, jobs: Sequence[Job]) -> bool:
@@ -340,13 +354,18 @@ class Session:
     def _answer(self, jobs: list[Job], split: str) -> None:
         """Generate and rate all samples of one split under every job's settings, as one flat call."""
         asks: list[Ask] = []
-        for job in jobs:
-            own: list[Ask] = []
-            with self._guard(job, "steering"):
-                own = [ask for concept in self.concepts for ask in self._asks(job, concept, split)]
-            asks += own if job.status == "todo" else []
-        with self._stage(f"generate ({split})", len(asks)) as advance:
-            outputs = self._outputs(asks, advance)
+        outputs: list[Completion | None] = []
+        for turn in self._turns(split):
+            said = Said(asks, outputs)
+            due: list[Ask] = []
+            for job in (one for one in jobs if one.status == "todo"):
+                own: list[Ask] = []
+                with self._guard(job, "steering"):
+                    own = [ask for concept in self.concepts for ask in self._asks(job, concept, split, turn, said)]
+                due += own if job.status == "todo" else []
+            with self._stage(f"generate ({split}{f', turn {turn}' if turn else ''})", len(due)) as advance:
+                outputs += self._outputs(due, advance)
+            asks += due
 
         def rated(items: Sequence[Item]) -> list[Verdict]:
             with self._stage(f"judge ({split})", len(items)) as advance:
@@ -365,6 +384,10 @@ class Session:
             else:
                 job.tested.setdefault(name, []).append(ruled(found, self.rules))
                 job.rows.append(row(ask, output, ruled(found, self.rules)))
+
+    def _turns(self, split: str) -> list[int]:
+        """Turns of the task's dialogues on a split, in order; 0 alone where questions stand by themselves."""
+        return sorted({sample.turn for concept in self.concepts for sample in samples_of(self.task, concept, split)})
 
     def _detect(self, jobs: list[Job]) -> None:
         """Score every text of the test split with each job's detector, in place of a judge."""
@@ -421,23 +444,25 @@ class Session:
 
         return checked(self.task, samples, texts, rate), kept
 
-    def _asks(self, job: Job, concept: Concept, split: str) -> list[Ask]:
-        """Every sample of a split under every setting tried, or the picked one."""
+    def _asks(self, job: Job, concept: Concept, split: str, turn: int, said: Said) -> list[Ask]:
+        """Every sample of a split and turn under every setting tried, or the picked one."""
         candidates = job.fits[concept.id].candidates
         test = split == "test"
-        samples = list(self.task.test(concept) if test else self.task.select(concept))
+        samples = [sample for sample in samples_of(self.task, concept, split) if sample.turn == turn]
         found = []
         for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules):
             made: dict[Any, Steering] = {}  # one for all that is asked, but where it is bound to each prompt
             for i, sample in enumerate(samples):
                 for k in range(repeats(job.method, sample, self.rules) if test else 1):
                     candidate = job.fit(concept.id, i + k if test else 0).candidates[trial.candidate]
-                    place = (id(candidate), sample.messages if isinstance(candidate.steering, Bound) else ())
+                    again = repeated(sample, k)
+                    if again.follows:
+                        again = continued(again, said.chat(job, trial, again.follows))
+                    place = (id(candidate), again.messages if isinstance(candidate.steering, Bound) else ())
                     if place not in made:
                         made[place] = self.steerings.of(
-                            job.method, concept, candidate, trial.coefficient, sample.messages
+                            job.method, concept, candidate, trial.coefficient, again.messages
                         )
-                    again = repeated(sample, k)
                     found.append(Ask(job, trial, again, request(again, made[place], self.rules)))
         return found
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-from bench.core.content import digest
+from bench.core.content import Message, digest
 from bench.core.definitions import code_digest
-from bench.core.interfaces import Fitted, Method
+from bench.core.interfaces import Fitted, Method, Task
 from bench.core.protocol import Protocol
 from bench.core.spoken import UNFINISHED
 from bench.core.steering import Mix, Prompt, Steering
-from bench.core.values import Request, Sample, Sampling, Verdict
+from bench.core.values import Concept, Request, Sample, Sampling, Verdict
 from bench.results.runs import means
 
 
@@ -63,6 +63,11 @@ LEARNT = ("lowrank", "scaled")
 """Kinds that training gives one strength."""
 
 
+def samples_of(task: Task, concept: Concept, split: str) -> Sequence[Sample]:
+    """What is asked of a concept on a split."""
+    return task.test(concept) if split == "test" else task.select(concept)
+
+
 def best(tried: dict[Trial, list[dict[str, Verdict]]], rules: Protocol) -> Trial:
     """The setting with the highest mean overall score; ties go to the concept score, then the first. AxBench's mode
     takes the first at once."""
@@ -79,12 +84,26 @@ def request(sample: Sample, steering: Steering, rules: Protocol) -> Request:
     """One question under one steering, which a plain-text prompt takes in as text."""
     seed = seed_of(sample, rules)
     if not sample.raw:
-        return Request(sample.messages, steering, rules.sampling, seed)
+        settled = len(sample.messages) - 1 if sample.settled else 0
+        return Request(sample.messages, turned(steering, sample.prompted), rules.sampling, seed, settled=settled)
     text = plain_text(sample, steering.prompt)
     if not steering.mix:
         return Request(text, replace(steering, prompt=Prompt()), rules.sampling, seed)
     mix = replace(steering.mix, against=Prompt(prefix=plain_text(sample, steering.mix.against)))
     return Request("", replace(steering, prompt=Prompt(prefix=text), mix=mix), rules.sampling, seed)
+
+
+def turned(steering: Steering, turns: Literal["last", "first", "all"]) -> Steering:
+    """A steering whose prompts stand around other turns of the user."""
+    if turns == "last":
+        return steering
+    mix = steering.mix and replace(steering.mix, against=replace(steering.mix.against, turns=turns))
+    return replace(steering, prompt=replace(steering.prompt, turns=turns), mix=mix)
+
+
+def continued(sample: Sample, chat: Sequence[Message]) -> Sample:
+    """A later turn of a dialogue with the chat that it goes on from."""
+    return replace(sample, messages=(*chat, *sample.messages))
 
 
 def repeats(method: Method, sample: Sample, rules: Protocol) -> int:
@@ -100,7 +119,10 @@ def fits(method: Method, rules: Protocol) -> int:
 
 def repeated(sample: Sample, k: int) -> Sample:
     """A sample asked once more: its id tells the answers apart, and gives each its own noise."""
-    return replace(sample, id=f"{sample.id}{AGAIN}{k}") if k else sample
+    if not k:
+        return sample
+    follows = f"{sample.follows}{AGAIN}{k}" if sample.follows else ""
+    return replace(sample, id=f"{sample.id}{AGAIN}{k}", follows=follows)
 
 
 AGAIN = "#"
@@ -127,7 +149,9 @@ def kept_as(engine: str, request: Request) -> str:
     if steering.mixing:  # the other stream is asked something else
         other = steering.mixing.against
         second = (other.prefix + prompt + other.suffix if isinstance(prompt, str) else other.apply(prompt),)
-    parts = (steering.internal_digest, asked, *second, request.prefill, request.sampling, request.seed)
+    parts = [steering.internal_digest, asked, *second, request.prefill, request.sampling, request.seed]
+    if request.settled and steering.edits:
+        parts.append(request.settled)
     return digest(engine, code_digest(*steering.kinds), *parts)
 
 

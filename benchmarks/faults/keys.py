@@ -118,7 +118,8 @@ def steering() -> Steering:
 
 def requests() -> Iterator[tuple[str, Request]]:
     """(what was changed, request): the first is the plain one."""
-    plain = Request((("system", "Hm."), ("user", "Who?")), steering(), Sampling(), 7, "So")
+    chat = (("system", "Hm."), ("user", "Who?"), ("assistant", "I."), ("user", "Why?"))
+    plain = Request(chat, steering(), Sampling(), 7, "So")
     yield "nothing", plain
     for field, other in variants(plain):
         if field != "target":  # of an option, whose key has it beside

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from bench.backends.hf import attention, linear, probe
 from bench.backends.hf.batches import Batches
-from bench.backends.hf.chat import Chat, Second
+from bench.backends.hf.chat import Chat, Second, prompt_of
 from bench.backends.hf.gradients import block_gradient
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.memory import Memory, room
@@ -169,6 +169,10 @@ class HFBackend(Backend):
 
     def header(self, ids: Sequence[int]) -> int:
         return self.chat.header(ids)
+
+    def begins(self, ids: Sequence[int], request: Request) -> int:
+        """The token of a request's row at which edits may begin."""
+        return self.chat.begins(ids, request, prompt_of(request))
 
     @property
     def template_prefix(self) -> int:
@@ -321,7 +325,8 @@ class HFBackend(Backend):
         seeds = torch.tensor([requests[i].seed for i in owners], dtype=torch.int64)
         paired = Paired([(row, second[row], other.mix) for row, other in mixed], self.model.device) if mixed else None
         drawn = Draw(sampling, seeds, width, paired)
-        headers = list(map(self.chat.header, rows))
+        edits = [*(prompt_of(requests[i]) for i in chosen), *(other.mix.against for _, other in mixed)]
+        headers = [self.chat.begins(row, requests[i], edit) for i, row, edit in zip(owners, rows, edits, strict=True)]
         applied = Applied(self.model, steerings, list(map(len, rows)), pads, headers)
         keeps = any(steering.keeps for steering in applied.steerings)
         kept = cache.cache(self.model, width + sampling.max_new_tokens, prefix, len(rows), keeps)

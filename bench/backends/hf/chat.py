@@ -36,6 +36,11 @@ class Second(NamedTuple):
     mix: Mix
 
 
+def prompt_of(request: Request) -> Prompt:
+    """The prompt edit that a request is asked under."""
+    return request.steering.prompt if request.steering else Prompt()
+
+
 class Chat:
     """A model's tokenizer and chat template."""
 
@@ -115,6 +120,17 @@ class Chat:
         whole = list(ids[: len(self.shared)]) == self.shared
         return max(1, len(self.shared) if whole else common(ids, self.opening))
 
+    def begins(self, ids: Sequence[int], request: Request, edit: Prompt) -> int:
+        """The token of a request's row at which edits may begin: behind its header and its settled messages."""
+        header = self.header(ids)
+        if not request.settled or isinstance(request.prompt, str):
+            return header
+        chat = edit.apply(request.prompt)
+        settled = chat[: len(chat) - len(request.prompt) + request.settled]
+        # Up to where the words of a next turn would stand, whatever they were.
+        rows = [self.encode((*settled, ("user", text))) for text in ("1", "2")]
+        return max(header, min(common(ids, row) for row in rows))
+
     @cached_property
     def stand_in(self) -> int:
         """A token that no chat begins with: it holds the place of what is put in as an embedding."""
@@ -164,7 +180,7 @@ class Chat:
 
     def steered(self, request: Request) -> list[int]:
         """Prompt ids of a request under its prompt edit."""
-        return self._under(request, request.steering.prompt if request.steering else Prompt())
+        return self._under(request, prompt_of(request))
 
     def against(self, requests: Sequence[Request]) -> dict[int, Second]:
         """The second stream of those of `requests` that mix two prompts, by their places."""

@@ -139,6 +139,9 @@ class VLLMBackend(Backend):
     def header(self, ids: Sequence[int]) -> int:
         return self.hf.header(ids)
 
+    def begins(self, ids: Sequence[int], request: Request) -> int:
+        return self.hf.begins(ids, request)
+
     def output_projection(self, layer: int) -> Array:
         return self.hf.output_projection(layer)
 

@@ -28,7 +28,7 @@ class Owner(Protocol):
     def ends(self) -> list[int]: ...
     @property
     def width(self) -> int: ...
-    def header(self, ids: Sequence[int]) -> int: ...
+    def begins(self, ids: Sequence[int], request: Request) -> int: ...
     def number(self) -> int: ...
     def lora(self, steering: Steering) -> Any: ...
 
@@ -97,8 +97,8 @@ class Run:
         extra: dict[str, Any] = {}
         if steering is not None and steering.edits:
             # Blocks of the prefix cache are keyed by tokens alone: the salt keeps steered ones apart.
-            prompt["cache_salt"] = steering.internal_digest
-            extra["extra_args"] = {FIELD: [number, key, len(ids), self.owner.header(ids)]}
+            prompt["cache_salt"] = f"{steering.internal_digest}{request.settled or ''}"
+            extra["extra_args"] = {FIELD: [number, key, len(ids), self.owner.begins(ids, request)]}
             if any(edit.gate for edit in steering.edits):  # a gate reads the whole prompt
                 extra["skip_reading_prefix_cache"] = True
         if sampling.temperature:
