@@ -139,6 +139,8 @@ def test_a_shuffled_twin_is_what_its_method_is_but_a_control() -> None:
     assert build_method("shuffled(hypersteer)", {}).needs_all_concepts
     assert build_method("shuffled(persona)", {}).uses_judge
     assert build_method("shuffled(circuit-breaker)", {}).suppresses
+    assert not build_method("shuffled(capping)", {}).sweeps
+    assert build_method("prompt+capping", {}).sweeps
     assert build_method("shuffled(caa)", {}).views == {"choices"}
 
 
