@@ -31,6 +31,7 @@ from bench.core.store import write_json
 from bench.core.values import Completion, Example, Request, Sampling
 from bench.results import provenance, sidecars
 from bench.run.export import steerings
+from bench.stats.surface import distinct
 
 if TYPE_CHECKING:
     from bench.backends.hf.backend import HFBackend
@@ -189,16 +190,6 @@ def _kept(
         for i, value in answer([todo[key] for key in mine]):
             rows.put(mine[i], dataclasses.asdict(value))
     return [rows.get(key) for key in keys]
-
-
-def distinct(texts: Sequence[str], n: int) -> float | None:
-    """Mean over texts of distinct n-grams of words over all of them; None where no text has n words."""
-    shares = []
-    for words in (text.casefold().split() for text in texts):
-        grams = list(zip(*(words[k:] for k in range(n)), strict=False))
-        if grams:
-            shares.append(len(set(grams)) / len(grams))
-    return float(np.mean(shares)) if shares else None
 
 
 # lm-eval
