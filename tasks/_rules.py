@@ -21,12 +21,14 @@ SAID, UNSAID = "my friend", "the"
 INSTEAD = ("our", "my", "some")
 """What stands for the word that may not be said: it goes with one thing and with many."""
 COMMON = {
-    "english": "the and of to is in that it was for on are as with they at be this have from or had by but what all "
+    "english": "a the and of to is in that it was for on are as with they at be this have from or had by but what all "
     "were when we there can an your which their will if do how you not he she his her my has its into them then",
     "spanish": "el la los las y de que en un una por con para se del al lo su sus más pero como o si cuando muy hay "
-    "también ser es son está están tu te uno desde hasta porque este esta puede puedes cada todo no",
+    "también ser es son está están tu te uno desde hasta porque este esta puede puedes cada todo no a o e ni sin sobre "
+    "entre ha han le les nos mi mis todos todas donde después luego mientras así ya fue era eso esa ese otro otra",
     "french": "le la les et des du de que en un une par avec pour se au aux il elle sa ses plus mais comme ou si quand "
-    "très aussi être est sont ce cette vous votre vos dans sur qui ne pas on nous c'est chaque tout puis",
+    "très aussi être est sont ce cette vous votre vos dans sur qui ne pas on nous c'est chaque tout puis à a y où donc "
+    "leur leurs sans entre même tous toutes son ses me était ont ces cet l'on quelque",
     "german": "der die das und von zu ist in dass es für auf sind als mit sie bei sein dieser aus oder nicht ein eine "
     "den dem des im man kann wenn auch sich wird werden nach",
     "italian": "il lo la gli le e di che in un una per con da si del della è sono non come più ma anche questo questa "

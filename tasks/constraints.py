@@ -54,6 +54,7 @@ ORDERS = (
     "Your style is {text}. Keep to it from the first word to the last.",
 )
 """As many as the largest preset has judged trials, so that prompts get the budget that vectors get."""
+FILE = "input_data.jsonl"
 SOUND = (0.5, 0.9)
 """Shares of distinct pairs of words from which a text is no loop, and from which it is as sound as any."""
 
@@ -92,6 +93,10 @@ class Constraints(Task):
         """Questions of other kinds, where a conditional method should not act."""
         rows = [json.loads((DATA / "mini" / "genres" / f"{kind}.json").read_text("utf-8")) for kind in ("code", "math")]
         return tuple(e["instruction"] for row in rows for e in row["train"])[::2]
+
+    @property
+    def digest(self) -> str:
+        return digest(super().digest, shipped()["topics"])
 
     @property
     def names(self) -> Sequence[tuple[str, ...]]:
@@ -195,8 +200,8 @@ class IFEval(Constraints):
     """IFEval's own prompts under a steering to something else: are instructions still followed (arXiv 2311.07911)?
 
     A side effect and no target: the prompt states its instructions itself. Fits and settings are those of
-    `constraints`, picked for their rule on its questions; the test asks prompts of `data`, a file in the layout of
-    `input_data.jsonl`. There `rule` (and `overall`) is the share of a prompt's instructions that are kept, `strict` and
+    `constraints`, picked for their rule on its questions; the test asks prompts of `data`, IFEval's `input_data.jsonl`
+    or its folder. There `rule` (and `overall`) is the share of a prompt's instructions that are kept, `strict` and
     `loose` whether all are. What an answer that was cut off leaves open is missing, so give it tokens:
     `-p protocol.sampling.max_new_tokens=512`. The language of a text is read by langdetect (the extra `ifeval`);
     without it those instructions are missing.
@@ -211,9 +216,10 @@ class IFEval(Constraints):
     @cached_property
     def rows(self) -> dict[str, ifeval.Row]:
         """prompt -> its line."""
-        path = expanded(self.data)
+        given = expanded(self.data)
+        path = given / FILE if given.is_dir() else given
         if not self.data or not path.is_file():
-            raise UsageError(f"unknown data {self.data!r}: give IFEval's input_data.jsonl")
+            raise UsageError(f"unknown data {self.data!r}: give IFEval's {FILE}, or its folder")
         return {row["prompt"]: row for row in ifeval.read(path)}
 
     @property

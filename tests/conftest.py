@@ -215,3 +215,23 @@ def behaviours(tmp_path: Path) -> Path:
                 writer.writerow(["question", "matching", "not_matching"])
                 writer.writerows([f"{name} {i}?", f"Yes, {i}.", f"No, {i}."] for i in range(begin, begin + count))
     return folder
+
+
+@pytest.fixture
+def instructions(tmp_path: Path) -> Path:
+    """Prompts in the layout of IFEval's file, each with one or two instructions."""
+    kinds = [
+        ("punctuation:no_comma", {}),
+        ("length_constraints:number_words", {"relation": "at least", "num_words": 9}),
+    ]
+    path = tmp_path / "input_data.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(40):
+            asked = kinds[: 1 + i % 2]
+            row = {
+                "key": i,
+                "prompt": f"Write of place {i}, keeping to the rule.",
+                "kwargs": [given for _, given in asked],
+            }
+            file.write(json.dumps(row | {"instruction_id_list": [kind for kind, _ in asked]}) + "\n")
+    return path

@@ -22,6 +22,7 @@ DATA = {
     "axbench-detect": "axbench/concept10-2b-l20",
     "behaviour": "behaviours",
     "behaviour-open": "behaviours",
+    "ifeval": "ifeval",
     "truthfulqa": "truthfulqa",
     "truthfulqa-gen": "truthfulqa",
 }

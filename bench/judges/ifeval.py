@@ -99,19 +99,16 @@ def sentences(text: str) -> int:
     count = 0
     for found in END.finditer(text):
         word, mark, _, after = found.groups()
-        if mark == "." and not _ends(word.lstrip(OPENING), after.lstrip(OPENING)):
-            continue
-        count += 1
+        count += set(mark) != {"."} or _ends(word.lstrip(OPENING), mark, after.lstrip(OPENING))
     return count + bool(text.strip())
 
 
-def _ends(word: str, after: str) -> bool:
-    """Whether a single point after `word` ends a sentence before `after`."""
+def _ends(word: str, points: str, after: str) -> bool:
+    """Whether points after `word` end a sentence before `after`."""
     if after[:1].islower():
         return False
-    if word.lower() in ABBREVIATIONS:
-        return False
-    return not re.fullmatch(r"[A-Za-z]|(?:[A-Za-z]\.)+[A-Za-z]", word)
+    abbreviated = word.lower() in ABBREVIATIONS or re.fullmatch(r"[A-Za-z]|(?:[A-Za-z]\.)+[A-Za-z]", word)
+    return points != "." or not abbreviated
 
 
 SEPARATE = re.compile(r"""[;@#$%&?!\[\](){}<>"“”„«»`]|--+|\.\.\.|[,:](?!\d)""")
