@@ -109,7 +109,7 @@ def _answer(console: Console, row: Mapping[str, Any], setting: Mapping[str, Any]
     console.print(Text(row["concept"], "bold"), f"c={setting['coefficient']:g}  {ratings}")
     if "instruction" in row:
         console.print(f"> {row['instruction']}")
-    console.print(row.get("text", ""))
+    console.print(row.get("text", row.get("withheld", "")))
 
 
 def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> None:

@@ -529,6 +529,8 @@ class Task(ABC):
     """Ratings that one answer takes; 0: one for each axis."""
     decides: ClassVar[bool] = True
     """Whether its score may decide between steering and prompting; False where a form of answer alone earns it."""
+    told: ClassVar[str] = ""
+    """How its scores come about, for the notes of a table, where not by ratings alone or by probabilities."""
     multiple_choice: ClassVar[bool] = False
     """Whether it gives the answers, of which the likeliest counts."""
     derives: ClassVar[frozenset[str]] = frozenset()
@@ -571,6 +573,11 @@ class Task(ABC):
     def sources(self) -> Mapping[str, str]:
         """Training view -> where the data has it from, where that is not plain."""
         return {}
+
+    @property
+    def withholds(self) -> frozenset[str]:
+        """Axes whose answers are not to be published: checked results keep their digest and first words."""
+        return frozenset()
 
     def evaluation(self, concept: Concept) -> Sequence[tuple[Example, str]]:
         """Labelled texts (positive, negative, hard negative) that judges are validated on; none by default."""

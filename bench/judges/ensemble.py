@@ -211,9 +211,9 @@ class Ensemble(Judge):
         tokens = WORD.findall(text.lower())
         words, known = [token for token in tokens if token[0].isalpha()], self.encoder.words
         return [
-            _repeated(tokens, 3),
-            _repeated(tokens, 2),
-            _repeated(words, 1),
+            repeated(tokens, 3),
+            repeated(tokens, 2),
+            repeated(words, 1),
             sum(word in known for word in words) / max(1, len(words)),
             sum(c.isalpha() or c == " " for c in text) / len(text),
             sum(map(len, words)) / max(1, len(words)),
@@ -249,7 +249,7 @@ def _overlap(one: str, text: str) -> tuple[float, float]:
     return sum(w in wanted for w in words) / max(1, len(words)), len(wanted & set(words)) / max(1, len(wanted))
 
 
-def _repeated(tokens: Sequence[str], n: int) -> float:
+def repeated(tokens: Sequence[str], n: int) -> float:
     """Share of the runs of `n` tokens that occurred before."""
     runs = list(zip(*(tokens[i:] for i in range(n)), strict=False))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0

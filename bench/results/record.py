@@ -33,6 +33,7 @@ class Sample(TypedDict):
     ratings: Ratings
     instruction: NotRequired[str]
     text: NotRequired[str]
+    withheld: NotRequired[str]
     tokens: NotRequired[Count]
     touched: NotRequired[list[int]]
     unit: NotRequired[str]
@@ -192,6 +193,7 @@ class RunRecord(TypedDict):
     uses: NotRequired[Literal["steering", "detector"]]
     draws: NotRequired[Annotated[int, Range(1)]]
     suppresses: NotRequired[bool]
+    withholds: NotRequired[list[Name]]
     source: NotRequired[str]
     timings: NotRequired[dict[str, float]]
     calibration: NotRequired[dict[str, Any]]

@@ -116,7 +116,8 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Se
         data["registered"] = named
     data["metrics"] = metrics(data)
     if not (reasons or folder):
-        data = published(data)
+        data = published(data) | {"samples": withheld(data["samples"], data)}
+        trials = withheld(trials, data)
     path = place(spec, root)
     files = {path: json_bytes(data)}
     if trials:
@@ -143,6 +144,23 @@ def published(data: Mapping[str, Any]) -> dict[str, Any]:
         return dict(data)
     parameters = {name: short(value) for name, value in asked["task_params"].items()}
     return {**data, "asked": {"model": short(asked["model"]), "task_params": parameters}}
+
+
+FIRST = 8
+"""Words of an answer that is withheld which stay."""
+
+
+def withheld(rows: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Answers without the texts of those that a record `data` does not give to others (`Task.withholds`): their digest
+    and first words are left."""
+
+    def kept(row: Mapping[str, Any]) -> dict[str, Any]:
+        if "text" not in row or not row["ratings"].keys() & set(data.get("withholds", ())):
+            return dict(row)
+        text, found = row["text"], {k: v for k, v in row.items() if k != "text"}
+        return found | {"withheld": " ".join([digest(text), *text.split()[:FIRST]])}
+
+    return [kept(row) for row in rows]
 
 
 def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:

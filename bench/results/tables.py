@@ -72,6 +72,11 @@ class Table:
         return bool(getattr(registry.table("task").get(self.spec["task"]), "decides", True))
 
     @property
+    def told(self) -> str:
+        """How its scores come about, where its task says that (`Task.told`)."""
+        return str(getattr(registry.table("task").get(self.spec["task"]), "told", ""))
+
+    @property
     def unit(self) -> str:
         """What intervals resample."""
         return "concept" if set(self.concepts) <= set(self.rows[0].run.data["concepts"]) else "question"
@@ -252,7 +257,9 @@ def _alike(run: Run, bare: Run) -> bool:
     """Whether a run's answers are the bare model's, word for word and likelihood for likelihood."""
     if run.kind == "detector":
         return False
-    told, own = ({s["id"]: (s.get("text"), s["ratings"]) for s in one.data["samples"]} for one in (bare, run))
+    told, own = (
+        {s["id"]: (s.get("text", s.get("withheld")), s["ratings"]) for s in one.data["samples"]} for one in (bare, run)
+    )
     both = told.keys() & own.keys()
     return bool(both) and all(told[name] == own[name] for name in both)
 

@@ -149,6 +149,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "validated": job.method.validated,
         **({"suppresses": True} if job.method.suppresses else {}),
         **({"draws": drawn} if drawn > 1 else {}),
+        **({"withholds": sorted(plan.task.withholds)} if plan.task.withholds else {}),
         "concepts": concepts,
         "samples": job.rows,
         "counts": counts,

@@ -24,6 +24,8 @@ ASKED = {
     "persona": "Show a trait",
     "behaviour": "Show a behaviour",
     "behaviour-open": "Show a behaviour, freely",
+    "refusal": "Refuse what is unfair, answer the rest",
+    "refusal-judged": "Refuse what is unfair, as judged",
 }
 """What a task asks of an answer, in a few words."""
 
