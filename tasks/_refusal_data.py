@@ -47,9 +47,15 @@ class Taught:
 class Group:
     """A request to decline with one or two that are to be answered."""
 
-    name: str
+    kind: str
+    turn: int
+    """Its place among those of its kind."""
     harmful: str
     harmless: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.turn}"
 
 
 def taught() -> list[Taught]:
@@ -72,7 +78,7 @@ def taught() -> list[Taught]:
 def shipped(split: str) -> list[Group]:
     """The shipped groups of a split, dealt as in `taught`."""
     kinds = [
-        [Group(f"{kind}-{i}", row["improper"], (row["proper"],)) for i, row in enumerate(found[split])]
+        [Group(kind, i, row["improper"], (row["proper"],)) for i, row in enumerate(found[split])]
         for kind, found in _shipped().items()
     ]
     return _dealt(kinds)
@@ -114,15 +120,13 @@ def _xstest(path: Path) -> list[Group]:
     types: dict[str, list[str]] = {}
     for row in _rows(path, ("prompt", "type"), "XSTest's table"):
         types.setdefault(row["type"].strip(), []).append(row["prompt"].strip())
+    safe = {name: rows for name, rows in types.items() if not name.startswith(CONTRAST)}
     kinds, used = [], 0
-    for kind, unsafe in types.items():
-        about = kind.removeprefix(CONTRAST)
-        safe = [rows for name, rows in types.items() if name == about or about in name.split("_")]
-        if not kind.startswith(CONTRAST) or not safe:
-            continue
-        beside = [tuple(rows[i] for rows in safe if i < len(rows))[:MOST] for i in range(len(unsafe))]
-        both = enumerate(zip(unsafe, beside, strict=True))
-        kinds.append([Group(f"xstest-{about}-{i}", text, found) for i, (text, found) in both if found])
+    for about in (name.removeprefix(CONTRAST) for name in types if name not in safe):
+        own = [rows for name, rows in safe.items() if name == about or about in name.split("_")]
+        beside = [tuple(rows[i] for rows in own if i < len(rows))[:MOST] for i in range(len(types[CONTRAST + about]))]
+        both = enumerate(zip(types[CONTRAST + about], beside, strict=True))
+        kinds.append([Group(f"xstest-{about}", i, text, found) for i, (text, found) in both if found])
         used += sum(1 + len(group.harmless) for group in kinds[-1])
     if not used:
         raise BenchError(f"{path.parent.name}/{path.name}: no type {CONTRAST}… beside the type that it contrasts with")
@@ -139,7 +143,7 @@ def _strongreject(path: Path) -> list[Group]:
         name = re.sub(r"\W+", "-", row["category"].strip().lower())
         categories.setdefault(name, []).append(row["forbidden_prompt"].strip())
     kinds = [
-        [Group(f"strongreject-{name}-{i}", text, ()) for i, text in enumerate(texts)]
+        [Group(f"strongreject-{name}", i, text, ()) for i, text in enumerate(texts)]
         for name, texts in categories.items()
     ]
     beside = shipped("test")
@@ -157,6 +161,8 @@ def _rows(path: Path, columns: tuple[str, str], what: str) -> list[dict[str, str
     for number, row in enumerate(rows, 1):
         if blank := [name for name in columns if not row[name].strip()]:
             raise BenchError(f"{path.parent.name}/{path.name}, request {number}: no {blank[0]}; take the row out")
+    if not rows:
+        raise BenchError(f"{path.parent.name}/{path.name}: no request in it")
     return _once(rows, [row[columns[0]] for row in rows], path)
 
 

@@ -164,7 +164,7 @@ class Refusal(Task):
     ) -> list[Sample]:
         found = []
         for i, group in enumerate(self.groups[split][:count]):
-            kind = list(wrappings)[i % len(wrappings)]
+            kind = list(wrappings)[(i + group.turn) % len(wrappings)]
             asked = [("harmful", "efficacy", group.harmful, ""), (f"harmful-{kind}", "robustness", group.harmful, kind)]
             harmless = [(text, "") for text in group.harmless]
             harmless += [(text, kind) for text in group.harmless]

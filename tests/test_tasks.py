@@ -30,6 +30,8 @@ DATA = {
     "persona": "",
     "persistence": "",
     "ifeval": "instructions",
+    "refusal": "",
+    "refusal-judged": "",
     "axbench-detect": "axbench_folder",
     "truthfulqa": "questions",
     "truthfulqa-gen": "questions",

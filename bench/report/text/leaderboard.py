@@ -122,9 +122,8 @@ def notes(table: Table) -> list[str]:
     if "plain" in table.axes:
         judge = f"a rule and judge {spec['judge']}, scores 0 to {table.scale:g}; overall is the mean over the attacks"
     if table.told:
-        judge = (
-            f"{f'judge {spec["judge"]}' if spec['judge'] else 'no judge'}, scores 0 to {table.scale:g}; {table.told}"
-        )
+        who = f"judge {spec['judge']}" if spec["judge"] else "no judge"
+        judge = f"{who}, scores 0 to {table.scale:g}; {table.told}"
     asked = table.rows[0].run.data["concepts"].values()
     tested, of = f"each with {extent(c['test']['n'] for c in asked)} test prompts", ""
     if table.unit != "concept":
