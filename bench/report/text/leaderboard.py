@@ -127,7 +127,9 @@ def notes(table: Table) -> list[str]:
     asked = table.rows[0].run.data["concepts"].values()
     tested, of = f"each with {extent(c['test']['n'] for c in asked)} test prompts", ""
     if table.unit != "concept":
-        tested, of = "asked once each", f" for each of {len(asked)} fits"
+        answers = sum(c["test"]["n"] for c in asked)
+        tested = f"{answers} answers in all" if table.told else "asked once each"
+        of = f" for each of {len(asked)} fits"
     picked = extent(c["select"][0]["n"] for c in asked)
     idle = ", ".join(row.name for row in table.rows if row.idle)
     lines = [
