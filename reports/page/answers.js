@@ -3,7 +3,7 @@
 
 bench.answers = (() => {
   const { el, number, to, brief, many } = bench;
-  const { family, bar } = bench.parts;
+  const { surface, bar } = bench.parts;
   const [ROW, CANDIDATE, COEFFICIENT, TEXT, TOKENS, TOUCHED, JUDGED, PICKED] = [0, 1, 2, 3, 4, 5, 6, 7];
   const APART = 0.5; // of the scale: a gap worth a mark
 
@@ -89,7 +89,7 @@ bench.answers = (() => {
           const row = table.rows[answer[ROW]];
           const heading = [
             el("a", { cls: "name", href: to(["method", row.method], { table: table.key }) }, row.name),
-            el("span", {}, family(row.family), row.coefficient !== null && ` · ${setting(answer)}`),
+            el("span", {}, surface(row.surface), row.coefficient !== null && ` · ${setting(answer)}`),
           ];
           const more = across && el("a", { href: across(row.name) }, "other coefficients");
           return card(answer, heading, table, index.judges, query, { more });
@@ -109,7 +109,7 @@ bench.answers = (() => {
         return el(
           "section",
           { cls: "sweep" },
-          el("h3", {}, el("a", { href: to(["method", row.method], { table: table.key }) }, row.name), " ", family(row.family)),
+          el("h3", {}, el("a", { href: to(["method", row.method], { table: table.key }) }, row.name), " ", surface(row.surface)),
           el(
             "div",
             { cls: "answers line", tabIndex: 0, role: "region", "aria-label": `Answers of ${row.name} by coefficient` },

@@ -3,7 +3,7 @@
 
 bench.views.table = (() => {
   const { el, number, interval, ranks, chance, to, here, mark, overview, many } = bench;
-  const { family, chip, whisker, prose, blocks, fold, choice } = bench.parts;
+  const { surface, chip, whisker, prose, blocks, fold, choice } = bench.parts;
   const KINDS = [
     ["task", "Task"],
     ["data", "Data"],
@@ -80,7 +80,7 @@ bench.views.table = (() => {
     const delta = (row) => {
       if (!row.delta) return el("span", { cls: "ci" }, row.name === one.reference ? "reference" : "–");
       return [
-        whisker(row.delta, -most, most, 0, row.family),
+        whisker(row.delta, -most, most, 0, row.surface),
         el("b", {}, number(row.delta[0], digits, true)),
         el("span", { cls: "ci" }, ` ${interval(row.delta, digits, true)}`),
       ];
@@ -98,7 +98,7 @@ bench.views.table = (() => {
         key: "overall",
         label: "Overall",
         by: (r) => r.scores[0][0],
-        cell: (r) => [whisker(r.scores[0], 0, one.scale, line, r.family), score(r, 0)],
+        cell: (r) => [whisker(r.scores[0], 0, one.scale, line, r.surface), score(r, 0)],
       },
       { key: "delta", label: `Δ to ${one.reference || "prompt"}`, by: (r) => r.delta && r.delta[0], cell: delta },
       { key: "p", label: "p (Holm)", by: (r) => r.p, up: true, cell: (r) => chance(r.p) },
@@ -109,11 +109,11 @@ bench.views.table = (() => {
         cell: (r) => score(r, i + 1),
       })),
       {
-        key: "family",
-        label: "Family",
-        by: (r) => r.family,
+        key: "surface",
+        label: "Surface",
+        by: (r) => r.surface,
         up: true,
-        cell: (r) => [family(r.family), ...r.remarks.map((said) => ` ${said}`)],
+        cell: (r) => [surface(r.surface), ...r.remarks.map((said) => ` ${said}`)],
       },
       one.judge && {
         key: "c",
@@ -187,7 +187,7 @@ bench.views.table = (() => {
       const shown = columns(one, state.costs);
       const by = shown.find((column) => column.key === state.sort) || shown[2];
       const rows = one.rows
-        .filter((row) => !state.off.has(row.family) && row.name.toLowerCase().includes(state.text.toLowerCase()))
+        .filter((row) => !state.off.has(row.surface) && row.name.toLowerCase().includes(state.text.toLowerCase()))
         .sort((a, b) => compare(by.by(a), by.by(b), state.up));
       const body = rows.map((row) =>
         el(
@@ -211,8 +211,8 @@ bench.views.table = (() => {
       );
     }
 
-    const families = [...new Set(one.rows.map((row) => row.family))].map((name) =>
-      chip(family(name), !state.off.has(name), (event) => {
+    const surfaces = [...new Set(one.rows.map((row) => row.surface))].map((name) =>
+      chip(surface(name), !state.off.has(name), (event) => {
         const off = !state.off.delete(name) && state.off.add(name);
         event.currentTarget.setAttribute("aria-pressed", String(!off));
         draw();
@@ -227,7 +227,7 @@ bench.views.table = (() => {
         el("span", {}, "Method"),
         el("input", { type: "search", id: "filter", value: state.text, placeholder: "filter by name", on: { input: (event) => ((state.text = event.target.value), draw()) } }),
       ),
-      el("div", { cls: "chips", role: "group", "aria-label": "Families shown" }, families),
+      el("div", { cls: "chips", role: "group", "aria-label": "Surfaces shown" }, surfaces),
       one.costs.length > 0 &&
         chip("Cost columns", state.costs, (event) => {
           state.costs = !state.costs;

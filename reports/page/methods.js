@@ -3,7 +3,7 @@
 
 bench.views.methods = (() => {
   const { el, to, ranks, overview } = bench;
-  const { family, glyph } = bench.parts;
+  const { surface, glyph } = bench.parts;
 
   const summary = (one) => {
     const own = one.parts.find(([label]) => !label);
@@ -16,21 +16,21 @@ bench.views.methods = (() => {
     const all = overview().methods;
     return [
       el("section", { cls: "hero" }, el("h1", {}, "Methods"), el("p", { cls: "lead" }, "Each with its paper, its equation, what differs from the paper, and what it scored here.")),
-      ...[...new Set(all.map((one) => one.family))].map((name) =>
+      ...[...new Set(all.map((one) => one.surface))].map((name) =>
         el(
           "section",
           {},
-          el("h2", {}, family(name)),
+          el("h2", {}, surface(name)),
           el(
             "div",
             { cls: "cards" },
             all
-              .filter((one) => one.family === name)
+              .filter((one) => one.surface === name)
               .map((one) =>
                 el(
                   "a",
                   { cls: "card small", href: to(["method", one.name]) },
-                  el("span", { cls: "word" }, glyph(one.family), ` ${one.name}`),
+                  el("span", { cls: "word" }, glyph(one.surface), ` ${one.name}`),
                   el("span", { cls: "text" }, summary(one)),
                   el("span", { cls: "what" }, places(one.name).map(({ table, row }) => `${table.task}: rank ${ranks(row.rank) || "–"}`).join(" · ") || "no result in this report"),
                 ),
@@ -44,7 +44,7 @@ bench.views.methods = (() => {
 
 bench.views.method = (() => {
   const { el, to, load, overview, number, interval, ranks, chance, brief, many } = bench;
-  const { family, whisker, prose, grid, bar, fold, failure } = bench.parts;
+  const { surface, whisker, prose, grid, bar, fold, failure } = bench.parts;
 
   function paper(text) {
     const found = /^arXiv:(\d{4}\.\d{4,5})$/.exec(text || "");
@@ -143,7 +143,7 @@ bench.views.method = (() => {
       el(
         "p",
         { cls: "score" },
-        whisker(row.scores[0], 0, table.scale, reference ? reference.scores[0][0] : null, row.family),
+        whisker(row.scores[0], 0, table.scale, reference ? reference.scores[0][0] : null, row.surface),
         el("b", {}, ` ${number(row.scores[0][0], digits)}`),
         ` ${interval(row.scores[0], digits)} overall`,
         row.rank ? `, rank ${ranks(row.rank)}` : ", not ranked",
@@ -160,7 +160,7 @@ bench.views.method = (() => {
     const found = overview().tables.flatMap((table) => table.rows.filter((r) => r.method === name).map((row) => ({ table, row })));
     found.sort((a, b) => (b.table.key === query.get("table")) - (a.table.key === query.get("table")));
     return [
-      el("p", { cls: "over" }, el("a", { href: to(["methods"]) }, "Methods"), " / ", family(one.family)),
+      el("p", { cls: "over" }, el("a", { href: to(["methods"]) }, "Methods"), " / ", surface(one.surface)),
       el("h1", {}, one.name),
       el("p", { cls: "paper" }, paper(one.paper)),
       about(one),

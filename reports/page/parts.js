@@ -1,21 +1,22 @@
-// Pieces that several views share: families, chips, small plots, tables, headed sections.
+// Pieces that several views share: surfaces, chips, small plots, tables, headed sections.
 "use strict";
 
 bench.parts = (() => {
   const { el, svg, number } = bench;
-  // A shape for each family, so that black and white is enough.
+  // A shape for each surface, so that black and white is enough.
   const SHAPES = {
-    prompting: "●",
-    direction: "▲",
-    trained: "■",
+    prompt: "●",
+    decoding: "◐",
+    activations: "▲",
+    weights: "■",
     combination: "◆",
     detector: "✚",
     control: "○",
   };
   const known = (name) => (Object.hasOwn(SHAPES, name) ? name : "other");
 
-  const family = (name) =>
-    el("span", { cls: `family f-${known(name)}` }, el("span", { "aria-hidden": "true" }, SHAPES[known(name)] || "✦"), ` ${name}`);
+  const surface = (name) =>
+    el("span", { cls: `surface f-${known(name)}` }, el("span", { "aria-hidden": "true" }, SHAPES[known(name)] || "✦"), ` ${name}`);
 
   const glyph = (name) =>
     el("span", { cls: `glyph f-${known(name)}`, title: name, role: "img", "aria-label": name }, SHAPES[known(name)] || "✦");
@@ -96,5 +97,5 @@ bench.parts = (() => {
 
   const failure = (error) => el("p", { cls: "empty", role: "alert" }, error.message);
 
-  return { family, glyph, chip, choice, whisker, bar, prose, grid, blocks, fold, failure };
+  return { surface, glyph, chip, choice, whisker, bar, prose, grid, blocks, fold, failure };
 })();

@@ -232,7 +232,7 @@ bench.views.samples = (() => {
           again();
         }),
         ...table.rows.map((row) =>
-          chip([glyph(row.family), ` ${row.name}`], state.methods.has(row.name), () => {
+          chip([glyph(row.surface), ` ${row.name}`], state.methods.has(row.name), () => {
             if (!state.methods.delete(row.name)) state.methods.add(row.name);
             methods();
             again();
