@@ -27,7 +27,7 @@ COMMON = {
     "también ser es son está están tu te uno desde hasta porque este esta puede puedes cada todo no a o e ni sin sobre "
     "entre ha han le les nos mi mis todos todas donde después luego mientras así ya fue era eso esa ese otro otra",
     "french": "le la les et des du de que en un une par avec pour se au aux il elle sa ses plus mais comme ou si quand "
-    "très aussi être est sont ce cette vous votre vos dans sur qui ne pas on nous c'est chaque tout puis à a y où donc "
+    "très aussi être est sont ce cette vous votre vos dans sur qui ne pas on nous c'est chaque tout puis à a où donc "
     "leur leurs sans entre même tous toutes son ses me était ont ces cet l'on quelque",
     "german": "der die das und von zu ist in dass es für auf sind als mit sie bei sein dieser aus oder nicht ein eine "
     "den dem des im man kann wenn auch sich wird werden nach",
