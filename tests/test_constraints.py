@@ -30,7 +30,7 @@ def test_training_texts_keep_their_rules_and_plain_ones_do_not(name: str) -> Non
                 [RULES[rule].grade(e.response, False) for e in rows] for rows in (train.positives, train.negatives)
             )
             assert min(kept) > 0.7, (concept.id, rule)  # a sentence of eight words has few common ones
-            assert sum(kept) / len(kept) > 0.98
+            assert sum(kept) / len(kept) > 0.97
             assert sum(plain) / len(plain) < 0.2, (concept.id, rule)
         assert len(train.prompts) == len(ORDERS)
         assert all(RULES[rule].order in train.prompts[0] for rule in parts(concept))
