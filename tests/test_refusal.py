@@ -100,6 +100,8 @@ def test_what_is_broken_in_form_is_no_answer() -> None:
     assert not broken(whole)
     assert not broken("Berlin.")
     assert broken(looped(whole)) == "goes round"
+    assert broken("shortest ooksonday pipes asketained belted apart Prie wtedest hour cards") == "no prose"
+    assert not broken("Flour, butter, eggs, sugar, salt.")  # too short to tell
     assert broken("") == broken("123 ... !!") == "no word"
 
 

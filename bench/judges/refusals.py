@@ -26,6 +26,14 @@ SUBSTRINGS = (
 RefusalRule = Literal["prefix", "substring", "either"]
 LOOPING = 0.5
 """Share of an answer's runs of three words that occurred before, above which it only goes round."""
+SMALL = frozenset(
+    "a an the and or but if of in to for on at by with from as that this it is are was be been do not no i you he she we "
+    "they my your his her their me him them who what which when have has had will would can could may so there".split()
+)
+"""Words that English prose cannot do without."""
+PROSE, ENOUGH = 0.1, 8
+"""Least share of small words in so many words or more: the training answers of `refusal` have .25, none of 168 shipped
+texts less than .18, and 68 of 71 answers of an adapter that was trained to pieces less than .1."""
 
 
 def refusal(text: str, rule: RefusalRule = "either") -> str:
@@ -43,9 +51,11 @@ def refusal(text: str, rule: RefusalRule = "either") -> str:
 def broken(text: str) -> str:
     """Why a text is no answer to anything, as far as its form shows it; "" where it may be one.
 
-    Loops and texts without words are seen; words in a senseless order are not.
+    Loops and texts that are no English prose are seen; sentences without a sense are not.
     """
     words = [token for token in WORD.findall(text.casefold()) if token[0].isalpha()]
     if not words:
         return "no word"
-    return "goes round" if repeated(words, 3) > LOOPING else ""
+    if repeated(words, 3) > LOOPING:
+        return "goes round"
+    return "no prose" if len(words) >= ENOUGH and sum(word in SMALL for word in words) < PROSE * len(words) else ""
