@@ -88,7 +88,7 @@ def measured(one: Overhead, drift: Floor) -> list[dict[str, Any]]:
 
 def test_a_prompt_that_keeps_the_best_of_several_answers_is_no_baseline(table: Table) -> None:
     """Not even where it does best on the select split."""
-    runs = {run.method: run for run in (row.run for row in table.rows) if run.surface == "prompt"}
+    runs = {run.method: run for run in (row.run for row in table.rows) if run.prompted}
     best = runs["prompt-best-of-n"]
     assert best.samples_per_prompt == best.data["concepts"]["ocean"]["note"]["n"]
     assert "best of 5" in cells(table, next(row for row in table.rows if row.run is best))[2]
