@@ -27,8 +27,12 @@ RefusalRule = Literal["prefix", "substring", "either"]
 LOOPING = 0.5
 """Share of an answer's runs of three words that occurred before, above which it only goes round."""
 SMALL = frozenset(
-    "a an the and or but if of in to for on at by with from as that this it is are was be been do not no i you he she we "
-    "they my your his her their me him them who what which when have has had will would can could may so there".split()
+    [
+        *("a", "an", "the", "and", "or", "but", "if", "of", "in", "to", "for", "on", "at", "by", "with", "from", "as"),
+        *("that", "this", "it", "is", "are", "was", "be", "been", "do", "not", "no", "i", "you", "he", "she", "we"),
+        *("they", "my", "your", "his", "her", "their", "me", "him", "them", "who", "what", "which", "when", "have"),
+        *("has", "had", "will", "would", "can", "could", "may", "so", "there"),
+    ]
 )
 """Words that English prose cannot do without."""
 PROSE, ENOUGH = 0.1, 8
