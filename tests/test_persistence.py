@@ -33,8 +33,8 @@ CHAT = (("user", "one"), ("assistant", "yes"), ("user", "two"), ("assistant", "n
     [("last", ["one", "two", "(three)"]), ("first", ["(one)", "two", "three"]), ("all", ["(one)", "(two)", "(three)"])],
 )
 def test_a_prompt_stands_around_the_turns_it_names(turns: Any, said: list[str]) -> None:
-    edit = Prompt("Be kind.", "(", ")", (("q", "a"),), turns)
-    asked = edit.apply(CHAT)
+    edit = Prompt("Be kind.", "(", ")", (("q", "a"),))
+    asked = edit.apply(CHAT, turns)
     assert asked[:3] == (("system", "Be kind."), ("user", "q"), ("assistant", "a"))
     assert [text for role, text in asked[3:] if role == "user"] == said
     assert [text for role, text in asked[3:] if role == "assistant"] == ["yes", "no"]
@@ -54,7 +54,10 @@ def test_a_later_turn_is_asked_with_the_chat_before_it(task: Persistence) -> Non
     assert made.steering is not None
     assert made.steering.mix is not None
     for edit, word in ((made.steering.prompt, "P "), (made.steering.mix.against, "N ")):
-        assert [text.startswith(word) for role, text in edit.apply(asked.messages) if role == "user"] == [True, False]
+        assert [text.startswith(word) for role, text in edit.apply(asked.messages, made.turns) if role == "user"] == [
+            True,
+            False,
+        ]
 
 
 @pytest.fixture

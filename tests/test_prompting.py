@@ -57,7 +57,7 @@ def prompts(found: Sequence[Fitted]) -> list[Prompt]:
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_prompting_method_spends_no_more_trials_than_a_vector(name: str) -> None:
     made = build_method(name, {})
-    assert made.surface == "prompt"
+    assert made.prompted
     for trials in (1, 2, 3, 5, 14):
         budget = replace(BUDGET, trials=trials)
         found = prompts(made.fit(Context(FakeBackend(), budget), TRAIN))

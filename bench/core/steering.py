@@ -22,36 +22,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Turns = Literal["last", "first", "all"]
+"""Turns of the user in a dialogue: which of them a prompt edit stands around."""
+
+
 @stored
 @dataclass(frozen=True)
 class Prompt:
-    """A change of the chat: a system message, text around the instruction, example turns.
-
-    `turns` says which of the user's turns `prefix` and `suffix` stand around, where a dialogue has several.
-    """
+    """A change of the chat: a system message, text around the instruction, example turns."""
 
     system: str = ""
     prefix: str = ""
     suffix: str = ""
     shots: tuple[tuple[str, str], ...] = ()
-    turns: Literal["last", "first", "all"] = "last"
 
-    def apply(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """`messages` with the edit."""
+    def apply(self, messages: tuple[Message, ...], turns: Turns = "last") -> tuple[Message, ...]:
+        """`messages` with the edit; `prefix` and `suffix` stand around those of the user's `turns`."""
         head = [m for m in messages if m[0] == "system"]
         body = [m for m in messages if m[0] != "system"]
         if self.system:
             head = [("system", "\n\n".join([*(content for _, content in head), self.system]))]
         shots = [m for user, answer in self.shots for m in (("user", user), ("assistant", answer))]
         asked = [i for i, (role, _) in enumerate(body) if role == "user"]
-        for i in {"last": asked[-1:], "first": asked[:1], "all": asked}[self.turns]:
+        for i in {"last": asked[-1:], "first": asked[:1], "all": asked}[turns]:
             body[i] = ("user", self.prefix + body[i][1] + self.suffix)
         return (*head, *shots, *body)
 
     def merged(self, other: Prompt) -> Prompt:
         system = "\n\n".join(text for text in (self.system, other.system) if text)
         shots = self.shots + other.shots
-        return Prompt(system, other.prefix + self.prefix, self.suffix + other.suffix, shots, self.turns)
+        return Prompt(system, other.prefix + self.prefix, self.suffix + other.suffix, shots)
 
 
 @stored

@@ -13,7 +13,7 @@ from typing import Literal
 
 from bench.core.content import Array, Message
 from bench.core.spoken import spoken
-from bench.core.steering import Steering
+from bench.core.steering import Steering, Turns
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Sample:
     turn alone."""
     turn: int = 0
     """Which turn of a dialogue it is, from 1; 0 where it is by itself."""
-    prompted: Literal["last", "first", "all"] = "last"
-    """Turns of the user that a prompt edit stands around (`Prompt.turns`)."""
+    prompted: Turns = "last"
+    """Turns of the user that a prompt edit stands around."""
     settled: bool = False
     """Whether edits of activations leave the turns before this one as they are read."""
     raw: str = ""
@@ -150,7 +150,8 @@ class Request:
 
     `prefill` is the beginning of the answer, put after the generation prompt; `target` is the
     answer whose log-probability is asked for (`Backend.logprobs`). `settled` messages at the beginning are read, not
-    edited: a span of the steering begins behind them, as it does behind a header (`Backend.generate` alone).
+    edited: a span of the steering begins behind them, as it does behind a header (`Backend.generate` alone). `turns`
+    are those that the steering's prompt stands around.
     """
 
     prompt: tuple[Message, ...] | str
@@ -160,6 +161,7 @@ class Request:
     prefill: str = ""
     target: str = ""
     settled: int = 0
+    turns: Turns = "last"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from bench.core.content import Message, digest
 from bench.core.definitions import code_digest
@@ -85,20 +85,12 @@ def request(sample: Sample, steering: Steering, rules: Protocol) -> Request:
     seed = seed_of(sample, rules)
     if not sample.raw:
         settled = len(sample.messages) - 1 if sample.settled else 0
-        return Request(sample.messages, turned(steering, sample.prompted), rules.sampling, seed, settled=settled)
+        return Request(sample.messages, steering, rules.sampling, seed, settled=settled, turns=sample.prompted)
     text = plain_text(sample, steering.prompt)
     if not steering.mix:
         return Request(text, replace(steering, prompt=Prompt()), rules.sampling, seed)
     mix = replace(steering.mix, against=Prompt(prefix=plain_text(sample, steering.mix.against)))
     return Request("", replace(steering, prompt=Prompt(prefix=text), mix=mix), rules.sampling, seed)
-
-
-def turned(steering: Steering, turns: Literal["last", "first", "all"]) -> Steering:
-    """A steering whose prompts stand around other turns of the user."""
-    if turns == "last":
-        return steering
-    mix = steering.mix and replace(steering.mix, against=replace(steering.mix.against, turns=turns))
-    return replace(steering, prompt=replace(steering.prompt, turns=turns), mix=mix)
 
 
 def continued(sample: Sample, chat: Sequence[Message]) -> Sample:
@@ -144,11 +136,13 @@ def kept_as(engine: str, request: Request) -> str:
     """Key of the answer to a request by an engine (its fingerprint): all that decides the text, and nothing else."""
     steering = request.steering or Steering()
     prompt, edit = request.prompt, steering.prompt
-    asked = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
+    asked = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt, request.turns)
     second: tuple[Any, ...] = ()
     if steering.mixing:  # the other stream is asked something else
         other = steering.mixing.against
-        second = (other.prefix + prompt + other.suffix if isinstance(prompt, str) else other.apply(prompt),)
+        second = (
+            other.prefix + prompt + other.suffix if isinstance(prompt, str) else other.apply(prompt, request.turns),
+        )
     parts = [steering.internal_digest, asked, *second, request.prefill, request.sampling, request.seed]
     if request.settled and steering.edits:
         parts.append(request.settled)

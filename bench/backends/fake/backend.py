@@ -71,7 +71,9 @@ class FakeBackend(Backend):
             if self.delay:
                 time.sleep(self.delay)
             steering = request.steering or Steering()
-            prompt = request.prompt if isinstance(request.prompt, str) else steering.prompt.apply(request.prompt)
+            prompt = request.prompt
+            if not isinstance(prompt, str):
+                prompt = steering.prompt.apply(prompt, request.turns)
             rng = self._rng(prompt, steering.internal_digest, request.seed)
             count = request.sampling.max_new_tokens
             text = " ".join(rng.choice(WORDS, count))

@@ -125,7 +125,7 @@ class Chat:
         header = self.header(ids)
         if not request.settled or isinstance(request.prompt, str):
             return header
-        chat = edit.apply(request.prompt)
+        chat = edit.apply(request.prompt, request.turns)
         settled = chat[: len(chat) - len(request.prompt) + request.settled]
         # Up to where the words of a next turn would stand, whatever they were.
         rows = [self.encode((*settled, ("user", text))) for text in ("1", "2")]
@@ -195,7 +195,7 @@ class Chat:
         prompt = request.prompt
         if isinstance(prompt, str) and (edit.system or edit.shots):
             raise BenchError("a plain text has no place for a system message or examples: ask it as a chat")
-        prompt = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt)
+        prompt = edit.prefix + prompt + edit.suffix if isinstance(prompt, str) else edit.apply(prompt, request.turns)
         return self.encode(prompt, request.prefill)
 
     def readable(self, texts: Sequence[Prompted], tokens: int) -> tuple[list[list[int]], list[int], list[int]]:

@@ -169,7 +169,7 @@ class OpenAIBackend(Backend):
         if request.steering is not None:
             if lacking := sorted(request.steering.needs - self.can):
                 raise BenchError(f"{self.where}: a chat endpoint cannot {', '.join(lacking)}")
-            prompt = request.steering.prompt.apply(prompt)
+            prompt = request.steering.prompt.apply(prompt, request.turns)
         asked = {"logprobs": True, "top_logprobs": alternatives} if alternatives else {}
         body = {
             "model": self.model,
