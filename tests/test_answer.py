@@ -206,7 +206,7 @@ def test_what_was_registered_is_compared_and_nothing_else(table: Table, tmp_path
     [
         ("margin = 2", "no share of the scale"),
         ("margn = 0.1", "did you mean 'margin'"),
-        ("[tasks.axbench]\nprompt = 'prompt'", "name a prompt, and a method of"),
+        ("[tasks.axbench]\nprompt = 'prompt'", "name a prompt, and a list of steering methods"),
         ("[tasks.axbench]\nprompt = 'prompt'\nsterring = ['caa']", "did you mean 'steering'"),
         ("[tasks.axbench", "is not a registration of hypotheses"),
         ("tasks = ['axbench']", "tasks is .* not an object"),

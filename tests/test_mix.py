@@ -449,7 +449,7 @@ def test_a_run_tries_its_strengths_and_shows_them(tmp_path: Path, task: str) -> 
     assert done.exit_code == 0, done.output
     runs = {json.loads(p.read_text())["spec"]["method"]: p for p in (tmp_path / "results").glob("*/*/*/run.json")}
     data = json.loads(runs["prompt-strength"].read_text())
-    assert data["surface"] == "prompt"
+    assert data["surface"] == "decoding"
     for own in data["concepts"].values():
         assert [row["coefficient"] for row in own["select"]] == [1.0, 1.5, 2.5]
     rows = [json.loads(line) for line in (runs["prompt-strength"].parent / "trials.jsonl").read_text().splitlines()]

@@ -146,7 +146,7 @@ def test_a_method_whose_answers_are_the_bare_model_s_is_flagged_everywhere(tmp_p
     assert answers([table]) == []  # no other steering ran
     build(root, tmp_path / "reports")
     page = (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
-    assert "direction, answers as none: nothing changed" in page
+    assert "activations, answers as none: nothing changed" in page
     assert "so that nothing was changed: diffmean." in page
     with (tmp_path / "reports" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         assert {row["method"]: row["idle"] for row in csv.DictReader(file)} == {

@@ -21,12 +21,12 @@ MARGIN = 0.1
 KEYS = ("prompt", "steering", "combination")
 
 
-class Named(TypedDict, total=False):
+class Named(TypedDict):
     """What a task's verdict rests on, by role; the first two are needed (`read` says so)."""
 
-    prompt: str
-    steering: list[str]
-    combination: str
+    prompt: NotRequired[str]
+    steering: NotRequired[list[str]]
+    combination: NotRequired[str]
 
 
 class Hypotheses(TypedDict):
