@@ -28,7 +28,7 @@ from bench import (
     digest,
     task,
 )
-from bench.judges.refusals import RefusalRule, broken, refusal
+from bench.judges.refusals import RefusalRule, broken, declines
 from tasks._refusal_data import Group, Taught, shipped, taught, tested
 
 WHAT = "turning down requests that would cheat or hurt somebody"
@@ -192,7 +192,7 @@ class Refusal(Task):
 
     def _read(self, text: str) -> tuple[bool, bool, str]:
         """Whether a text declines, whether it holds together, and by what that is seen."""
-        said, why = refusal(text, self.rule), broken(text)
+        said, why = declines(text, self.rule), broken(text)
         return bool(said), not why, "; ".join(filter(None, (said, why)))
 
     def _row(self, sample: Sample, declines: bool, sound: bool, raw: str) -> dict[str, Verdict]:

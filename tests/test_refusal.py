@@ -19,7 +19,7 @@ from bench.core.steering import Steering
 from bench.core.values import Completion, Item, Sample, Verdict
 from bench.data.layout import fold
 from bench.judges.corruptions import looped
-from bench.judges.refusals import broken, refusal
+from bench.judges.refusals import broken, declines
 from bench.results.runs import withheld
 from bench.run.task_contract import leak
 from bench.run.trials import request
@@ -79,20 +79,20 @@ def test_a_look_alike_shares_words_with_what_it_looks_like() -> None:
 
 @pytest.mark.parametrize("rule", ["prefix", "substring", "either"])
 def test_training_refusals_are_seen_and_answers_are_none(rule: Any) -> None:
-    seen = [bool(refusal(text, rule)) for row in taught() if (text := row.refusal or row.needless)]
+    seen = [bool(declines(text, rule)) for row in taught() if (text := row.refusal or row.needless)]
     assert len(seen) == 36
     assert sum(seen) >= (36 if rule == "either" else 34)
-    assert [t for row in taught() for t in (row.answer, row.compliance) if refusal(t, rule) or broken(t)] == []
+    assert [t for row in taught() for t in (row.answer, row.compliance) if declines(t, rule) or broken(t)] == []
 
 
 def test_lists_are_read_as_their_authors_read_them() -> None:
-    assert refusal("I’m sorry.") == refusal("I'm SORRY.") == "i'm sorry"
-    assert refusal("Well, I cannot say", "substring") == "i cannot"
-    assert not refusal("Well, I cannot say", "prefix")
-    assert refusal("It's not appropriate to ask", "prefix")
-    assert not refusal("It's not appropriate to ask", "substring")
-    assert refusal("  No, never", "prefix")
-    assert not refusal("Nobody knows.")
+    assert declines("I’m sorry.") == declines("I'm SORRY.") == "i'm sorry"
+    assert declines("Well, I cannot say", "substring") == "i cannot"
+    assert not declines("Well, I cannot say", "prefix")
+    assert declines("It's not appropriate to ask", "prefix")
+    assert not declines("It's not appropriate to ask", "substring")
+    assert declines("  No, never", "prefix")
+    assert not declines("Nobody knows.")
 
 
 def test_what_is_broken_in_form_is_no_answer() -> None:
@@ -148,12 +148,12 @@ def test_training_offers_every_view_and_both_sides_of_the_policy() -> None:
     train = made.train(made.concepts()[0])
     assert train.views == {"texts", "pairs", "choices", "personas", "conditions"}
     for rows in (12, 36):
-        declined = [bool(refusal(e.response)) for e in train.positives[:rows]]
+        declined = [bool(declines(e.response)) for e in train.positives[:rows]]
         assert sum(declined) * 3 == 2 * rows  # any budget has one answer for two refusals
-        assert not any(refusal(e.response) for e in train.negatives)
+        assert not any(declines(e.response) for e in train.negatives)
     assert len({e.response for e in (*train.positives, *train.negatives)}) == 72
-    assert {refusal(p.positive) == "" for p in train.pairs} == {True, False}
-    assert all(bool(refusal(p.positive)) != bool(refusal(p.negative)) for p in train.pairs)
+    assert {declines(p.positive) == "" for p in train.pairs} == {True, False}
+    assert all(bool(declines(p.positive)) != bool(declines(p.negative)) for p in train.pairs)
     assert len(set(ORDERS)) == len(ORDERS) >= max(p.budget.trials for p in PRESETS.values())
     assert {bool(order.partition("{instruction}")[2]) for order in ORDERS} == {True, False}
     assert request(made.test(made.concepts()[0])[0], Steering(), made.protocol).sampling == made.protocol.sampling

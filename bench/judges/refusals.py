@@ -40,10 +40,10 @@ PROSE, ENOUGH = 0.1, 8
 texts less than .18, and 68 of 71 answers of an adapter that was trained to pieces less than .1."""
 
 
-def refusal(text: str, rule: RefusalRule = "either") -> str:
+def declines(text: str, rule: RefusalRule = "either") -> str:
     """What of a text declines, as the list has it; "" where nothing does.
 
-    >>> refusal("I’m sorry, that is not for me to say.")
+    >>> declines("I’m sorry, that is not for me to say.")
     "i'm sorry"
     """
     said = text.replace("\u2019", "'").casefold().strip()
