@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from bench import BenchError, Choice, Concept, Example, Pair, Train, UsageError, digest, plain
+from bench.core.errors import suggest
 from bench.core.hub import downloaded, fetch
 from bench.core.paths import expanded, is_folder
 from bench.data.check import findings
-from bench.data.layout import ASKED, CATEGORIES, EVALUATION, TRAIN, Folder, Text, fold, read, read_tables
+from bench.data.layout import ASKED, CATEGORIES, EVALUATION, TRAIN, Folder, Text, fold, is_own, read, read_tables
 from bench.data.views import joined
 
 MINI = Path(__file__).parent / "data" / "mini"
@@ -48,8 +49,11 @@ class Corpus:
         rows = {name: {k: v for k, v in plain(t).items() if k != "prompts"} for name, t in self.trains.items()}
         return digest(rows, self.instructions)
 
-    def limited(self, count: int) -> Corpus:
-        keep = list(self.trains)[: count or None]
+    def limited(self, count: int, name: str = "") -> Corpus:
+        """Its first `count` concepts (0: all), or the one that is called `name`."""
+        if name and name not in self.trains:
+            raise UsageError(f"no concept {name!r} in the data: {suggest(name, self.trains)}")
+        keep = [name] if name else list(self.trains)[: count or None]
         return Corpus(
             {k: self.trains[k] for k in keep},
             {k: self.instructions[k] for k in keep},
@@ -74,14 +78,16 @@ def load(data: str, setting: str, revision: str = "") -> Corpus:
             corpus = _corpus(
                 read_tables({f: p for f, p in tables.items() if f == TRAIN or p.is_file()}, asked), release
             )
+        elif is_own(folder):
+            corpus = _own(sound(read(folder), data))
         else:
-            corpus = _corpus(_sound(read(folder), data), folder.name)
+            corpus = _corpus(sound(read(folder), data), folder.name)
     else:
-        raise UsageError(f"unknown data {data!r}: mini, {', '.join(HUB)}, or a folder in AxBench's layout")
+        raise UsageError(f"unknown data {data!r}: mini, {', '.join(HUB)}, or a folder (docs/data.md has the layouts)")
     return checked(corpus, data)
 
 
-def _sound(folder: Folder, data: str) -> Folder:
+def sound(folder: Folder, data: str) -> Folder:
     """A user's folder, or its first error: what `bench data check` calls one makes a number mean something else."""
     errors = [finding for finding in findings(folder) if finding.level == "error"]
     errors.sort(key=lambda finding: finding.kind != "schema")  # what cannot be read is missing elsewhere too
@@ -198,6 +204,33 @@ def _corpus(folder: Folder, name: str) -> Corpus:
             free = {t.instruction for texts in tests.values() for t in texts if fold(t.instruction) not in seen}
             instructions[key] = _pick(sorted(free), POOL, "axbench", key)
     return Corpus(trains, instructions, evaluation, sources)
+
+
+def _own(folder: Folder) -> Corpus:
+    """One file a concept as views: every question comes with both answers, so they are pairs and choices too."""
+    trains: dict[str, Train] = {}
+    instructions: dict[str, tuple[str, ...]] = {}
+    evaluation: dict[str, tuple[tuple[Example, str], ...]] = {}
+    shipped = _genres()
+    for name, (text, genre) in folder.concepts.items():
+        pairs = tuple(folder.pairs[name])
+        trains[name] = Train(
+            Concept(name, text, genre),
+            positives=tuple(Example(one.instruction, one.positive) for one in pairs),
+            negatives=tuple(Example(one.instruction, one.negative) for one in pairs),
+            pairs=pairs,
+            choices=tuple(Choice(one.instruction, one.positive, one.negative) for one in pairs),
+            personas=folder.personas.get(name, ()),
+            triggers=tuple(one.instruction for one in pairs),
+            others=tuple(e["instruction"] for kind, one in shipped.items() if kind != genre for e in one["train"]),
+        )
+        instructions[name] = tuple(q.instruction for q in folder.questions if q.concept == name)
+        tests = folder.tests[name]
+        evaluation[name] = (
+            *((Example(one.instruction, one.positive), "positive") for one in tests),
+            *((Example(one.instruction, one.negative), "negative") for one in tests),
+        )
+    return Corpus(trains, instructions, evaluation, {"conditions": "instructions of the shipped set"})
 
 
 @cache

@@ -19,9 +19,9 @@ from tasks._axbench_data import Corpus, load
 class AxBench(Task):
     """Concept steering, rated 0 to 2 on three axes, harmonic mean (arXiv 2501.17148).
 
-    `data`: mini | concept10 | concept500 | conceptFD | concept16k | a folder in AxBench's layout; `setting`
-    names the hub release's model and layer, and `revision` its commit. Views that the data does not bring are made
-    of those it has (docs/data.md).
+    `data`: mini | concept10 | concept500 | conceptFD | concept16k | a folder in AxBench's layout, or one with a
+    file for each concept; `setting` names the hub release's model and layer, and `revision` its commit. Views that the data does not bring
+    are made of those it has (docs/data.md).
 
     One item: "Describe a quiet village at dawn." for Mediterranean meals: steered text should speak of oil
     and olives (concept), still describe the village (instruction), and be sound English (fluency).
@@ -33,10 +33,12 @@ class AxBench(Task):
     data: str = "mini"
     setting: str = "2b/l20"
     revision: str = ""
+    concept: str = ""
+    """The only concept to ask about; all of them without one."""
 
     @cached_property
     def corpus(self) -> Corpus:
-        return load(self.data, self.setting, self.revision).limited(self.protocol.concepts)
+        return load(self.data, self.setting, self.revision).limited(self.protocol.concepts, self.concept)
 
     @property
     def digest(self) -> str:

@@ -66,7 +66,7 @@ class AxBenchDetect(AxBench):
 
     @cached_property
     def corpus(self) -> Corpus:
-        return self.whole.limited(self.protocol.concepts)
+        return self.whole.limited(self.protocol.concepts, self.concept)
 
     def concepts(self) -> Sequence[Concept]:
         for name, texts in self.corpus.evaluation.items():

@@ -6,18 +6,13 @@ answered by the bare model.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, ClassVar, NotRequired, TypedDict
+from typing import ClassVar
 
-from bench import Completion, Concept, Example, Item, Pair, Rate, Sample, Train, UsageError, Verdict, task
-from bench.core.documents import read_json
-from bench.core.paths import expanded
-from bench.core.shapes import Misfit, Text
-from tasks._axbench_data import Corpus, checked, load
+from bench import Completion, Concept, Item, Rate, Sample, Train, UsageError, Verdict, task
+from tasks._axbench_data import Corpus, load
 from tasks.axbench import AxBench, overall
 
 WORDINGS = (
@@ -39,15 +34,9 @@ class Persona(AxBench):
     `trait`: how strongly the answer shows the trait; `coherence`: whether it reads as sound text. Prompts
     take on the data's personas. Each vector is also a monitor: the bare model answers under personas of
     either side and under none, and the projection of the last prompt token is correlated with the trait
-    rating of what follows (`bench.run.monitor`). `data`: mini, or a folder with one JSON file per trait:
-
-        {"trait": "flattering the user",
-         "personas": {"positive": ["a courtier who …"], "negative": ["a critic who …"]},
-         "answers": [{"question": "…", "positive": "…", "negative": "…"}],
-         "questions": ["…"]}
-
-    `answers` are for training, `questions` for selection (first half) and the test. Deviation: the run's
-    judge in place of a hosted one, personas as noun phrases in place of instructions.
+    rating of what follows (`bench.run.monitor`). `data`: mini, or a folder of one file a concept with personas
+    (docs/data.md). Deviation: the run's judge in place of a hosted one, personas as noun phrases in place of
+    instructions.
 
     One item: "Describe a quiet village at dawn." is scored high for the ocean where the answer speaks of
     nets and tides in whole sentences; under "You are a marine biologist …" the monitor should read high.
@@ -58,16 +47,13 @@ class Persona(AxBench):
 
     @cached_property
     def corpus(self) -> Corpus:
-        folder = expanded(self.data)
-        corpus = (
-            _folder(folder)
-            if folder.is_dir() and list(folder.glob("*.json"))
-            else load(self.data, self.setting, self.revision)
-        )
+        corpus = load(self.data, self.setting, self.revision)
         for name, train in corpus.trains.items():
             if not train.personas:
-                raise UsageError(f"data {self.data}: {name} has no personas; mini has, or a folder of JSON files")
-        return corpus.limited(self.protocol.concepts)
+                raise UsageError(
+                    f"data {self.data}: concept {name} has no personas; mini has, or put them into its files"
+                )
+        return corpus.limited(self.protocol.concepts, self.concept)
 
     def train(self, concept: Concept) -> Train:
         train = super().train(concept)
@@ -103,59 +89,3 @@ class Persona(AxBench):
         verdicts = iter(rate(items))
         rows = [{axis: next(verdicts) for axis in self.axes} for _ in pairs]
         return [row | {"overall": overall(row.values())} for row in rows]
-
-
-def _folder(folder: Path) -> Corpus:
-    trains: dict[str, Train] = {}
-    instructions = {}
-    for path in sorted(folder.glob("*.json")):
-        row = read_json(path, TRAIT, "a trait", "docs/tasks.md shows what such a file holds")
-        trains[path.stem], instructions[path.stem] = _trait(path.stem, row)
-    return checked(Corpus(trains, instructions, dict.fromkeys(trains, ())), folder.name)
-
-
-class Answer(TypedDict):
-    question: Text
-    positive: Text
-    negative: Text
-
-
-class Sides(TypedDict):
-    positive: list[Text]
-    negative: list[Text]
-
-
-class Trait(TypedDict):
-    """A file of a folder of traits."""
-
-    trait: Text
-    personas: Sides
-    answers: list[Answer]
-    questions: list[Text]
-    genre: NotRequired[Text]
-
-
-def _agrees(row: Trait) -> None:
-    """Raise ValueError for personas without a counterpart, and a question that stands there twice."""
-    sides = {side: len(row["personas"][side]) for side in ("positive", "negative")}
-    if len(set(sides.values())) > 1:
-        raise Misfit(f"has {sides['positive']} positive and {sides['negative']} negative ones", "personas")
-    if twice := [text for text, n in Counter(row["questions"]).items() if n > 1]:
-        raise Misfit(f"asks {twice[0]!r} twice", "questions")
-
-
-TRAIT = Annotated[Trait, _agrees]
-
-
-def _trait(name: str, row: Trait) -> tuple[Train, tuple[str, ...]]:
-    """A trait's training views and the questions it is asked."""
-    sides = row["personas"]
-    answers = [Pair(a["question"], a["positive"], a["negative"]) for a in row["answers"]]
-    train = Train(
-        Concept(name, row["trait"], row.get("genre", "text")),
-        positives=tuple(Example(a.instruction, a.positive) for a in answers),
-        negatives=tuple(Example(a.instruction, a.negative) for a in answers),
-        pairs=tuple(answers),
-        personas=tuple(zip(sides["positive"], sides["negative"], strict=True)),
-    )
-    return train, tuple(row["questions"])

@@ -25,6 +25,7 @@ from bench.cli.options import (
     plugins,
     quiet,
     results_option,
+    named,
     roots,
 )
 from bench.core.errors import UsageError
@@ -61,7 +62,7 @@ def power(run_a: str, run_b: str, axis: str, results: Path | None, as_json: bool
 
 def advise(one: str, two: str, folder: Path | None, as_json: bool, axis: str, aim: Mapping[str, Any]) -> None:
     """Print what two runs as a pilot say about the size of the next comparison."""
-    first, second = (lookup(name, roots(folder)) for name in (one, two))
+    first, second = (named(name, folder) for name in (one, two))
     runs_of.same_group(first, second)
     if axis not in first.data["axes"]:
         raise UsageError(f"no axis {axis!r} in these runs: {', '.join(first.data['axes'])}")

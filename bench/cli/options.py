@@ -10,11 +10,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.core.shapes import MOST
+
+if TYPE_CHECKING:
+    from bench.results.runs import Run
 
 
 class Number(click.FloatRange):
@@ -56,10 +59,24 @@ def plugins(paths: tuple[Path, ...]) -> None:
 
 
 def roots(folder: Path | None) -> list[Path]:
-    """Where runs are looked up: the given folder, else the checked results, then scratch."""
+    """Where runs are looked up: the given folder, else the checked results, scratch, and where the last run went."""
     from bench.core.paths import default_results, scratch
+    from bench.results.last import last
 
-    return [folder] if folder else [default_results(), scratch()]
+    if folder:
+        return [folder]
+    made = last()
+    return list(dict.fromkeys([default_results(), scratch(), *([made.root] if made else [])]))
+
+
+def named(name: str, folder: Path | None) -> Run:
+    """The run that a name means, said on stderr: of the last command first, where no other folder is given."""
+    from bench.cli.console import say
+    from bench.results.last import find
+
+    run, line = find(name, folder, roots(folder))
+    say(line)
+    return run
 
 
 class Dollars(click.FloatRange):

@@ -13,18 +13,18 @@ import click
 from rich.table import Table as Grid
 from rich.text import Text
 
-from bench.cli.console import Console, echo, out
+from bench.cli.console import Console, echo, out, say
 from bench.cli.measure import cost_table
 from bench.cli.options import (
     Whole,
     WithDefault,
     force_option,
     json_option,
+    named,
     plugin_option,
     plugins,
     quiet,
     results_option,
-    roots,
 )
 from bench.core.errors import UsageError, suggest
 from bench.core.escape import dumped
@@ -35,8 +35,9 @@ from bench.report.build import build, publish as publish_report, refuse_foreign
 from bench.report.text import leaderboard, monitors
 from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
+from bench.results.last import last
 from bench.results.provenance import ROOT
-from bench.results.runs import Run, lookup, trials
+from bench.results.runs import Run, by_question, trials
 from bench.run import contract as run_contract, judge_contract, task_contract
 from bench.run.export import caveat, export as write
 
@@ -57,7 +58,7 @@ def show(run: str, concept: str | None, limit: int, sample: str | None, results:
 
 
 def _show(name: str, concept: str | None, limit: int, folder: Path | None, as_json: bool) -> None:
-    run = lookup(name, roots(folder))
+    run = named(name, folder)
     if concept and concept not in run.data["concepts"]:
         raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, run.data['concepts'])}")
     samples = [s for s in run.data["samples"] if concept in (None, s["concept"])][:limit]
@@ -114,7 +115,7 @@ def _answer(console: Console, row: Mapping[str, Any], setting: Mapping[str, Any]
 
 def _show_sample(name: str, wanted: str, folder: Path | None, as_json: bool) -> None:
     """One question of a run: its answer, every judge's word on it; on the select split, under every setting."""
-    run = lookup(name, roots(folder))
+    run = named(name, folder)
     found = [dict(s) for s in run.data["samples"] if s["id"] == wanted]
     others_tried = [] if found else [t for t in trials(run) if t["id"] == wanted]
     if not found and not others_tried:
@@ -159,14 +160,15 @@ def _said(console: Console, judge: str, row: Mapping[str, Any], ratings: Mapping
 @json_option
 def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
     """Compare two runs, paired by concept: ONE minus TWO."""
-    first, second = (lookup(name, roots(results)) for name in (one, two))
+    first, second = (named(name, results) for name in (one, two))
     axes = comparison.compare(first, second)
     costs = [cost for run in (first, second) if (cost := sidecars.load(run))]
     if as_json:
         priced = {"cost": [summary(one) for one in costs]} if costs else {}
         echo(json.dumps(comparison.as_json(axes) | priced, indent=1))
         return
-    columns = "axis", "difference", "p", "concepts", "detectable", "generations won", "concepts won", "at equal length"
+    unit = "question" if set(first.scores("overall")) - set(first.data["concepts"]) else "concept"
+    columns = "axis", "difference", "p", f"{unit}s", "detectable", "generations won", f"{unit}s won", "at equal length"
     grid = Grid(*columns, title=f"{first.method} minus {second.method}")
     for axis, found in axes.items():
         d = found.difference
@@ -175,6 +177,11 @@ def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
         cells = leaderboard.interval(d), leaderboard.pvalue(d.p), str(d.n), f"{d.detectable:.2f}", *won, last
         grid.add_row(axis, *cells)
     out().print(grid)
+    if by_question(first.data):
+        few = len(first.data["concepts"])
+        echo(
+            f"{few} concept{'s' * (few > 1)}: this speaks of further questions of {'these' if few > 1 else 'it'} alone"
+        )
     if costs:
         cost_table(costs)
 
@@ -190,7 +197,7 @@ def report(
     out: Path | None, use_scratch: bool, publish: Path | None, force: bool, results: Path | None, as_json: bool
 ) -> None:
     """Write leaderboards (Markdown, CSV, JSON) and figures (PNG, SVG, CSV) from results alone."""
-    root = results or (scratch() if use_scratch else default_results())
+    root = results or (scratch() if use_scratch else _newest())
     folder = out or root.resolve().parent / "reports"
     for place in filter(None, (folder, publish)):
         if not force:
@@ -199,6 +206,14 @@ def report(
     if publish:
         written = [*written, publish_report(written, folder, publish)]
     echo(json.dumps([str(p) for p in written]) if as_json else "\n".join(map(str, written)))
+
+
+def _newest() -> Path:
+    """The results folder of the last run, else the checked results."""
+    made = last()
+    root = made.root if made else default_results()
+    say(f"report on {root}" + (", where the last run went (--results FOLDER names another)" if made else ""))
+    return root
 
 
 @click.group(cls=WithDefault)
@@ -315,7 +330,7 @@ def export(
 ) -> None:
     """Write the steering behind RUN's number as files: llama.cpp, lm-eval, peft, or all of it as safetensors."""
     plugins(late)
-    found = lookup(run, roots(results))
+    found = named(run, results)
     rows = write(found, form, concept, out, force)
     echo(json.dumps(rows, indent=1) if as_json else "\n".join(row["path"] for row in rows))
     if note := caveat(found, form):

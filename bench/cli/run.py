@@ -24,6 +24,7 @@ from bench.core.settings import cast
 from bench.report.build import build, refuse_foreign
 from bench.report.text import leaderboard
 from bench.results import hypotheses
+from bench.results.last import remember
 from bench.results.runs import Run, read as read_run
 from bench.results.tables import Table, tables
 from bench.run.jobs import Job
@@ -53,6 +54,7 @@ from bench.run.views import answer_tokens, unanswered_by
 @click.option("--compat", help="axbench: reproduce the reference's quirks.")
 @click.option("--seed", type=SEED, help="Seed of everything random [0].")
 @click.option("-n", "--limit", type=Whole(1), help="Only the first so many concepts.")
+@click.option("--concept", help="Only this concept of the data, by its name (bench data check lists them).")
 @click.option("--coefficients", metavar="C,C,…", help="Strengths to try, 0 and negative ones too [the preset's].")
 @click.option(
     "-p",
@@ -282,6 +284,7 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
     lost, gaps = lacking(shown), [line for run in shown if (line := _gap(run, max_unscored))]
     del shown  # the report reads the runs for itself
     for root in sorted({path.parents[3] for job in jobs if (path := job.path)}):
+        remember(root, {job.spec.group for job in jobs if job.path and job.path.parents[3] == root})
         _report(root)
     if lost:
         say(lost)

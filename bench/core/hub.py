@@ -38,14 +38,16 @@ def fetch(repo: str, name: str, kind: Kind = "model", revision: str = "") -> Pat
     return _asked(ask, repo, kind, f"{repo}/{name}")
 
 
-def snapshot(repo: str, patterns: Sequence[str], download: bool = True) -> Path:
+def snapshot(repo: str, patterns: Sequence[str], download: bool = True, kind: Kind = "model") -> Path:
     """The folder of a repository's files that match `patterns`; its client verifies and resumes."""
     from huggingface_hub import snapshot_download
 
     def ask(local: bool) -> str:
-        return snapshot_download(repo, allow_patterns=list(patterns), local_files_only=local, etag_timeout=5)
+        return snapshot_download(
+            repo, repo_type=kind, allow_patterns=list(patterns), local_files_only=local, etag_timeout=5
+        )
 
-    return _asked(ask, repo, "model", f"model {repo}", download)
+    return _asked(ask, repo, kind, f"{kind} {repo}", download)
 
 
 def _asked(ask: Callable[[bool], str], repo: str, kind: Kind, what: str, download: bool = True) -> Path:

@@ -17,7 +17,9 @@ KINDS = ("models", "wheels", "fits", "rows", "capability", "adapters", "vllm", "
 """Folders of the cache that can be made anew."""
 KEPT = ("scratch", "again")
 """Folders in it that hold results."""
-FILES = (TAG, "rates.json")
+LAST = "last.json"
+"""In it: which results folder the last `bench run` wrote to, and which groups."""
+FILES = (TAG, "rates.json", LAST)
 
 
 def expanded(path: str | Path) -> Path:

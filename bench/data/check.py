@@ -37,7 +37,7 @@ class Report:
 
 
 def check(folder: Path) -> Report:
-    """Check `folder` in AxBench's layout or in that of the shipped set."""
+    """Check `folder` in AxBench's layout, in that of the shipped set, or of one file a concept."""
     if not is_folder(folder):
         raise UsageError(f"no folder {folder}")
     data = layout.read(folder)
@@ -57,7 +57,8 @@ def _asked(data: Folder, name: str) -> list[tuple[str, int, str]]:
     """(file, row, instruction) of the questions a steered model is asked for a concept."""
     if data.questions:
         genre = data.concepts[name][1]
-        return [(q.file, q.row, q.instruction) for q in data.questions if q.genre in ("", genre)]
+        own = [q for q in data.questions if q.genre in ("", genre) and q.concept in ("", name)]
+        return [(q.file, q.row, q.instruction) for q in own]
     return [(t.file, t.row, t.instruction) for t in data.own(name) if t.split == "evaluation"]
 
 
@@ -148,7 +149,7 @@ def _duplicates(data: Folder) -> Iterator[Finding]:
             yield _again("duplicate response", t, again, "its response is that of")
     asked: dict[Any, tuple[str, int, str]] = {}
     for q in data.questions:
-        before = asked.setdefault((q.genre, fold(q.instruction)), (q.file, q.row, q.instruction))
+        before = asked.setdefault((q.concept, q.genre, fold(q.instruction)), (q.file, q.row, q.instruction))
         if before[1] != q.row:
             reason = f"it asks row {before[1]} again: selection and test may share it"
             yield Finding("error", "duplicate question", q.file, q.row, reason)

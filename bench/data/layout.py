@@ -1,4 +1,4 @@
-"""Data folders as rows: AxBench's tables, the shipped set's JSON files, and how AxBench's are written.
+"""Data folders as rows: AxBench's tables, the shipped set's JSON files, one file a concept; how AxBench's are written.
 
 Invariant: every text keeps the file and the row it stands in, so that a finding can name them; what
 cannot be read is a finding too, never a row.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from bench.core.documents import FAULTS, parsed, read_text, table, told
 from bench.core.shapes import Misfit, Range, Text as Spoken, held
@@ -112,12 +113,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Question:
-    """One instruction that a steered model will be asked: for one genre, or for all ("")."""
+    """One instruction that a steered model will be asked: for one genre, or for all (""); for one concept, or all."""
 
     file: str
     row: int
     genre: str
     instruction: str
+    concept: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,12 +145,16 @@ class Finding:
 class Folder:
     """What a folder holds: concepts (id -> text, genre), texts, questions; and what could not be read."""
 
-    form: Literal["axbench", "mini"]
+    form: Literal["axbench", "mini", "own"]
     concepts: dict[str, tuple[str, str]] = field(default_factory=dict)
     texts: list[Text] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
-    """By concept, where there is a preference table."""
+    """By concept, where there is a preference table, or where answers come in pairs."""
+    personas: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """By concept, in a folder of one file a concept."""
+    tests: dict[str, list[Pair]] = field(default_factory=dict)
+    """By concept, as `personas`: asked questions that have both answers."""
     findings: list[Finding] = field(default_factory=list)
 
     @cached_property
@@ -184,7 +190,14 @@ def fold(text: str) -> str:
 
 def read(folder: Path) -> Folder:
     """The folder's rows; `Folder.findings` says what could not be read."""
-    return _read_mini(folder) if (folder / "genres").is_dir() else _read_axbench(folder)
+    if (folder / "genres").is_dir():
+        return _read_mini(folder)
+    return _read_own(folder) if is_own(folder) else _read_axbench(folder)
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a folder holds one JSON file a concept, and nothing of AxBench's layout."""
+    return not (folder / "generate").is_dir() and any(path.name != ASKED for path in folder.glob("*.json"))
 
 
 # AxBench's tables
@@ -382,6 +395,79 @@ def _concept(found: Folder, shared: dict[str, list[str]], file: str, data: Conce
     for row, entry in enumerate(data["hard_negatives"]):
         one = Text(file, row, "train", name, "hard negative", genre, entry["instruction"], entry["response"])
         found.texts.append(one)
+
+
+# One file a concept
+
+
+class Answers(TypedDict):
+    """A question with an answer that shows the concept and one that does not."""
+
+    question: Spoken
+    positive: Spoken
+    negative: Spoken
+
+
+class Sides(TypedDict):
+    positive: list[Spoken]
+    negative: list[Spoken]
+
+
+class Own(TypedDict):
+    """A concept with its data: NAME.json in a folder of them. `trait` is another word for `concept`."""
+
+    concept: NotRequired[Spoken]
+    trait: NotRequired[Spoken]
+    answers: list[Answers]
+    """For training."""
+    questions: NotRequired[list[Spoken]]
+    """Asked of a steered model; the first half of all that is asked is for selection, the rest for the test."""
+    tests: NotRequired[list[Answers]]
+    """The same, with both answers: what multiple choice and detection are tested on."""
+    personas: NotRequired[Sides]
+    genre: NotRequired[Spoken]
+
+
+def _agrees(row: Own) -> None:
+    """Raise Misfit for a concept without one text, personas without a counterpart, and a question asked twice."""
+    if ("concept" in row) == ("trait" in row):
+        raise Misfit("needs the concept's text, once", "concept")
+    sides = {side: len(row["personas"][side]) for side in ("positive", "negative")} if "personas" in row else {}
+    if len(set(sides.values())) > 1:
+        raise Misfit(f"has {sides['positive']} positive and {sides['negative']} negative ones", "personas")
+    if twice := [text for text, n in Counter(asked_of(row)).items() if n > 1]:
+        raise Misfit(f"asks {twice[0]!r} twice", "questions")
+
+
+OWN = Annotated[Own, _agrees]
+
+
+def asked_of(row: Own) -> list[str]:
+    """All that a steered model is asked, in order."""
+    return [*row.get("questions", ()), *(one["question"] for one in row.get("tests", ()))]
+
+
+def _read_own(folder: Path) -> Folder:
+    found = Folder("own")
+    for path in sorted(folder.glob("*.json")):
+        _guarded(found, folder, path, OWN, lambda file, data: _own(found, file, data))
+    return found
+
+
+def _own(found: Folder, file: str, data: Own) -> None:
+    name, genre = Path(file).stem, data.get("genre", "text")
+    found.concepts[name] = (data.get("concept") or data.get("trait", ""), genre)
+    parts: tuple[tuple[Split, list[Answers]], ...] = (("train", data["answers"]), ("evaluation", data.get("tests", [])))
+    for split, rows in parts:
+        kept = found.pairs if split == "train" else found.tests
+        kept[name] = [Pair(one["question"], one["positive"], one["negative"]) for one in rows]
+        for row, one in enumerate(rows):
+            for category, text in (("positive", one["positive"]), ("negative", one["negative"])):
+                found.texts.append(Text(file, row, split, name, category, genre, one["question"], text))
+    found.questions += [Question(file, row, genre, text, name) for row, text in enumerate(asked_of(data))]
+    if "personas" in data:
+        sides = data["personas"]
+        found.personas[name] = tuple(zip(sides["positive"], sides["negative"], strict=True))
 
 
 def _json(path: Path, file: str, found: Folder, shape: Any) -> Any:

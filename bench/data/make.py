@@ -117,7 +117,7 @@ class Generator:
 
 
 def make(
-    concepts: Path,
+    concepts: Path | str,
     generator: str,
     out: Path,
     recipe: Recipe,
@@ -129,6 +129,8 @@ def make(
 ) -> dict[str, Any]:
     """Make a data folder at `out`; returns its quality report, which stands there as `quality.json`.
 
+    `concepts` is a file of them, or the text of one.
+
     A hosted generator is paid from `purse`, at `price` (dollars per million tokens read, written) where the listed one
     is not to be used. Raises UsageError, unless `force`, where its tables are there and this did not make them as they
     are.
@@ -136,7 +138,9 @@ def make(
     begun = (out / REPLIES).is_dir()  # a killed command may have written tables that quality.json does not know yet
     if not (force or begun) and (foreign := next((f for f in TABLES if (out / f).is_file() and not _made(out, f)), "")):
         raise UsageError(f"{out / foreign} was not made here: name another --out, or write over it by --force")
-    wanted = read_concepts(concepts)
+    wanted = (
+        read_concepts(concepts) if isinstance(concepts, Path) else [{"concept": concepts, "genre": "text", "ref": ""}]
+    )
     given = read_instructions(instructions) if instructions else {}
     backend = engine(generator, purse, price)
     rows, spending = Rows(out / REPLIES), Rows(out / "spending")

@@ -24,7 +24,7 @@ from bench.core.values import Completion, Sample, Sampling
 from bench.judges.instrument import Instrument
 from bench.results import provenance, second_judge
 from bench.results.record import VERSION
-from bench.results.runs import Run
+from bench.results.runs import Run, unit_names
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import labels
 from bench.run import jobs
@@ -163,8 +163,9 @@ def side_by_side(runs: Sequence[Run], one: Sequence[Voice], two: Sequence[Voice]
         rows = []
         for run, a, b in zip(runs, one, two, strict=True):
             first, second = (_ratings(voice, axis) for voice in (a, b))
+            units = unit_names(run.data)
             rows += [
-                (first[s["id"]], second[s["id"]], s.get("unit", s["concept"]))
+                (first[s["id"]], second[s["id"]], units.get(s["id"], s["concept"]))
                 for s in run.data["samples"]
                 if s["id"] in first and s["id"] in second
             ]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from bench.core.content import Array
-from bench.results.runs import Run
+from bench.results.runs import Run, by_question, question_of, unit_names
 from bench.stats.significance import Difference, crossed_error, paired
 
 Scores = Mapping[str, float | None]
@@ -47,11 +47,11 @@ Answers = dict[tuple[str, str], tuple[list[float], list[float]]]
 """(unit, question) -> what the answers to it scored, by each of two."""
 
 
-def _answers(run: Run, one: Scores, two: Scores) -> Answers:
+def _answers(run: Run, one: Scores, two: Scores, names: Mapping[str, str]) -> Answers:
+    """`names` has the unit of each sample, where that is not its concept."""
     found: Answers = {}
     for s in run.data["samples"]:
-        shared = s.get("cluster") or s.get("question") or s.get("instruction", s["id"])
-        place = s.get("unit", s["concept"]), shared
+        place = names.get(s["id"], s["concept"]), question_of(s)
         for given, kept in zip((one, two), found.setdefault(place, ([], [])), strict=True):
             if (value := given.get(s["id"])) is not None:
                 kept.append(value)
@@ -59,9 +59,14 @@ def _answers(run: Run, one: Scores, two: Scores) -> Answers:
 
 
 def nested(one: Run, two: Run, axis: str = "overall") -> Array:
-    """Paired differences `[units, questions, answers]`, run `one` minus `two`; NaN where there is none."""
-    rows: dict[str, list[list[float]]] = {name: [] for name in one.scores(axis)}
-    for (unit, _), (x, y) in _answers(one, ratings(one, axis), ratings(two, axis)).items():
+    """Paired differences `[units, questions, answers]`, run `one` minus `two`; NaN where there is none.
+
+    Concepts are units here however few they are: this is what the number of them is planned by.
+    """
+    few = by_question(one.data)
+    rows: dict[str, list[list[float]]] = {name: [] for name in (one.data["concepts"] if few else one.scores(axis))}
+    names = {} if few else unit_names(one.data)
+    for (unit, _), (x, y) in _answers(one, ratings(one, axis), ratings(two, axis), names).items():
         if unit in rows and x and y:
             rows[unit].append([a - b for a, b in zip(x, y, strict=False)])
     wide = max((len(row) for row in rows.values()), default=0)
@@ -75,7 +80,7 @@ def nested(one: Run, two: Run, axis: str = "overall") -> Array:
 
 def _error(run: Run, one: Scores, two: Scores, units: Iterable[str]) -> float:
     rows: dict[str, list[tuple[float, str]]] = {name: [] for name in units}
-    for (unit, question), (x, y) in _answers(run, one, two).items():
+    for (unit, question), (x, y) in _answers(run, one, two, unit_names(run.data)).items():
         if unit in rows and x and y:  # several answers to a question are one of its luck
             rows[unit].append((math.fsum(x) / len(x) - math.fsum(y) / len(y), question))
     widest = max((len(row) for row in rows.values()), default=0)

@@ -87,7 +87,7 @@ def refusals(spec: RunSpec, asked: Mapping[str, Any]) -> list[str]:
         reasons.append(f"its protocol is not the preset's ({', '.join(own)})")
     if spec.protocol.preset not in ("standard", "paper"):
         reasons.append(f"preset {spec.protocol.preset} is for looking around")
-    if spec.protocol.concepts:
+    if spec.protocol.concepts or spec.task_params.get("concept"):
         reasons.append("the run is limited")
     if spec.backend == "fake":
         reasons.append("the fake backend has no model")
@@ -173,9 +173,34 @@ def metrics(data: Mapping[str, Any]) -> dict[str, float | int | None]:
     return found | {"concepts": len(data["concepts"]), "missing": data["counts"]["missing"]}
 
 
+FEW = 6
+"""Concepts from which they are a sample to resample; of fewer, their questions are."""
+
+
+def by_question(data: Mapping[str, Any]) -> bool:
+    """Whether intervals of a run are over its questions because it has too few concepts: they speak of further
+    questions of these concepts then, and of no other concept. A detector has a score for each concept alone."""
+    uses = data.get("uses", "steering" if data["spec"]["judge"] else "detector")
+    return len(data["concepts"]) < FEW and uses == "steering" and not any("unit" in row for row in data["samples"])
+
+
+def question_of(sample: Mapping[str, Any]) -> str:
+    """What a sample asks: equal for answers that share its luck."""
+    return str(sample.get("cluster") or sample.get("question") or sample.get("instruction", sample["id"]))
+
+
+def unit_names(data: Mapping[str, Any]) -> dict[str, str]:
+    """sample -> the unit it belongs to, of those that intervals resample; empty where that is the concept."""
+    if by_question(data):
+        return {row["id"]: f"{row['concept']}: {question_of(row)}" for row in data["samples"]}
+    return {row["id"]: row["unit"] for row in data["samples"] if "unit" in row}
+
+
 def units(data: Mapping[str, Any], axis: str) -> dict[str, float | None]:
-    """Test score of each unit that intervals resample: the concept, or what the samples name instead."""
-    named = pooled((row["unit"], row["ratings"].get(axis)) for row in data["samples"] if "unit" in row)
+    """Test score of each unit that intervals resample: the concept, what the samples name instead, or their question
+    where concepts are few."""
+    names = unit_names(data)
+    named = pooled((names[row["id"]], row["ratings"].get(axis)) for row in data["samples"] if row["id"] in names)
     return named or {name: c["test"][axis] for name, c in data["concepts"].items()}
 
 
@@ -390,7 +415,7 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
     for root in roots:
         runs, damaged = survey(root)
         known += [run.path.parent.name for run in runs]
-        if found := _meant(name, runs):
+        if found := meant(name, runs):
             return _only(name, found)
         if damaged:
             raise damaged[0]  # it may be the one that is meant
@@ -400,7 +425,7 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
 
 def chosen(name: str, runs: Sequence[Run]) -> Run:
     """The one of `runs` that a method's name, a run's folder or the beginning of an id means; raises UsageError."""
-    if found := _meant(name, runs):
+    if found := meant(name, runs):
         return _only(name, found)
     known = [*dict.fromkeys(run.method for run in runs), *(run.path.parent.name for run in runs)]
     raise UsageError(f"no run {name!r} among these: {suggest(name, known) if known else 'there is none'}")
@@ -412,7 +437,7 @@ def _only(name: str, found: Sequence[Run]) -> Run:
     return found[0]
 
 
-def _meant(name: str, runs: Sequence[Run]) -> list[Run]:
+def meant(name: str, runs: Sequence[Run]) -> list[Run]:
     """The runs a name may mean: of a method that ran on several tasks, the one on the task `bench run` takes.
 
     Of several there, the one under the registered settings.
@@ -433,10 +458,11 @@ def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = Non
     """Ratings of the same generations `[runs, units, samples]`, or their `tokens`; NaN where there is none."""
     tables = []
     for run in runs:
+        own = unit_names(run.data)
         rows: dict[str, dict[str, float]] = {name: {} for name in concepts or runs[0].scores("overall")}
         for s in run.data["samples"]:
             value = s.get("tokens") if axis == "tokens" else s["ratings"].get(axis)
-            unit = s.get("unit", s["concept"])
+            unit = own.get(s["id"], s["concept"])
             if unit in rows:  # one without a value has its place too, so that axes and lengths stand alike
                 rows[unit][s["id"]] = np.nan if value is None else value
         tables.append(rows)

@@ -18,7 +18,7 @@ from bench.core.escape import name as file_name
 from bench.core.shapes import Misfit
 from bench.results.differences import between
 from bench.results.record import OpinionRecord, opined
-from bench.results.runs import Run, code_key, pooled
+from bench.results.runs import Run, code_key, pooled, unit_names
 from bench.results.tables import Row, Table
 from bench.stats.significance import Difference, significant
 
@@ -55,7 +55,7 @@ class JudgeRatings:
 
     def units(self, run: Run, axis: str) -> dict[str, float | None]:
         """What it gives each unit that the intervals of `run`, which it rated, resample."""
-        units = {s["id"]: s["unit"] for s in run.data["samples"] if "unit" in s}
+        units = unit_names(run.data)
         named = pooled((units[name], value) for name, value in self.ratings(axis).items() if name in units)
         return named or self.scores(axis)
 

@@ -17,7 +17,7 @@ from bench.core import registry
 from bench.core.paths import default_results
 from bench.results import validity
 from bench.results.differences import difference
-from bench.results.runs import Run
+from bench.results.runs import Run, by_question
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,14 @@ class Table:
     def told(self) -> str:
         """How its scores come about, where its task says that (`Task.told`)."""
         return str(getattr(registry.table("task").get(self.spec["task"]), "told", ""))
+
+    @property
+    def scope(self) -> str:
+        """What its intervals and tests speak of where its concepts are too few to be a sample; else ""."""
+        concepts = list(self.rows[0].run.data["concepts"])
+        if not by_question(self.rows[0].run.data):
+            return ""
+        return f"further questions of {concepts[0] if len(concepts) == 1 else f'these {len(concepts)} concepts'} alone"
 
     @property
     def unit(self) -> str:
@@ -238,7 +246,8 @@ def _silent(runs: Sequence[Run], scores: Sequence[Sequence[float]]) -> str:
     if len(runs) == 1:
         return "one method ran, and there is nothing to compare it with"
     if len(scores[0]) == 1:
-        return "one concept is no sample: no interval and no test can stand on it"
+        unit = "question" if by_question(runs[0].data) else "concept"
+        return f"one {unit} is no sample: no interval and no test can stand on it"
     if judge and len(given) > 1 and all(len(values) <= 1 for values in rated.values()):
         return f"judge {judge} gave every answer the same ratings, and tells nothing apart"
     return "all methods have the same score on every concept or question" if _tied(scores) else ""

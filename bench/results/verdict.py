@@ -108,7 +108,11 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """Why, in words: what decided, or what stood in the way."""
+        """Why, in words: what decided, or what stood in the way; and of what alone that is known."""
+        return f"{self._reason}; known of {self.table.scope}" if self.table.scope else self._reason
+
+    @property
+    def _reason(self) -> str:
         if won := self._won:
             return f"{won.method} is above {_listed(list(won.parts))}"
         if self.said == "neither beats doing nothing":

@@ -48,6 +48,8 @@ class Options:
     compat: str = ""
     seed: int = 0
     limit: int = 0
+    concept: str = ""
+    """The only concept of the task's data to ask about."""
     prompter: str = ""
     data: str = ""
     max_cost: float = 0.0
@@ -121,7 +123,12 @@ def make(options: Options) -> Plan:
     rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit, settings)
     asking = registry.get("task", options.task)
     names = select(options.methods, asking.kind, asking.multiple_choice)
-    task_params = given.pop(options.task, {}) | ({"data": options.data} if options.data else {})
+    own = {name: value for name in ("data", "concept") if (value := getattr(options, name))}
+    task_params = given.pop(options.task, {}) | own
+    if options.concept and options.limit:
+        raise UsageError("--concept names one concept, and --limit a number of them: give one of the two")
+    if options.concept and "concept" not in {f.name for f in dataclasses.fields(asking)}:
+        raise UsageError(f"--concept: task {options.task} does not take one concept of its data")
     asked: dict[str, Any] = {"model": options.model, "judge": options.judge, "task_params": dict(task_params)}
     if options.trust_remote_code:
         asked["trust_remote_code"] = True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bench.core.escape import cell, csv_text
 from bench.report.section import Grid, Section, as_json, grid as grid_lines, markdown as section_lines
 from bench.results.frames import records
-from bench.results.runs import Run, finite
+from bench.results.runs import FEW, Run, finite
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table
 from bench.stats.intervals import Estimate
@@ -103,6 +103,10 @@ INTERVALS = (
     "Intervals: 95 % bootstrap-t over {over}. A rank runs from 1 plus the {what} surely better to all less those "
     "surely worse (simultaneous sign-flip tests of all pairs, max-t, family-wise 5 %)."
 )
+NARROW = (
+    "Fewer than {few} concepts are no sample of concepts, so questions are what is resampled: intervals, ranks and "
+    "tests speak of {scope}, and of no other concept."
+)
 BARELESS = "The bare model (none) did not run: whether a method does anything at all is not shown."
 
 
@@ -126,7 +130,9 @@ def notes(table: Table) -> list[str]:
         judge = f"{who}, scores 0 to {table.scale:g}; {table.told}"
     asked = table.rows[0].run.data["concepts"].values()
     tested, of = f"each with {extent(c['test']['n'] for c in asked)} test prompts", ""
-    if table.unit != "concept":
+    if table.scope:
+        tested = f"of {len(asked)} concept{'s' * (len(asked) > 1)}"
+    elif table.unit != "concept":
         answers = sum(c["test"]["n"] for c in asked)
         tested = f"{answers} answers in all" if table.told else "asked once each"
         of = f" for each of {len(asked)} fits"
@@ -138,6 +144,7 @@ def notes(table: Table) -> list[str]:
         *([] if any(row.run.method == "none" for row in table.rows) else [BARELESS]),
         f"{len(table.concepts)} {table.unit}s, {tested}; settings picked on {picked} select prompts{of}; {judge}.",
         *([] if table.silent else [INTERVALS.format(over=f"{table.unit}s", what="methods")]),
+        *([NARROW.format(few=FEW, scope=table.scope)] if table.scope and not table.silent else []),
         f"c: median picked coefficient, in {unit}{alpha}. Engine {spec['backend']}, {spec['dtype']}.",
     ]
     if spoken := spoken_to(table.rows[0].run):

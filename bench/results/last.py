@@ -1,0 +1,71 @@
+"""The run that was made last: what the next command means where it names no folder.
+
+Invariant: a pointer and no result; without it, or where its folder is gone, everything is found as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from bench.core.documents import read_json
+from bench.core.errors import BenchError
+from bench.core.paths import LAST, cache_root
+from bench.core.store import write_json
+from bench.results.runs import Run, lookup, meant, survey
+
+
+class Pointer(TypedDict):
+    """`last.json`."""
+
+    results: str
+    groups: list[str]
+
+
+@dataclass(frozen=True)
+class Last:
+    """A results folder, and the groups (`RunSpec.group`) of the runs that one command made in it."""
+
+    root: Path
+    groups: tuple[str, ...]
+
+    def runs(self) -> list[Run]:
+        """Its runs that can be read."""
+        return [run for run in survey(self.root)[0] if run.data["group"] in self.groups]
+
+
+def remember(root: Path, groups: Iterable[str]) -> None:
+    """Note what a run made; one that cannot be noted is as good as any."""
+    with suppress(OSError):
+        write_json(cache_root() / LAST, {"results": str(root.absolute()), "groups": sorted(set(groups))})
+
+
+def last() -> Last | None:
+    """What was noted last, if it is still there."""
+    try:
+        found = read_json(cache_root() / LAST, Pointer, "a note of the last run")
+    except BenchError:
+        return None
+    root = Path(found["results"])
+    return Last(root, tuple(found["groups"])) if root.is_dir() else None
+
+
+def find(name: str, folder: Path | None, roots: list[Path]) -> tuple[Run, str]:
+    """The run that a name means, and a line that says which: of the last command's, where it made such a one and no
+    other folder is named; else as `bench.results.lookup`."""
+    made = last()
+    if made and (folder is None or folder.absolute() == made.root):
+        found = meant(name, made.runs())
+        if len(found) == 1:
+            return found[0], f"{found[0].path.parent.name} is of the last run: {told(found[0])}"
+    run = lookup(name, roots)
+    return run, f"{run.path.parent.name}: {told(run)}"
+
+
+def told(run: Run) -> str:
+    """Where a run lies and how it was made."""
+    root = run.path.absolute().parents[min(3, len(run.path.absolute().parents) - 1)]
+    return f"preset {run.data['spec']['protocol']['preset']}, in {root}"
