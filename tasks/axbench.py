@@ -19,9 +19,9 @@ from tasks._axbench_data import Corpus, load
 class AxBench(Task):
     """Concept steering, rated 0 to 2 on three axes, harmonic mean (arXiv 2501.17148).
 
-    `data`: mini | concept10 | concept500 | conceptFD | concept16k | a folder in AxBench's layout, or one with a
-    file for each concept; `setting` names the hub release's model and layer, and `revision` its commit. Views that the data does not bring
-    are made of those it has (docs/data.md).
+    `data`: mini | concept10 | concept500 | conceptFD | concept16k | a folder in AxBench's layout or of one file
+    a concept; `setting` names the hub release's model and layer, and `revision` its commit. Views that the data
+    does not bring are made of those it has (docs/data.md).
 
     One item: "Describe a quiet village at dawn." for Mediterranean meals: steered text should speak of oil
     and olives (concept), still describe the village (instruction), and be sound English (fluency).

@@ -21,11 +21,11 @@ from bench.cli.options import (
     Whole,
     force_option,
     json_option,
+    named,
     plugin_option,
     plugins,
     quiet,
     results_option,
-    named,
     roots,
 )
 from bench.core.errors import UsageError
