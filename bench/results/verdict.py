@@ -121,7 +121,7 @@ class Answer:
             return f"the difference lies within ±{self.margin:g}"
         d = self.difference
         if d.piled:
-            return "most concepts do not tell the two apart, and too few do for a test"
+            return f"most {self.table.unit}s do not tell the two apart, and too few do for a test"
         if math.isnan(d.p) or not significant(d.p):
             return "the difference is not beyond chance"
         claim = next(c for c in self.claims if c.word == ("steer" if d.mean > 0 else "prompt"))
