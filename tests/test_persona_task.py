@@ -160,7 +160,7 @@ def test_the_plan_counts_the_watched_answers() -> None:
         ({"trait": None, "questions": [1, 2, 3, 4]}, "trait is None, not a text"),
         ({"personas": {"positive": ["a"], "negative": []}}, "1 positive and 0 negative"),
         ({"answers": []}, "no positive training texts"),
-        ({"questions": ["And?"]}, "at least 4"),
+        ({"questions": ["And?"]}, "4 are needed"),
         ({"questions": ["Tell me of 3?", "a?", "b?", "c?"]}, "training instruction again"),
         ({"questions": ["a?", "a?", "b?", "c?"]}, "twice"),
     ],

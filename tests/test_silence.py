@@ -57,8 +57,13 @@ def tied(sample: dict[str, Any], axis: str) -> float:
     return len(sample["id"]) % 3 / 2
 
 
+def one_question(data: dict[str, Any]) -> None:
+    """The first question of each concept alone."""
+    data["samples"] = data["samples"][:1]
+
+
 CASES: dict[str, tuple[Sequence[tuple[str, str]], Sequence[str], Change, str]] = {
-    "one concept": (ALL, SOME[:1], lambda data: None, "one concept is no sample"),
+    "one question": (ALL, SOME[:1], one_question, "one question is no sample"),
     "one method": (ALL[1:2], SOME, lambda data: None, "one method ran, and there is nothing to compare it with"),
     "one prompt": (ALL[:1], SOME, lambda data: None, "one method ran, and there is nothing to compare it with"),
     "all ties": (ALL, SOME, rate(tied), "all methods have the same score on every concept or question"),
