@@ -161,7 +161,7 @@ def test_the_plan_counts_the_watched_answers() -> None:
         ({"personas": {"positive": ["a"], "negative": []}}, "1 positive and 0 negative"),
         ({"answers": []}, "no positive training texts"),
         ({"questions": ["And?"]}, "4 are needed"),
-        ({"questions": ["Tell me of 3?", "a?", "b?", "c?", "d?"]}, "training instruction again"),
+        ({"questions": ["Tell me of 3?", "a?", "b?", "c?", "d?"]}, "is a training instruction"),
         ({"questions": ["a?", "a?", "b?", "c?"]}, "twice"),
     ],
 )
