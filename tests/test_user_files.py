@@ -195,10 +195,14 @@ def test_a_signal_that_a_library_turns_into_its_own_error_is_one_line(number: si
         except KeyboardInterrupt:
             raise ImportError("Could not import this") from None
 
-    with ended_by_signals() as came:
-        with pytest.raises(ImportError) as error:
-            interrupted()
-        line, code = told(error.value, came) or ("", 0)
+    before = signal.signal(number, signal.default_int_handler)  # a shell's background job inherits it ignored
+    try:
+        with ended_by_signals() as came:
+            with pytest.raises(ImportError) as error:
+                interrupted()
+            line, code = told(error.value, came) or ("", 0)
+    finally:
+        signal.signal(number, before)
     assert code == 128 + number
     assert line.endswith("; the same command resumes")
     assert told(error.value, []) is None  # without a signal it is a mistake, and shown as one
