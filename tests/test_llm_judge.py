@@ -398,7 +398,7 @@ def test_a_concept_without_ratings_of_one_method_is_in_no_comparison(stub: Stub,
     assert [data["concepts"][first]["test"]["overall"] for data in found] == [None, None]
     assert found[0]["concepts"][first]["test"]["fluency"] is not None
     page = (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
-    assert "- 2 concepts, each with 3 test prompts" in page
+    assert "- 6 questions, of 2 concepts" in page
 
 
 # The judge alone

@@ -70,12 +70,13 @@ def roots(folder: Path | None) -> list[Path]:
 
 
 def named(name: str, folder: Path | None) -> Run:
-    """The run that a name means, said on stderr: of the last command first, where no other folder is given."""
+    """The run that a name means: of the last command first, and said on stderr, where no folder is given."""
     from bench.cli.console import say
     from bench.results.last import find
 
     run, line = find(name, folder, roots(folder))
-    say(line)
+    if folder is None:
+        say(line)
     return run
 
 

@@ -131,7 +131,8 @@ def notes(table: Table) -> list[str]:
     asked = table.rows[0].run.data["concepts"].values()
     tested, of = f"each with {extent(c['test']['n'] for c in asked)} test prompts", ""
     if table.scope:
-        tested = f"of {len(asked)} concept{'s' * (len(asked) > 1)}"
+        few = len({unit.partition(": ")[0] for unit in table.concepts})
+        tested = f"of {few} concept{'s' * (few > 1)}"
     elif table.unit != "concept":
         answers = sum(c["test"]["n"] for c in asked)
         tested = f"{answers} answers in all" if table.told else "asked once each"
