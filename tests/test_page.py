@@ -277,11 +277,13 @@ def test_prompting_is_the_answer_where_it_is_better(tmp_path: Path) -> None:
     assert found["word"] == "Prompt"
 
 
-def test_too_few_concepts_show_no_difference(tmp_path: Path) -> None:
+def test_of_few_concepts_no_more_is_claimed_than_of_their_questions(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS[:2], CONCEPTS[:3]), tmp_path)
     assert found["word"] == "Undecided"
-    assert found["claimed"] == []
-    assert found["open"] == ["Not told apart from prompt: diffmean."]
+    (claimed,) = found["claimed"]
+    assert claimed.startswith("Better than prompt: diffmean (")
+    assert claimed.endswith("Known of further questions of these 3 concepts alone.")
+    assert found["open"] == []
 
 
 def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
@@ -314,7 +316,7 @@ def test_a_table_too_small_to_see_anything_says_so(tmp_path: Path) -> None:
         [],
         [],
         ["Differences to prompt below 0.30 may go unseen: the widest row would find that much in 4 of 5 repetitions."],
-        ["2 concepts are too few to tell any method from prompt."],
+        ["6 questions are too few to tell any method from prompt."],
     ]
 
 

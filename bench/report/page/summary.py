@@ -101,7 +101,7 @@ def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
     if one.spec["model"] == DEFAULT:
         caveats.append("This model has 135 M parameters: a demonstration, no evidence about larger models.")
     if one.detectable is not None and one.detectable >= one.scale:
-        caveats.append(f"{len(one.concepts)} concepts are too few to tell any method from {one.reference}.")
+        caveats.append(f"{len(one.concepts)} {one.unit}s are too few to tell any method from {one.reference}.")
     elif one.detectable:
         caveats.append(
             f"Differences to {one.reference} below {one.detectable:.2f} may go unseen: the widest row would find that "
@@ -111,7 +111,8 @@ def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
         caveats.append(f"Without a positive control yet, and not ranked: {', '.join(unvalidated)}.")
     lists: Lists = ([], [])
     if one.reference is not None and not one.silent:
-        lists = _judged(one) if one.spec["judge"] else _labelled(one)
+        claimed, left = _judged(one) if one.spec["judge"] else _labelled(one)
+        lists = [f"{said} Known of {one.scope}." for said in claimed] if one.scope else claimed, left
     word, text = _headline(one, answered)
     return {"word": word, "text": text, "claimed": lists[0], "open": lists[1], "caveats": caveats}
 

@@ -64,6 +64,8 @@ def claims(table: Table, opinion: Second) -> list[str]:
         lines.append(f"{_names(found['above'])}: better than {table.reference}, both judges agree.")
     if not found["above"] and not found["below"]:
         lines.append(f"No difference to {table.reference} is beyond chance by both judges.")
+    if table.scope:
+        lines.append(f"All of this is known of {table.scope}.")
     if found["disputed"]:
         lines.append(f"Disputed, the judges differ in sign, nothing is claimed: {_names(found['disputed'])}.")
     if found["no second opinion"]:
