@@ -30,14 +30,14 @@ def drawn(runs: list[Run]) -> Drawn:
 
 
 @pytest.mark.slow
-def test_a_draw_is_even_over_families_concepts_and_coefficients(runs: list[Run], drawn: Drawn) -> None:
+def test_a_draw_is_even_over_surfaces_concepts_and_coefficients(runs: list[Run], drawn: Drawn) -> None:
     back = {blind(run.data["id"], s["id"]): (run, s) for run in runs for s in run.data["samples"]}
     for answer, origin in drawn:
         run, sample = back[answer.id]
         assert answer.answer == sample["text"]
         assert (origin.run, origin.sample, origin.method) == (run.data["id"], sample["id"], run.method)
     surfaces, concepts = (Counter(each) for each in zip(*((o.surface, a.concept) for a, o in drawn), strict=True))
-    assert set(surfaces) == {"activations", "prompt", "control", "weights", "combination"}
+    assert set(surfaces) == {"activations", "prompt", "control", "combination"}
     assert max(surfaces.values()) - min(surfaces.values()) <= 6  # two of the six methods are controls
     assert max(concepts.values()) - min(concepts.values()) <= 2
     assert len({answer.id for answer, _ in drawn}) == 60

@@ -118,7 +118,7 @@ def silent(table: Table) -> None:
     assert not any(table.contrasts.values())
 
 
-@pytest.mark.parametrize("case", ["one concept", "all ties", "a constant judge", "no ratings"])
+@pytest.mark.parametrize("case", ["one question", "all ties", "a constant judge", "no ratings"])
 def test_a_comparison_of_what_tells_nothing_claims_nothing(case: str, tmp_path: Path) -> None:
     methods, concepts, change, _ = CASES[case]
     root = made(tmp_path / "results", methods, concepts, change)
