@@ -40,9 +40,8 @@ class Wrapper(Method):
         own: dict[str, Any] = {"name": f"{type(self).name}({members[0].name})"}
         own |= {name: any(getattr(m, name) for m in members) for name in EITHER}
         own |= {name: all(getattr(m, name) for m in members) for name in BOTH}
-        own["sweeps"] = (
-            len(members) > 1 or members[0].sweeps
-        )  # a combination takes one candidate of each, at all strengths
+        # A combination takes one candidate of each member, and tries it at all strengths.
+        own["sweeps"] = len(members) > 1 or members[0].sweeps
         own["views"] = self.own_views.union(*(m.views for m in members))
         own["needs"] = self.own_needs.union(*(m.needs for m in members))
         for name, value in own.items():  # of the instance: the class is registered under its own

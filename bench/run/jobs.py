@@ -91,12 +91,15 @@ class Ask:
 class Said:
     """What was said in the turns of dialogues so far, by each job under each setting."""
 
-    def __init__(self, asks: Sequence[Ask], outputs: Sequence[Completion | None]) -> None:
-        self._kept = {
-            (id(ask.job), ask.trial, ask.sample.id): (*ask.sample.messages, ("assistant", output.spoken or ""))
-            for ask, output in zip(asks, outputs, strict=True)
-            if output
-        }
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, Trial, str], tuple[Message, ...]] = {}
+
+    def add(self, asks: Sequence[Ask], outputs: Sequence[Completion | None]) -> None:
+        """Take in a turn's answers; one that is None is of a job that failed."""
+        for ask, output in zip(asks, outputs, strict=True):
+            if output:
+                chat = (*ask.sample.messages, ("assistant", output.spoken or ""))
+                self._kept[id(ask.job), ask.trial, ask.sample.id] = chat
 
     def chat(self, job: Job, trial: Trial, sample: str) -> tuple[Message, ...]:
         """The chat up to the answer to a sample, that answer at its end."""

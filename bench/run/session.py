@@ -56,7 +56,6 @@ from bench.run.trials import (
     repeats,
     request,
     ruled,
-    samples_of,
     seed_of,
     trials,
 )
@@ -174,8 +173,7 @@ class Session:
             groups = self._groups(live)
             for number, group in enumerate(groups, 1):
                 self.part = f"{number} of {len(groups)}, " if len(groups) > 1 else ""
-                done = not self._trains(groups[number - 2]) if number > 1 else False
-                if done and (number == 2 or self._trains(group)):
+                if number > 1 and not self._trains(groups[number - 2]) and (number == 2 or self._trains(group)):
                     early()
                 self._through(group)
         finally:
@@ -199,12 +197,11 @@ class Session:
             own = [job for job in jobs if self._trains([job]) is trains]
             own.sort(key=lambda job: job.method.name not in CONTROLS["steering"])
             many = not trains and sum(costs[id(job)] for job in own) >= 4 * SOON
-            size, room = 0, SOON if many else TOGETHER
-            for n, job in enumerate(own):
-                if n == 0 or size >= room:
-                    room = TOGETHER if n else room
+            size = room = 0
+            for job in own:
+                if size >= room:
+                    size, room = 0, SOON if many and not found else TOGETHER
                     found.append([])
-                    size = 0
                 found[-1].append(job)
                 size += costs[id(job)]
         return found
@@ -355,16 +352,19 @@ class Session:
         """Generate and rate all samples of one split under every job's settings, as one flat call."""
         asks: list[Ask] = []
         outputs: list[Completion | None] = []
-        for turn in self._turns(split):
-            said = Said(asks, outputs)
+        said, turns = Said(), self._turns(split)
+        for turn, asked in turns.items():
             due: list[Ask] = []
             for job in (one for one in jobs if one.status == "todo"):
                 own: list[Ask] = []
                 with self._guard(job, "steering"):
-                    own = [ask for concept in self.concepts for ask in self._asks(job, concept, split, turn, said)]
+                    own = [ask for c in self.concepts for ask in self._asks(job, c, asked.get(c.id, ()), split, said)]
                 due += own if job.status == "todo" else []
             with self._stage(f"generate ({split}{f', turn {turn}' if turn else ''})", len(due)) as advance:
-                outputs += self._outputs(due, advance)
+                answered = self._outputs(due, advance)
+            if len(turns) > 1:
+                said.add(due, answered)
+            outputs += answered
             asks += due
 
         def rated(items: Sequence[Item]) -> list[Verdict]:
@@ -385,9 +385,14 @@ class Session:
                 job.tested.setdefault(name, []).append(ruled(found, self.rules))
                 job.rows.append(row(ask, output, ruled(found, self.rules)))
 
-    def _turns(self, split: str) -> list[int]:
-        """Turns of the task's dialogues on a split, in order; 0 alone where questions stand by themselves."""
-        return sorted({sample.turn for concept in self.concepts for sample in samples_of(self.task, concept, split)})
+    def _turns(self, split: str) -> dict[int, dict[str, list[Sample]]]:
+        """turn -> concept -> what is asked in it on a split, in order; turn 0 alone where questions stand by
+        themselves."""
+        found: dict[int, dict[str, list[Sample]]] = {}
+        for concept in self.concepts:
+            for sample in self.task.test(concept) if split == "test" else self.task.select(concept):
+                found.setdefault(sample.turn, {}).setdefault(concept.id, []).append(sample)
+        return dict(sorted(found.items()))
 
     def _detect(self, jobs: list[Job]) -> None:
         """Score every text of the test split with each job's detector, in place of a judge."""
@@ -444,11 +449,10 @@ class Session:
 
         return checked(self.task, samples, texts, rate), kept
 
-    def _asks(self, job: Job, concept: Concept, split: str, turn: int, said: Said) -> list[Ask]:
-        """Every sample of a split and turn under every setting tried, or the picked one."""
+    def _asks(self, job: Job, concept: Concept, samples: Sequence[Sample], split: str, said: Said) -> list[Ask]:
+        """Samples of a concept on a split under every setting tried, or the picked one."""
         candidates = job.fits[concept.id].candidates
         test = split == "test"
-        samples = [sample for sample in samples_of(self.task, concept, split) if sample.turn == turn]
         found = []
         for trial in [job.picked[concept.id]] if test else trials(candidates, self.rules):
             made: dict[Any, Steering] = {}  # one for all that is asked, but where it is bound to each prompt

@@ -12,11 +12,11 @@ from typing import Any
 
 from bench.core.content import Message, digest
 from bench.core.definitions import code_digest
-from bench.core.interfaces import Fitted, Method, Task
+from bench.core.interfaces import Fitted, Method
 from bench.core.protocol import Protocol
 from bench.core.spoken import UNFINISHED
 from bench.core.steering import Mix, Prompt, Steering
-from bench.core.values import Concept, Request, Sample, Sampling, Verdict
+from bench.core.values import Request, Sample, Sampling, Verdict
 from bench.results.runs import means
 
 
@@ -61,11 +61,6 @@ def _fixed(steering: Any, rules: Protocol) -> bool:
 
 LEARNT = ("lowrank", "scaled")
 """Kinds that training gives one strength."""
-
-
-def samples_of(task: Task, concept: Concept, split: str) -> Sequence[Sample]:
-    """What is asked of a concept on a split."""
-    return task.test(concept) if split == "test" else task.select(concept)
 
 
 def best(tried: dict[Trial, list[dict[str, Verdict]]], rules: Protocol) -> Trial:
