@@ -26,6 +26,7 @@ from bench.core.rows import Rows
 from bench.core.values import Item, Request, Train, Verdict
 from bench.judges.embedding import CONTEXT, WEIGHTS, Encoder, sentences
 from bench.judges.rules import rule_of
+from bench.stats.surface import repeated
 
 FILE = "ensemble.json"
 """Coefficients, neutral texts and where both came from."""
@@ -247,9 +248,3 @@ def _overlap(one: str, text: str) -> tuple[float, float]:
     wanted = {word[:5] for word in re.findall(r"\w+", one.lower()) if word not in STOP and len(word) > 2}
     words = [word[:5] for word in re.findall(r"\w+", text.lower())]
     return sum(w in wanted for w in words) / max(1, len(words)), len(wanted & set(words)) / max(1, len(wanted))
-
-
-def repeated(tokens: Sequence[str], n: int) -> float:
-    """Share of the runs of `n` tokens that occurred before."""
-    runs = list(zip(*(tokens[i:] for i in range(n)), strict=False))
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bench.judges.ensemble import WORD, repeated
+from bench.judges.ensemble import WORD
+from bench.stats.surface import repeated
 
 PREFIXES = (
     *("sorry", "i'm sorry", "i am sorry", "i apologize", "i apologise"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.results.runs import Run
+from bench.stats.surface import ngrams
 
 GRAM = 4
 """Words of a piece of text that repeats an earlier one."""
@@ -80,7 +81,7 @@ def repeats(dialogues: Dialogues) -> dict[str, float]:
             before: set[tuple[str, ...]] = set()
             for sample in one:
                 words = sample.get("text", "").casefold().split()
-                pieces = list(zip(*(words[k:] for k in range(GRAM)), strict=False))
+                pieces = ngrams(words, GRAM)
                 if before and pieces:
                     shares.append(sum(piece in before for piece in pieces) / len(pieces))
                 before.update(pieces)

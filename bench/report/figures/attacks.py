@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
-from bench.report.figures.sweeps import bound, grid
+from bench.report.figures.sweeps import bound, grid, legend
 from bench.results.tables import Table
 
 SHOTS = "shots-"
@@ -55,15 +55,7 @@ def _attacks(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     marks = drawing.surfaces([row["surface"] for row in rows])
     if table.reference:
         marks.append(drawing.handle(color="#9a9a9a", ls="--", label=f"{table.reference}, in each panel"))
-    figure.legend(
-        handles=marks,
-        loc="outside lower center",
-        ncols=min(6, len(marks)),
-        frameon=False,
-        fontsize=8,
-        title="across: answered questions that keep the rule, shown before the plain one; or insisting around it",
-        title_fontsize=8,
-    )
+    legend(figure, marks, "answered questions that keep the rule, shown before the plain one; or insisting around it")
     figure.suptitle(f"{table.title}: score under attack, 95 % intervals", fontsize=9)
     return figure
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
-from bench.report.figures.sweeps import bound, grid
+from bench.report.figures.sweeps import bound, grid, legend
 from bench.results import dialogues as kept
 from bench.results.tables import Table
 from bench.stats.intervals import estimate
@@ -51,15 +51,7 @@ def _dialogues(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     marks.append(drawing.handle(color="#111111", ls=":", label="fluency"))
     if table.reference:
         marks.append(drawing.handle(color="#9a9a9a", ls="--", label=f"{table.reference}, in each panel"))
-    figure.legend(
-        handles=marks,
-        loc="outside lower center",
-        ncols=min(6, len(marks)),
-        frameon=False,
-        fontsize=8,
-        title="across: turns of a dialogue",
-        title_fontsize=8,
-    )
+    legend(figure, marks, "turns of a dialogue")
     figure.suptitle(f"{table.title}: {table.axes[0]} by turn, 95 % intervals", fontsize=9)
     return figure
 

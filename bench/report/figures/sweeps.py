@@ -140,15 +140,7 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     ]
     if reference:
         marks.append(drawing.handle(color="#8a8a8a", ls="-", label=f"{table.reference}, overall, same prompts"))
-    figure.legend(
-        handles=marks,
-        loc="outside lower center",
-        ncols=len(marks),
-        frameon=False,
-        fontsize=8,
-        title=f"across: {unit}",
-        title_fontsize=8,
-    )
+    legend(figure, marks, unit, len(marks))
     figure.suptitle(f"{table.title}: select split", fontsize=9)
     return figure
 
@@ -157,6 +149,19 @@ def _own(rows: Sequence[Mapping[str, Any]], axis: str) -> bool:
     """Whether an axis has a line of its own: the select split may lack it, and `overall` may be it."""
     found, whole = ([(r["method"], r["mean"]) for r in rows if r["axis"] == name] for name in (axis, "overall"))
     return bool(found) and (axis == "overall" or found != whole)
+
+
+def legend(figure: Any, marks: Sequence[Any], across: str, columns: int = 6) -> None:
+    """Below the panels: what the marks are, and what runs across."""
+    figure.legend(
+        handles=marks,
+        loc="outside lower center",
+        ncols=min(columns, len(marks)),
+        frameon=False,
+        fontsize=8,
+        title=f"across: {across}",
+        title_fontsize=8,
+    )
 
 
 def bound(row: Mapping[str, Any], end: str) -> float:
