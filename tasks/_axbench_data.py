@@ -241,3 +241,21 @@ def _genres() -> dict[str, Any]:
 
 def _examples(texts: Iterable[Text]) -> tuple[Example, ...]:
     return tuple(Example(t.instruction, t.response) for t in texts)
+
+
+@cache
+def genre(kind: str) -> tuple[list[Example], list[str]]:
+    """The shipped plain questions of a kind with their answers, and those to ask."""
+    row = json.loads((MINI / "genres" / f"{kind}.json").read_text("utf-8"))
+    return [Example(e["instruction"], e["response"]) for e in row["train"]], list(row["evaluation"])
+
+
+def sides(plain: Sequence[Example], shown: Sequence[Example]) -> dict[str, Any]:
+    """Fields of `Train` where the same instructions are answered without the concept and with it."""
+    both = list(zip(plain, shown, strict=True))
+    return {
+        "positives": tuple(shown),
+        "negatives": tuple(plain),
+        "pairs": tuple(Pair(a.instruction, b.response, a.response) for a, b in both),
+        "choices": tuple(Choice(a.instruction, b.response, a.response) for a, b in both),
+    }

@@ -5,7 +5,6 @@ Invariant: whether a text keeps the rule is read by `bench.judges.rules`, never 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +12,11 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from bench import (
-    Choice,
     Completion,
     Concept,
     Example,
     Item,
     Message,
-    Pair,
     Protocol,
     Rate,
     Sample,
@@ -29,7 +26,7 @@ from bench import (
     task,
 )
 from bench.judges.rules import keeps, worded
-from tasks._axbench_data import MINI
+from tasks._axbench_data import genre, sides
 from tasks.axbench import overall
 from tasks.axbench_suppress import FORBIDS
 
@@ -92,8 +89,7 @@ class AxBenchAttack(Task):
     @cached_property
     def genre(self) -> tuple[list[Example], list[str]]:
         """Plain questions with answers, and questions for evaluation."""
-        rows = json.loads((MINI / "genres" / "text.json").read_text("utf-8"))
-        return [Example(row["instruction"], row["response"]) for row in rows["train"]], list(rows["evaluation"])
+        return genre("text")
 
     def _shown(self, rule: str) -> list[Example]:
         return [Example(e.instruction, RULES[rule](e.response)) for e in self.genre[0]]
@@ -104,13 +100,9 @@ class AxBenchAttack(Task):
 
     def train(self, concept: Concept) -> Train:
         plain, shown = self.genre[0], self._shown(concept.id)
-        both = list(zip(plain, shown, strict=True))
         return Train(
             concept,
-            positives=tuple(shown),
-            negatives=tuple(plain),
-            pairs=tuple(Pair(a.instruction, b.response, a.response) for a, b in both),
-            choices=tuple(Choice(a.instruction, b.response, a.response) for a, b in both),
+            **sides(plain, shown),
             personas=((f"someone known for {concept.text}", f"someone who detests {concept.text}"),),
             prompts=tuple(line.replace("{concept}", concept.text) for line in FORBIDS),
         )

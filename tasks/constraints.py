@@ -5,7 +5,6 @@ Invariant: every score is a function of the question and the text alone.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,9 @@ import numpy as np
 
 from bench import (
     BenchError,
-    Choice,
     Completion,
     Concept,
     Example,
-    Pair,
     Protocol,
     Rate,
     Sample,
@@ -34,7 +31,8 @@ from bench import (
 from bench.core.paths import expanded
 from bench.judges import ifeval
 from bench.stats.surface import distinct
-from tasks._rules import DATA, PAIRS, RULES, Rule, shipped
+from tasks._axbench_data import genre, sides
+from tasks._rules import PAIRS, RULES, Rule, shipped
 from tasks.axbench import overall
 
 ORDERS = (
@@ -85,14 +83,12 @@ class Constraints(Task):
     @cached_property
     def plain(self) -> tuple[list[Example], list[str]]:
         """Plain questions with answers, and questions to ask."""
-        row = json.loads((DATA / "mini" / "genres" / "text.json").read_text("utf-8"))
-        return [Example(e["instruction"], e["response"]) for e in row["train"]], list(row["evaluation"])
+        return genre("text")
 
     @cached_property
     def others(self) -> tuple[str, ...]:
         """Questions of other kinds, where a conditional method should not act."""
-        rows = [json.loads((DATA / "mini" / "genres" / f"{kind}.json").read_text("utf-8")) for kind in ("code", "math")]
-        return tuple(e["instruction"] for row in rows for e in row["train"])[::2]
+        return tuple(e.instruction for kind in ("code", "math") for e in genre(kind)[0])[::2]
 
     @property
     def digest(self) -> str:
@@ -119,13 +115,9 @@ class Constraints(Task):
                 text = RULES[name].make(text, place)
             shown.append(Example(example.instruction, text))
         order = " ".join(RULES[name].order for name in names)
-        both = list(zip(plain, shown, strict=True))
         return Train(
             concept,
-            positives=tuple(shown),
-            negatives=tuple(plain),
-            pairs=tuple(Pair(a.instruction, b.response, a.response) for a, b in both),
-            choices=tuple(Choice(a.instruction, b.response, a.response) for a, b in both),
+            **sides(plain, shown),
             personas=(
                 (f"someone known for {concept.text}", f"someone who cannot stand {concept.text}"),
                 (f"a writer whose mark is {concept.text}", f"a writer who never thinks of {concept.text}"),
@@ -261,8 +253,7 @@ def parts(concept: Concept) -> tuple[str, ...]:
 
 def plain_texts() -> list[str]:
     """The shipped answers that no rule was brought into."""
-    row = json.loads((DATA / "mini" / "genres" / "text.json").read_text("utf-8"))
-    return [e["response"] for e in row["train"]]
+    return [e.response for e in genre("text")[0]]
 
 
 def on_topic(question: str, text: str) -> bool:
