@@ -1,5 +1,5 @@
-"""What a busy neighbour costs: products of the default model's shapes with threads that wait as torch has them wait
-and as `bench` has them, on a machine left alone and beside a program that keeps one core busy.
+"""What a busy neighbour costs: products of the default model's shapes with threads that wait as torch has them wait,
+asleep at once, and as `bench` has them, on a machine left alone and beside a program that keeps one core busy.
 
 Each setting is a process of its own, for it is read when torch loads; they run in turns, in wall seconds, as waiting
 is what is measured. `python -m benchmarks.neighbour` wants a machine that is quiet otherwise; two minutes.
@@ -35,19 +35,21 @@ begun = time.monotonic()
 work()
 print(time.monotonic() - begun)
 """
-WAYS = {
-    "torch": ("ACTIVE", None),
-    "passive": ("PASSIVE", None),
-    "chosen beside a neighbour": ("PASSIVE", "1"),
+READ = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+OWN = dict.fromkeys(READ) | {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+"""What `bench` has set when it was imported above."""
+WAYS: dict[str, dict[str, str | None]] = {
+    "torch": {},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "bench": OWN,
+    "chosen beside a neighbour": OWN | {"OMP_NUM_THREADS": "1"},
 }
-"""Policy of waiting, and threads where they are not as many as cores."""
+"""What torch reads when it loads its threads; unset is torch's own."""
 
 
-def once(policy: str, threads: str | None) -> float:
-    env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
-    # Unset is torch's own: it spins for a while that is longer than any wait here, as ACTIVE does.
-    env |= {"OMP_WAIT_POLICY": policy} if policy != "ACTIVE" else {}
-    env |= {"OMP_NUM_THREADS": threads} if threads else {}
+def once(way: dict[str, str | None]) -> float:
+    env = {name: value for name, value in os.environ.items() if name not in READ}
+    env |= {name: value for name, value in way.items() if value}
     return float(
         subprocess.run([sys.executable, "-c", WORK], env=env, capture_output=True, text=True, check=True).stdout
     )
@@ -61,7 +63,7 @@ def measured(neighbours: int) -> dict[str, list[float]]:
             stack.callback(busy.kill)
         for _ in range(TURNS):
             for name, way in WAYS.items():
-                found[name].append(round(once(*way), 3))
+                found[name].append(round(once(way), 3))
     return found
 
 
@@ -78,9 +80,9 @@ def main() -> None:
         "seconds_beside_a_neighbour": beside,
         "quiet_speed_kept_beside_a_neighbour": {
             "torch": round(median["torch"][0] / median["torch"][1], 3),
-            "bench": round(median["passive"][0] / median["chosen beside a neighbour"][1], 3),
+            "bench": round(median["bench"][0] / median["chosen beside a neighbour"][1], 3),
         },
-        "quiet_passive_over_torch": round(median["torch"][0] / median["passive"][0], 3),
+        "quiet_over_torch": {name: round(median["torch"][0] / median[name][0], 3) for name in ("passive", "bench")},
     }
     print(json.dumps(found, indent=1))
     write_json(Path(__file__).with_suffix(".json"), found | {"provenance": provenance.provenance()})
