@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +34,9 @@ settings.register_profile("any host", deadline=None)  # how long an example take
 settings.load_profile("any host")
 
 os.environ.setdefault("BENCH_JUDGE", "likelihood")  # the default judge loads two models
+DATA = tempfile.TemporaryDirectory(prefix="bench-data-")
+os.environ["BENCH_DATA"] = DATA.name  # else the user's own; each test has one too
+TESTS = itertools.count()
 KEY = "sk-a-key-like-no-other-0123456789"
 SHIPPED = ("bench", "methods", "tasks")
 MARKERS = {"default_model": "model", "browser": "browser", "served": "vllm", "committed_tables": "slow"}
@@ -46,6 +51,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in MARKERS.keys() & getattr(item, "fixturenames", ()):
             item.add_marker(MARKERS[name])
+
+
+@pytest.fixture(autouse=True)
+def _own_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Results that no folder was named for lie in a folder of each test's own."""
+    before = os.environ["BENCH_DATA"]
+    os.environ["BENCH_DATA"] = str(tmp_path_factory.getbasetemp() / "data" / str(next(TESTS)))
+    yield
+    os.environ["BENCH_DATA"] = before
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -23,6 +23,7 @@ from bench import results, stats
 from bench.cli.main import main
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.core.paths import scratch
 from bench.results import provenance
 
 METHODS = ("none", "diffmean", "prompt")
@@ -330,7 +331,7 @@ def test_the_results_option_stands_above_the_environment(place: Place) -> None:
 def test_a_fake_run_goes_to_the_scratch_folder_and_says_why(place: Place) -> None:
     done = place.bench("run", "--backend", "fake", "--json", "-m", "none", "-n", "1", BENCH_RESULTS=None)
     row = strict(done.stdout)["runs"][0]
-    assert Path(row["path"]).is_relative_to(place.root / "cache" / "scratch" / "results")
+    assert Path(row["path"]).is_relative_to(scratch())
     for reason in ("preset quick", "the run is limited", "the fake backend has no model"):
         assert reason in done.stderr
         assert any(reason in text for text in record(row)["refused"])

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from bench.cli.main import ended_by_signals, main, told
 from bench.core.errors import BenchError, UsageError
-from bench.core.paths import FILES, KEPT, KINDS, TAG, cache_root, mark_cache
+from bench.core.paths import FILES, KINDS, TAG, cache_root, mark_cache, scratch
 from bench.core.store import write_json
 from bench.run import speed
 
@@ -45,14 +45,32 @@ def made(root: Path, *kinds: str) -> Path:
 
 def test_clearing_takes_what_can_be_made_anew_and_no_result(home: Path) -> None:
     mark_cache()
-    made(home / "cache", "rows", "fits", "scratch", "own")
+    made(home / "cache", "rows", "fits", "own")
+    made(scratch().parent, "results")
     (home / "cache" / "rates.json").write_text("{}")
     done = bench("cache", "clear", "--yes")
     assert [line.split()[0] for line in done.stderr.splitlines()[1:]] == ["fits", "rows", "total"]
-    assert sorted(os.listdir(home / "cache")) == [TAG, "own", "rates.json", "scratch"]
-    assert bench("cache", "clear", "scratch", "--yes").stdout == "cleared\n"
     assert sorted(os.listdir(home / "cache")) == [TAG, "own", "rates.json"]
+    assert (scratch() / "in" / "file.jsonl").is_file()
+    assert "'scratch' is not one of" in " ".join(bench("cache", "clear", "scratch", "--yes", expect=2).stderr.split())
     assert "nothing to clear" in bench("cache", "clear", "--yes").stderr
+
+
+def test_results_in_an_older_cache_move_out_of_it_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(home / "cache", "scratch/results", "scratch/reports", "rows")
+    (home / "data").mkdir()
+    monkeypatch.setenv("BENCH_DATA", str(home / "data"))
+    assert scratch() == home / "data" / "results"
+    assert f"results are now in {home / 'data'} (were in {home / 'cache' / 'scratch'})" in capsys.readouterr().err
+    assert sorted(os.listdir(home / "data")) == ["reports", "results"]
+    assert (home / "data" / "results" / "in" / "file.jsonl").is_file()
+    assert os.listdir(home / "cache" / "scratch") == []
+    made(home / "cache", "scratch/results/of an older version")  # nothing is put over anything
+    assert scratch() == home / "data" / "results"
+    assert capsys.readouterr().err == ""
+    assert (home / "cache" / "scratch" / "results" / "of an older version").is_dir()
 
 
 def test_a_kind_that_is_named_goes_alone(home: Path) -> None:
@@ -231,5 +249,5 @@ def test_every_folder_of_the_cache_is_one_that_clearing_knows() -> None:
     root = Path(__file__).resolve().parents[1] / "bench"
     texts = [path.read_text("utf-8") for path in root.rglob("*.py")]
     named = {name for text in texts for name in re.findall(r'cache_root\(\) / "([^"]+)"', text)}
-    assert named >= {"models", "rows", "scratch"}
-    assert named <= {*KINDS, *KEPT, *FILES}
+    assert named >= {"models", "rows", "fits"}
+    assert named <= {*KINDS, *FILES}

@@ -16,7 +16,7 @@ from bench.cli.console import echo, out
 from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option, roots
 from bench.core import registry
 from bench.core.errors import BenchError, UsageError
-from bench.core.paths import KEPT, KINDS, cache_root, foreign, owned
+from bench.core.paths import KINDS, cache_root, foreign, owned
 
 
 @click.command("list")
@@ -124,16 +124,15 @@ def models(action: str, name: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("action", type=click.Choice(["path", "size", "clear"]), default="size")
-@click.argument("kinds", nargs=-1, type=click.Choice([*KINDS, *KEPT]), metavar="[KIND]...")
+@click.argument("kinds", nargs=-1, type=click.Choice(KINDS), metavar="[KIND]...")
 @click.option("--yes", is_flag=True, help="Clear without asking.")
 def cache(action: str, kinds: tuple[str, ...], yes: bool) -> None:
-    """Print the cache folder, its size by kind, or clear KINDs of it: all but results (scratch, again) if none is
-    named."""
+    """Print the cache folder, its size by kind, or clear KINDs of it, all if none is named. No result lies there."""
     root = cache_root()
     if action == "path":
         echo(str(root))
         return
-    sizes = {kind: _size(root / kind) for kind in (*KINDS, *KEPT) if (root / kind).is_dir()}
+    sizes = {kind: _size(root / kind) for kind in KINDS if (root / kind).is_dir()}
     if action == "size":
         echo("\n".join(_sized(sizes)))
     else:

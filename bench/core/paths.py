@@ -1,4 +1,4 @@
-"""Where things are kept on this machine: the cache, the checked results, and the scratch folder."""
+"""Where things are kept on this machine: the cache, which can be made anew, and results, which are in none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TAG = "CACHEDIR.TAG"
 SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by steer-or-prompt; `bench cache` says what is here.\n"
 KINDS = ("models", "wheels", "fits", "rows", "capability", "adapters", "vllm", "logs", "probes", "memory", "checksums")
 """Folders of the cache that can be made anew."""
-KEPT = ("scratch", "again")
-"""Folders in it that hold results."""
+BEFORE = ("scratch", "again")
+"""Folders in caches of 0.1.0 that hold results."""
 LAST = "last.json"
 """In it: which results folder the last `bench run` wrote to, and which groups."""
 FILES = (TAG, "rates.json", LAST)
@@ -66,7 +66,7 @@ def mark_cache() -> None:
 
 def foreign(root: Path) -> Iterator[str]:
     """What lies in a cache folder that no program of this name puts there."""
-    known = {*KINDS, *KEPT, *FILES}
+    known = {*KINDS, *BEFORE, *FILES}
     yield from sorted(p.name for p in root.glob("*") if p.name not in known and not _part(p.name))
 
 
@@ -89,6 +89,25 @@ def default_results() -> Path:
     return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / "results"
 
 
+def data_root() -> Path:
+    """`$BENCH_DATA`, else the user's data folder: what cannot be made anew at no cost, and so is in no cache."""
+    if named := os.environ.get("BENCH_DATA", "").strip():
+        return expanded(named)
+    return Path(os.environ.get("XDG_DATA_HOME") or expanded("~/.local/share")) / "steer-or-prompt"
+
+
 def scratch() -> Path:
-    """Where runs go that the checked results do not accept."""
-    return cache_root() / "scratch" / "results"
+    """Where runs go that the checked results do not accept; those in the cache of 0.1.0 are moved here, once."""
+    here, before = data_root(), cache_root() / BEFORE[0]
+    if (before / "results").is_dir() and not (here / "results").exists():
+        try:
+            here.mkdir(parents=True, exist_ok=True)
+            for part in ("results", "reports"):
+                if (before / part).is_dir() and not (here / part).exists():
+                    (before / part).rename(here / part)
+        except FileNotFoundError:
+            return here / "results"  # another process was first
+        except OSError:
+            return before / "results"  # on another disk: they stay until their user moves them
+        print(f"bench: results are now in {here} (were in {before})", file=sys.stderr)
+    return here / "results"

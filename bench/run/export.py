@@ -17,7 +17,7 @@ from bench.core.documents import read_json
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.escape import name as file_name
 from bench.core.interfaces import Context
-from bench.core.paths import cache_root
+from bench.core.paths import cache_root, data_root
 from bench.core.settings import known
 from bench.core.steering import Steering
 from bench.core.store import write_over
@@ -121,7 +121,7 @@ def _absent(what: str, run: results.Run, code: str) -> BenchError:
 def _again(run: results.Run, code: str) -> str:
     """The command that makes the run anew; where nothing changed it would find this run done already."""
     words = ["bench", "run", "--config", str(run.path)]
-    return shlex.join(words + (["--results", str(cache_root() / "again")] if code == run.code else []))
+    return shlex.join(words + (["--results", str(data_root() / "again" / "results")] if code == run.code else []))
 
 
 class Typed(TypedDict):
