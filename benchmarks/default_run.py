@@ -2,7 +2,8 @@
 
 Runs it (preset quick, no kept fit, answer or rating) in a folder of its own and writes `default_run.json`.
 `python benchmarks/default_run.py` wants a quiet machine and most of an hour. `--methods A,B` runs those alone, to be
-set against a figure of so many; `--results FOLDER` takes the results of such a run instead.
+set against a figure of so many; `--results FOLDER` takes the results of such a run instead. `--first` stops at the
+first provisional table, and puts the minutes to it beside what is there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,41 @@ import torch
 
 from bench.core.paths import cache_root
 from bench.core.store import write_json
+from bench.results import provenance
 from bench.results.runs import load
 
+SAVED = Path(__file__).with_suffix(".json")
 SHAPE = (512, 576, 1536)
 """Rows of a batch, width and feed-forward width of the default model."""
 
 
 def made(root: Path, methods: str) -> Path:
     """The results folder of a run that found nothing but the model."""
+    subprocess.run(**prepared(root, methods), check=True)
+    return root / "results"
+
+
+def prepared(root: Path, methods: str) -> dict[str, Any]:
+    """The command, and the environment in which it finds nothing but the model."""
     if (models := cache_root() / "models").is_dir():
         shutil.copytree(models, root / "cache" / "models")
-    folder = root / "results"
-    places = {"BENCH_CACHE": str(root / "cache"), "BENCH_RESULTS": str(folder)}
+    places = {"BENCH_CACHE": str(root / "cache"), "BENCH_RESULTS": str(root / "results")}
     command = [sys.executable, "-m", "bench", "run", "--methods", methods, "--task", "axbench"]
-    subprocess.run(command, env={**os.environ, **places}, check=True)
-    return folder
+    return {"args": command, "env": {**os.environ, **places}}
+
+
+def first(root: Path, methods: str) -> float:
+    """Minutes from the command to its first provisional table, at which it is ended."""
+    command = prepared(root, methods)
+    begun = time.monotonic()
+    with subprocess.Popen(**command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr)
+            if line.startswith("provisional:"):
+                process.terminate()
+                return round((time.monotonic() - begun) / 60, 2)
+    raise SystemExit("the run ended without a provisional table")
 
 
 def speed(dtype: torch.dtype) -> float:
@@ -72,10 +94,19 @@ def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--methods", default="all")
     asked.add_argument("--results", type=Path)
+    asked.add_argument("--first", action="store_true")
     options = asked.parse_args()
+    if options.first:
+        with tempfile.TemporaryDirectory() as place:
+            minutes = first(Path(place), options.methods)
+        known = json.loads(SAVED.read_text("utf-8"))
+        write_json(SAVED, known | {"first_table": {"minutes": minutes, "provenance": provenance.provenance()}})
+        print(f"first table after {minutes} min")
+        return
     with tempfile.TemporaryDirectory() as place:
         found = measured(options.results or made(Path(place), options.methods))
-    write_json(Path(__file__).with_suffix(".json"), found)
+    kept = json.loads(SAVED.read_text("utf-8")) if SAVED.is_file() else {}
+    write_json(SAVED, found | {name: kept[name] for name in ("first_table",) if name in kept})
     print(json.dumps({name: found[name] for name in ("minutes", "total_minutes", "gflops_a_core")}, indent=1))
 
 

@@ -41,6 +41,14 @@ def _neighbour(found: Found) -> list[tuple[str, str]]:
     ]
 
 
+def _writing(found: Found) -> list[tuple[str, str]]:
+    before = found["commits"]["before"][:7]
+    return [
+        (f"`hf`, {part}: tokens a second over those at {before}", "{:.2f} ({:.2f}–{:.2f})".format(*one["ratio"]))
+        for part, one in found["parts"].items()
+    ]
+
+
 def _products(found: Found) -> list[tuple[str, str]]:
     lines = []
     for dtype in ("bfloat16", "float32"):
@@ -73,7 +81,10 @@ def _scoring(found: Found) -> list[tuple[str, str]]:
 
 def _default_run(found: Found) -> list[tuple[str, str]]:
     stages = ", ".join(f"{stage} {minutes:g}" for stage, minutes in found["minutes"].items())
-    return [("default run, minutes", f"{found['total_minutes']:g} for {found['methods']} methods ({stages})")]
+    lines = [("default run, minutes", f"{found['total_minutes']:g} for {found['methods']} methods ({stages})")]
+    if first := found.get("first_table"):
+        lines.append(("the same, minutes to its first table", f"{first['minutes']:g}"))
+    return lines
 
 
 def _engines(found: Found) -> list[tuple[str, str]]:
@@ -118,6 +129,7 @@ def _scale(found: Found) -> list[tuple[str, str]]:
 
 LINES: dict[str, Callable[[Found], list[tuple[str, str]]]] = {
     "neighbour": _neighbour,
+    "writing": _writing,
     "products": _products,
     "scoring": _scoring,
     "fitting": lambda found: [("fitting several methods together, over one alone", f"{found['all_to_one']:.2f}")],
