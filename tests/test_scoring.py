@@ -56,6 +56,7 @@ def scored(lm: HFBackend, requests: list[Request]) -> list[Scored]:
 
 def widths(lm: HFBackend, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The lengths of the rows of each pass that follows."""
+    _ = lm.model  # it is tried out as it loads
     seen: list[list[int]] = []
     pad = Batches.pad
 

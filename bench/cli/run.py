@@ -31,7 +31,7 @@ from bench.run.jobs import Job
 from bench.run.plan import ADDRESS, Options, Plan, from_file, make
 from bench.run.session import execute, planned
 from bench.run.speed import learn, rates
-from bench.run.spending import Cost, spend
+from bench.run.spending import Cost, spend, trials
 from bench.run.views import answer_tokens, unanswered_by
 
 
@@ -64,6 +64,12 @@ from bench.run.views import answer_tokens, unanswered_by
     metavar="NAME.FIELD=VALUE",
     help="A field of a method, task or judge, of the protocol (protocol.select=8), or an argument of the model's chat "
     "template (chat.enable_thinking=true).",
+)
+@click.option(
+    "--damage",
+    type=Whole(0),
+    metavar="N",
+    help="Plain answers to read under each setting, for what it does where nobody asked [the preset's: 0, 8, 16].",
 )
 @max_cost_option
 @click.option(
@@ -170,6 +176,8 @@ def _replayed(record: Run, jobs: Sequence[Job]) -> None:
         )
 
 
+CHARACTERS = 4
+"""Of a token of plain English, about: for an estimate."""
 STATES = {"cached": "done", "todo": "to do", "unsupported": "unsupported"}
 
 
@@ -188,8 +196,11 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     total = {name: sum(row[name] for row in todo) for name in names}
     total["generations"] += plain
     total["tokens"] += plain * answer_tokens(made.protocol)
+    settings = sum(trials(job.method, made.protocol) for job in jobs if job.status == "todo")
+    texts = round(sum(len(text.response) + len(text.instruction) for text in made.neutral_texts) / CHARACTERS)
+    total["read"] = 2 * settings * len(made.task.concepts()) * texts  # under the setting, and bare
     speed = rates()
-    units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings"}
+    units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings", "read": "read"}
     seconds = sum(total[name] / speed[unit] for unit, name in units.items())
     first = made.specs[0]
     length = first.protocol.sampling.max_new_tokens
@@ -230,6 +241,8 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         say(f"executor: ray ({cluster}), workers: {made.options.workers or 'one for each device'}")
     elif first.backend == "hf":
         say(threads.chosen()[1])
+    if read := total["read"]:
+        say(f"{len(made.neutral_texts)} plain answers are read under each setting: {read:,} tokens")
     for role, place in made.sent.items():
         say(f"{role}: texts go to {place}")
     if judging:

@@ -26,6 +26,7 @@ from bench.core.values import (
     Activations,
     Completion,
     Concept,
+    Divergence,
     Example,
     Item,
     Request,
@@ -87,6 +88,11 @@ class Backend(ABC):
     def logprobs(self, requests: Sequence[Request]) -> Iterator[tuple[int, TargetScore]]:
         """Log-probability of each request's `target` after its prompt, in any order."""
         raise BenchError(f"backend {self.name} cannot score given answers")
+
+    def diverge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Divergence]]:
+        """How far each request's steering, its prompt included, moves the distribution over every token of its
+        `target` from the bare model's after the request's own prompt, in any order."""
+        raise BenchError(f"backend {self.name} cannot compare distributions")
 
     def activations(
         self, texts: Sequence[Prompted], layers: Sequence[int], tokens: int = 0, site: ReadSite = "resid"

@@ -204,6 +204,16 @@ class TargetScore:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """Sums over the `tokens` of a request's `target`: KL(steered || bare) and its log-probabilities, in nats."""
+
+    tokens: int
+    kl: float
+    steered: float
+    bare: float
+
+
+@dataclass(frozen=True)
 class Activations:
     """Residual-stream reads of one text: `values[layer]` is `[tokens, H]` in fp32.
 

@@ -7,9 +7,7 @@ under what decides it, and an entry that is there is not measured again.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.metadata
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from bench.core.settings import known
 from bench.core.steering import Steering
 from bench.core.store import write_json
 from bench.core.values import Completion, Example, Request, Sampling
+from bench.data.neutral import neutral
 from bench.results import provenance, sidecars
 from bench.run.export import steerings
 from bench.stats.surface import distinct
@@ -38,12 +37,6 @@ if TYPE_CHECKING:
 
 ORDERS = (1, 2, 3)
 """Lengths of the n-grams whose share of distinct ones is reported."""
-
-
-def neutral() -> list[Example]:
-    """The shipped plain questions with plain answers, which no method is fitted on."""
-    path = Path(importlib.import_module("tasks").__path__[0]) / "data" / "neutral.json"
-    return [Example(row["instruction"], row["response"]) for row in json.loads(path.read_text("utf-8"))]
 
 
 @dataclass(frozen=True)

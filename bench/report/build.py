@@ -20,6 +20,7 @@ from bench.report import page
 from bench.report.figures import (
     across_tasks,
     attacks,
+    damage as harm,
     detection,
     dialogues,
     forest,
@@ -31,6 +32,7 @@ from bench.report.figures.drawing import Figure, emit
 from bench.report.section import Section
 from bench.report.text import (
     costs,
+    damage,
     dialogues as by_turn,
     leaderboard,
     monitors,
@@ -48,6 +50,7 @@ FIGURES = (
     detection.detection,
     attacks.attacks,
     dialogues.dialogues,
+    harm.curves,
     overhead.pareto,
     sweeps.coefficients,
     sweeps.depths,
@@ -154,6 +157,7 @@ def sections(table: Table, roots: Sequence[Path]) -> list[Section]:
         *opinions.sections(table, known),
         *by_turn.sections(table),
         *head_to_head.sections(table),
+        *damage.sections(table),
         *monitors.sections(table),
         *costs.sections(table),
     ]

@@ -6,6 +6,7 @@ rests on is left free: `note`, `calibration`, what later versions add.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -70,6 +71,20 @@ class Reading(TypedDict):
     kinds: list[str]
 
 
+class Damaged(Setting):
+    """What a setting does to plain answers, in nats a token (`bench.run.damage`)."""
+
+    kl: float
+    surprise: float
+
+
+class Plain(TypedDict):
+    """The plain answers that were read."""
+
+    texts: Annotated[int, Range(1)]
+    digest: Name
+
+
 class Found(TypedDict):
     """One concept of a run."""
 
@@ -86,6 +101,10 @@ class Found(TypedDict):
     layers: NotRequired[list[list[int]]]
     prompts: NotRequired[list[Stated]]
     monitor: NotRequired[Reading | None]
+    damage: NotRequired[list[Damaged]]
+    at_most: NotRequired[dict[str, float | None]]
+    """KL a token -> the mean on the select split, each question under the setting of so little damage that is best on
+    the others; None where none is so mild."""
 
 
 class Drawing(TypedDict):
@@ -195,6 +214,7 @@ class RunRecord(TypedDict):
     suppresses: NotRequired[bool]
     withholds: NotRequired[list[Name]]
     source: NotRequired[str]
+    neutral: NotRequired[Plain]
     timings: NotRequired[dict[str, float]]
     calibration: NotRequired[dict[str, Any]]
     asked: NotRequired[Asked]
@@ -382,6 +402,17 @@ def agrees(data: Mapping[str, Any]) -> None:
         picked = found["picked"]
         if settings and not any({key: row[key] for key in picked} == picked for row in settings):
             raise Misfit("is none of the settings that were tried", "concepts", name, "picked")
+        if damage := found.get("damage"):
+            if any(
+                all({k: one[k] for k in picked} != {k: row[k] for k in picked} for row in settings) for one in damage
+            ):
+                raise Misfit("is of none of the settings that were tried", "concepts", name, "damage")
+            if "neutral" not in data:
+                raise Misfit("does not say which plain answers were read", "neutral")
+        for limit in (equal := found.get("at_most", {})):
+            if not re.fullmatch(r"\d+(\.\d+)?", limit):
+                raise Misfit(f"is {limit!r}, which is no number", "concepts", name, "at_most")
+            within(equal, limit, scale, ("concepts", name, "at_most"))
     rated(data["samples"], concepts, scale)
 
 

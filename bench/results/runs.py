@@ -68,12 +68,14 @@ def place(spec: RunSpec, root: Path) -> Path:
     return root / spec.task / spec.model / f"{spec.method}-{spec.id}" / "run.json"
 
 
-def find(spec: RunSpec, code: str, folder: Path | None) -> Path | None:
-    """A finished run of this spec made by this code, if there is one."""
+def find(spec: RunSpec, code: str, folder: Path | None, reading: Mapping[str, Any] | None = None) -> Path | None:
+    """A finished run of this spec made by this code, if there is one; `reading` says which plain answers it read."""
     for root in [folder] if folder else [default_results(), scratch()]:
         path = place(spec, root)
         try:
-            if path.is_file() and (run := read(path)).code == code and not run.data["counts"].get("unanswered"):
+            if not path.is_file() or (run := read(path)).code != code or run.data["counts"].get("unanswered"):
+                continue
+            if reading in (None, run.data.get("neutral")):
                 return path
         except BenchError:
             continue  # a damaged run is made again

@@ -289,6 +289,11 @@ def _corrected(
     return within(found, scale) if found else None
 
 
+def banded(table: Table) -> bool:
+    """Whether a table's intervals resample concepts, and not their questions."""
+    return bool(set(table.concepts) & set(table.rows[0].run.data["concepts"]))
+
+
 def within(e: stats.Estimate, scale: float) -> stats.Estimate:
     """An interval cut to what a score can be: the bootstrap-t knows no bounds."""
     return replace(e, low=max(e.low, 0.0), high=min(e.high, scale))

@@ -24,7 +24,7 @@ from bench.core.interfaces import Backend, Method, Prompted, ReadSite
 from bench.core.machine import cores
 from bench.core.paths import cache_root
 from bench.core.registry import plugin_files
-from bench.core.values import Activations, Completion, Request, TargetScore, Train
+from bench.core.values import Activations, Completion, Divergence, Request, TargetScore, Train
 from bench.run.fits import Packed, Rules
 from bench.run.worker import Engine, Started, Worker
 
@@ -91,6 +91,9 @@ class Pool(Backend):
 
     def logprobs(self, requests: Sequence[Request]) -> Iterator[tuple[int, TargetScore]]:
         return self._stream("logprobs", requests)
+
+    def diverge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Divergence]]:
+        return self._stream("diverge", requests)
 
     def _stream(self, name: str, requests: Sequence[Request]) -> Iterator[tuple[int, Any]]:
         """Answers of all units, and then the error of one that was not answered whole."""

@@ -12,21 +12,26 @@ import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from bench.backends.models import DEFAULT, TRUST, Model, dtype, resolve
 from bench.core import registry
-from bench.core.content import plain
+from bench.core.content import digest, plain
+from bench.core.definitions import code_digest
 from bench.core.documents import parsed, read_json, read_toml
 from bench.core.errors import UsageError, suggest
-from bench.core.interfaces import Judge, Method, Task
+from bench.core.interfaces import Backend, Judge, Method, Task
 from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
 from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol, usual_judge
 from bench.core.settings import cast
-from bench.results.record import Asked as AskedFor, Spec
+from bench.core.values import Example
+from bench.data.neutral import neutral
+from bench.results.record import Asked as AskedFor, Plain, Spec
+from bench.run.damage import TEXTS, at_most, summed
 from bench.run.engines import EXECUTORS, make_backend, make_prompter, unable
 from bench.run.spending import spend, trials
 from bench.run.support import blocks_of, unsupported
@@ -69,6 +74,8 @@ class Options:
     machine's own."""
     workers: int = 0
     """How many workers; 0: one for each device of the cluster."""
+    damage: int = -1
+    """Plain answers to read under every setting, for what it does where nobody asked; -1: the preset's."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,20 @@ class Plan:
     @property
     def protocol(self) -> Protocol:
         return self.specs[0].protocol
+
+    @cached_property
+    def neutral_texts(self) -> list[Example]:
+        """Plain answers that are read under every setting; none where the engine cannot."""
+        wanted = TEXTS[self.protocol.preset] if self.options.damage < 0 else self.options.damage
+        engine = registry.get("backend", self.options.backend)
+        every = neutral() if wanted and self.task.kind == "steering" and engine.diverge is not Backend.diverge else []
+        return [every[i * len(every) // wanted] for i in range(wanted)] if every else []  # of all kinds that are there
+
+    @cached_property
+    def reading(self) -> dict[str, Any]:
+        """How many those are, and the digest of them and of what sums them up."""
+        texts = self.neutral_texts
+        return {"texts": len(texts), "digest": digest(texts, code_digest(summed, at_most))}
 
     @property
     def sent(self) -> dict[str, str]:
@@ -140,6 +161,8 @@ def make(options: Options) -> Plan:
         raise UsageError("max_cost is in dollars, at least 0, and max_unscored a share from 0 to 1")
     if options.executor not in EXECUTORS:
         raise UsageError(f"unknown executor {options.executor!r}: {suggest(options.executor, EXECUTORS)}")
+    if not -1 <= options.damage <= (most := len(neutral())):
+        raise UsageError(f"damage = {options.damage}: from 0 to {most} plain answers, or -1 for the preset's")
     if options.workers < 0 or (options.executor == "local" and (options.workers or options.ray_address)):
         raise UsageError("--workers and --ray-address are for --executor ray, and workers are 0 or more")
     if options.backend != "auto":
@@ -302,6 +325,7 @@ class Replayed(TypedDict):
 
     spec: Spec
     asked: NotRequired[AskedFor]
+    neutral: NotRequired[Plain]
 
 
 def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,5 +353,6 @@ def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
         **({"judge": asked["judge"]} if spec["judge"] and "judge" in asked else {}),
         **{k: rules[k] for k in ("preset", "strength", "compat", "seed")},
         "limit": rules["concepts"],
+        "damage": data["neutral"]["texts"] if "neutral" in data else 0,
         "params": owned,
     }

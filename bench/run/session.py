@@ -31,10 +31,11 @@ from bench.core.registry import get
 from bench.core.rows import Rows
 from bench.core.spoken import spoken
 from bench.core.steering import Steering
-from bench.core.values import Completion, Concept, Example, Item, Request, Sample, TargetScore, Verdict
+from bench.core.values import Completion, Concept, Divergence, Example, Item, Request, Sample, TargetScore, Verdict
 from bench.judges.judging import judged_by, rate
 from bench.results.audit import CONTROLS
 from bench.run.cluster import Fitting, Pool, pooled
+from bench.run.damage import Damage, summed
 from bench.run.engines import make_backend, make_prompter
 from bench.run.fits import Packed
 from bench.run.identity import code_of, foreign
@@ -46,6 +47,7 @@ from bench.run.steerings import Steerings
 from bench.run.support import check_disk
 from bench.run.task_contract import checked, refuse, scored
 from bench.run.trials import (
+    Trial,
     best,
     continued,
     drawn,
@@ -80,7 +82,8 @@ def planned(plan: Plan, folder: Path | None = None) -> list[Job]:
         for spec, made in zip(plan.specs, plan.methods, strict=True)
     ]
     for job, why in zip(jobs, plan.lacks, strict=True):
-        if found := results.find(job.spec, job.code, folder):
+        reading = plan.reading if plan.neutral_texts else None
+        if found := results.find(job.spec, job.code, folder, reading):
             job.status, job.path = "cached", found
         elif why:
             job.status, job.reason = "unsupported", why
@@ -233,6 +236,7 @@ class Session:
                 job.picked = {concept: best(trials, self.rules) for concept, trials in job.select.items()}
             self._answer(live, "test")
             self._watch([job for job in live if job.status == "todo"])
+            self._harm([job for job in live if job.status == "todo"])
         for job in jobs:
             if job.status == "todo":
                 self._record(job)
@@ -379,6 +383,8 @@ class Session:
             job.count(verdict for axis, verdict in found.items() if axis != "overall")
             if split == "select":
                 job.select.setdefault(name, {}).setdefault(ask.trial, []).append(ruled(found, self.rules))
+                question = ask.sample.unit or ask.sample.cluster or ask.sample.question or ask.sample.id
+                job.asked.setdefault(name, {}).setdefault(ask.trial, []).append(question)
                 if ask.sample.kind == "generate":
                     job.tried.append(tried(ask, output, ruled(found, self.rules)))
             else:
@@ -434,6 +440,54 @@ class Session:
                     found = reading(self.context, steering, [samples[i] for i in own], [ratings[i] for i in own])
                     if found:
                         job.monitors[concept.id] = found
+
+    def _harm(self, jobs: list[Job]) -> None:
+        """Read plain answers under every setting that was tried. Where that cannot be read the run is as good as it is,
+        and says so."""
+        if not (self.plan.neutral_texts and jobs):
+            return
+        settings = [sum(map(len, job.select.values())) for job in jobs]
+        with self._stage("read plain answers", len(self.plan.neutral_texts) * sum(settings)) as advance:
+            for job, count in zip(jobs, settings, strict=True):
+                try:
+                    job.damage = self._damage(job, count, advance)
+                except (StopRun, OSError):  # the run's own: a full disk, say
+                    raise
+                except Exception as error:
+                    why = cause(error, foreign(job.method))
+                    self.context.log(f"bench: what {job.method.name} does to plain answers is not known: {why}")
+
+    def _damage(self, job: Job, settings: int, advance: Advance) -> dict[str, dict[Trial, Damage]]:
+        """concept -> setting -> what it does to plain answers. A candidate that keeps one of several answers, or rates
+        options anew, has no one distribution to read."""
+        requests: dict[tuple[str, Trial], list[Request]] = {}
+        for concept in self.concepts:
+            for trial in job.select.get(concept.id, {}):
+                candidate = job.fits[concept.id].candidates[trial.candidate]
+                for text in self.plan.neutral_texts if not (candidate.chooser or candidate.rater) else ():
+                    chat = (("user", text.instruction),)
+                    steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, chat)
+                    one = Request(chat, steering, target=text.response)
+                    requests.setdefault((concept.id, trial), []).append(one)
+        advance((settings - len(requests)) * len(self.plan.neutral_texts))
+        found = iter(self._divergences([one for own in requests.values() for one in own], advance))
+        made: dict[str, dict[Trial, Damage]] = {}
+        for (name, trial), own in requests.items():
+            made.setdefault(name, {})[trial] = summed([next(found) for _ in own])
+        return made
+
+    def _divergences(self, requests: Sequence[Request], advance: Advance) -> list[Divergence]:
+        """That of each request; those not kept yet are made."""
+        keys = [digest("divergence", self._key(request), request.prompt, request.target) for request in requests]
+        wanted = self._wanted(keys)
+        advance(len(requests) - len(wanted))
+        for names in self.generations.portions(wanted, advance, self.backend.whole):
+            for i, found in self.backend.diverge([requests[wanted[name][0]] for name in names]):
+                self.generations.put(names[i], dataclasses.asdict(found))
+                advance(1)
+            if any(name not in self.generations for name in names):
+                raise BenchError(f"backend {self.backend.name} left plain answers unread")
+        return [Divergence(**row) for row in self._kept(keys, [None] * len(keys))]
 
     def _scores(self, candidate: Fitted, samples: Sequence[Sample]) -> tuple[list[dict[str, Verdict]], list[float]]:
         texts = [Completion(sample.messages[-1][1], 0, 0) for sample in samples]

@@ -13,8 +13,8 @@ import numpy as np
 from bench.core.content import Array, digest
 from bench.core.interfaces import Backend, Prompted, ReadSite
 from bench.core.registry import backend, table
-from bench.core.steering import Steering
-from bench.core.values import Activations, Completion, Request, TargetScore
+from bench.core.steering import Prompt, Steering
+from bench.core.values import Activations, Completion, Divergence, Request, TargetScore
 
 WORDS = [
     "a",
@@ -85,6 +85,15 @@ class FakeBackend(Backend):
             count = max(1, len(request.target.split()))
             values = -self._rng(request.prompt, request.target).gamma(4.0, 0.5, count)
             yield i, TargetScore(tuple(float(v) for v in values))
+
+    def diverge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Divergence]]:
+        for i, request in enumerate(requests):
+            count = max(1, len(request.target.split()))
+            steering = request.steering or Steering()
+            bare = -self._rng(request.prompt, request.target).gamma(4.0, 0.5, count)
+            changed = steering.inside or steering.prompt != Prompt()
+            moved = self._rng(request.target, steering.digest).gamma(2.0, 0.1, count) if changed else np.zeros(count)
+            yield i, Divergence(count, float(moved.sum()), float((bare - moved).sum()), float(bare.sum()))
 
     @property
     def context(self) -> int:

@@ -27,14 +27,14 @@ from bench.backends.hf.memory import Memory, room
 from bench.backends.hf.modules import blocks, check_states, head_weights, read_blocks
 from bench.backends.hf.prefix import prefix_groups
 from bench.backends.hf.sampling import Draw, Paired, halt
-from bench.backends.hf.scoring import Divergence, Scored, diverge, edited, reads_trees, score
+from bench.backends.hf.scoring import Scored, diverge, edited, reads_trees, score
 from bench.backends.models import Model, hush, pick_dtype
 from bench.core.content import Array, digest
 from bench.core.edits import KEPT
 from bench.core.errors import BenchError, said
 from bench.core.interfaces import Backend, Prompted, ReadSite
 from bench.core.registry import backend, table
-from bench.core.values import Activations, Completion, Request, Sampling, TargetScore
+from bench.core.values import Activations, Completion, Divergence, Request, Sampling, TargetScore
 
 if TYPE_CHECKING:
     from bench.backends.hf import cache

@@ -29,7 +29,7 @@ from bench.backends.hf.prefix import common, prefix_groups
 from bench.core.content import Array
 from bench.core.errors import BenchError
 from bench.core.steering import Mix, Steering
-from bench.core.values import Request, TargetScore
+from bench.core.values import Divergence, Request, TargetScore
 
 PIECE = 16
 """Positions whose `[V]` distributions are in memory in fp32 at once."""
@@ -366,16 +366,6 @@ def _mixed(
     return scores, greedy
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """Sums over the `tokens` of one target: KL(steered || bare) and its log-probabilities, in nats."""
-
-    tokens: int
-    kl: float
-    steered: float
-    bare: float
-
-
 def diverge(
     model: Any,
     header: Callable[[Sequence[int]], int],
@@ -408,13 +398,19 @@ def diverge(
     def work(batch: list[int]) -> Iterator[tuple[int, Divergence]]:
         rests = [targets[i][:-1] for i in batch]
         changed = logits([steered[i] for i in batch], [steerings[i] for i in batch], rests)
-        plain = logits([bare[i] for i in batch], [None] * len(batch), rests)
+        texts = {i: (tuple(bare[i]), tuple(targets[i])) for i in batch}
+        shared = list(dict.fromkeys(texts.values()))  # one text under many settings is read bare once
+        prompts, rests = [list(prompt) for prompt, _ in shared], [list(target[:-1]) for _, target in shared]
+        plain = dict(zip(shared, logits(prompts, [None] * len(shared), rests), strict=True))
         mixed = [i for i in batch if i in against]
         rests = [targets[i][:-1] for i in mixed]
         others = logits([against[i].ids for i in mixed], [against[i].steering for i in mixed], rests) if mixed else []
         second = dict(zip(mixed, others, strict=True))
-        for i, one, two in zip(batch, changed, plain, strict=True):
+        for i, one in zip(batch, changed, strict=True):
+            steering, two = steerings[i], plain[texts[i]]
             own = Mix.logprobs(one, second[i], against[i].mix.alpha) if i in second else one
+            if not (i in second or (steering and steering.inside)) and list(steered[i]) == list(bare[i]):
+                own = two  # to the bit, whatever stood beside it
             yield i, _divergence(own, two, torch.tensor(targets[i], device=two.device))
 
     whole = [i for i, one in enumerate(steerings) if not (one and one.keeps)]

@@ -16,7 +16,7 @@ from bench.core.surfaces import PROMPTED
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.results.runs import Run
-from bench.results.tables import Table
+from bench.results.tables import Table, banded
 from bench.stats.intervals import Estimate, estimate
 
 Rows = list[dict[str, Any]]
@@ -68,17 +68,12 @@ def _points(
     ]
 
 
-def _banded(table: Table) -> bool:
-    """Whether the table's intervals resample what a curve has values of: concepts, and not the questions of a fold."""
-    return bool(set(table.concepts) & set(table.rows[0].run.data["concepts"]))
-
-
 def _mean(table: Table, values: Mapping[str, float]) -> Estimate | None:
     names = table.concepts if set(table.concepts) & set(values) else tuple(values)
     known = [values[name] for name in names if name in values]
     if not known:
         return None
-    return estimate(known) if _banded(table) else replace(estimate(known), low=math.nan, high=math.nan)
+    return estimate(known) if banded(table) else replace(estimate(known), low=math.nan, high=math.nan)
 
 
 def level(run: Run, axis: str = "overall") -> float:
@@ -133,7 +128,7 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     unit = {"layer": "block"}.get(what) or (
         "c, in median residual norms" if table.spec["protocol"]["strength"] == "norm" else "factor"
     )
-    band = ", 95 %" if _banded(table) else ""
+    band = ", 95 %" if banded(table) else ""
     marks = [
         drawing.handle(color=colour, ls=dashes, marker=marker, ms=4, label=axis + (band if axis == "overall" else ""))
         for axis, (colour, dashes, marker) in styles.items()

@@ -1,0 +1,15 @@
+"""The shipped plain questions with plain answers: what a control technique should leave as it is."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+from bench.core.values import Example
+
+
+def neutral() -> list[Example]:
+    """All of them; no method is fitted on one."""
+    path = Path(importlib.import_module("tasks").__path__[0]) / "data" / "neutral.json"
+    return [Example(row["instruction"], row["response"]) for row in json.loads(path.read_text("utf-8"))]

@@ -1,0 +1,80 @@
+"""What methods do where nobody asked for it, below a table: to the words of plain answers, and at equal damage.
+
+Invariant: scores at equal damage are of the select split, where every setting was tried; no question chooses the
+setting it is scored under.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from bench.report.section import Grid, Section
+from bench.report.text.leaderboard import interval
+from bench.results import damage
+from bench.results.runs import Run, by_question
+from bench.results.tables import Table, banded, within
+from bench.stats.intervals import Estimate, estimate
+from bench.stats.significance import paired
+
+
+def sections(table: Table) -> list[Section]:
+    """Both tables; none where no run read plain answers."""
+    read = damage.same([row.run for row in table.rows])
+    names = {id(row.run): row.name for row in table.rows}
+    moved = [(names[id(run)], *cells) for run in read if (cells := _moved(run, banded(table)))]
+    if not moved:
+        return []
+    texts = read[0].data["neutral"]["texts"]
+    heading = (
+        f"What each method's picked setting (of its first fit) does to {texts} plain answers to plain questions: "
+        "KL(steered || bare), and how much less likely the answers' own words became. Nats a token, mean over concepts:"
+    )
+    columns = ("method", "KL", "words less likely")
+    return [Section(heading, (Grid(columns, tuple(moved)),)), *_equal(table, read, names)]
+
+
+def lines(run: Run) -> list[str]:
+    """The same of one run's picked settings, for a terminal."""
+    if not (cells := _moved(run, not by_question(run.data))):
+        return []
+    texts = run.data["neutral"]["texts"]
+    return [f"{texts} plain answers: KL {cells[0]}, their own words less likely by {cells[1]} nats a token"]
+
+
+def _moved(run: Run, banded: bool) -> tuple[str, str] | None:
+    """What the picked settings do to plain answers: KL a token, and how much less likely their words became."""
+    kl, surprise = (list(damage.picked(run, name).values()) for name in ("kl", "surprise"))
+    if not kl:
+        return None
+    size = estimate(kl)
+    return interval(_cut(replace(size, low=max(size.low, 0.0)), banded)), interval(_cut(estimate(surprise), banded))
+
+
+def _cut(e: Estimate, banded: bool) -> Estimate:
+    """Without its interval where concepts are too few to resample."""
+    return e if banded else replace(e, low=math.nan, high=math.nan)
+
+
+def _equal(table: Table, read: list[Run], names: dict[int, str]) -> list[Section]:
+    known, kept = damage.limits(read[0]), banded(table)
+    bare = next((run for run in read if run.method == "none"), None)
+    reference = next((run for run in read if names[id(run)] == table.reference), None)
+    rows = []
+    for run in read:
+        cells = [names[id(run)]]
+        for limit in known:
+            own = damage.at_most(run, limit, bare)
+            other = damage.at_most(reference, limit, bare) if reference and run is not reference else {}
+            both = [concept for concept in own if concept in other] if kept else []
+            score = interval(_cut(within(estimate(list(own.values())), table.scale), kept)) if own else "–"
+            gap = paired([own[c] for c in both], [other[c] for c in both], table.scale) if both else None
+            cells += [score, interval(gap) if gap else "–", f"{damage.mild(run, limit):.0%}"]
+        rows.append(tuple(cells))
+    columns = [(f"KL ≤ {limit}", f"Δ to {table.reference or 'the prompt'}", "so mild") for limit in known]
+    heading = (
+        "With no more than so much damage: the overall score on the select questions, each under the setting that is "
+        "best on the others among those that move plain answers so little; so mild: share of the concepts in which "
+        "some setting is, the bare model standing in for the rest, of the method and of what it is compared with:"
+    )
+    return [Section(heading, (Grid(("method", *(c for each in columns for c in each)), tuple(rows)),))]
