@@ -20,6 +20,9 @@ from bench.run.engines import make_backend
 from bench.run.plan import Options, Plan
 
 
+LONG = ["diffmean", "mean", "pca", "prompt"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.build(tmp_path_factory.mktemp("llama")).path
@@ -39,7 +42,7 @@ def adapter_method() -> None:
 
 def test_auto_is_vllm_where_it_is_able_and_the_run_long_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "unable", lambda: "")
-    long = made(folder, ["diffmean", "prompt"], preset="standard")
+    long = made(folder, LONG, preset="standard")
     assert {spec.backend for spec in long.specs} == {long.options.backend} == {"vllm"}
     short = made(folder, ["diffmean", "prompt"], limit=1)
     assert {spec.backend for spec in short.specs} == {"hf"}
@@ -49,7 +52,7 @@ def test_auto_is_vllm_where_it_is_able_and_the_run_long_enough(folder: Path, mon
 
 def test_auto_says_why_it_is_not_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "unable", lambda: "vLLM is not installed")
-    assert made(folder, ["diffmean", "prompt"], preset="standard").engine == "engine: hf (vLLM is not installed)"
+    assert made(folder, LONG, preset="standard").engine == "engine: hf (vLLM is not installed)"
     monkeypatch.setattr(backend, "unable", lambda: "")
     adapter_method()
     found = made(folder, ["adapted", "prompt"], preset="standard")

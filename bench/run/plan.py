@@ -230,8 +230,8 @@ def _under(made: Method, compat: str) -> tuple[Method, str]:
         return made, str(error)
 
 
-WORTH_AN_ENGINE = 20_000
-"""New tokens from which starting vLLM (most of a minute) pays on two cores."""
+WORTH_AN_ENGINE = 75_000
+"""New tokens from which starting vLLM (most of a minute) pays on two cores (`benchmarks/engines.py`)."""
 
 
 def _engine(options: Options, methods: Sequence[Method], rules: Protocol, task: Task) -> tuple[Options, str]:
