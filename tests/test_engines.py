@@ -19,7 +19,6 @@ from bench.run import plan
 from bench.run.engines import make_backend
 from bench.run.plan import Options, Plan
 
-
 LONG = ["diffmean", "mean", "pca", "prompt"]
 
 
