@@ -6,7 +6,7 @@ Invariant: every score is a function of the question and the text alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -14,7 +14,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bench import (
-    BenchError,
     Completion,
     Concept,
     Example,
@@ -173,13 +172,13 @@ class TwoConstraints(Constraints):
 
     As `constraints`, with twelve pairs that can be kept together, each rule in two of them. `first` and `second`: how
     far each is kept; `rule`: their harmonic mean; `strict`, `loose`: both in whole; `overall`: the harmonic mean of
-    both, `answer` and `sound`. `retention` sets it against a run of `constraints`: how much of a rule, kept alone, is
-    left.
+    both, `answer` and `sound`. A report with a table of `constraints` says how much of a rule, kept alone, is left.
 
     One item: "Why do cats purr?" for capitals and no commas: "CATS PURR, AND REST." has second 1, and first 0.0000037.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("rule", "first", "second", "strict", "loose", "answer", "sound")
+    composes: ClassVar[str] = "constraints"
 
     @property
     def names(self) -> Sequence[tuple[str, ...]]:
@@ -267,26 +266,6 @@ def sound(text: str) -> float:
     low, high = SOUND
     share = distinct([text], 2) if len(text.split()) > 2 else None
     return 0.0 if share is None else min(1.0, max(0.0, (share - low) / (high - low)))
-
-
-def retention(
-    alone: Mapping[str, Mapping[str, float | None]], both: Mapping[str, Mapping[str, float | None]]
-) -> dict[str, tuple[float | None, float | None]]:
-    """pair -> how much of each of its rules is left where both are to be kept, as a share of what was kept of it alone.
-
-    `alone` and `both` are concept -> axis -> mean, of runs of `constraints` and `constraints-two`. None where a rule
-    was not there to lose (below .05 alone), or was not measured.
-    """
-    found = {}
-    for pair, axes in both.items():
-        shares = []
-        for name, axis in zip(pair.split("+"), ("first", "second"), strict=True):
-            if name not in alone:
-                raise BenchError(f"the single rules lack {name}: run constraints with all concepts")
-            single, kept = alone[name]["rule"], axes[axis]
-            shares.append(None if single is None or kept is None or single < 0.05 else kept / single)
-        found[pair] = (shares[0], shares[1])
-    return found
 
 
 def _number(value: float) -> Verdict:

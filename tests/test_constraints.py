@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.core.errors import BenchError
+from bench import results
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.values import Completion
+from bench.report.build import build as build_report
+from bench.results.composition import retention
+from bench.run.plan import Options, make
+from bench.run.session import execute
 from tasks._rules import PAIRS, RULES, shipped
-from tasks.constraints import ORDERS, on_topic, parts, retention, sound
+from tasks.constraints import ORDERS, on_topic, parts, sound
 
 
 def made(name: str = "constraints", preset: str = "standard") -> Any:
@@ -152,8 +157,27 @@ def test_each_rule_stands_in_two_pairs_and_both_must_be_kept() -> None:
 
 
 def test_retention_is_what_is_left_of_a_rule_kept_alone() -> None:
-    alone = {"no-commas": {"rule": 0.8}, "capitals": {"rule": 0.01}}
-    found = retention(alone, {"no-commas+capitals": {"first": 0.4, "second": 0.3}})
-    assert found == {"no-commas+capitals": (0.5, None)}
-    with pytest.raises(BenchError, match="lack capitals"):
-        retention({"no-commas": {"rule": 1.0}}, {"no-commas+capitals": {"first": 0.4, "second": 0.3}})
+    def run(scores: dict[str, dict[str, float | None]], axis: str) -> results.Run:
+        concepts = {name: {"test": means} for name, means in scores.items()}
+        return results.Run(Path(), {"concepts": concepts, "axes": [axis], "scale": 1.0})
+
+    alone = run({"no-commas": {"rule": 0.8}, "capitals": {"rule": 0.01}, "short": {"rule": None}}, "rule")
+    means: dict[str, float | None] = {"first": 0.4, "second": 0.2}
+    both = run(dict.fromkeys(("no-commas+capitals", "no-commas+short", "long+no-commas"), means), "rule")
+    assert retention(both, alone) == {
+        "no-commas+capitals": (0.5, None),  # what was hardly there cannot be lost
+        "no-commas+short": (0.5, None),
+        "long+no-commas": (None, 0.25),
+    }
+
+
+@pytest.mark.slow
+def test_a_report_sets_pairs_against_their_rules_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    for name in ("constraints", "constraints-two"):
+        options = Options(("none", "diffmean", "prompt"), task=name, backend="fake")
+        assert {job.status for job in execute(make(options), tmp_path / "results")} == {"complete"}
+    build_report(tmp_path / "results", tmp_path / "out")
+    text = (tmp_path / "out" / "leaderboard.md").read_text("utf-8")
+    assert text.count("Two wishes at once") == 1
+    assert "of 12 |" in text

@@ -537,6 +537,8 @@ class Task(ABC):
     """Whether its score may decide between steering and prompting; False where a form of answer alone earns it."""
     told: ClassVar[str] = ""
     """How its scores come about, for the notes of a table, where not by ratings alone or by probabilities."""
+    composes: ClassVar[str] = ""
+    """The task of one wish at a time of which this asks for two: concepts `a+b`, axes `first` and `second`."""
     multiple_choice: ClassVar[bool] = False
     """Whether it gives the answers, of which the likeliest counts."""
     derives: ClassVar[frozenset[str]] = frozenset()

@@ -31,6 +31,7 @@ from bench.report.figures import (
 from bench.report.figures.drawing import Figure, emit
 from bench.report.section import Section
 from bench.report.text import (
+    composition,
     costs,
     damage,
     dialogues as by_turn,
@@ -66,7 +67,8 @@ def build(results: Path, out: Path) -> list[Path]:
         raise UsageError(f"no runs in {results}: run bench run first")
     out.mkdir(parents=True, exist_ok=True)
     curves = sample_efficiency.sections(found)
-    below = {t.group: [*sections(t, (results, default_results())), *curves.get(t.group, [])] for t in found}
+    roots = (results, default_results())
+    below = {t.group: [*sections(t, roots), *composition.sections(t, found), *curves.get(t.group, [])] for t in found}
     images: dict[str, list[tuple[str, str]]] = {}
     drawn: list[Path] = []
     for group, stem, figure in figures(found, results):
