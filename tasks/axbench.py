@@ -58,12 +58,16 @@ class AxBench(Task):
         """Labelled texts for detection: (example, positive | negative | hard negative)."""
         return self.corpus.evaluation[concept.id]
 
+    def asked(self, concept: Concept) -> Sequence[str]:
+        """Instructions of both splits."""
+        return self.corpus.instructions[concept.id]
+
     def select(self, concept: Concept) -> Sequence[Sample]:
-        asked = self.corpus.instructions[concept.id]
+        asked = self.asked(concept)
         return self._samples(concept, "select", asked[: len(asked) // 2][: self.protocol.select])
 
     def test(self, concept: Concept) -> Sequence[Sample]:
-        asked = self.corpus.instructions[concept.id]
+        asked = self.asked(concept)
         return self._samples(concept, "test", asked[len(asked) // 2 :][: self.protocol.test])
 
     def _samples(self, concept: Concept, split: Literal["select", "test"], asked: Sequence[str]) -> list[Sample]:

@@ -25,6 +25,7 @@ DATA = {
     "axbench": "",
     "axbench-suppress": "",
     "axbench-attack": "",
+    "axbench-two": "",
     "constraints": "",
     "constraints-two": "",
     "persona": "",

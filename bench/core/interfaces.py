@@ -557,6 +557,10 @@ class Task(ABC):
     def train(self, concept: Concept) -> Train:
         """The training views of a concept."""
 
+    def calibration(self) -> Sequence[Train]:
+        """What a judge is calibrated on: texts of the concepts that are rated, which may be others than are taught."""
+        return [self.train(concept) for concept in self.concepts()]
+
     @abstractmethod
     def select(self, concept: Concept) -> Sequence[Sample]:
         """The questions that settings are chosen by."""

@@ -101,7 +101,7 @@ def validate(
     found: dict[str, Any] = {"judge": instrument.name, "axes": {}, "data": Path(data).name}
     if concepts:
         _check_apart(task, concepts)
-        instrument.prepare([task.train(c) for c in concepts])
+        instrument.prepare(task.calibration())
         asked = {c.id: questions(c, texts[c.id]) for c in concepts}
         asked[concepts[0].id] += [
             Question(Item("fluency", concepts[0], s["instruction"], s["text"]), "collapsed", "fluency")

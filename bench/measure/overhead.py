@@ -177,7 +177,7 @@ def _fitted(run: Run, session: Session, settings: Settings, local: bool) -> tupl
     prompter, method = plan.specs[0].prompter, plan.methods[0]
     keys = session.fits.keys(method, prompter)
     if method.uses_judge:
-        session.judge.prepare(session.backend, session.evidence, list(session.trains.values()))
+        session.judge.prepare(session.backend, session.evidence, session.calibration)
     cost: dict[str, Any] = {"seconds": None, "tokens": None}
     if local and not prompter:  # else a fit would be paid for again
         with tempfile.TemporaryDirectory() as folder, tokens_through(session.backend) as count:
@@ -299,7 +299,8 @@ PARTS = ("prompt_tokens", "against", "streams")
 
 def _judged(run: Run, session: Session, rows: Sequence[Row], answers: Sequence[Completion]) -> dict[str, Any]:
     """Tokens the local judge reads per answer; a model of one's own costs no money."""
-    trains = [session.trains[name] for name in sorted({row.concept.id for row in rows})]
+    names = {row.concept.id for row in rows}
+    trains = [train for train in session.calibration if train.concept.id in names] or session.calibration
     session.judge.prepare(session.backend, session.evidence, trains)
     session.judge.prepare(session.backend, _Aside(session.evidence.folder), trains)
 

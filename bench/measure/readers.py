@@ -134,7 +134,7 @@ def _judged(
         if not places:
             continue
         # Each set is calibrated whole, as a run calibrates it: an instruction anchor belongs to a genre.
-        instrument.prepare([source.train(c) for c in source.concepts()])
+        instrument.prepare(source.calibration())
         concepts = {
             i: known.get(answers[i].concept, (mini, Concept(answers[i].concept, answers[i].concept)))[1] for i in places
         }

@@ -84,7 +84,7 @@ def rejudge(
                 else:
                     task = task_of(run)
                     if not prepared:
-                        instrument.prepare([task.train(c).limited(sequences) for c in task.concepts()])
+                        instrument.prepare([train.limited(sequences) for train in task.calibration()])
                         prepared = True
                     write_json(path, _record(run, task, instrument, code))
                     advance(len(run.data["samples"]))

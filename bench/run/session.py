@@ -31,7 +31,18 @@ from bench.core.registry import get
 from bench.core.rows import Rows
 from bench.core.spoken import spoken
 from bench.core.steering import Steering
-from bench.core.values import Completion, Concept, Divergence, Example, Item, Request, Sample, TargetScore, Verdict
+from bench.core.values import (
+    Completion,
+    Concept,
+    Divergence,
+    Example,
+    Item,
+    Request,
+    Sample,
+    TargetScore,
+    Train,
+    Verdict,
+)
 from bench.judges.judging import judged_by, rate
 from bench.results.audit import CONTROLS
 from bench.run.cluster import Fitting, Pool, pooled
@@ -171,7 +182,7 @@ class Session:
                 and (self.task.rated or any(job.method.uses_judge for job in live))
             ):
                 with self._stage("calibrate the judge", 1) as advance:
-                    self.judge.prepare(self.backend, self.evidence, list(self.trains.values()))
+                    self.judge.prepare(self.backend, self.evidence, self.calibration)
                     advance(1)
             groups = self._groups(live)
             for number, group in enumerate(groups, 1):
@@ -187,6 +198,11 @@ class Session:
             kept = (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep)
             for rows in (*kept, self.judgements, self.spending, self.written):
                 rows.close()
+
+    @property
+    def calibration(self) -> list[Train]:
+        """What the judge is calibrated on, within the budget of a fit."""
+        return [train.limited(self.rules.budget.sequences) for train in self.task.calibration()]
 
     def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """Jobs as they are worked on: what every table rests on and a few more, then others that train nothing, then
