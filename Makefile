@@ -11,7 +11,7 @@ run: $(VENV)/.run
 
 test: lint
 	$(BIN)/bench models fetch
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report= --cov-fail-under=92
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report= --cov-fail-under=92
 
 quick: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not model and not browser and not vllm"

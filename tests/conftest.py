@@ -41,6 +41,8 @@ KEY = "sk-a-key-like-no-other-0123456789"
 SHIPPED = ("bench", "methods", "tasks")
 MARKERS = {"default_model": "model", "browser": "browser", "served": "vllm", "committed_tables": "slow"}
 """Fixtures whose tests have a marker without saying so."""
+LONG = ("test_rehearsal.py", "test_vllm.py")
+"""Files that take minutes: begun first, so that none is left to the end, when the other process has nothing to do."""
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -51,6 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in MARKERS.keys() & getattr(item, "fixturenames", ()):
             item.add_marker(MARKERS[name])
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(autouse=True)
