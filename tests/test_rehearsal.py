@@ -25,6 +25,7 @@ from bench.core.registry import table
 SHORT = (
     *("-p", "protocol.sampling.max_new_tokens=6", "-p", "protocol.select=2", "-p", "protocol.test=2"),
     *("-p", "protocol.budget.tokens=320", "-p", "protocol.budget.sequences=6", "--coefficients", "0.4,2"),
+    *("--damage", "1"),
 )
 """What makes it minutes: AxBench's epochs and batches stay."""
 
@@ -52,6 +53,7 @@ def test_the_published_cell_runs_whole_and_goes_on_after_a_kill(axbench_folder: 
         assert not list((tmp_path / "results").rglob("run.json"))
         done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
+        assert "is not known" not in done.stderr  # what a method does to plain answers can be read of each
         twice = len(stub.answered) - len(set(stub.answered))
     runs: list[dict[str, Any]] = json.loads(done.stdout)["runs"]
     assert {run["status"] for run in runs} == {"complete"}, [run for run in runs if run["status"] != "complete"]
