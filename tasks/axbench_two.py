@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from bench import BenchError, Completion, Concept, Item, Rate, Sample, Train, Verdict, task
+from bench.results.composition import JOINED
 from tasks._axbench_data import Corpus, load
 from tasks.axbench import AxBench, overall
 
 VIEWS = ("positives", "negatives", "hard_negatives", "pairs", "choices", "triggers", "others")
-JOIN = "+"
 
 
 @task("axbench-two")
@@ -50,9 +50,11 @@ class AxBenchTwo(AxBench):
         found = {}
         for own in genres.values():
             for one, other in zip(own, own[1:] + (own[:1] if len(own) > 2 else []), strict=False):
-                if JOIN in one.concept.id:
-                    raise BenchError(f"{self.data}: the name {one.concept.id!r} has a {JOIN}, which stands between two")
-                found[f"{one.concept.id}{JOIN}{other.concept.id}"] = (one, other)
+                if JOINED in one.concept.id:
+                    raise BenchError(
+                        f"{self.data}: the name {one.concept.id!r} has a {JOINED}, which stands between two"
+                    )
+                found[f"{one.concept.id}{JOINED}{other.concept.id}"] = (one, other)
         if not found:
             raise BenchError(f"{self.data}: no two concepts of one genre")
         return found

@@ -198,7 +198,7 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     total["tokens"] += plain * answer_tokens(made.protocol)
     settings = sum(trials(job.method, made.protocol) for job in jobs if job.status == "todo")
     texts = round(sum(len(text.response) + len(text.instruction) for text in made.neutral_texts) / CHARACTERS)
-    total["read"] = 2 * settings * len(made.task.concepts()) * texts  # under the setting, and bare
+    total["read"] = settings * len(made.task.concepts()) * texts  # bare they are read once a batch
     speed = rates()
     units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings", "read": "read"}
     seconds = sum(total[name] / speed[unit] for unit, name in units.items())

@@ -294,6 +294,11 @@ def banded(table: Table) -> bool:
     return bool(set(table.concepts) & set(table.rows[0].run.data["concepts"]))
 
 
+def with_band(e: stats.Estimate, banded: bool) -> stats.Estimate:
+    """A mean over concepts, without its interval where they are too few to resample."""
+    return e if banded else replace(e, low=math.nan, high=math.nan)
+
+
 def within(e: stats.Estimate, scale: float) -> stats.Estimate:
     """An interval cut to what a score can be: the bootstrap-t knows no bounds."""
     return replace(e, low=max(e.low, 0.0), high=min(e.high, scale))

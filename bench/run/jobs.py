@@ -14,7 +14,7 @@ from bench import results
 from bench.core.content import Message, plain
 from bench.core.errors import BenchError
 from bench.core.interfaces import Method
-from bench.core.protocol import Protocol, RunSpec
+from bench.core.protocol import RunSpec
 from bench.core.steering import Steering
 from bench.core.values import Completion, Concept, Request, Sample, Verdict
 from bench.run.damage import LIMITS, Damage, at_most
@@ -46,8 +46,6 @@ class Job:
     tested: dict[str, list[dict[str, Verdict]]] = field(default_factory=dict)
     monitors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """What each concept's vector foretold (`bench.run.monitor`)."""
-    asked: dict[str, dict[Trial, list[str]]] = field(default_factory=dict)
-    """concept -> the question of each verdict in `select`; answers of one share its luck."""
     damage: dict[str, dict[Trial, Damage]] | None = None
     """concept -> what each setting tried does to plain answers, if they were read."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -72,7 +70,7 @@ class Job:
 
     def clear(self) -> None:
         """Let go of questions and answers: they are recorded, or will not be."""
-        for kept in (self.select, self.asked, self.rows, self.tried, self.tested):
+        for kept in (self.select, self.rows, self.tried, self.tested):
             kept.clear()
 
     def count(self, rated: Iterable[Verdict]) -> None:
@@ -138,7 +136,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
             "select": tried,
             "test": results.means(job.tested[name], axes),
             **({"monitor": dict(job.monitors[name])} if name in job.monitors else {}),
-            **(_damage(job, name, plan.protocol) if job.damage and name in job.damage else {}),
+            **(_damage(job, concept, plan) if job.damage and name in job.damage else {}),
         }
     drawn = job.method.samples_per_prompt(plan.protocol.budget)
     unfinished = sum(row.get("thought") == "unfinished" for row in job.rows)
@@ -187,12 +185,13 @@ def _layers(steering: Any) -> list[int]:
     return sorted({edit.layer for edit in steering.edits}) if isinstance(steering, Steering) else []
 
 
-def _damage(job: Job, concept: str, rules: Protocol) -> dict[str, Any]:
+def _damage(job: Job, concept: Concept, plan: Plan) -> dict[str, Any]:
     """What each setting does to plain answers, and the score where it may do so much and no more."""
     assert job.damage
-    found, tried = job.damage[concept], job.select[concept]
-    questions = next(iter(job.asked[concept].values()))
-    equal = {f"{limit:g}": at_most(tried, questions, found, limit, rules) for limit in LIMITS}
+    found, tried = job.damage[concept.id], job.select[concept.id]
+    asked = sorted(plan.task.select(concept), key=lambda sample: sample.turn)  # as they were answered
+    questions = [s.unit or s.cluster or s.question or s.id for s in asked]  # answers of one share its luck
+    equal = {f"{limit:g}": at_most(tried, questions, found, limit, plan.protocol) for limit in LIMITS}
     each = [{"candidate": t.candidate, "coefficient": t.coefficient} | vars(damage) for t, damage in found.items()]
     return {"damage": each, "at_most": equal}
 

@@ -92,8 +92,8 @@ def planned(plan: Plan, folder: Path | None = None) -> list[Job]:
         Job(spec, made, code_of(made, type(plan.task), type(plan.judge), engine))
         for spec, made in zip(plan.specs, plan.methods, strict=True)
     ]
+    reading = plan.reading if plan.neutral_texts else None
     for job, why in zip(jobs, plan.lacks, strict=True):
-        reading = plan.reading if plan.neutral_texts else None
         if found := results.find(job.spec, job.code, folder, reading):
             job.status, job.path = "cached", found
         elif why:
@@ -399,8 +399,6 @@ class Session:
             job.count(verdict for axis, verdict in found.items() if axis != "overall")
             if split == "select":
                 job.select.setdefault(name, {}).setdefault(ask.trial, []).append(ruled(found, self.rules))
-                question = ask.sample.unit or ask.sample.cluster or ask.sample.question or ask.sample.id
-                job.asked.setdefault(name, {}).setdefault(ask.trial, []).append(question)
                 if ask.sample.kind == "generate":
                     job.tried.append(tried(ask, output, ruled(found, self.rules)))
             else:

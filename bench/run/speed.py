@@ -12,7 +12,7 @@ from bench.core.store import write_json
 from bench.results.runs import Run
 from bench.run.jobs import Job
 
-RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5, "train": 700.0, "read": 3000.0}
+RATES = {"generate": 200.0, "rate": 8.0, "fit": 1.5, "train": 700.0, "read": 1000.0}
 """Tokens, ratings, fits, tokens trained on and tokens read a second of the default model on two cores; replaced by what
 is measured."""
 

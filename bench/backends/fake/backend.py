@@ -82,15 +82,17 @@ class FakeBackend(Backend):
 
     def logprobs(self, requests: Sequence[Request]) -> Iterator[tuple[int, TargetScore]]:
         for i, request in enumerate(requests):
-            count = max(1, len(request.target.split()))
-            values = -self._rng(request.prompt, request.target).gamma(4.0, 0.5, count)
-            yield i, TargetScore(tuple(float(v) for v in values))
+            yield i, TargetScore(tuple(float(v) for v in self._bare(request)))
+
+    def _bare(self, request: Request) -> Array:
+        """Log-probabilities of the target's words, whatever the steering."""
+        count = max(1, len(request.target.split()))
+        return -self._rng(request.prompt, request.target).gamma(4.0, 0.5, count)
 
     def diverge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Divergence]]:
         for i, request in enumerate(requests):
-            count = max(1, len(request.target.split()))
-            steering = request.steering or Steering()
-            bare = -self._rng(request.prompt, request.target).gamma(4.0, 0.5, count)
+            steering, bare = request.steering or Steering(), self._bare(request)
+            count = len(bare)
             changed = steering.inside or steering.prompt != Prompt()
             moved = self._rng(request.target, steering.digest).gamma(2.0, 0.1, count) if changed else np.zeros(count)
             yield i, Divergence(count, float(moved.sum()), float((bare - moved).sum()), float(bare.sum()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from bench.core.surfaces import PROMPTED
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.results.runs import Run
-from bench.results.tables import Table, banded
+from bench.results.tables import Table, banded, with_band
 from bench.stats.intervals import Estimate, estimate
 
 Rows = list[dict[str, Any]]
@@ -73,7 +72,7 @@ def _mean(table: Table, values: Mapping[str, float]) -> Estimate | None:
     known = [values[name] for name in names if name in values]
     if not known:
         return None
-    return estimate(known) if banded(table) else replace(estimate(known), low=math.nan, high=math.nan)
+    return with_band(estimate(known), banded(table))
 
 
 def level(run: Run, axis: str = "overall") -> float:

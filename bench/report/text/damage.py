@@ -6,15 +6,14 @@ setting it is scored under.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval
 from bench.results import damage
 from bench.results.runs import Run, by_question
-from bench.results.tables import Table, banded, within
-from bench.stats.intervals import Estimate, estimate
+from bench.results.tables import Table, banded, with_band, within
+from bench.stats.intervals import estimate
 from bench.stats.significance import paired
 
 
@@ -48,12 +47,9 @@ def _moved(run: Run, banded: bool) -> tuple[str, str] | None:
     if not kl:
         return None
     size = estimate(kl)
-    return interval(_cut(replace(size, low=max(size.low, 0.0)), banded)), interval(_cut(estimate(surprise), banded))
-
-
-def _cut(e: Estimate, banded: bool) -> Estimate:
-    """Without its interval where concepts are too few to resample."""
-    return e if banded else replace(e, low=math.nan, high=math.nan)
+    return interval(with_band(replace(size, low=max(size.low, 0.0)), banded)), interval(
+        with_band(estimate(surprise), banded)
+    )
 
 
 def _equal(table: Table, read: list[Run], names: dict[int, str]) -> list[Section]:
@@ -67,7 +63,7 @@ def _equal(table: Table, read: list[Run], names: dict[int, str]) -> list[Section
             own = damage.at_most(run, limit, bare)
             other = damage.at_most(reference, limit, bare) if reference and run is not reference else {}
             both = [concept for concept in own if concept in other] if kept else []
-            score = interval(_cut(within(estimate(list(own.values())), table.scale), kept)) if own else "–"
+            score = interval(with_band(within(estimate(list(own.values())), table.scale), kept)) if own else "–"
             gap = paired([own[c] for c in both], [other[c] for c in both], table.scale) if both else None
             cells += [score, interval(gap) if gap else "–", f"{damage.mild(run, limit):.0%}"]
         rows.append(tuple(cells))
