@@ -20,6 +20,7 @@ from bench.report.page import encoding, samples, summary
 from bench.report.page.build import STATIC
 from bench.report.text.leaderboard import interval
 from bench.report.text.verdict import answers
+from bench.results.runs import TRIALS, Tried, read, trials
 from bench.results.tables import Table, tables
 
 METHODS = (("diffmean", "activations"), ("prompt", "prompt"), ("caa", "activations"), ("none", "control"))
@@ -184,6 +185,19 @@ def test_the_index_has_the_ratings_and_the_largest_gap_of_the_judges(place: Path
                 assert len(judged) == 1
                 pick = runs[METHODS[row][0]].data["concepts"][index["concepts"][case[0]][0]]["picked"]
                 assert answer[2] == pick["coefficient"]
+
+
+def test_answers_of_one_concept_are_read_from_the_disk_as_all_of_them_would_be(tmp_path: Path) -> None:
+    (path,) = write(Recipe([("prompt", "prompt")], ["ocean", "café", "stone"], selects=3), tmp_path)
+    lines = path.with_name(TRIALS).read_text().splitlines(keepends=True)
+    mixed = "\n".join("".join(lines[i::3]) for i in range(3))  # no concept's lines stand together
+    path.with_name(TRIALS).write_text(mixed)
+    run = read(path)
+    kept, tried = trials(run), Tried(run)
+    assert len(kept) == len(lines)
+    for concept in run.data["concepts"]:
+        assert tried.of(concept) == [one for one in kept if one["concept"] == concept] != []
+    assert tried.of("none such") == []
 
 
 def test_a_file_of_answers_stays_small_whatever_the_table(

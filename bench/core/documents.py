@@ -12,7 +12,7 @@ import io
 import json
 import math
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,25 @@ def read_lines(
 ) -> list[Any]:
     """As `read_json` with `halves`, of each line of a JSONL file that is not blank; rows are counted from 1. `test`
     raises `Misfit` for a value that has the shape and yet cannot be."""
-    found = []
+    return [value for _, value in each_line(path, shape, what, remedy, test)]
+
+
+def each_line(
+    path: Path, shape: Any, what: str, remedy: str = "", test: Callable[[Any], None] = lambda value: None
+) -> Iterator[tuple[int, Any]]:
+    """As `read_lines`, one after the other: (the byte at which its line begins, value)."""
     with Blame(path, what, remedy) as blame:
-        # Not splitlines(): it also splits at separators that a model may write inside a text.
-        for number, line in enumerate(read_text(path).split("\n"), 1):
-            if line.strip():
+        _refuse_folder(path)
+        begin = 0
+        with path.open("rb") as file:
+            # Not splitlines(): it also splits at separators that a model may write inside a text.
+            for number, line in enumerate(file, 1):
                 blame.row = number
-                found.append(held(parsed(line, halves=True), shape))
-                test(found[-1])
-    return found
+                if line.strip():
+                    value = held(parsed(_decoded(line, begin), halves=True), shape)
+                    test(value)
+                    yield begin, value
+                begin += len(line)
 
 
 def read_csv(
@@ -96,12 +106,20 @@ def read_table(
 
 def read_text(path: Path) -> str:
     """A file's text; raises ValueError or OSError."""
+    _refuse_folder(path)
+    return _decoded(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _refuse_folder(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise ValueError("it is a folder or a device, not a file")
+
+
+def _decoded(content: bytes, begin: int = 0) -> str:
     try:
-        return path.read_text("utf-8")
+        return content.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is no UTF-8 text (byte {error.start + 1})") from error
+        raise ValueError(f"it is no UTF-8 text (byte {begin + error.start + 1})") from error
 
 
 def table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from bench import stats
 from bench.core.content import Array, digest, plain
-from bench.core.documents import read_json, read_lines, read_toml
+from bench.core.documents import each_line, read_json, read_toml
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.naming import build_method
 from bench.core.paths import default_results, expanded, is_folder, scratch
@@ -394,18 +394,40 @@ def survey(root: Path) -> tuple[list[Run], list[BenchError]]:
 
 def trials(run: Run) -> list[dict[str, Any]]:
     """The answers on the select split that were kept beside a run; none where they were not."""
+    return [trial for _, trial in _tried(run)]
+
+
+def _tried(run: Run) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(the byte at which its line begins, answer)."""
     path = run.path.with_name(TRIALS)
-    if not path.is_file():
-        return []
     concepts, scale = run.data["concepts"], run.data.get("scale", 2.0)
 
     def own(trial: Any) -> None:
         rated([trial], concepts, scale)
 
-    found: list[dict[str, Any]] = read_lines(
-        path, Trial, "a list of this run's answers", "delete it, or run again", own
-    )
-    return found
+    if path.is_file():
+        yield from each_line(path, Trial, "a list of this run's answers", "delete it, or run again", own)
+
+
+class Tried:
+    """As `trials`, asked for by concept: memory holds where the lines are."""
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.path.with_name(TRIALS)
+        self._places: dict[str, list[int]] = {}
+        for place, trial in _tried(run):
+            self._places.setdefault(trial["concept"], []).append(place)
+
+    def of(self, concept: str) -> list[dict[str, Any]]:
+        """In the order in which they were written."""
+        if concept not in self._places:
+            return []
+        found = []
+        with self.path.open("rb") as file:
+            for place in self._places[concept]:
+                file.seek(place)
+                found.append(json.loads(file.readline()))
+        return found
 
 
 def lookup(name: str, roots: Sequence[Path]) -> Run:

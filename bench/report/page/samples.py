@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.report.page.encoding import key
 from bench.results import second_judge
-from bench.results.runs import Run, trials
+from bench.results.runs import Run, Tried
 from bench.results.tables import Table
 
 ANSWERS = 600
@@ -33,23 +33,22 @@ class Case:
 
 
 def shards(table: Table) -> Iterator[tuple[str, Any]]:
-    """The index and then the files it names; nothing for a table whose results keep no texts."""
+    """The index and then the files it names; nothing for a table whose results keep no texts. Memory holds the answers
+    of one concept at a time."""
     judges = _judges(table)
-    cases = _cases(table, judges)
-    if not cases:
-        return
+    runs = [_Answers(row.run, judges) for row in table.rows]
     concepts = list(dict.fromkeys(name for row in table.rows for name in row.run.data["concepts"]))
-    groups: dict[tuple[str, str], list[Case]] = {}
-    for case in cases:
-        groups.setdefault((case.concept, case.split), []).append(case)
-    order = [(c, s) for c in concepts for s in SPLITS if (c, s) in groups]
     files: list[tuple[str, list[Case]]] = []
-    for concept, split in order:
-        for i, chunk in enumerate(_chunks(groups[concept, split])):
-            files.append((f"{key(concept)}-{split}-{i}", chunk))
-    for name, chunk in files:
-        yield name, [case.answers for case in chunk]
-    yield "index", _index(table, concepts, files, judges)
+    for concept in concepts:
+        cases = _cases(runs, concept, ("overall", *table.axes[:-1]))
+        for split in SPLITS:
+            for i, chunk in enumerate(_chunks([case for case in cases if case.split == split])):
+                files.append((f"{key(concept)}-{split}-{i}", chunk))
+                yield files[-1][0], [case.answers for case in chunk]
+                for case in chunk:
+                    case.answers = []
+    if files:
+        yield "index", _index(table, concepts, files, judges)
 
 
 def _chunks(cases: Sequence[Case]) -> Iterator[list[Case]]:
@@ -60,7 +59,8 @@ def _chunks(cases: Sequence[Case]) -> Iterator[list[Case]]:
             yield chunk
             chunk = []
         chunk.append(case)
-    yield chunk
+    if chunk:
+        yield chunk
 
 
 def _index(
@@ -103,30 +103,43 @@ def _name(opinion: second_judge.JudgeRatings) -> str:
     return f"{opinion.judge}/{second_judge.identity(opinion.judge, opinion.data['judge_params'])}"
 
 
-def _cases(table: Table, judges: Sequence[str]) -> list[Case]:
-    found: dict[tuple[str, str, str], Case] = {}
-    axes = ("overall", *table.axes[:-1])
-    for i, row in enumerate(table.rows):
-        others = {_name(o): {s["id"]: s for s in o.data["samples"]} for o in second_judge.of(row.run)}
-        picks = {name: c["picked"] for name, c in row.run.data["concepts"].items()}
-        for split, sample in _samples(row.run):
-            concept, own = sample["concept"], sample["id"]
-            at = (concept, split, own)
-            case = found.setdefault(at, Case(concept, own, split, sample.get("instruction", "")))
-            pick = picks[concept]
+class _Answers:
+    """What a run keeps of its answers, by concept: those of the select split stay on the disk until they are asked
+    for."""
+
+    def __init__(self, run: Run, judges: Sequence[str]) -> None:
+        self.run = run
+        by_name = {_name(o): o for o in second_judge.of(run)}
+        self.others = [
+            {s["id"]: s for s in by_name[name].data["samples"]} if name in by_name else {} for name in judges
+        ]
+        self.tested: dict[str, list[Mapping[str, Any]]] = {}
+        for sample in run.data["samples"]:
+            self.tested.setdefault(sample["concept"], []).append(sample)
+        self.tried = Tried(run)
+
+    def of(self, concept: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(split, answer): on the test split, then on the select split, where the run keeps them."""
+        for split, samples in (("test", self.tested.get(concept, ())), ("select", self.tried.of(concept))):
+            yield from ((split, sample) for sample in samples if "text" in sample)
+
+
+def _cases(runs: Sequence[_Answers], concept: str, axes: Sequence[str]) -> list[Case]:
+    found: dict[tuple[str, str], Case] = {}
+    for i, own in enumerate(runs):
+        if concept not in own.run.data["concepts"]:
+            continue
+        pick = own.run.data["concepts"][concept]["picked"]
+        for split, sample in own.of(concept):
+            at = (split, sample["id"])
+            case = found.setdefault(at, Case(concept, sample["id"], split, sample.get("instruction", "")))
             setting = {k: sample.get(k, pick[k]) for k in ("candidate", "coefficient")}
-            seen = [others.get(name, {}).get(own) if split == "test" else None for name in judges]
+            seen = [rated.get(sample["id"]) if split == "test" else None for rated in own.others]
             chosen = setting == pick
             case.answers.append([*_answer(i, setting, sample, seen, axes), int(chosen)])
             if chosen:
                 case.ratings[i] = _summary(sample, seen[0] if seen else None, axes)
     return list(found.values())
-
-
-def _samples(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Answers on the test split; then those on the select split, where the run keeps them."""
-    for split, samples in (("test", run.data["samples"]), ("select", trials(run))):
-        yield from ((split, sample) for sample in samples if "text" in sample)
 
 
 def _answer(
