@@ -15,18 +15,18 @@ from rich.table import Column, Table as Grid
 
 from bench import results
 from bench.backends import threads
-from bench.cli.console import Console, echo, err, money, out, progress, say
+from bench.cli import board
+from bench.cli.console import echo, err, money, out, progress, say
 from bench.cli.options import SEED, Number, Whole, json_option, max_cost_option, plugin_option, plugins, results_option
 from bench.core.errors import BenchError, UsageError
 from bench.core.escape import printable
 from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
 from bench.report.build import build, refuse_foreign
-from bench.report.text import leaderboard
 from bench.results import hypotheses
 from bench.results.last import remember
 from bench.results.runs import Run, read as read_run
-from bench.results.tables import Table, tables
+from bench.results.tables import tables
 from bench.run.jobs import Job
 from bench.run.plan import ADDRESS, Options, Plan, from_file, make
 from bench.run.session import execute, planned
@@ -263,7 +263,7 @@ def provisional(jobs: Sequence[Job]) -> None:
     """Print the leaderboard of what is done on stderr, while what trains is still to come."""
     left = sum(job.status == "todo" for job in jobs)
     for table in tables([results.read(job.path) for job in jobs if job.path]):
-        err.print(_grid(table, f"provisional: {table.title}"))
+        board.show(table, err, f"provisional: {table.title}")
     say(f"provisional: {left} {'method' if left == 1 else 'methods'} still to come; ranks and intervals may change")
 
 
@@ -286,7 +286,10 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         | ({"reason": job.reason} if job.reason else {})
         for job in jobs
     ]
-    _boards(tables(shown), err if as_json else out(200))
+    console = err if as_json else out(200)
+    for table in tables(shown):
+        board.show(table, console)
+        board.notes(table, console)
     fresh = sum(job.fresh for job in jobs)
     err.print(
         f"{fresh} generations made now; "
@@ -349,17 +352,3 @@ def _report(root: Path) -> None:
         say(f"no report: {error}")
         return
     say("report: " + " ".join(str(p) for p in written if p.suffix in (".md", ".html")))
-
-
-def _grid(table: Table, title: str) -> Grid:
-    grid = Grid(*leaderboard.headings(table), title=title)
-    for row in table.rows:
-        grid.add_row(*leaderboard.cells(table, row))
-    return grid
-
-
-def _boards(shown: Sequence[Table], console: Console) -> None:
-    for table in shown:
-        console.print(_grid(table, table.title))
-        for note in leaderboard.notes(table):
-            console.print(f"- {note}", soft_wrap=True)
