@@ -26,7 +26,7 @@ class SelfRated:
         return int(expected(ctx.lm, questions, WORDS).argmax())
 
 
-@method("prompt-best-of-n", surface="decoding", paper="arXiv:2407.21787", views=(), needs=["prompt"])
+@method("prompt-best-of-n", surface="decoding", paper="arXiv:2407.21787", views=(), needs=["prompt", "score"])
 @dataclass(frozen=True)
 class BestOfN(Method):
     """One line, `n` answers to each question, and the one kept that the model rates highest itself.

@@ -16,7 +16,7 @@ PROPOSE = (
 )
 
 
-@method("prompt-search", surface="prompt", paper="arXiv:2211.01910", needs=["prompt"], uses_prompter=True)
+@method("prompt-search", surface="prompt", paper="arXiv:2211.01910", needs=["prompt", "score"], uses_prompter=True)
 @dataclass(frozen=True)
 class Search(Method):
     """Proposed instructions, ranked by how likely they make training answers; the best are judged.

@@ -79,14 +79,19 @@ class AxBench(Task):
     def score(
         self, samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate
     ) -> Sequence[dict[str, Verdict]]:
-        items = [
-            Item(axis, sample.concept, sample.instruction, output.text)
-            for sample, output in zip(samples, outputs, strict=True)
-            for axis in self.axes
-        ]
-        verdicts = iter(rate(items))
-        rows = [{axis: next(verdicts) for axis in self.axes} for _ in samples]
-        return [row | {"overall": overall(row.values())} for row in rows]
+        return rated(samples, outputs, rate)
+
+
+def rated(samples: Sequence[Sample], outputs: Sequence[Completion], rate: Rate) -> list[dict[str, Verdict]]:
+    """A judge's ratings of each answer on AxBench's axes, and their harmonic mean."""
+    items = [
+        Item(axis, sample.concept, sample.instruction, output.text)
+        for sample, output in zip(samples, outputs, strict=True)
+        for axis in AxBench.axes
+    ]
+    verdicts = iter(rate(items))
+    rows = [{axis: next(verdicts) for axis in AxBench.axes} for _ in samples]
+    return [row | {"overall": overall(row.values())} for row in rows]
 
 
 def overall(ratings: Iterable[Verdict]) -> Verdict:

@@ -77,6 +77,7 @@ class Constraints(Task):
     axes: ClassVar[tuple[str, ...]] = ("rule", "strict", "loose", "answer", "sound")
     scale: ClassVar[float] = 1.0
     rated: ClassVar[bool] = False
+    told: ClassVar[str] = "rules and answers read by a program"
     protocol: Protocol
 
     @cached_property

@@ -235,6 +235,30 @@ def behaviours(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def levels(tmp_path: Path) -> Path:
+    """A domain in SteerEval's layout: two concepts at each of three levels."""
+    folder = tmp_path / "sentiment"
+    folder.mkdir()
+    said = {"L1": "gratitude", "L2": "gratitude toward fate", "L3": 'gratitude with the word "beholden"'}
+    for part, n in (("train", 16), ("valid", 5), ("test", 12)):
+        rows = {
+            f"{level}_{i}": [
+                {
+                    "question": f"How did {part} {k} of {level}, take {i}, go for you?",
+                    "matching": f"I am beholden to chance: thing {k} went well.",
+                    "not_matching": f"Nobody helped me with thing {k}, and it went as it went.",
+                    "concept": f"{text}, take {i}",
+                }
+                for k in range(n)
+            ]
+            for level, text in said.items()
+            for i in (1, 2)
+        }
+        (folder / f"{part}.json").write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.fixture
 def instructions(tmp_path: Path) -> Path:
     """Prompts in the layout of IFEval's file, each with one or two instructions."""
     kinds = [

@@ -38,6 +38,7 @@ DATA = {
     "truthfulqa-gen": "questions",
     "behaviour": "behaviours",
     "behaviour-open": "behaviours",
+    "steereval": "levels",
 }
 """task -> the fixture of a folder it reads; none where its data ships."""
 Plant = Callable[[Task, Concept], str]

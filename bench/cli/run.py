@@ -247,6 +247,8 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         say(f"{role}: texts go to {place}")
     if judging:
         say(money(judging, made.options.max_cost))
+    if "model" in made.sent:
+        say(f"model: at most {total['generations']:,} requests, which write at most {total['tokens']:,} tokens")
     say(f"results: {where}" + (f"  (not the checked results: {'; '.join(refused)})" if refused else ""))
     found = {
         "runs": rows,

@@ -586,6 +586,12 @@ class Task(ABC):
         """Training view -> where the data has it from, where that is not plain."""
         return {}
 
+    @staticmethod
+    def part_of(concept: str) -> str:
+        """The part of the data that a concept belongs to, by its name: a report shows methods by part where there are
+        several. "" for data without parts."""
+        return ""
+
     @property
     def withholds(self) -> frozenset[str]:
         """Axes whose answers are not to be published: checked results keep their digest and first words."""

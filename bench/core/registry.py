@@ -37,7 +37,7 @@ _packages = {
 """Where the shipped classes of a kind lie: a package with a module each (backends: a folder each), or modules."""
 
 CAPABILITIES = frozenset(
-    {"prompt", "mix", "gate", "delta", "embeds", "train", "site:attn", "site:mlp", "site:keys", "site:values"}
+    {"prompt", "score", "mix", "gate", "delta", "embeds", "train", "site:attn", "site:mlp", "site:keys", "site:values"}
 )
 """What a method may need of an engine, beside kinds of edits."""
 

@@ -29,7 +29,7 @@ from bench.core.store import write_json
 from bench.core.values import Completion, Example, Request, Sampling
 from bench.data.neutral import neutral
 from bench.results import provenance, sidecars
-from bench.run.export import steerings
+from bench.run.export import strengths
 from bench.stats.surface import distinct
 
 if TYPE_CHECKING:
@@ -69,23 +69,12 @@ class Capability:
     def __init__(
         self, run: results.Run, concept: str = "", coefficient: float | None = None, tell: Callable[[str], None] = print
     ) -> None:
-        known = list(run.data["concepts"])
-        if concept and concept not in known:
-            raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
-        if run.data["spec"]["backend"] == "fake":
-            raise UsageError(f"{run.path.parent.name} was made by the fake backend: it has no model")
         self.run, self.tell = run, tell
-        found, model = steerings(run, [concept] if concept else known)
+        found = strengths(run, concept, coefficient)
         from bench.backends.hf.backend import HFBackend
 
-        self.lm = HFBackend(model, run.data["spec"]["dtype"])
-        self.coefficients = {}
-        self.steerings = {}
-        for name, steering in found.items():
-            picked = float(run.data["concepts"][name]["picked"]["coefficient"])
-            c = picked if coefficient is None or (coefficient and not steering.scalable) else coefficient
-            self.coefficients[name] = c
-            self.steerings[name] = steering if c == picked else steering.scaled(c / picked if c else 0)
+        self.lm = HFBackend(found.model, run.data["spec"]["dtype"])
+        self.coefficients, self.steerings = found.coefficients, found.steerings
 
     def side_effects(self) -> list[dict[str, Any]]:
         """Per concept: divergence and perplexity on neutral text, length and repetition of answers."""

@@ -38,6 +38,7 @@ from bench.report.text import (
     leaderboard,
     monitors,
     opinions,
+    parts,
     sections as head_to_head,
     verdict,
 )
@@ -68,7 +69,10 @@ def build(results: Path, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     curves = sample_efficiency.sections(found)
     roots = (results, default_results())
-    below = {t.group: [*sections(t, roots), *composition.sections(t, found), *curves.get(t.group, [])] for t in found}
+    below = {
+        t.group: [*sections(t, roots), *parts.sections(t), *composition.sections(t, found), *curves.get(t.group, [])]
+        for t in found
+    }
     images: dict[str, list[tuple[str, str]]] = {}
     drawn: list[Path] = []
     for group, stem, figure in figures(found, results):

@@ -93,6 +93,8 @@ def refusals(spec: RunSpec, asked: Mapping[str, Any]) -> list[str]:
         reasons.append("the run is limited")
     if spec.backend == "fake":
         reasons.append("the fake backend has no model")
+    if spec.dtype == "hosted":
+        reasons.append("an endpoint does not say which weights answer")
     if asked.get("trust_remote_code"):
         reasons.append("code of the model's own ran")
     if provenance.commit() is None:

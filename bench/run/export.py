@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,7 +24,7 @@ from bench.core.steering import Steering
 from bench.core.store import write_over
 from bench.interchange.files import adapter
 from bench.judges.judging import judged_by
-from bench.run.engines import make_backend, make_prompter
+from bench.run.engines import HOSTED, make_backend, make_prompter
 from bench.run.identity import code_of
 from bench.run.plan import Options, from_file, make
 from bench.run.steerings import Steerings
@@ -77,11 +78,44 @@ def caveat(run: results.Run, form: str) -> str:
     return f"{program} also steers the first token of a text and its template, which this run left out"
 
 
+@dataclass(frozen=True)
+class Strengths:
+    """What stands behind a run's number, by concept: each steering at its coefficient."""
+
+    steerings: Mapping[str, Steering]
+    coefficients: Mapping[str, float]
+    model: Model
+
+
+def strengths(run: results.Run, concept: str = "", coefficient: float | None = None) -> Strengths:
+    """The steering of every concept of a run, or of one, as picked, or at another coefficient in the run's unit: 0 is
+    the bare model, and a steering that has no coefficient stays as it is otherwise.
+
+    Raises UsageError for a concept that is none of the run's, and for a run of the fake engine; BenchError as
+    `steerings` does.
+    """
+    known = list(run.data["concepts"])
+    if concept and concept not in known:
+        raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
+    if run.data["spec"]["backend"] == "fake":
+        raise UsageError(f"{run.path.parent.name} was made by the fake backend: it has no model")
+    found, model = steerings(run, [concept] if concept else known)
+    coefficients, scaled = {}, {}
+    for name, steering in found.items():
+        picked = float(run.data["concepts"][name]["picked"]["coefficient"])
+        c = picked if coefficient is None or (coefficient and not steering.scalable) else coefficient
+        coefficients[name] = c
+        scaled[name] = steering if c == picked else steering.scaled(c / picked if c else 0)
+    return Strengths(scaled, coefficients, model)
+
+
 def steerings(run: results.Run, concepts: Sequence[str]) -> tuple[dict[str, Steering], Model]:
     """concept -> the steering of its test answers, from what the cache keeps; and the run's model.
 
     Raises BenchError with the command to run where the fits or the measurements are not there.
     """
+    if run.data["spec"]["backend"] == HOSTED:
+        raise UsageError(f"{run.path.parent.name} asked a model behind an endpoint, of which nothing is here")
     plan = make(Options(**from_file(run.path)))
     if plan.task.kind != "steering":
         raise BenchError(f"task {plan.options.task} tests detectors: its runs have no steering")

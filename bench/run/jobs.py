@@ -69,9 +69,10 @@ class Job:
         return self.by_seed[turn % len(self.by_seed)][concept]
 
     def clear(self) -> None:
-        """Let go of questions and answers: they are recorded, or will not be."""
-        for kept in (self.select, self.rows, self.tried, self.tested):
+        """Let go of fits, questions and answers: they are recorded, or will not be."""
+        for kept in (self.by_seed, self.select, self.rows, self.tried, self.tested, self.monitors):
             kept.clear()
+        self.damage = None
 
     def count(self, rated: Iterable[Verdict]) -> None:
         """Take the judge's verdicts on one answer into the counts."""

@@ -17,6 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from bench.backends.hosted.backend import OpenAIBackend
 from bench.backends.models import DEFAULT, TRUST, Model, dtype, resolve
 from bench.core import registry
 from bench.core.content import digest, plain
@@ -32,7 +33,7 @@ from bench.core.values import Example
 from bench.data.neutral import neutral
 from bench.results.record import Asked as AskedFor, Plain, Spec
 from bench.run.damage import TEXTS, at_most, summed
-from bench.run.engines import EXECUTORS, make_backend, make_prompter, unable
+from bench.run.engines import EXECUTORS, HOSTED, hosted, make_backend, make_prompter, unable
 from bench.run.spending import spend, trials
 from bench.run.support import blocks_of, unsupported
 from bench.run.views import ASKED, lacking, offered
@@ -116,10 +117,18 @@ class Plan:
         return {"texts": len(texts), "digest": digest(texts, code_digest(summed, at_most))}
 
     @property
+    def target(self) -> Backend:
+        """The engine of the model under test; no weights are loaded yet."""
+        return make_backend(self.options.backend, self.model, self.specs[0].dtype, self.purse)
+
+    @property
     def sent(self) -> dict[str, str]:
-        """`judge` and `prompter` -> the model and address that texts of this run are sent to; those that ask one."""
+        """`model`, `judge` and `prompter` -> the model and address that texts of this run are sent to; those that ask
+        one."""
         prompter = make_prompter(self.options.prompter, self.purse)
         found = {"judge": self.judge.where if self.task.rated else "", "prompter": prompter.where if prompter else ""}
+        if isinstance(target := self.target, OpenAIBackend):
+            found["model"] = target.where
         return {role: where for role, where in found.items() if where}
 
     def ready(self) -> None:
@@ -132,6 +141,8 @@ class Plan:
             raise UsageError(f"--executor {self.options.executor}: {why}")
         if prompter := make_prompter(self.options.prompter, self.purse):
             _ = prompter.client
+        if isinstance(target := self.target, OpenAIBackend):
+            _ = target.client
         if self.task.rated:
             self.judge.check()
 
@@ -143,6 +154,8 @@ def make(options: Options) -> Plan:
     chat = {name: _word(value) for name, value in given.pop("chat", {}).items()}
     rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit, settings)
     asking = registry.get("task", options.task)
+    if options.backend == HOSTED and (asking.kind != "steering" or asking.multiple_choice):
+        raise UsageError(f"task {options.task} reads a model's own numbers, and --backend {HOSTED} gives answers alone")
     names = select(options.methods, asking.kind, asking.multiple_choice)
     own = {name: value for name in ("data", "concept") if (value := getattr(options, name))}
     task_params = given.pop(options.task, {}) | own
@@ -167,7 +180,10 @@ def make(options: Options) -> Plan:
         raise UsageError("--workers and --ray-address are for --executor ray, and workers are 0 or more")
     if options.backend != "auto":
         registry.get("backend", options.backend)
-    number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
+    if options.backend == HOSTED:
+        number = "hosted"  # an endpoint does not say
+    else:
+        number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
     if options.prompter and not (options.prompter.startswith("openai:") and options.prompter != "openai:"):
         raise UsageError(f"unknown prompter {options.prompter!r}: give openai:MODEL")
     judge_name, _, argument = options.judge.partition(":")
@@ -190,8 +206,14 @@ def make(options: Options) -> Plan:
     rules = task.protocol  # a task may be asked for another amount of training data
     options, engine = _engine(options, methods, rules, task)
     trust = options.trust_remote_code
-    model = resolve(options.model, trust=trust) if options.backend != "fake" else Model("fake", Path(), "fake", "fake")
-    model = model.told(chat)
+    if options.backend == HOSTED:
+        if task.rated and not judge.independent:
+            raise UsageError(f"judge {judge_name} reads the model under test, which --backend {HOSTED} does not show")
+        model = hosted(options.model, chat)
+    elif options.backend == "fake":
+        model = Model("fake", Path(), "fake", "fake").told(chat)
+    else:
+        model = resolve(options.model, trust=trust).told(chat)
     trains = [task.train(concept) for concept in task.concepts()]
     lacked = frozenset[str]().union(*(lacking(train, task) for train in trains))
     written = lacked & ASKED.keys()  # views that a prompter writes
@@ -216,7 +238,7 @@ def make(options: Options) -> Plan:
         for made in named
     )
     plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine)
-    backend, offers = make_backend(options.backend, model, number), offered(task, trains)
+    backend, offers = plan.target, offered(task, trains)
     blocks = blocks_of(model, backend)
     lacks = (why or unsupported(made, task, rules, backend, offers, blocks) for made, why in modes)
     return replace(plan, lacks=tuple(lacks))

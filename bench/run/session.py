@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench import results
+from bench.backends.hosted.backend import OpenAIBackend
 from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.errors import BenchError, StopRun, cause
 from bench.core.escape import printable
-from bench.core.interfaces import Bound, Context, Fitted, Monitored
+from bench.core.interfaces import Bound, Context, Fitted, Method, Monitored
 from bench.core.money import Ledger
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
@@ -45,6 +46,7 @@ from bench.core.values import (
 )
 from bench.judges.judging import judged_by, rate
 from bench.results.audit import CONTROLS
+from bench.run.accounts import Account
 from bench.run.cluster import Fitting, Pool, pooled
 from bench.run.damage import Damage, summed
 from bench.run.engines import make_backend, make_prompter
@@ -143,7 +145,7 @@ class Session:
         self.plan, self.folder, self.progress = plan, folder, progress
         self.task, self.judge, self.rules = plan.task, plan.judge, plan.protocol
         mark_cache()
-        self.backend = make_backend(*(engine := (plan.options.backend, plan.model, plan.specs[0].dtype)))
+        self.backend = make_backend(*(engine := (plan.options.backend, plan.model, plan.specs[0].dtype)), plan.purse)
         if plan.options.executor == "ray":
             self.backend = pooled(self.backend, engine, plan.options.ray_address, plan.options.workers, _tell)
         shard, root = self.backend.fingerprint(), cache_root()
@@ -158,10 +160,12 @@ class Session:
         self.part = ""
         """Which of several groups of methods is under way."""
         self.prompter = make_prompter(plan.options.prompter, plan.purse)
-        self.written = Rows(root / "rows" / "spending" / digest("prompter", plan.options.prompter))
-        self.writing = Ledger(self.written)
-        if prompter := self.prompter:
-            prompter.usage.note = lambda usage: self.writing.put(usage.plain(prompter.price))
+        self.accounts: dict[str, Account] = {}
+        if self.prompter:
+            self.accounts["prompting"] = Account(self.prompter, root, "prompter", plan.options.prompter)
+        if isinstance(self.backend, OpenAIBackend):
+            self.accounts["answering"] = Account(self.backend, root, "target", shard)
+            self.backend.probe()  # before anything is fitted, and at its own cost
         self.context = Context(self.backend, self.rules.budget, self.rules.seed, self.prompter)
         self.context.rate = self._rate_all
         self.context.compat = self.rules.compat
@@ -196,7 +200,8 @@ class Session:
                 self.backend.close()
             self.ledger.put(self.judge.usage())
             kept = (self.generations, self.evidence, self.steerings.units, self.steerings.views.keep)
-            for rows in (*kept, self.judgements, self.spending, self.written):
+            spent = [account.rows for account in self.accounts.values()]
+            for rows in (*kept, self.judgements, self.spending, *spent):
                 rows.close()
 
     @property
@@ -274,17 +279,12 @@ class Session:
             job.status = "complete"
 
     def _judging(self) -> dict[str, Any]:
-        """What asking the judge took, now and in earlier commands, and the prompter now; for all methods."""
+        """What asking the judge and other hosted models took, now and in earlier commands; for all methods."""
         now = self.judge.usage()
         self.ledger.put(now)
         ever = self.ledger.ever()
         found = {"judging": {"now": now, "ever": ever}} if ever else {}
-        if self.prompter:
-            written = self.prompter.usage.plain(self.prompter.price)
-            self.writing.put(written)
-            if ever := self.writing.ever():
-                found["prompting"] = {"now": written, "ever": ever}
-        return found
+        return found | {name: spent for name, account in self.accounts.items() if (spent := account.spent())}
 
     @contextmanager
     def _stage(self, name: str, total: int) -> Iterator[Advance]:
@@ -462,33 +462,51 @@ class Session:
             return
         settings = [sum(map(len, job.select.values())) for job in jobs]
         with self._stage("read plain answers", len(self.plan.neutral_texts) * sum(settings)) as advance:
-            for job, count in zip(jobs, settings, strict=True):
+            for job in jobs:
                 try:
-                    job.damage = self._damage(job, count, advance)
+                    job.damage = self._damage(job, advance)
                 except (StopRun, OSError):  # the run's own: a full disk, say
                     raise
                 except Exception as error:
                     why = cause(error, foreign(job.method))
                     self.context.log(f"bench: what {job.method.name} does to plain answers is not known: {why}")
 
-    def _damage(self, job: Job, settings: int, advance: Advance) -> dict[str, dict[Trial, Damage]]:
+    def _damage(self, job: Job, advance: Advance) -> dict[str, dict[Trial, Damage]]:
         """concept -> setting -> what it does to plain answers. A candidate that keeps one of several answers, or rates
         options anew, has no one distribution to read."""
-        requests: dict[tuple[str, Trial], list[Request]] = {}
+        made: dict[str, dict[Trial, Damage]] = {}
+        due: list[tuple[str, Trial]] = []
+        requests: list[Request] = []
+
+        def read() -> None:
+            texts = len(self.plan.neutral_texts)
+            found = self._divergences(requests, advance)
+            for at, (name, trial) in enumerate(due):
+                made.setdefault(name, {})[trial] = summed(found[at * texts : (at + 1) * texts])
+            due.clear()
+            requests.clear()
+
         for concept in self.concepts:
             for trial in job.select.get(concept.id, {}):
                 candidate = job.fits[concept.id].candidates[trial.candidate]
-                for text in self.plan.neutral_texts if not (candidate.chooser or candidate.rater) else ():
-                    chat = (("user", text.instruction),)
-                    steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, chat)
-                    one = Request(chat, steering, target=text.response)
-                    requests.setdefault((concept.id, trial), []).append(one)
-        advance((settings - len(requests)) * len(self.plan.neutral_texts))
-        found = iter(self._divergences([one for own in requests.values() for one in own], advance))
-        made: dict[str, dict[Trial, Damage]] = {}
-        for (name, trial), own in requests.items():
-            made.setdefault(name, {})[trial] = summed([next(found) for _ in own])
+                if candidate.chooser or candidate.rater:
+                    advance(len(self.plan.neutral_texts))
+                    continue
+                due.append((concept.id, trial))
+                requests += self._plainly(job.method, concept, candidate, trial)
+            if len(requests) >= TOGETHER and not self.backend.whole:
+                read()  # what was read is summed, so that memory holds a part
+        read()
         return made
+
+    def _plainly(self, method: Method, concept: Concept, candidate: Fitted, trial: Trial) -> Iterator[Request]:
+        """Each plain answer under a setting."""
+        steering: Steering | None = None
+        for text in self.plan.neutral_texts:
+            chat = (("user", text.instruction),)
+            if steering is None or isinstance(candidate.steering, Bound):
+                steering = self.steerings.of(method, concept, candidate, trial.coefficient, chat)
+            yield Request(chat, steering, target=text.response)
 
     def _divergences(self, requests: Sequence[Request], advance: Advance) -> list[Divergence]:
         """That of each request; those not kept yet are made."""

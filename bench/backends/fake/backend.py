@@ -53,7 +53,7 @@ class FakeBackend(Backend):
     def can(self) -> frozenset[str]:
         """Every registered kind of edit, those of plugins too."""
         sites = (f"site:{site}" for site in ("attn", "keys", "values"))
-        return frozenset({"prompt", "mix", "gate", "delta", "embeds", *sites, *table("edit")})
+        return frozenset({"prompt", "score", "mix", "gate", "delta", "embeds", *sites, *table("edit")})
 
     @property
     def layers(self) -> int:

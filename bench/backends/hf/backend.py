@@ -133,7 +133,7 @@ class HFBackend(Backend):
     def can(self) -> frozenset[str]:
         """Every registered kind of edit, those of plugins too, at every site."""
         sites = (f"site:{site}" for site in ("attn", "mlp", *KEPT))
-        return frozenset({"prompt", "mix", "gate", "delta", "embeds", "train", *sites, *table("edit")})
+        return frozenset({"prompt", "score", "mix", "gate", "delta", "embeds", "train", *sites, *table("edit")})
 
     @cached_property
     def below(self) -> Below:

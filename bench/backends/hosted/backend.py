@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible chat endpoint, through the `openai` package: for judges and prompters.
+"""Any OpenAI-compatible chat endpoint, through the `openai` package: for judges, prompters and prompted targets.
 
 Invariant: a request that failed is a `Failure` or an error, never an empty completion; the key and what an address
 hides appear in no message, text or repr that leaves this module.
@@ -77,6 +77,11 @@ class OpenAIBackend(Backend):
         self.usage = Usage()
         self.asking: RequestPool[Reply] = RequestPool(workers, retries)
         self.dialect = Dialect(left_out=self.usage.left_out)
+
+    @property
+    def layers(self) -> int:
+        """0: it is not known, and nothing can be done to them."""
+        return 0
 
     @property
     def address(self) -> str:

