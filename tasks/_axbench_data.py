@@ -20,11 +20,10 @@ from bench.core.errors import suggest
 from bench.core.hub import downloaded, fetch
 from bench.core.paths import expanded, is_folder
 from bench.data.check import findings
-from bench.data.layout import ASKED, CATEGORIES, EVALUATION, TRAIN, Folder, Text, fold, is_own, read, read_tables
+from bench.data.layout import ASKED, CATEGORIES, EVALUATION, HUB, TRAIN, Folder, Text, fold, is_own, read, read_tables
 from bench.data.views import joined
 
 MINI = Path(__file__).parent / "data" / "mini"
-HUB = {name: f"pyvene/axbench-{name}" for name in ("concept10", "concept500", "conceptFD", "concept16k")}
 PARTS = {TRAIN: "train", EVALUATION: "test"}
 """Where a release keeps each table: `SETTING/PART/data.parquet`."""
 UNTESTED = ("concept16k",)

@@ -26,6 +26,8 @@ METADATA = "generate/metadata.jsonl"
 EVALUATION = "inference/latent_eval_data.parquet"
 PREFERENCE = "generate/dpo_train_data*.parquet"
 """Preference tables (RePS): `losing_output` is a plain answer to the instruction; one file for each 500 concepts."""
+HUB = {name: f"pyvene/axbench-{name}" for name in ("concept10", "concept500", "conceptFD", "concept16k")}
+"""Release -> its data set on the hub."""
 ASKED = "alpaca_eval.json"
 COLUMNS = ("input", "output", "output_concept", "concept_genre", "category", "concept_id")
 """Columns of both tables that a loader reads."""

@@ -72,7 +72,7 @@ def export(
 def caveat(run: results.Run, form: str) -> str:
     """What a user of the files must know: the formats hold no positions, and the run left out what every chat
     begins with."""
-    if form in ("safetensors", "peft", "json") or run.data["spec"]["protocol"]["compat"]:
+    if form not in ("gguf", "lm-eval") or run.data["spec"]["protocol"]["compat"]:
         return ""
     program = {"gguf": "llama.cpp", "lm-eval": "lm-eval (take 0.4.9.2 or later)"}[form]
     return f"{program} also steers the first token of a text and its template, which this run left out"

@@ -1,0 +1,6 @@
+from .every_eval import (
+    every_eval_files as every_eval_files,
+)
+from .inspect_log import (
+    inspect_files as inspect_files,
+)
