@@ -1,4 +1,4 @@
-"""Imported: someone else's vectors or flow, from a file."""
+"""Imported: someone else's vectors or flow, from a file or a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bench import (
     method,
 )
 from bench.backends.models import sha256
-from bench.core.paths import expanded
+from bench.core.content import digest
 from methods._directions import DirectionDetector
 
 
@@ -40,14 +40,16 @@ from methods._directions import DirectionDetector
 )
 @dataclass(frozen=True)
 class Imported(Method):
-    """The vectors of a file that another program wrote, the same for every concept.
+    """The vectors of a file that another program wrote, the same for every concept; or of a folder with one a concept.
 
     `path` is a GGUF control vector (repeng, llama.cpp), a `.pt` of lm-eval's `steered` model, a mapping
     from layer to vector (steering-vectors), or a `.safetensors` of `bench export`; `format` names it where
-    the suffix does not. A `.pt` or `.safetensors` of one bare vector needs `layer`. So does a `.safetensors` of FLAS
-    (arXiv 2605.05892), one without self-attention: each concept has its own steering then, from its words, in `steps`
-    steps. A run is identified by the file's name and SHA-256, not its folder; to replay one from elsewhere, name the
-    file again (`-p imported.path=FILE`).
+    the suffix does not. A folder that `bench export` wrote has a file for each concept, found by its name; a concept
+    without one fails the run, and `--concept NAME` runs one that has. `hf://OWNER/NAME[/PATH]` is a file or folder of a
+    model repository on the Hugging Face hub. A `.pt` or `.safetensors` of one bare vector needs `layer`. So does a
+    `.safetensors` of FLAS (arXiv 2605.05892), one without self-attention: each concept has its own steering then, from
+    its words, in `steps` steps. A run is identified by the file's name and SHA-256, not its folder (a folder by the same
+    of all its files); to replay one from elsewhere, name the file again (`-p imported.path=FILE`).
 
     Equation: h ← h + c·v_l for each layer l the file holds, all v_l `[H]` scaled by one factor to the
     protocol's unit, as added vectors are; detection max_i h_i·v_m/‖v_m‖ at the middle layer m.
@@ -73,17 +75,19 @@ class Imported(Method):
     def params(self) -> dict[str, Any]:
         """The fields, with the file's name for its path and what it holds as `sha256`."""
         found = super().params()
-        return found | {"path": self._file().name, "sha256": self._digest()} if self.path else found
+        return found | {"path": Path(self.path).absolute().name, "sha256": self._digest()} if self.path else found
 
     def fit(self, ctx: Context, train: Train) -> Sequence[Fitted]:
         if not self.path:
             raise BenchError("no file is given: -p imported.path=FILE (.gguf, .safetensors or .pt)")
         self._digest()
+        place = interchange.located(self.path)
+        file = interchange.of_concept(place, train.concept.id) if place.is_dir() else place
         from bench.backends.hf.flow import is_flow  # loads torch
 
-        if is_flow(self._file()):
-            return [self._flow(ctx, train)]
-        steering = interchange.load(self._file(), self.format, self.sink, self.layer)
+        if is_flow(file):
+            return [self._flow(ctx, train, file)]
+        steering = interchange.load(file, self.format, self.sink, self.layer)
         edits = tuple(dataclasses.replace(edit, layer=ctx.layer(edit.layer)) for edit in steering.edits)
         added = [e for e in edits if isinstance(e, Add) and e.site == "resid" and e.value.ndim == 1]
         note = {"layers": [e.layer for e in edits], "raw_norms": [float(np.linalg.norm(e.value)) for e in added]}
@@ -93,19 +97,19 @@ class Imported(Method):
         middle = added[len(added) // 2]
         width = ctx.read([(("user", "Hello."),)], middle.layer)[0].values[middle.layer].shape[1]
         if len(middle.value) != width:
-            raise BenchError(f"{self._file().name} has vectors of {len(middle.value)} values, the model {width}")
+            raise BenchError(f"{file.name} has vectors of {len(middle.value)} values, the model {width}")
         unit = middle.value / np.linalg.norm(middle.value)
         return [Fitted(steering, DirectionDetector(middle.layer, unit.astype(np.float32)), note)]
 
-    def _flow(self, ctx: Context, train: Train) -> Fitted:
+    def _flow(self, ctx: Context, train: Train, file: Path) -> Fitted:
         """The steering of a published flow to a concept, from its words."""
         from bench.backends.hf.flow import concept_states, published
 
         if self.layer is None:
-            raise BenchError(f"{self._file().name} does not say at which layer: add -p imported.layer=N")
-        key = f"flow {self._digest()}"
+            raise BenchError(f"{file.name} does not say at which layer: add -p imported.layer=N")
+        key = f"flow {sha256(file)}"
         if key not in ctx.shared:  # one network for all concepts
-            ctx.shared[key] = published(self._file(), ctx.lm)
+            ctx.shared[key] = published(file, ctx.lm)
         net, activation = ctx.shared[key]
         condition = concept_states(ctx.lm, train.concept.text)
         flow = ConceptFlow(
@@ -118,14 +122,14 @@ class Imported(Method):
         )
         return Fitted(Steering(edits=(flow,)), None, {"layer": flow.layer, "parameters": net.size})
 
-    def _file(self) -> Path:
-        return expanded(self.path)
-
     def _digest(self) -> str:
-        file = self._file()
-        if not file.is_file():
+        """SHA-256 of the file; of a folder, the digest of those of its files."""
+        place = interchange.located(self.path)
+        files = interchange.steering_files(place) if place.is_dir() else []
+        if not (files or place.is_file()):
             raise UsageError(f"imported.path = {self.path!r} is no file here: name it with -p imported.path=FILE")
-        found = sha256(file)
+        found = digest({path.name: sha256(path) for path in files}) if files else sha256(place)
         if self.sha256 not in ("", found):
-            raise UsageError(f"{file.name} is not the file of that run: SHA-256 {found[:12]}…, not {self.sha256[:12]}…")
+            name = Path(self.path).name
+            raise UsageError(f"{name} is not the file of that run: SHA-256 {found[:12]}…, not {self.sha256[:12]}…")
         return found

@@ -27,7 +27,7 @@ from bench.backends.hf.modules import first, with_first
 from bench.backends.models import Model
 from bench.cli.main import main
 from bench.cli.results import RECORDS
-from bench.core import registry
+from bench.core import hub, registry
 from bench.core.content import digest
 from bench.core.deltas import LowRankDelta
 from bench.core.edits import Gate, Span
@@ -590,6 +590,79 @@ def test_an_exported_file_runs_as_a_method_and_replays_where_it_lies(
     assert json.loads(place.bench(*words).stdout)["runs"][0]["cached"]
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert "not the file of that run" in place.bench(*words, expect=2).stderr
+
+
+def test_an_exported_folder_runs_each_concept_with_its_own_file(
+    shared: tuple[Place, dict[str, results.Run]], tmp_path: Path
+) -> None:
+    rows = {row["concept"]: row["path"] for row in shared[0].export("diffmean", "--out", str(tmp_path / "vectors"))}
+    again = Place(tmp_path / "again")
+    (run,) = again.run("imported", {"imported.path": str(tmp_path / "vectors")}).values()
+    assert run.data["spec"]["method_params"]["path"] == "vectors"
+    for name, path in rows.items():
+        norms = [float(np.linalg.norm(e.value)) for e in interchange.load(path).edits if isinstance(e, Add)]
+        assert run.data["concepts"][name]["note"]["raw_norms"] == pytest.approx(norms)
+    first, second = rows
+    Path(rows[second]).unlink()
+    other = Place(tmp_path / "other")
+    wanted = plan.Options(("imported",), backend="fake", limit=2, params={"imported.path": str(tmp_path / "vectors")})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+        (job,) = execute(plan.make(wanted), other.root / "results")
+        assert job.status == "failed"
+        assert f"vectors has no file for the concept {second!r}" in job.reason
+        wanted = plan.Options(("imported",), backend="fake", concept=first, params=wanted.params)
+        (job,) = execute(plan.make(wanted), other.root / "results")
+        assert job.status == "complete", job.reason
+
+
+def test_the_identity_of_a_folder_is_its_name_and_its_files(tmp_path: Path) -> None:
+    def params(path: Path, **given: Any) -> dict[str, Any]:
+        return build_method("imported", {"imported": {"path": str(path)} | given}).params()
+
+    here, there = tmp_path / "v", tmp_path / "elsewhere" / "v"
+    for folder in (here, there):
+        for name in ("one", "two"):
+            interchange.save(folder / f"{name}.safetensors", added(1))
+    (there / "README.md").write_text("words")
+    first = params(here)
+    assert first == params(there) == params(here, sha256=first["sha256"])
+    interchange.save(here / "two.safetensors", added(2))
+    assert params(here)["sha256"] != first["sha256"]
+    with pytest.raises(UsageError, match="not the file of that run"):
+        params(here, sha256=first["sha256"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="is no file here"):
+        params(tmp_path / "empty")
+
+
+def test_two_files_of_one_concept_are_refused(tmp_path: Path) -> None:
+    for suffix in (".gguf", ".safetensors"):
+        interchange.save(tmp_path / f"one{suffix}", added(1))
+    with pytest.raises(BenchError, match=r"several files for the concept 'one': one\.gguf, one\.safetensors"):
+        interchange.of_concept(tmp_path, "one")
+
+
+def test_a_repository_of_the_hub_is_fetched_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot(repo: str, patterns: Sequence[str]) -> Path:
+        asked.append((repo, list(patterns)))
+        return tmp_path
+
+    monkeypatch.setattr(hub, "snapshot", snapshot)
+    interchange.save(tmp_path / "sub" / "one.safetensors", added(1))
+    file = interchange.located("hf://owner/name/sub/one.safetensors")
+    assert interchange.load(file).digest == added(1).digest
+    assert interchange.of_concept(interchange.located("hf://owner/name/sub"), "one") == file
+    assert asked[0][0] == "owner/name"
+    assert "sub/*.safetensors" in asked[1][1]
+    made = build_method("imported", {"imported": {"path": "hf://owner/name/sub"}})
+    assert made.params()["path"] == "sub"
+    with pytest.raises(UsageError, match="owner/name on the hub has no gone"):
+        interchange.located("hf://owner/name/gone")
+    with pytest.raises(UsageError, match="names no repository"):
+        interchange.located("hf://owner")
 
 
 def test_a_model_without_files_has_a_name_for_its_type(lm: HFBackend) -> None:

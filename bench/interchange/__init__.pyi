@@ -4,3 +4,8 @@ from .files import (
     load as load,
     save as save,
 )
+from .places import (
+    located as located,
+    of_concept as of_concept,
+    steering_files as steering_files,
+)

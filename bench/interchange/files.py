@@ -36,6 +36,8 @@ SUFFIX = {"safetensors": ".safetensors", "gguf": ".gguf", "lm-eval": ".pt", "jso
 """Formats that are written, and the suffix of their files."""
 READABLE = (*SUFFIX, "steering-vectors")
 _GUESS = {".gguf": "gguf", ".safetensors": "safetensors", ".pt": "lm-eval", ".pth": "lm-eval", ".json": "json"}
+SUFFIXES = tuple(_GUESS)
+"""Of files that may hold a steering."""
 
 
 def save(path: Path | str, steering: Steering, format: str = "", hint: str = "", blocks: str = "layers") -> None:
