@@ -48,8 +48,8 @@ class Imported(Method):
     without one fails the run, and `--concept NAME` runs one that has. `hf://OWNER/NAME[/PATH]` is a file or folder of a
     model repository on the Hugging Face hub. A `.pt` or `.safetensors` of one bare vector needs `layer`. So does a
     `.safetensors` of FLAS (arXiv 2605.05892), one without self-attention: each concept has its own steering then, from
-    its words, in `steps` steps. A run is identified by the file's name and SHA-256, not its folder (a folder by the same
-    of all its files); to replay one from elsewhere, name the file again (`-p imported.path=FILE`).
+    its words, in `steps` steps. A run is identified by the file's name and SHA-256, not its folder (a folder by its
+    files'); to replay one from elsewhere, name the file again (`-p imported.path=FILE`).
 
     Equation: h ← h + c·v_l for each layer l the file holds, all v_l `[H]` scaled by one factor to the
     protocol's unit, as added vectors are; detection max_i h_i·v_m/‖v_m‖ at the middle layer m.

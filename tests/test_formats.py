@@ -8,16 +8,20 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
+import yaml
 from click.testing import CliRunner
 from conftest import committed
 from test_tasks import DATA, NAMES
 
+from bench import interchange
 from bench.cli.main import main
 from bench.core.content import digest
-from bench.report.formats import every_eval_files, inspect_files
+from bench.report.formats import every_eval_files, hub_files, inspect_files
 from bench.report.formats.told import Told
 from bench.results.runs import Run, read
 from bench.run.plan import Options, make
@@ -277,6 +281,116 @@ def test_a_log_shows_the_prompt_that_stood_around_a_question(fresh: Callable[...
     shown = "\n".join(message.text for message in sample.messages)
     assert stated
     assert all(text in shown for key, text in stated.items() if key != "shots")
+
+
+# The hub
+
+
+@pytest.fixture
+def steered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of a vector on the fake engine, whose fits are in the cache."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    (job,) = execute(make(Options(("diffmean",), backend="fake", limit=2)), tmp_path / "results")
+    assert job.path, job.reason
+    return read(job.path)
+
+
+def test_a_folder_for_the_hub_holds_card_results_and_steerings(steered: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    bench("export", str(steered.path), "--format", "hub", "--out", str(folder))
+    concepts = steered.data["concepts"]
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"README.md", ".eval_results/steer-or-prompt.yaml", *(f"{name}.safetensors" for name in concepts)}
+    for name in concepts:
+        assert interchange.of_concept(folder, name).suffix == ".safetensors"
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
+    metrics, scale = steered.data["metrics"], steered.data["scale"]
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {
+        axis: metrics[axis] for axis in steered.data["axes"]
+    }
+    assert (card.data.library_name, card.data.get("base_model")) == ("steer-or-prompt", None)
+    low, high = max(metrics["overall_low"], 0), min(metrics["overall_high"], scale)
+    assert f"{low:.2f} to {high:.2f}" in card.text
+    assert "-p imported.path=hf://OWNER/NAME" in card.text
+    entries = huggingface_hub.parse_eval_result_entries(
+        yaml.safe_load((folder / ".eval_results" / "steer-or-prompt.yaml").read_text("utf-8"))
+    )
+    assert {e.task_id: e.value for e in entries} == {f"axbench_{axis}": metrics[axis] for axis in steered.data["axes"]}
+
+
+def test_a_card_names_the_bare_model_and_no_file_that_is_not_there(prompted: Run) -> None:
+    card = huggingface_hub.ModelCard(hub_files(prompted, {})["README.md"].decode())
+    assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert "There are no steering files here" in card.text
+    assert ".safetensors" not in card.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", NAMES)
+def test_a_run_of_every_task_has_a_card(task: str, fresh: Callable[..., Run]) -> None:
+    run = fresh(task)
+    files = hub_files(run, {})
+    card = huggingface_hub.ModelCard(files["README.md"].decode())
+    assert {r.metric_type for r in card.data.eval_results} == {
+        axis for axis in run.data["axes"] if run.data["metrics"][axis] is not None
+    }
+    assert all(s["text"] not in card.content for s in run.data["samples"] if "text" in s)
+
+
+def test_without_the_cache_the_card_goes_alone_and_the_command_says_why(
+    steered: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "empty"))
+    result = bench("export", str(steered.path), "--format", "hub", "--out", str(tmp_path / "repo"))
+    assert "without the steerings: the fit of diffmean" in result.stderr
+    assert not list((tmp_path / "repo").glob("*.safetensors"))
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
+    """What a hub that takes everything was sent."""
+    found: list[tuple[str, set[str]]] = []
+
+    class Api:
+        def create_repo(self, repo: str, exist_ok: bool) -> None:
+            assert exist_ok
+
+        def create_commit(self, repo: str, added: list[Any], commit_message: str) -> Any:
+            found.append((repo, {one.path_in_repo for one in added}))
+            return SimpleNamespace(commit_url=f"https://hub/{repo}/commit/1")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    return found
+
+
+def test_a_run_is_sent_to_the_hub_only_when_its_user_says_so(
+    steered: Run, taken: list[tuple[str, set[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("export", str(steered.path), "--format", "hub", "--out", "hf://me/vectors")
+    assert (
+        "go to hf://me/vectors, which is public unless you made it private: say --yes"
+        in bench(*command, expect=2).stderr
+    )
+    assert taken == []
+    result = bench(*command, "--yes")
+    assert "sent: https://hub/me/vectors/commit/1" in result.stderr
+    ((repo, files),) = taken
+    assert repo == "me/vectors"
+    assert {"README.md", *(f"{name}.safetensors" for name in steered.data["concepts"])} < files
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert "hf auth login" in bench(*command, "--yes", expect=2).stderr
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in bench(*command, "--yes", expect=2).stderr
+    assert len(taken) == 1
+
+
+def test_other_formats_and_parts_of_a_repository_are_refused(prompted: Run) -> None:
+    command = ("export", str(prompted.path), "--format")
+    assert "hf:// is for --format hub" in bench(*command, "eee", "--out", "hf://me/v", expect=2).stderr
+    assert "hf://me/v" in bench(*command, "hub", "--out", "hf://me/v/sub", expect=2).stderr
+    assert "names no repository" in bench(*command, "hub", "--out", "hf://me", expect=2).stderr
 
 
 # The command

@@ -25,8 +25,8 @@ from bench.backends.fake.backend import FakeBackend
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import first, with_first
 from bench.backends.models import Model
+from bench.cli.export import RECORDS
 from bench.cli.main import main
-from bench.cli.results import RECORDS
 from bench.core import hub, registry
 from bench.core.content import digest
 from bench.core.deltas import LowRankDelta
@@ -237,7 +237,7 @@ def test_an_empty_steering_is_no_vector(tmp_path: Path) -> None:
 def test_formats_are_those_the_command_offers() -> None:
     offered = next(p for p in main.get_command(click.Context(main), "export").params if p.name == "form").type
     # peft's is a folder, which `adapter` writes; the others are of runs (`bench.report.formats`)
-    assert set(offered.choices) == {*interchange.SUFFIX, "peft", *RECORDS}  # type: ignore[attr-defined]
+    assert set(offered.choices) == {*interchange.SUFFIX, "peft", *RECORDS, "hub"}  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="did you mean 'gguf'"):
         interchange.encode(added(1), "ggufs")
 

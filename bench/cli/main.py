@@ -26,7 +26,7 @@ COMMANDS = {
     "compare": ("results:compare", "Compare two runs, paired by concept: ONE minus TWO."),
     "report": ("results:report", "Write leaderboards and figures from results alone."),
     "check": ("results:check", "Hold a method, task or judge to its contract, or the results to their rules."),
-    "export": ("results:export", "Write the steering behind RUN's number as files."),
+    "export": ("export:export", "Write the steering behind RUN's number, or the run itself, as files."),
     "docs": ("results:docs", "Renew what is generated in a checkout."),
     "judge": ("judges:judge", "Rate kept generations again; validate a judge; draw texts to rate."),
     "power": ("measure:power", "How many concepts and instructions show a difference."),

@@ -1,4 +1,4 @@
-"""Commands on results: show, compare, report, check, export, and the documents made from them."""
+"""Commands on results: show, compare, report, check, and the documents made from them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ from bench.core.errors import UsageError, suggest
 from bench.core.escape import dumped
 from bench.core.paths import default_results, scratch
 from bench.core.registry import table
-from bench.core.store import write_over
 from bench.overhead.summary import summary
 from bench.report.build import build, publish as publish_report, refuse_foreign
-from bench.report.formats import every_eval_files, inspect_files
 from bench.report.text import damage, leaderboard, monitors
 from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
@@ -41,7 +39,6 @@ from bench.results.last import last
 from bench.results.provenance import ROOT
 from bench.results.runs import Run, by_question, trials
 from bench.run import contract as run_contract, judge_contract, task_contract
-from bench.run.export import caveat, export as write
 
 
 @click.command()
@@ -303,56 +300,6 @@ def check_results(results: Path | None, late: tuple[Path, ...], as_json: bool) -
         echo(f"{runs} runs, {len(found) or 'no'} finding{'' if len(found) == 1 else 's'}", err=bool(found))
     if found:
         sys.exit(1)
-
-
-RECORDS = {"eee": ("", every_eval_files), "inspect": ("logs", inspect_files)}
-"""Formats of a whole run: the folder that is usual there ("": named as the run), and what makes the files."""
-
-
-@click.command()
-@click.argument("run")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["eee", "gguf", "inspect", "json", "lm-eval", "peft", "safetensors"]),
-    default="safetensors",
-    show_default=True,
-)
-@click.option("--concept", default="", help="Only this concept's steering, as one file.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder, or the file of one concept [named as the run].")
-@force_option
-@results_option
-@plugin_option
-@json_option
-def export(
-    run: str,
-    form: str,
-    concept: str,
-    out: Path | None,
-    force: bool,
-    results: Path | None,
-    late: tuple[Path, ...],
-    as_json: bool,
-) -> None:
-    """Write the steering behind RUN's number as files: llama.cpp, lm-eval, peft, or all of it as safetensors.
-
-    Or the run itself, with its answers and ratings: eee for Every Eval Ever, inspect for `inspect view`.
-    """
-    plugins(late)
-    found = named(run, results)
-    if form in RECORDS:
-        if concept:
-            raise UsageError(f"--format {form} writes the whole run: --concept is for steerings")
-        usual, made = RECORDS[form]
-        folder = out or Path(usual or found.path.parent.name)
-        files = {folder / name: content for name, content in made(found).items()}
-        write_over(files, force)
-        rows: list[dict[str, Any]] = [{"path": str(path)} for path in files]
-    else:
-        rows = write(found, form, concept, out, force)
-    echo(json.dumps(rows, indent=1) if as_json else "\n".join(row["path"] for row in rows))
-    if note := caveat(found, form):
-        echo(f"bench: {note}", err=True)
 
 
 @click.command()

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -48,6 +48,23 @@ def snapshot(repo: str, patterns: Sequence[str], download: bool = True, kind: Ki
         )
 
     return _asked(ask, repo, kind, f"{kind} {repo}", download)
+
+
+def send(repo: str, files: Mapping[str, bytes], message: str) -> str:
+    """Commit files (path in the repository -> content) to a model repository, which is made where it is not there yet;
+    the commit's address. Raises UsageError without a token, BenchError where the hub does not take them."""
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise UsageError(f"HF_HUB_OFFLINE is set: nothing can go to {repo}")
+    if not get_token():
+        raise UsageError(f"no token of the hub to write to {repo} with: run `hf auth login`, or set HF_TOKEN")
+    added = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=content) for path, content in files.items()]
+    try:
+        HfApi().create_repo(repo, exist_ok=True)
+        return str(HfApi().create_commit(repo, added, commit_message=message).commit_url)
+    except Exception as error:  # whatever the client makes of it
+        raise BenchError(f"the hub did not take {repo}: {_reason(error)}") from error
 
 
 def _asked(ask: Callable[[bool], str], repo: str, kind: Kind, what: str, download: bool = True) -> Path:

@@ -7,7 +7,7 @@ or generated here.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -46,9 +46,7 @@ def export(
         raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
     found, model = steerings(run, [concept] if concept else known)
     suffix = "" if form == "peft" else interchange.SUFFIX[form]  # peft's is a folder
-    names = {name: file_name(name) + suffix for name in found}
-    if len(set(names.values())) < len(names):
-        raise BenchError("two concepts have names that give the same file; write one with --concept NAME --out FILE")
+    names = _named(found, suffix)
     base = run.path.parent.name
     paths = {name: (out or Path(base)) / file for name, file in names.items()}
     if concept:
@@ -67,6 +65,21 @@ def export(
         picked = run.data["concepts"][name]["picked"]
         rows.append({"concept": name, **picked, "digest": found[name].digest, "path": str(paths[name])})
     return rows
+
+
+def every(run: results.Run) -> dict[str, tuple[str, bytes]]:
+    """concept -> file name and content of its steering as safetensors; raises as `steerings`."""
+    found, _ = steerings(run, list(run.data["concepts"]))
+    names = _named(found, interchange.SUFFIX["safetensors"])
+    return {name: (names[name], interchange.encode(one, "safetensors")) for name, one in found.items()}
+
+
+def _named(concepts: Iterable[str], suffix: str) -> dict[str, str]:
+    """concept -> the name of its file."""
+    names = {name: file_name(name) + suffix for name in concepts}
+    if len(set(names.values())) < len(names):
+        raise BenchError("two concepts have names that give the same file; write one with --concept NAME --out FILE")
+    return names
 
 
 def caveat(run: results.Run, form: str) -> str:
