@@ -18,6 +18,7 @@ from bench.backends import threads
 from bench.cli import board
 from bench.cli.console import echo, err, money, out, progress, say
 from bench.cli.options import SEED, Number, Whole, json_option, max_cost_option, plugin_option, plugins, results_option
+from bench.cli.tracking import SERVICES, Service, tracked
 from bench.core.errors import BenchError, UsageError
 from bench.core.escape import printable
 from bench.core.paths import default_results, scratch
@@ -88,6 +89,7 @@ from bench.run.views import answer_tokens, unanswered_by
 @click.option("--executor", help="local: this process; ray: workers of a Ray cluster, one for each device [local].")
 @click.option("--ray-address", metavar="HOST:PORT", help="Cluster to join [$RAY_ADDRESS, else one on this machine].")
 @click.option("--workers", type=Whole(1), help="Workers of --executor ray [one for each GPU, else each core].")
+@click.option("--track", type=click.Choice(SERVICES), help="Tell a tracker scores and seconds, and no texts.")
 @click.option("--yes", is_flag=True, help="Send texts and your key to the hosted models that --config names.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its cost; load no model.")
 @results_option
@@ -99,6 +101,7 @@ def run(
     config: Path | None,
     dry_run: bool,
     yes: bool,
+    track: str | None,
     results: Path | None,
     late: tuple[Path, ...],
     as_json: bool,
@@ -134,7 +137,10 @@ def run(
     if config and not yes and any(row["status"] == "todo" for row in summary["runs"]):
         _consent(config, plan, {role for role in plan.sent if flags[role] is None}, filed)
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
-    jobs = execute(plan, results, progress, provisional)
+    follower = Service(track, plan) if track else None
+    jobs = execute(plan, results, tracked(progress, follower) if follower else progress, provisional)
+    if follower:
+        follower.finished([read_run(job.path) for job in jobs if job.path])
     failed = outcome(jobs, results, as_json, plan.options.max_unscored)
     if config and config.suffix == ".json":
         _replayed(read_run(config), jobs)

@@ -71,7 +71,7 @@ def _card(told: Told, steerings: Mapping[str, str], place: str) -> str:
         f"# {cell(title)}",
         f"Made and measured by {PROGRAM} {told.version}: method `{spec['method']}`, task `{spec['task']}`, preset "
         f"`{spec['protocol']['preset']}`, {judge}, {len(told.data['concepts'])} concepts, "
-        f"{len(told.samples)} test questions. Scores go from 0 to {told.scale:g}; intervals are {told.resampled}.",
+        f"{len(told.samples)} test samples. Scores go from 0 to {told.scale:g}; intervals are {told.resampled}.",
         "\n".join(scores),
         "## Concepts",
         "\n".join(_concepts(told, steerings)),
