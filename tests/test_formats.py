@@ -97,7 +97,6 @@ def test_every_eval_ever_takes_a_run_of_every_task(task: str, fresh: Callable[..
 
 def test_a_result_has_the_score_the_interval_and_the_bounds_of_the_record(prompted: Run, tmp_path: Path) -> None:
     files = every_eval_files(prompted)
-    validated(files, tmp_path)
     aggregate, rows = told(files)
     assert aggregate["model_info"]["id"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert aggregate["model_info"]["name"] == "SmolLM2-135M-Instruct + prompt"
@@ -121,6 +120,7 @@ def test_a_result_has_the_score_the_interval_and_the_bounds_of_the_record(prompt
     assert next(iter(files)).split("/")[:4] == [
         "data", "steer-or-prompt-axbench", "HuggingFaceTB", "SmolLM2-135M-Instruct"
     ]  # fmt: skip
+    validated(files, tmp_path)
 
 
 def test_the_same_run_gives_the_same_files_and_another_code_others(prompted: Run, tmp_path: Path) -> None:
@@ -135,12 +135,12 @@ def test_a_missing_rating_is_a_row_less(prompted: Run, tmp_path: Path) -> None:
     metrics = dict(prompted.data["metrics"]) | {"fluency": None, "fluency_low": None, "overall_low": None}
     run = changed(prompted, tmp_path, samples=samples, metrics=metrics)
     files = every_eval_files(run)
-    validated(files, tmp_path / "store")
     aggregate, rows = told(files)
     assert len(rows) == len(samples) - 1
     found = {r["evaluation_result_id"]: r["score_details"]["uncertainty"] for r in aggregate["evaluation_results"]}
     assert "fluency" not in found
     assert "confidence_interval" not in found["overall"]
+    validated(files, tmp_path / "store")
 
 
 def test_a_run_without_a_rating_has_no_rows(prompted: Run, tmp_path: Path) -> None:
@@ -153,17 +153,17 @@ def test_a_run_without_a_rating_has_no_rows(prompted: Run, tmp_path: Path) -> No
 def test_a_judge_that_is_a_language_model_is_named_as_one(prompted: Run, tmp_path: Path) -> None:
     run = changed(prompted, tmp_path, spec=dict(prompted.data["spec"]) | {"judge": "openai:gpt-4o-mini"})
     files = every_eval_files(run)
-    validated(files, tmp_path / "store")
     scoring = told(files)[0]["evaluation_results"][0]["metric_config"]["llm_scoring"]
     assert scoring["judges"][0]["model_info"]["id"] == "openai/gpt-4o-mini"
+    validated(files, tmp_path / "store")
 
 
 def test_data_of_the_hub_is_named_as_its_data_set(prompted: Run, tmp_path: Path) -> None:
     run = changed(prompted, tmp_path, spec=dict(prompted.data["spec"]) | {"task_params": {"data": "concept500"}})
     files = every_eval_files(run)
-    validated(files, tmp_path / "store")
     source = told(files)[0]["evaluation_results"][0]["source_data"]
     assert (source["source_type"], source["hf_repo"]) == ("hf_dataset", "pyvene/axbench-concept500")
+    validated(files, tmp_path / "store")
 
 
 @pytest.mark.parametrize(

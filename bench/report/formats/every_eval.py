@@ -14,7 +14,7 @@ from uuid import UUID
 from bench.core.content import digest
 from bench.core.escape import name as file_name
 from bench.core.store import json_bytes
-from bench.report.formats.told import OWN, PROGRAM, Score, Told, texts
+from bench.report.formats.told import OWN, PROGRAM, Score, Told, rated, texts
 from bench.results.runs import Run
 
 SCHEMA = "0.3.0"
@@ -117,7 +117,7 @@ def _result(told: Told, score: Score) -> dict[str, Any]:
             "confidence_level": 0.95,
             "method": told.resampled,
         }
-    rated = [sample for sample in data["samples"] if sample["ratings"].get(score.axis) is not None]
+    count = sum(score.axis in rated(sample) for sample in data["samples"])
     return {
         "evaluation_result_id": score.axis,
         "evaluation_name": spec["task"],
@@ -126,7 +126,7 @@ def _result(told: Told, score: Score) -> dict[str, Any]:
         "metric_config": _metric(told, score.axis),
         "score_details": {
             "score": score.mean,
-            "details": texts(samples_rated=len(rated), samples=len(data["samples"]), concepts=len(data["concepts"])),
+            "details": texts(samples_rated=count, samples=len(data["samples"]), concepts=len(data["concepts"])),
             "uncertainty": uncertainty,
         },
         "generation_config": {
@@ -214,7 +214,7 @@ def _row(told: Told, sample: Mapping[str, Any]) -> dict[str, Any]:
         "evaluation": {"score": score, "is_correct": score >= told.scale / 2},
         "metadata": texts(
             concept=sample["concept"],
-            ratings=told.ratings(sample),
+            ratings=rated(sample),
             tokens=sample.get("tokens"),
             positions_edited=sample.get("touched"),
             withheld=sample.get("withheld"),

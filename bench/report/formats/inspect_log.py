@@ -12,7 +12,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 from bench.core.errors import UsageError
 from bench.core.escape import name as file_name
 from bench.core.steering import Prompt
-from bench.report.formats.told import PROGRAM, Told
+from bench.report.formats.told import PROGRAM, Told, rated
 from bench.results.runs import Run
 
 if TYPE_CHECKING:
@@ -101,15 +101,15 @@ def _scores(told: Told) -> list[EvalScore]:
 
     found = []
     for score in told.scores:
-        rated = sum(sample["ratings"].get(score.axis) is not None for sample in told.samples)
+        count = sum(score.axis in rated(sample) for sample in told.samples)
         meta = {"low": score.low, "high": score.high, "level": 0.95, "method": told.resampled, "units": score.units}
         mean = EvalMetric(name="mean", value=score.mean, metadata=meta | {"scale": told.scale})
         found.append(
             EvalScore(
                 name=score.axis,
                 scorer=told.run.kind,
-                scored_samples=rated,
-                unscored_samples=len(told.samples) - rated,
+                scored_samples=count,
+                unscored_samples=len(told.samples) - count,
                 metrics={"mean": mean},
             )
         )
@@ -129,7 +129,7 @@ def _sample(told: Told, sample: Mapping[str, Any]) -> EvalSample:
     choice = ChatCompletionChoice(message=answer, stop_reason="max_tokens" if cut else "stop")
     why = {**sample.get("said", {}), **sample.get("reasons", {})}
     explained: dict[str, Any] = {"explanation": "\n".join(f"{axis}: {text}" for axis, text in why.items()) or None}
-    rated = told.ratings(sample)
+    ratings = rated(sample)
     kept = ("concept", "label", "score", "tokens", "touched", "turn", "question", "unit", "cluster", "withheld")
     prompt = told.prompt(sample)
     return EvalSample(
@@ -139,7 +139,7 @@ def _sample(told: Told, sample: Mapping[str, Any]) -> EvalSample:
         target=sample.get("label", ""),
         messages=[*asked, answer],
         output=ModelOutput(model=told.model, choices=[choice], completion=said),
-        scores={told.run.kind: Score(value=dict(rated), **explained) if rated else Score.unscored(**explained)},
+        scores={told.run.kind: Score(value=dict(ratings), **explained) if ratings else Score.unscored(**explained)},
         metadata={key: sample[key] for key in kept if key in sample}
         | {"picked": told.data["concepts"][sample["concept"]]["picked"]}
         | ({"prompt": prompt} if prompt else {}),

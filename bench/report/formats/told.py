@@ -109,10 +109,6 @@ class Told:
         """The test questions; of an answer that is not given to others its digest and first words, as `withheld`."""
         return withheld(self.data["samples"], self.data)
 
-    def ratings(self, sample: Mapping[str, Any]) -> dict[str, float]:
-        """Those that a sample has."""
-        return {axis: value for axis, value in sample["ratings"].items() if value is not None}
-
     def prompt(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """What stood around a sample's question."""
         return self.run.prompt(sample["concept"])
@@ -133,6 +129,11 @@ class Told:
                     found[sample["id"]] = list(chat)
                     chat += [("user", sample["instruction"]), ("assistant", sample["text"])]
         return found
+
+
+def rated(sample: Mapping[str, Any]) -> dict[str, float]:
+    """The ratings that a sample has."""
+    return {axis: value for axis, value in sample["ratings"].items() if value is not None}
 
 
 def text(value: Any) -> str:
