@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from page_cases import Recipe, price, write
 
+from bench import results
 from bench.report.build import build
+from bench.report.page import write as write_page
+from bench.results.tables import tables
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 expect = playwright.expect  # waits: a link's new view comes with `hashchange`, after the click has returned
@@ -154,6 +157,106 @@ def test_cost_columns_show_where_there_are_records(tab: Tab) -> None:
     assert names(page)[:2] == ["prompt", "diffmean"]
     page.locator(".card").nth(1).click()
     expect(page.get_by_role("button", name="Cost columns")).to_have_count(0)
+
+
+WIDTHS = (1440, 1024, 390)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report whose leaderboard has 50 rows; read it, do not write to it."""
+    root = tmp_path_factory.mktemp("long")
+    methods = [(f"way-{i}", "activations") for i in range(48)] + [("prompt", "prompt"), ("none", "control")]
+    write(Recipe(methods, ("ocean", "sql"), tests=1, judged=False), root / "results")
+    write_page(tables(results.load(root / "results")), root / "reports", {}, {})
+    return root / "reports"
+
+
+@pytest.fixture(params=WIDTHS)
+def narrow(browser: Any, long: Path, request: pytest.FixtureRequest) -> Iterator[Tab]:
+    made = Tab(browser, long, viewport={"width": request.param, "height": 800})
+    yield made
+    made.close()
+
+
+def within(one: Any, other: Any) -> bool:
+    """Whether an element lies in another from left to right, and at its top."""
+    inner, outer = one.bounding_box(), other.bounding_box()
+    left, right = outer["x"] - 1 <= inner["x"], inner["x"] + inner["width"] <= outer["x"] + outer["width"] + 1
+    return bool(left and right and abs(inner["y"] - outer["y"]) < 3)
+
+
+def test_columns_and_methods_stay_named_however_far_a_table_is_scrolled(narrow: Tab) -> None:
+    page = narrow.open()
+    box = page.locator(".frame .scroll")
+    assert page.locator(".board tbody tr").count() == 50
+    box.scroll_into_view_if_needed()
+    box.evaluate("box => { box.scrollTop = 900; box.scrollLeft = 1e4; }")
+    assert box.evaluate("box => box.scrollTop") == 900
+    assert box.bounding_box()["height"] <= 800  # the heads and the bar below are in sight together
+    assert within(page.locator("thead .c-answers"), box)
+    assert within(page.locator("thead .c-method"), box)
+    shown = page.evaluate("""() => {
+      const box = document.querySelector(".frame .scroll").getBoundingClientRect();
+      const at = (x, y) => document.elementFromPoint(box.left + x, box.top + y).closest("th").className;
+      return [at(40, 15), at(40, 300)];
+    }""")
+    assert shown == ["c-method", "c-method"]  # over what was scrolled below them
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_columns_that_are_cut_off_are_counted_and_reached(narrow: Tab) -> None:
+    page = narrow.open()
+    box, more = page.locator(".frame .scroll"), page.locator(".more")
+    for _ in range(20):
+        cut = box.evaluate("""box => {
+          const end = box.getBoundingClientRect().right;
+          return [...box.querySelectorAll("thead th")].filter((th) => th.getBoundingClientRect().right > end).length;
+        }""")
+        if not cut:
+            break
+        expect(more).to_have_text(f"{cut} more column{'' if cut == 1 else 's'} to the right →")
+        more.press("Enter")
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Leaderboard"
+    expect(more).to_be_hidden()
+    assert page.locator(".frame.cut").count() == 0
+
+
+def test_columns_are_chosen_by_name_from_the_keyboard_and_remembered(narrow: Tab) -> None:
+    page = narrow.open()
+    heads = page.locator(".board thead th")
+    every = heads.count()
+    summary = page.locator("summary", has_text="Columns")
+    expect(summary).to_have_text(f"Columns: all {every}")
+    summary.press("Enter")
+    group = page.get_by_role("group", name="Columns shown")
+    for name in ("p (Holm)", "fluency", "Missing"):
+        group.get_by_role("button", name=name).press("Space")
+    assert page.evaluate("document.activeElement.textContent") == "Missing"
+    assert heads.count() == every - 3
+    assert group.get_by_role("button", name="fluency").get_attribute("aria-pressed") == "false"
+    assert page.locator(".board .c-fluency").count() == 0
+    assert group.get_by_role("button", name="Method", exact=True).count() == 0  # a row is named
+    linked = page.url
+    narrow.open("#/")
+    page.reload()
+    expect(heads).to_have_count(every - 3)  # remembered
+    page.locator("summary", has_text="Columns").press("Enter")
+    page.get_by_role("button", name="Reset columns").press("Enter")
+    expect(heads).to_have_count(every)
+    page.goto(linked)
+    page.reload()
+    expect(heads).to_have_count(every - 3)  # in the address too
+
+
+def test_what_is_remembered_of_columns_may_be_anything(tab: Tab) -> None:
+    page = tab.open()
+    every = page.locator(".board thead th").count()
+    for kept in ("{", "7", '{"a": 1}', '[1, null, "no such column"]'):
+        page.evaluate("kept => localStorage.setItem('steer-or-prompt-columns-steering', kept)", kept)
+        page.goto("about:blank")
+        tab.open()
+        expect(page.locator(".board thead th")).to_have_count(every)
 
 
 def test_another_table_is_one_click_away(tab: Tab) -> None:

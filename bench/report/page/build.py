@@ -22,8 +22,8 @@ from bench.results.verdict import answers
 INDEX = "index.html"
 FOLDER = "page"
 """Beside the index: scripts, style and data."""
-STATIC = ("style.css", "core.js", "parts.js", "leaderboard.js", "methods.js", "cases.js", "answers.js", "samples.js",
-          "app.js")  # fmt: skip
+STATIC = ("style.css", "core.js", "parts.js", "columns.js", "leaderboard.js", "methods.js", "cases.js", "answers.js",
+          "samples.js", "app.js")  # fmt: skip
 
 
 def write(

@@ -40,6 +40,7 @@ def table(one: Table, answered: Answer | None, figures: Sequence[str], below: Se
     drift = floor(recorded.values())
     return {
         "key": key(one.group),
+        "kind": one.kind,
         "title": one.title,
         "task": spec["task"],
         "data": data_name(spec) or "its own",

@@ -3,7 +3,7 @@
 
 bench.views.table = (() => {
   const { el, number, interval, ranks, chance, to, here, mark, overview, many } = bench;
-  const { surface, chip, whisker, prose, blocks, fold, choice } = bench.parts;
+  const { surface, chip, whisker, prose, blocks, fold, choice, sideways } = bench.parts;
   const KINDS = [
     ["task", "Task"],
     ["data", "Data"],
@@ -66,8 +66,8 @@ bench.views.table = (() => {
     );
   }
 
-  /** The columns of a table: heading, what to sort by, what to show. */
-  function columns(one, costs) {
+  /** The columns of a table: heading, what to sort by, what to show; `extra` ones are hidden until they are asked for. */
+  function columns(one) {
     const digits = one.scale > 1 ? 2 : 3;
     const ends = one.rows.flatMap((row) => (row.delta ? row.delta.filter((v) => v !== null) : []));
     const most = Math.max(0.01, ...ends.map(Math.abs));
@@ -85,11 +85,12 @@ bench.views.table = (() => {
         el("span", { cls: "ci" }, ` ${interval(row.delta, digits, true)}`),
       ];
     };
-    const found = [
+    return [
       { key: "rank", label: "Rank", by: (r) => (r.rank ? r.rank[0] + r.rank[1] / 1e4 : null), up: true, cell: (r) => ranks(r.rank) || "not ranked" },
       {
         key: "method",
         label: "Method",
+        fixed: true,
         by: (r) => r.name,
         up: true,
         cell: (r) => el("a", { href: to(["method", r.method], { table: one.key }) }, r.name),
@@ -134,19 +135,15 @@ bench.views.table = (() => {
             r.generations.toLocaleString("en"),
           ),
       },
+      ...one.costs.map((label, i) => ({
+        key: `cost-${i}`,
+        label,
+        extra: true,
+        by: (r) => r.cost && r.cost[i][1],
+        up: true,
+        cell: (r) => (r.cost ? r.cost[i][0] : "–"),
+      })),
     ].filter(Boolean);
-    if (costs) {
-      found.push(
-        ...one.costs.map((label, i) => ({
-          key: `cost-${i}`,
-          label,
-          by: (r) => r.cost && r.cost[i][1],
-          up: true,
-          cell: (r) => (r.cost ? r.cost[i][0] : "–"),
-        })),
-      );
-    }
-    return found;
   }
 
   const unknown = (v) => v === null || v === undefined;
@@ -163,9 +160,11 @@ bench.views.table = (() => {
       up: asked.get("up") === "1",
       text: asked.get("q") || "",
       off: new Set((asked.get("off") || "").split(",").filter(Boolean)),
-      costs: asked.get("costs") === "1",
     };
-    const place = el("div", { cls: "scroll wide", tabIndex: 0, role: "region", "aria-label": "Leaderboard" });
+    const every = columns(one);
+    const chosen = bench.columns.chooser(one.kind, every, asked.getAll("turn"), () => draw());
+    const place = el("div", { cls: "scroll", tabIndex: 0, role: "region", "aria-label": "Leaderboard" });
+    const wide = sideways(place);
     const count = el("p", { cls: "count", role: "status" });
 
     function head(column) {
@@ -184,8 +183,8 @@ bench.views.table = (() => {
     }
 
     function draw() {
-      const shown = columns(one, state.costs);
-      const by = shown.find((column) => column.key === state.sort) || shown[2];
+      const shown = chosen.shown();
+      const by = every.find((column) => column.key === state.sort) || every[2];
       const rows = one.rows
         .filter((row) => !state.off.has(row.surface) && row.name.toLowerCase().includes(state.text.toLowerCase()))
         .sort((a, b) => compare(by.by(a), by.by(b), state.up));
@@ -199,6 +198,7 @@ bench.views.table = (() => {
         ),
       );
       place.replaceChildren(el("table", { cls: "board" }, el("thead", {}, el("tr", {}, shown.map(head))), el("tbody", {}, body)));
+      wide.look();
       count.textContent = rows.length === one.rows.length ? many(rows.length, "method") : `${rows.length} of ${many(one.rows.length, "method")}`;
       mark(
         to(["table", one.key], {
@@ -206,7 +206,7 @@ bench.views.table = (() => {
           up: state.up ? "1" : "",
           q: state.text,
           off: [...state.off].join(","),
-          costs: state.costs ? "1" : "",
+          turn: [...chosen.turned],
         }),
       );
     }
@@ -228,16 +228,12 @@ bench.views.table = (() => {
         el("input", { type: "search", id: "filter", value: state.text, placeholder: "filter by name", on: { input: (event) => ((state.text = event.target.value), draw()) } }),
       ),
       el("div", { cls: "chips", role: "group", "aria-label": "Surfaces shown" }, surfaces),
-      one.costs.length > 0 &&
-        chip("Cost columns", state.costs, (event) => {
-          state.costs = !state.costs;
-          event.currentTarget.setAttribute("aria-pressed", String(state.costs));
-          draw();
-        }),
+      chosen.costs,
       count,
+      wide.more,
     );
     draw();
-    return [controls, place];
+    return [controls, chosen.node, wide.frame];
   }
 
   function below(one) {

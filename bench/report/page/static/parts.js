@@ -2,7 +2,7 @@
 "use strict";
 
 bench.parts = (() => {
-  const { el, svg, number } = bench;
+  const { el, svg, number, many } = bench;
   // A shape for each surface, so that black and white is enough.
   const SHAPES = {
     prompt: "●",
@@ -80,6 +80,26 @@ bench.parts = (() => {
       ),
     );
 
+  /** A frame around a scrolled table, and a button that counts the columns cut off to the right and goes there. */
+  function sideways(place) {
+    const go = () => {
+      place.focus({ preventScroll: true }); // the button may go, and arrows scroll on from here
+      place.scrollLeft += 0.6 * place.clientWidth;
+    };
+    const more = el("button", { type: "button", cls: "quiet more", hidden: true, on: { click: go } });
+    const frame = el("div", { cls: "frame" }, place);
+    function look() {
+      const end = place.getBoundingClientRect().left + place.clientLeft + place.clientWidth;
+      const cut = [...place.querySelectorAll("thead th")].filter((cell) => cell.getBoundingClientRect().right > end + 1);
+      more.hidden = cut.length === 0;
+      more.textContent = `${many(cut.length, "more column")} to the right →`;
+      frame.classList.toggle("cut", cut.length > 0);
+    }
+    place.addEventListener("scroll", look);
+    new ResizeObserver(look).observe(place);
+    return { frame, more, look };
+  }
+
   /** A section's tables, lists and paragraphs. */
   const blocks = (parts, caption) =>
     parts.map(({ table, list, text }) => {
@@ -97,5 +117,5 @@ bench.parts = (() => {
 
   const failure = (error) => el("p", { cls: "empty", role: "alert" }, error.message);
 
-  return { surface, glyph, chip, choice, whisker, bar, prose, grid, blocks, fold, failure };
+  return { surface, glyph, chip, choice, whisker, bar, prose, grid, sideways, blocks, fold, failure };
 })();

@@ -265,7 +265,7 @@ bench.views.samples = (() => {
     queueMicrotask(() => (state.text.trim() ? seek() : show()));
     return [
       controls,
-      el("details", { cls: "pickmethods", open: state.methods.size > 0 }, all, chips),
+      el("details", { cls: "pick", open: state.methods.size > 0 }, all, chips),
       status,
       el("div", { cls: "explorer" }, list.node, detail),
     ];
