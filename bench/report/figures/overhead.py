@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from bench.overhead import summary
 from bench.overhead.config import known
 from bench.overhead.exact import Architecture, Extra, kinds
 from bench.overhead.record import Overhead
-from bench.report.figures import drawing
+from bench.report.figures import drawing, labels
 from bench.report.figures.drawing import Figure
 from bench.report.text.costs import records
 from bench.results.tables import Row, Table
 
 SIZES, RANK = (50, 100, 400), 8
-NAMED = 24
+NAMED = 32
 """So many points are named; of more, only the best at their cost, the controls and the reference."""
 
 
@@ -70,53 +71,69 @@ def _points(table: Table, found: Mapping[str, Overhead]) -> list[dict[str, Any]]
 
 
 def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> Any:
-    """Score with its interval against exact overhead; full marks are beaten by no cheaper method."""
+    """Score against exact overhead; full marks are beaten by no cheaper method, and have their interval."""
     own, reply = points[0]["own_tokens"], points[0]["reply_tokens"]
     panels = {
         "token": f"a decoded token at {summary.CONTEXT:,} tokens of context, prompt cached",
         "request": f"a request of {own} tokens answered with {reply}, nothing cached",
     }
-    figure = drawing.canvas(10.5, 8.2)
-    for panel, (axis, what) in zip(figure.subplots(2, 1), panels.items(), strict=True):
+    figure = drawing.canvas(10.5, 9.4)
+    shown = list(zip(figure.subplots(2, 1), panels.items(), strict=True))
+    for panel, (axis, what) in shown:
         ordered = sorted(points, key=lambda p: (p[f"{axis}_flops_percent"], -p["overall"]))
-        costs = [p[f"{axis}_flops_percent"] for p in ordered]
-        paid = [math.log10(cost) for cost in costs if cost > 0] or [-6.0]
-        zero = math.floor(min(paid)) - 1
-        gap = (0.0115 if len(points) <= NAMED else 0.007) * (max(paid) - zero + 1)
-        at = _apart([math.log10(cost) if cost > 0 else zero for cost in costs], gap)
-        end = math.ceil(max(at) + 0.3)
-        best = [(x, p["overall"]) for x, p in zip(at, ordered, strict=True) if p[f"best_by_{axis}"] == "yes"]
-        panel.step(*zip(*[*best, (end, best[-1][1])], strict=True), where="post", color="#999999", lw=1, ls="--")
-        for x, p in zip(at, ordered, strict=True):
-            colour, shape = drawing.surface(p["surface"])
+        paid = [p[f"{axis}_flops_percent"] for p in ordered if p[f"{axis}_flops_percent"] > 0] or [1e-5]
+        least, most = math.floor(math.log10(min(paid))), math.ceil(math.log10(max(paid)) + 0.3)
+        # Logarithmic from the least that anything costs; what costs nothing stands a decade to the left.
+        panel.set_xscale("symlog", linthresh=10.0**least)
+        best = [(p[f"{axis}_flops_percent"], p["overall"]) for p in ordered if p[f"best_by_{axis}"] == "yes"]
+        steps = [*best, (10.0**most, best[-1][1])]
+        panel.step(*zip(*steps, strict=True), where="post", color="#999999", lw=1, ls="--")
+        for p in ordered:
+            x, (colour, shape) = p[f"{axis}_flops_percent"], drawing.surface(p["surface"])
             full = p[f"best_by_{axis}"] == "yes"
-            panel.plot([x, x], [p["low"], p["high"]], color=colour, lw=1)
+            if full:
+                panel.plot([x, x], [p["low"], p["high"]], color=colour, lw=1)
             panel.plot([x], [p["overall"]], shape, color=colour, ms=5.5, mfc=colour if full else "white", mew=1.3)
-            if len(points) <= NAMED or full or p["surface"] == "control" or p["method"] == table.reference:
-                place = (x, p["high"]), (0, 3)
-                panel.annotate(p["method"], *place, textcoords="offset points", rotation=90, fontsize=6.5, ha="center")
-        panel.set_xlim(zero - 0.4, end)
-        panel.set_xticks(range(zero, end + 1), ["0", *(f"{10.0**k:g}" for k in range(zero + 1, end + 1))])
-        panel.set_ylim(-0.03 * table.scale, min(table.scale, max(p["high"] for p in points)) + 0.24 * table.scale)
+        panel.set_xlim(-0.4 * 10.0**least, 10.0**most)
+        panel.set_xticks([0, *(10.0**k for k in range(least, most + 1))])
+        panel.set_xticklabels(["0", *(f"{10.0**k:g}" for k in range(least, most + 1))])
+        panel.minorticks_off()
+        panel.set_ylim(-0.05 * table.scale, min(table.scale, max(p["high"] for p in points)) + 0.06 * table.scale)
         panel.set_xlabel(f"FLOPs above the bare model, %: {what}")
-        panel.set_ylabel("overall, 95 % interval")
+        panel.set_ylabel("overall")
         panel.grid(color=drawing.GRID, lw=0.6)
     marks = drawing.surfaces([p["surface"] for p in points])
-    marks.append(drawing.handle(marker="o", ls="--", color="#555555", label="full: none is cheaper and better"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
-    shown = len({point["method"] for point in points})
-    of = f" (of {len(table.rows)} methods the {shown} with a cost record)" if shown < len(table.rows) else ""
-    figure.suptitle(f"{table.title}: score against exact overhead{of}; equal costs stand side by side", fontsize=9)
+    told = "full: none is cheaper and better, with its 95 % interval"
+    marks.append(drawing.handle(marker="o", ls="--", color="#555555", label=told))
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=8)
+    methods = len({point["method"] for point in points})
+    of = f" (of {len(table.rows)} methods the {methods} with a cost record)" if methods < len(table.rows) else ""
+    figure.suptitle(f"{table.title}\nscore against exact overhead{of}", fontsize=9)
+    figure.draw_without_rendering()  # names are placed where the points came to lie
+    figure.set_layout_engine("none")
+    for panel, (axis, _) in shown:
+        _name(panel, points, axis, table.reference)
     return figure
 
 
-def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Sorted `values`, moved as little as keeps them `gap` apart (least squares)."""
-    from scipy.optimize import isotonic_regression
+def _name(panel: Any, points: Sequence[Mapping[str, Any]], axis: str, reference: str | None) -> None:
+    """Write the points' names, of those on one spot together; they choose first that a reader looks for."""
 
-    steps = [gap * i for i in range(len(values))]
-    free = isotonic_regression([v - s for v, s in zip(values, steps, strict=True)]).x
-    return [float(v + s) for v, s in zip(free, steps, strict=True)]
+    def order(i: int) -> tuple[int, float]:
+        p = points[i]
+        first = p[f"best_by_{axis}"] == "yes" or p["method"] == reference
+        return 0 if first else 1 if p["surface"] == "control" else 2, -p["overall"]
+
+    named = sorted(range(len(points)), key=order)
+    if len(points) > NAMED:
+        named = [i for i in named if order(i)[0] < 2]
+    places = [(p[f"{axis}_flops_percent"], p["overall"]) for p in points]
+    words: dict[tuple[float, float], tuple[int, str, str]] = {}
+    for i in named:
+        first, said, colour = words.get(places[i], (i, "", drawing.surface(points[i]["surface"])[0]))
+        words[places[i]] = first, f"{said}, {points[i]['method']}" if said else points[i]["method"], colour
+    drawn = [end for line in panel.lines for end in pairwise(line.get_path().vertices)]  # the steps and the intervals
+    labels.label(panel, places, list(words.values()), 7, drawn)
 
 
 def context(arch: Architecture, sizes: Sequence[int] = SIZES, rank: int = RANK) -> Figure:
