@@ -16,8 +16,8 @@ from page_cases import Recipe, price, write
 from bench import results
 from bench.core.errors import BenchError
 from bench.report.build import build
-from bench.report.page import encoding, samples, summary
-from bench.report.page.build import STATIC
+from bench.report.page import encoding, samples, summary, write as write_page
+from bench.report.page.build import BUILT, STATIC, stop
 from bench.report.text.leaderboard import interval
 from bench.report.text.verdict import answers
 from bench.results.runs import TRIALS, Tried, read, trials
@@ -95,10 +95,39 @@ def test_a_report_with_its_page_is_the_same_twice(place: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_a_provisional_report_says_so_and_leaves_no_trace_of_it_in_the_last(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "reports"
+    build(place / "results", out, to_come=2)
+    early = files(out)
+    said = "Provisional: 2 methods are still to come, and ranks and intervals may change."
+    assert f"**{said}**" in (out / "leaderboard.md").read_text("utf-8").split("## ")[0]
+    assert json.loads((out / "leaderboard.json").read_text("utf-8"))["to_come"] == 2
+    built = value(out / "page" / "data" / "built.js")
+    assert (built["live"], built["to_come"], built["said"]) == (True, 2, said)
+    stop(out)
+    assert value(out / "page" / "data" / "built.js") == built | {"live": False}
+    build(place / "results", out)
+    last = files(out)
+    assert {name for name in last if last[name] != early[name]} == {"leaderboard.md", "leaderboard.json", BUILT}
+    assert last == files(place / "reports")
+    assert value(out / BUILT) == {"stamp": built["stamp"], "live": False, "to_come": 0, "said": ""}
+
+
+def test_another_page_has_another_stamp(tmp_path: Path) -> None:
+    stamps = set()
+    for number, tests in enumerate((1, 2, 2)):
+        write(Recipe(METHODS[:2], ("ocean", "sql"), tests=tests), tmp_path / str(number))
+        write_page(tables(results.load(tmp_path / str(number))), tmp_path / "out", {}, {}, to_come=1)
+        stamps.add(value(tmp_path / "out" / BUILT)["stamp"])
+    assert len(stamps) == 2
+
+
+@pytest.mark.slow
 def test_every_script_and_style_of_the_page_is_written(place: Path) -> None:
     text = (place / "reports" / "index.html").read_text("utf-8")
     named = re.findall(r'(?:src|href)="(page/[^"]+)"', text)
-    assert sorted(named) == sorted([*(f"page/{name}" for name in STATIC), "page/data/overview.js"])
+    data = [f"page/data/{name}.js" for name in ("overview", "built")]
+    assert sorted(named) == sorted([*(f"page/{name}" for name in STATIC), *data])
     assert all((place / "reports" / name).is_file() for name in named)
     assert "unsafe" not in text
     assert "http:" not in text

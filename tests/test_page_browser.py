@@ -6,6 +6,7 @@ Every page opened here must have logged nothing, thrown nothing and asked for no
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from page_cases import Recipe, price, write
 
 from bench import results
 from bench.report.build import build
-from bench.report.page import write as write_page
+from bench.report.page import stop, write as write_page
 from bench.results.tables import tables
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
@@ -63,7 +64,7 @@ class Tab:
 
     def files(self) -> list[str]:
         """Data files asked for, by name."""
-        return [url.rsplit("/", 1)[1] for url in self.asked if "/page/data/" in url and "overview" not in url]
+        return [url.rsplit("/", 1)[1] for url in self.asked if re.search("/page/data/.+/", url)]
 
     def close(self) -> None:
         self.context.close()
@@ -266,6 +267,86 @@ def test_another_table_is_one_click_away(tab: Tab) -> None:
     assert names(page) == ["diffmean", "prompt", "caa"]
     page.go_back()
     expect(page.locator(".board tbody tr")).to_have_count(4)
+
+
+# While a run is under way
+
+
+def report_of(methods: int, folder: Path, to_come: int = 0) -> None:
+    """The page of so many methods; of those that are to come the page is told."""
+    names = [("prompt", "prompt"), ("none", "control"), *((f"way-{i}", "activations") for i in range(48))]
+    write(Recipe(names[:methods], ("ocean", "sql"), tests=1, judged=False), folder / f"results-{methods}")
+    shown = tables(results.load(folder / f"results-{methods}"))
+    write_page(shown, folder / "reports", {}, {}, to_come=to_come)
+
+
+def looks(tab: Tab) -> int:
+    return sum("built.js?" in url for url in tab.asked)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_open_page_shows_the_next_report_where_the_last_was_read(browser: Any, tmp_path: Path, width: int) -> None:
+    report_of(40, tmp_path, to_come=10)
+    tab = Tab(browser, tmp_path / "reports", viewport={"width": width, "height": 800})
+    page = tab.open("#/")
+    bar = page.locator("#live")
+    expect(bar).to_contain_text("Provisional: 10 methods are still to come")
+    expect(page.locator(".board tbody tr")).to_have_count(40)
+    page.locator(".board thead button", has_text="Method").click()
+    page.locator("summary", has_text="How to read").click()
+    page.locator(".frame .scroll").evaluate("box => { box.scrollTop = 300; box.scrollLeft = 60; }")
+    page.evaluate("scrollTo(0, 350)")
+    read = "() => { const b = document.querySelector('.frame .scroll'); return [scrollY, b.scrollTop, b.scrollLeft]; }"
+    before, address = page.evaluate(read), page.url
+    assert before[:2] == [350, 300]
+    report_of(50, tmp_path)
+    expect(page.locator(".board tbody tr")).to_have_count(50, timeout=15_000)
+    page.wait_for_timeout(300)
+    assert (page.evaluate(read), page.url) == (before, address)
+    assert page.locator("details", has_text="How to read").evaluate("one => one.open") is False
+    expect(bar).to_be_hidden()
+    seen = looks(tab)
+    page.wait_for_timeout(5000)
+    assert looks(tab) == seen  # a finished report is looked at no more
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    tab.close()
+
+
+def test_a_newer_report_waits_for_who_is_writing(browser: Any, tmp_path: Path) -> None:
+    report_of(3, tmp_path, to_come=2)
+    tab = Tab(browser, tmp_path / "reports")
+    page = tab.open()
+    page.locator("#filter").fill("way")
+    report_of(4, tmp_path, to_come=1)
+    offer = page.get_by_role("button", name="Show the newer report")
+    offer.wait_for(timeout=15_000)
+    assert names(page) == ["way-0"]
+    offer.click()
+    expect(page.locator("#live")).to_contain_text("Provisional: 1 method is still to come")
+    assert names(page) == ["way-0", "way-1"]
+    tab.close()
+
+
+def test_a_run_that_stopped_is_waited_for_no_more(browser: Any, tmp_path: Path) -> None:
+    report_of(3, tmp_path, to_come=2)
+    tab = Tab(browser, tmp_path / "reports")
+    page = tab.open()
+    expect(page.locator("#live")).to_contain_text("shows the next report by itself")
+    stop(tmp_path / "reports")
+    expect(page.locator("#live")).to_contain_text("not under way any more", timeout=15_000)
+    seen = looks(tab)
+    page.wait_for_timeout(5000)
+    assert looks(tab) == seen
+    page.reload()
+    expect(page.locator("#live")).to_contain_text("Provisional: 2 methods are still to come")
+    tab.close()
+
+
+def test_a_finished_report_is_not_looked_at_again(tab: Tab) -> None:
+    page = tab.open()
+    expect(page.locator("#live")).to_be_hidden()
+    page.wait_for_timeout(5000)
+    assert looks(tab) == 0
 
 
 # A method

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.cli import run
 from bench.cli.main import main
 from bench.core import content
 from bench.core.interfaces import Context, Method
@@ -18,6 +19,8 @@ from bench.core.protocol import Budget
 from bench.core.registry import get
 from bench.core.values import Example, Train
 from bench.judges.likelihood import Likelihood
+from bench.report.build import build
+from bench.report.page.build import BUILT
 from bench.results.runs import TRIALS
 from bench.run import session
 from bench.run.jobs import Job
@@ -161,3 +164,39 @@ def test_a_provisional_table_is_on_stderr_and_says_so(tmp_path: Path, capsys: py
     assert "provisional: axbench" in shown.err[:provisional]
     assert "provisional" not in shown.out
     assert " mean " in shown.out
+    so_far = shown.err.index("report so far")
+    assert provisional < so_far < shown.err.index("report: ")
+    assert "Provisional" not in (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("mean_trains", "cache")
+def test_a_report_of_an_interrupted_run_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Method, ctx: Context, train: Train) -> None:
+        seen.append((tmp_path / "reports" / BUILT).read_text())
+        raise KeyboardInterrupt
+
+    seen: list[str] = []
+    monkeypatch.setattr(get("method", "mean"), "fit", interrupted)
+    words = ["run", "--backend", "fake", "-n", "2", "--results", str(tmp_path / "results"), "-m", "mean,none,diffmean"]
+    assert main(words, standalone_mode=False) == 130
+    assert '"live":true' in seen[0]
+    assert (tmp_path / "reports" / BUILT).read_text() == seen[0].replace('"live":true', '"live":false')
+    assert "**Provisional: 1 method is" in (tmp_path / "reports" / "leaderboard.md").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("mean_trains", "cache")
+def test_a_provisional_report_that_fails_stops_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(results: Path, out: Path, to_come: int = 0) -> list[Path]:
+        if to_come:
+            raise ZeroDivisionError("no picture")
+        return build(results, out)
+
+    monkeypatch.setattr(run, "build", failing)
+    words = ["run", "--backend", "fake", "-n", "2", "--results", str(tmp_path / "results"), "-m", "mean,none,diffmean"]
+    main(words, standalone_mode=False)
+    shown = capsys.readouterr()
+    assert "no provisional report: ZeroDivisionError: no picture" in shown.err
+    assert " mean " in shown.out
+    assert (tmp_path / "reports" / "index.html").is_file()

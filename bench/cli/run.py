@@ -19,10 +19,11 @@ from bench.cli import board
 from bench.cli.console import echo, err, money, out, progress, say
 from bench.cli.options import SEED, Number, Whole, json_option, max_cost_option, plugin_option, plugins, results_option
 from bench.cli.tracking import SERVICES, Service, tracked
-from bench.core.errors import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError, named
 from bench.core.escape import printable
 from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
+from bench.report import page
 from bench.report.build import build, refuse_foreign
 from bench.results import hypotheses
 from bench.results.last import remember
@@ -138,7 +139,14 @@ def run(
         _consent(config, plan, {role for role in plan.sent if flags[role] is None}, filed)
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
     follower = Service(track, plan) if track else None
-    jobs = execute(plan, results, tracked(progress, follower) if follower else progress, provisional)
+    shown = tracked(progress, follower) if follower else progress
+    reports: set[Path] = set()
+    try:
+        jobs = execute(plan, results, shown, lambda jobs: reports.update(provisional(jobs)))
+    except BaseException:  # an interrupt too: a page that is open looks for no newer one then
+        for folder in reports:
+            page.stop(folder)
+        raise
     if follower:
         follower.finished([read_run(job.path) for job in jobs if job.path])
     failed = outcome(jobs, results, as_json, plan.options.max_unscored)
@@ -267,12 +275,20 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     return found | ({"judging": judging} if judging else {})
 
 
-def provisional(jobs: Sequence[Job]) -> None:
-    """Print the leaderboard of what is done on stderr, while what trains is still to come."""
+def provisional(jobs: Sequence[Job]) -> list[Path]:
+    """Print the leaderboard of what is done on stderr, while what trains is still to come, and write its report;
+    returns the folders of reports."""
     left = sum(job.status == "todo" for job in jobs)
     for table in tables([results.read(job.path) for job in jobs if job.path]):
         board.show(table, err, f"provisional: {table.title}")
     say(f"provisional: {left} {'method' if left == 1 else 'methods'} still to come; ranks and intervals may change")
+    made: list[Path] = []
+    for root in sorted({job.path.parents[3] for job in jobs if job.path and job.status == "complete"}):
+        try:
+            made += _report(root, left)
+        except Exception as error:  # hours of work to come do not hang on a picture: the last report tells its failure
+            say(f"no provisional report: {named(error)}")
+    return made
 
 
 def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscored: float = 1.0) -> bool:
@@ -351,12 +367,15 @@ def _gap(run: results.Run, most: float) -> str:
     return f"{run.method}: {lost} of {asked} ratings are missing, more than --max-unscored {most:g}{again}"
 
 
-def _report(root: Path) -> None:
-    """Renew the report of the folder runs went to; one that cannot be made leaves the runs as they are."""
+def _report(root: Path, to_come: int = 0) -> list[Path]:
+    """Renew the report of the folder runs went to, while `to_come` methods are not done or at the end; returns its
+    folder. One that cannot be made leaves the runs as they are."""
     try:
         refuse_foreign(folder := root.resolve().parent / "reports")
-        written = build(root, folder)
+        written = build(root, folder, to_come)
     except BenchError as error:
         say(f"no report: {error}")
-        return
-    say("report: " + " ".join(str(p) for p in written if p.suffix in (".md", ".html")))
+        return []
+    so_far = " so far (an open page shows the next by itself)" if to_come else ""
+    say(f"report{so_far}: " + " ".join(str(p) for p in written if p.suffix in (".md", ".html")))
+    return [folder]

@@ -61,8 +61,11 @@ FIGURES = (
 """What is drawn of each table, in this order; one that a table has nothing for gives none."""
 
 
-def build(results: Path, out: Path) -> list[Path]:
-    """Write the leaderboards and the figures of every table to `out`; returns the files."""
+def build(results: Path, out: Path, to_come: int = 0) -> list[Path]:
+    """Write the leaderboards and the figures of every table to `out`; returns the files.
+
+    While a run is under way that has `to_come` methods to finish, the report says that it is provisional.
+    """
     found = tables(load(results))
     if not found:
         raise UsageError(f"no runs in {results}: run bench run first")
@@ -81,15 +84,16 @@ def build(results: Path, out: Path) -> list[Path]:
         drawn += files
     names = [path.name for path in drawn]
     _clear(out, names)
+    marked = [f"**{said}**", ""] if (said := leaderboard.provisional(to_come)) else []
     texts = {
-        "leaderboard.md": leaderboard.markdown(found, images, below, verdict.section(found)),
+        "leaderboard.md": leaderboard.markdown(found, images, below, [*marked, *verdict.section(found)]),
         "leaderboard.csv": leaderboard.csv_of(found),
-        "leaderboard.json": leaderboard.json_of(found, below, names),
+        "leaderboard.json": leaderboard.json_of(found, below, names, to_come),
     }
     for file, text in texts.items():
         write_whole(out / file, text.encode("utf-8", "replace"))
     shown = {group: [file for file, _ in found] for group, found in images.items()}
-    return [*(out / file for file in texts), *drawn, *page.write(found, out, shown, below)]
+    return [*(out / file for file in texts), *drawn, *page.write(found, out, shown, below, to_come)]
 
 
 OURS = {

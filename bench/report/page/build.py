@@ -12,18 +12,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from bench.core.content import digest
 from bench.core.store import write_whole
 from bench.report.page import methods, samples, summary
 from bench.report.page.encoding import key, script
 from bench.report.section import Section
+from bench.report.text import leaderboard
 from bench.results.tables import Table
 from bench.results.verdict import answers
 
 INDEX = "index.html"
 FOLDER = "page"
 """Beside the index: scripts, style and data."""
+BUILT = f"{FOLDER}/data/built.js"
+"""What an open page looks at for a newer report: the digest of this one, and whether a run is under way."""
 STATIC = ("style.css", "core.js", "parts.js", "columns.js", "leaderboard.js", "methods.js", "cases.js", "answers.js",
-          "samples.js", "app.js")  # fmt: skip
+          "samples.js", "app.js", "live.js")  # fmt: skip
 
 
 def write(
@@ -31,20 +35,37 @@ def write(
     out: Path,
     figures: Mapping[str, Sequence[str]],
     below: Mapping[str, Sequence[Section]],
+    to_come: int = 0,
 ) -> list[Path]:
     """Write the page into `out`, and take away data files of an earlier one; returns `index.html` alone.
 
-    `figures` and `below` are what the leaderboard shows of each group: files in `out`, and its sections.
+    `figures` and `below` are what the leaderboard shows of each group: files in `out`, and its sections. While a run
+    is under way, `to_come` is how many methods it has yet to finish.
     """
     kept = set()
+    digests = []
     for name, content in _files(tables, figures, below):
-        path = out / name
-        kept.add(path)
-        if not (path.is_file() and path.read_bytes() == content):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
+        digests.append((name, digest(content.decode("utf-8"))))
+        kept.add(_renew(out / name, content))
+    said = leaderboard.provisional(to_come)
+    built = {"stamp": digest(digests), "live": to_come > 0, "to_come": to_come, "said": said}
+    _renew(out / BUILT, script("built", built))  # last: who sees it finds the rest
     _clear(out, kept)
     return [out / INDEX]
+
+
+def stop(out: Path) -> None:
+    """Say in the provisional page in `out` that its run is not under way any more."""
+    path = out / BUILT
+    if path.is_file():
+        write_whole(path, path.read_bytes().replace(b'"live":true', b'"live":false'))
+
+
+def _renew(path: Path, content: bytes) -> Path:
+    if not (path.is_file() and path.read_bytes() == content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    return path
 
 
 def copy(out: Path, site: Path) -> None:

@@ -286,6 +286,14 @@ def grid(table: Table, rows: Sequence[Row]) -> Grid:
     return Grid(tuple(headings(table)), tuple(tuple(cells(table, row)) for row in rows))
 
 
+def provisional(to_come: int) -> str:
+    """What a report says first while `to_come` methods of a run are not finished; "" at its end."""
+    if not to_come:
+        return ""
+    count = "1 method is" if to_come == 1 else f"{to_come} methods are"
+    return f"Provisional: {count} still to come, and ranks and intervals may change."
+
+
 TOP = 10
 
 
@@ -322,8 +330,11 @@ def csv_of(tables: Sequence[Table]) -> str:
     return csv_text([row for table in tables for row in records(table)])
 
 
-def json_of(tables: Sequence[Table], below: Mapping[str, Sequence[Section]], figures: Sequence[str]) -> str:
-    """The leaderboards for programs: each table with its spec, rows, notes and what stands below; files of figures."""
+def json_of(
+    tables: Sequence[Table], below: Mapping[str, Sequence[Section]], figures: Sequence[str], to_come: int = 0
+) -> str:
+    """The leaderboards for programs: each table with its spec, rows, notes and what stands below; files of figures;
+    and of a provisional report how many methods are to come."""
     made = [
         {
             "title": table.title,
@@ -342,9 +353,5 @@ def json_of(tables: Sequence[Table], below: Mapping[str, Sequence[Section]], fig
         }
         for table in tables
     ]
-    return (
-        json.dumps(
-            {"version": 1, "tables": made, "figures": list(figures)}, indent=1, ensure_ascii=False, allow_nan=False
-        )
-        + "\n"
-    )
+    whole = {"version": 1, "tables": made, "figures": list(figures)} | ({"to_come": to_come} if to_come else {})
+    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

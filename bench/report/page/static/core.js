@@ -10,7 +10,7 @@ const bench = (() => {
   const coming = new Map();
 
   const check = (url) => {
-    if (!/^page\/data\/[0-9a-f]{10}\/[0-9a-z-]+\.js$/.test(url)) throw new TypeError(`${url} is not a data file`);
+    if (!/^page\/data\/([0-9a-f]{10}\/[0-9a-z-]+\.js|built\.js\?\d+)$/.test(url)) throw new TypeError(`${url} is not a data file`);
     return url;
   };
   const policy = window.trustedTypes
@@ -25,7 +25,9 @@ const bench = (() => {
 
   /** The value of a data file; files are scripts, since `file://` lets a page load those and fetch nothing. */
   function load(name) {
-    if (have.has(name)) return Promise.resolve(have.get(name));
+    return have.has(name) ? Promise.resolve(have.get(name)) : read(name);
+  }
+  function read(name, mark = "") {
     if (coming.has(name)) return coming.get(name);
     const made = new Promise((resolve, reject) => {
       const script = document.createElement("script");
@@ -37,7 +39,7 @@ const bench = (() => {
       script.onload = () => end(() => resolve(have.get(name)));
       script.onerror = () =>
         end(() => reject(new Error(`page/data/${name}.js is missing: keep the folder page/ beside index.html`)));
-      script.src = policy.createScriptURL(`page/data/${name}.js`);
+      script.src = policy.createScriptURL(`page/data/${name}.js${mark}`);
       document.head.append(script);
     });
     coming.set(name, made);
@@ -104,9 +106,11 @@ const bench = (() => {
   }
   /** Keep the address in step with the view without making it again. */
   function mark(address) {
-    if (address !== location.hash) history.replaceState(null, "", address);
+    if (address !== location.hash) history.replaceState(history.state, "", address);
   }
 
   const overview = () => have.get("overview");
-  return { put, load, el, svg, number, interval, ranks, chance, brief, many, to, here, mark, overview, views: {} };
+  const built = () => have.get("built");
+  const renewed = () => read("built", `?${Date.now()}`); // an address of its own, so that no copy answers for the file
+  return { put, load, built, renewed, el, svg, number, interval, ranks, chance, brief, many, to, here, mark, overview, views: {} };
 })();
