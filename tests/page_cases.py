@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,8 @@ class Recipe:
     note: str = ""
     task: str = "axbench"
     about: str = "a concept"
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+    """What the methods of the surface `prompt` put around a question."""
 
 
 def write(recipe: Recipe, root: Path) -> list[Path]:
@@ -129,6 +131,7 @@ def _run(recipe: Recipe, name: str, surface: str, merit: float) -> tuple[dict[st
             "layers": [[2]],
             "select": [{"candidate": 0, "coefficient": k} | _means(own) for k in tried],
             "test": _means(own),
+            **({"prompts": [dict(recipe.prompt)]} if recipe.prompt and surface == "prompt" else {}),
         }
     counts = {"generations": len(samples) + len(trials), "tokens": 40 * len(samples), "missing": 0}
     data = {"version": VERSION, "id": spec.id, "group": spec.group, "spec": plain(spec), "code": "c",

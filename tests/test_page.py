@@ -167,7 +167,7 @@ def test_every_answer_is_in_the_one_file_the_index_names(place: Path) -> None:
     methods = [row["name"] for row in first(place)["tables"][0]["rows"]]
     found: dict[tuple[str, str], list[Any]] = {}
     for concept, split, own, instruction, number, at in index["cases"]:
-        for answer in value(folder(place) / f"{index['files'][number]}.js")[at]:
+        for answer in value(folder(place) / f"{index['files'][number]}.js")["cases"][at]:
             found.setdefault((methods[answer[0]], samples.SPLITS[split]), []).append(
                 (
                     own,
@@ -198,7 +198,7 @@ def test_the_index_has_the_ratings_and_the_largest_gap_of_the_judges(place: Path
     assert index["judges"] == ["likelihood", "second"]
     runs = {run.method: run for run in results.load(place / "results")}
     for i, case in enumerate(index["cases"]):
-        answers = value(folder(place) / f"{index['files'][case[4]]}.js")[case[5]]
+        answers = value(folder(place) / f"{index['files'][case[4]]}.js")["cases"][case[5]]
         for answer in answers:
             row, judged, picked = answer[0], answer[6], answer[7]
             if not picked:
@@ -236,11 +236,39 @@ def test_a_file_of_answers_stays_small_whatever_the_table(
     (table,) = tables(results.load(place / "results"))
     parts = dict(samples.shards(table))
     index = parts.pop("index")
-    sizes = [sum(len(case) for case in part) for part in parts.values()]
+    sizes = [sum(len(case) for case in part["cases"]) for part in parts.values()]
     assert max(sizes) <= 9
     assert list(parts) == index["files"]
     assert len(parts) > 2 * len(RECIPE.concepts)
     assert sum(sizes) == sum(run.data["counts"]["generations"] for run in results.load(place / "results"))
+
+
+def test_answers_come_with_what_stood_around_their_questions(tmp_path: Path) -> None:
+    """Under the candidate that wrote them; and of an answer that is withheld there is no text."""
+    paths = write(RECIPE, tmp_path)
+    asked: dict[str, Any] = {"system": "Be brief.", "prefix": "", "suffix": " Now.", "shots": [["Hi?", "Ho."]]}
+    for path in paths:
+        data = json.loads(path.read_text())
+        if data["spec"]["method"] == "prompt":
+            for own in data["concepts"].values():
+                own["prompts"] = [asked, {"system": "Another candidate's."}]
+        if data["spec"]["method"] == "caa":
+            hidden = [s["text"] for s in data["samples"]]
+            data["samples"] = [
+                {k: v for k, v in s.items() if k != "text"} | {"withheld": "0123456789abcdef first words"}
+                for s in data["samples"]
+            ]
+        path.write_text(json.dumps(data))
+    (table,) = tables(results.load(tmp_path))
+    names = [row.name for row in table.rows]
+    parts = dict(samples.shards(table))
+    parts.pop("index")
+    assert all(part["prompts"] == [[names.index("prompt"), 0, asked]] for part in parts.values())
+    tested = {a[0] for name, part in parts.items() if "-test-" in name for case in part["cases"] for a in case}
+    assert tested == {i for i, name in enumerate(names) if name != "caa"}
+    assert hidden
+    whole = json.dumps(parts)
+    assert not any(text in whole for text in hidden)
 
 
 @pytest.mark.slow

@@ -437,6 +437,29 @@ def test_an_answer_is_opened_beside_those_of_other_methods(tab: Tab) -> None:
     assert page.locator(".detail h2").inner_text() == title
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_card_shows_the_prompt_its_answer_was_asked_with(browser: Any, tmp_path: Path, width: int) -> None:
+    asked = {"system": "Be brief. " * 40, "prefix": "Say: ", "suffix": PAYLOADS[0], "shots": [["Hi?", "Ho."]]}
+    write(Recipe(METHODS, ("ocean", "sql"), tests=1, selects=1, judged=False, prompt=asked), tmp_path / "results")
+    write_page(tables(results.load(tmp_path / "results")), tmp_path / "reports", {}, {})
+    tab = Tab(browser, tmp_path / "reports", viewport={"width": width, "height": 900})
+    page = tab.open("#/samples")
+    page.locator(".answer").first.wait_for()
+    assert page.locator(".around").count() == 1
+    around = page.locator('.answer[data-method="prompt"] .around')
+    summary = around.locator("summary")
+    assert summary.inner_text().startswith("Prompt: Be brief.")
+    assert summary.bounding_box()["height"] < 40
+    summary.press("Enter")
+    assert around.locator("dt").all_inner_texts() == ["system message", "example 1, user", "example 1, model", "user"]
+    assert around.locator("dd").last.inner_text() == f"Say: the instruction above{PAYLOADS[0]}"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator("select").first.select_option("1")  # the select split keeps the prompt of each candidate
+    page.locator(".sweep .around").first.wait_for()
+    harmless(page)
+    tab.close()
+
+
 def test_one_method_s_answers_stand_side_by_side_across_coefficients(tab: Tab) -> None:
     page = tab.open("#/samples")
     page.locator(".answer").first.wait_for()

@@ -139,10 +139,10 @@ def run(
         _consent(config, plan, {role for role in plan.sent if flags[role] is None}, filed)
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
     follower = Service(track, plan) if track else None
-    shown = tracked(progress, follower) if follower else progress
+    bars = tracked(progress, follower) if follower else progress
     reports: set[Path] = set()
     try:
-        jobs = execute(plan, results, shown, lambda jobs: reports.update(provisional(jobs)))
+        jobs = execute(plan, results, bars, lambda jobs: reports.update(provisional(jobs)))
     except BaseException:  # an interrupt too: a page that is open looks for no newer one then
         for folder in reports:
             page.stop(folder)

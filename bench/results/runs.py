@@ -282,10 +282,11 @@ class Run:
         """Whether a pick was among more settings than the budget has trials."""
         return max(self.settings, default=0) > int(self.data["spec"]["protocol"]["budget"]["trials"])
 
-    def prompt(self, concept: str) -> dict[str, Any]:
-        """What stood around a concept's questions under the picked setting; empty where nothing did."""
+    def prompt(self, concept: str, candidate: int | None = None) -> dict[str, Any]:
+        """What stood around a concept's questions under a candidate, or under the picked setting; empty where nothing
+        did."""
         own = self.data["concepts"][concept]
-        prompts, at = own.get("prompts") or [], own["picked"]["candidate"]
+        prompts, at = own.get("prompts") or [], own["picked"]["candidate"] if candidate is None else candidate
         return dict(prompts[at]) if at < len(prompts) else {}
 
     @property

@@ -44,11 +44,18 @@ def shards(table: Table) -> Iterator[tuple[str, Any]]:
         for split in SPLITS:
             for i, chunk in enumerate(_chunks([case for case in cases if case.split == split])):
                 files.append((f"{key(concept)}-{split}-{i}", chunk))
-                yield files[-1][0], [case.answers for case in chunk]
+                yield files[-1][0], {"cases": [case.answers for case in chunk], "prompts": _prompts(table, chunk)}
                 for case in chunk:
                     case.answers = []
     if files:
         yield "index", _index(table, concepts, files, judges)
+
+
+def _prompts(table: Table, chunk: Sequence[Case]) -> list[list[Any]]:
+    """Row, candidate and what it put around the questions of a chunk (one concept's), where it put anything."""
+    settings = sorted({(answer[0], answer[1]) for case in chunk for answer in case.answers})
+    found = ([row, at, table.rows[row].run.prompt(chunk[0].concept, at)] for row, at in settings)
+    return [one for one in found if one[2]]
 
 
 def _chunks(cases: Sequence[Case]) -> Iterator[list[Case]]:

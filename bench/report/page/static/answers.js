@@ -59,7 +59,30 @@ bench.answers = (() => {
     );
   }
 
-  function card(answer, heading, table, judges, query, extra) {
+  /** What stood around the question, in the order in which the model reads it; shown short until it is opened. */
+  function around(answer, table, prompts) {
+    const found = prompts.find(([row, candidate]) => row === answer[ROW] && candidate === answer[CANDIDATE]);
+    if (!found) return table.rows[answer[ROW]].surface === "prompt" && el("p", { cls: "note" }, "Its prompt is not in the record.");
+    const { system, shots = [], prefix = "", suffix = "" } = found[2];
+    const parts = [
+      system && ["system message", system],
+      ...shots.flatMap(([asked, answered], i) => [
+        [`example ${i + 1}, user`, asked],
+        [`example ${i + 1}, model`, answered],
+      ]),
+      (prefix || suffix) && ["user", [prefix, el("i", {}, "the instruction above"), suffix]],
+    ].filter(Boolean);
+    const brief = [system, shots.length > 0 && many(shots.length, "example"), prefix, suffix].filter(Boolean).join(" … ");
+    return el(
+      "details",
+      { cls: "reasons around" },
+      el("summary", { dir: "auto" }, el("b", {}, "Prompt: "), brief),
+      el("dl", {}, parts.map(([who, text]) => [el("dt", {}, who), el("dd", { dir: "auto" }, text)])),
+    );
+  }
+
+  /** `shared` is what all answers of a case have: the judges, the prompts and what is searched for. */
+  function card(answer, heading, table, { judges, prompts, query }, extra) {
     const facts = [
       answer[TOKENS] > 0 && many(answer[TOKENS], "token"),
       answer[TOUCHED] > 0 && `${answer[TOUCHED]} positions steered`,
@@ -68,6 +91,7 @@ bench.answers = (() => {
       "article",
       { cls: `answer${extra && extra.picked ? " picked" : ""}`, "data-method": table.rows[answer[ROW]].name },
       el("header", {}, heading),
+      around(answer, table, prompts),
       answer[TEXT].trim() ? el("p", { cls: "text", dir: "auto" }, marked(answer[TEXT], query)) : el("p", { cls: "text none" }, "(an empty answer)"),
       ratings(answer, table, judges),
       reasons(answer, judges),
@@ -78,7 +102,7 @@ bench.answers = (() => {
   const setting = (answer) => (answer[CANDIDATE] ? `candidate ${answer[CANDIDATE]}, ` : "") + `c = ${brief(answer[COEFFICIENT])}`;
 
   /** Cards of a test case, the row named by `first` leading. */
-  function byMethod(answers, table, index, query, lead, across) {
+  function byMethod(answers, table, shared, lead, across) {
     const place = (a) => (lead.includes(a[ROW]) ? lead.indexOf(a[ROW]) - lead.length : a[ROW]);
     return el(
       "div",
@@ -92,13 +116,13 @@ bench.answers = (() => {
             el("span", {}, surface(row.surface), row.coefficient !== null && ` · ${setting(answer)}`),
           ];
           const more = across && el("a", { href: across(row.name) }, "other coefficients");
-          return card(answer, heading, table, index.judges, query, { more });
+          return card(answer, heading, table, shared, { more });
         }),
     );
   }
 
   /** A row of cards a method, one card a candidate and coefficient. */
-  function bySetting(answers, table, index, query, lead) {
+  function bySetting(answers, table, shared, lead) {
     const rows = [...new Set(answers.map((a) => a[ROW]))];
     const place = (row) => (lead.includes(row) ? lead.indexOf(row) - lead.length : row);
     return rows
@@ -116,7 +140,7 @@ bench.answers = (() => {
             own.map((answer) => {
               const picked = Boolean(answer[PICKED]);
               const heading = [el("b", { cls: "name" }, setting(answer)), picked && el("span", { cls: "tag" }, "picked")];
-              return card(answer, heading, table, index.judges, query, { picked });
+              return card(answer, heading, table, shared, { picked });
             }),
           ),
         );

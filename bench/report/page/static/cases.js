@@ -76,7 +76,7 @@ bench.cases = (() => {
     });
     let done = 0;
     for (const [file, cases] of byFile) {
-      const answers = await load(`${key}/${index.files[file]}`);
+      const { cases: answers } = await load(`${key}/${index.files[file]}`);
       if (stale()) return;
       done += 1;
       const found = cases.filter((i) =>

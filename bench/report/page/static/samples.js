@@ -145,10 +145,11 @@ bench.views.samples = (() => {
       }
       if (!state.case || state.case[0] !== one.concept || state.case[1] !== one.id) return; // another was chosen since
       const chosen = new Set(rows());
-      const own = file[one.at].filter((answer) => chosen.has(answer[answers.ROW]));
+      const own = file.cases[one.at].filter((answer) => chosen.has(answer[answers.ROW]));
       const lead = measure ? measure.slice(1) : [];
       const across = both && ((name) => to(["samples", table.key], { split: "select", c: one.concept, m: name }));
       const found = apart(measure);
+      const shared = { judges: index.judges, prompts: file.prompts, query: wanted() };
       detail.replaceChildren(el(
         "div",
         {},
@@ -158,7 +159,7 @@ bench.views.samples = (() => {
         found && el("p", { cls: "largest" }, "Largest disagreement: ", el("b", {}, found[0]), ` of ${table.scale} (${found[1]}${found[2]})`),
         el("p", { cls: "count" }, many(own.length, "answer")),
         own.length === 0 && el("p", { cls: "empty" }, "None of the methods chosen answered this."),
-        el("div", {}, one.split === 1 ? answers.bySetting(own, table, index, wanted(), lead) : answers.byMethod(own, table, index, wanted(), lead, across)),
+        el("div", {}, one.split === 1 ? answers.bySetting(own, table, shared, lead) : answers.byMethod(own, table, shared, lead, across)),
       ));
     }
 
