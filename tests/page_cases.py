@@ -79,6 +79,7 @@ class Recipe:
     said: str = ""
     note: str = ""
     task: str = "axbench"
+    model: str = "tiny-model"
     about: str = "a concept"
     prompt: Mapping[str, Any] = field(default_factory=dict)
     """What the methods of the surface `prompt` put around a question."""
@@ -104,7 +105,7 @@ def write(recipe: Recipe, root: Path) -> list[Path]:
 def _spec(recipe: Recipe, name: str) -> RunSpec:
     rules = Protocol("standard", tuple(recipe.coefficients), 4, recipe.tests, Sampling(), Budget(72, 64, 3, 5))
     params = {"layer": 0.5}
-    return RunSpec(name, recipe.task, "tiny-model", "likelihood", rules, params, data=f"{len(recipe.concepts)}")
+    return RunSpec(name, recipe.task, recipe.model, "likelihood", rules, params, data=f"{len(recipe.concepts)}")
 
 
 def _run(recipe: Recipe, name: str, surface: str, merit: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -18,8 +18,10 @@ from bench.core.errors import BenchError
 from bench.report.build import build
 from bench.report.page import encoding, samples, summary, write as write_page
 from bench.report.page.build import BUILT, STATIC, stop
+from bench.report.text import models as models_text
 from bench.report.text.leaderboard import interval
 from bench.report.text.verdict import answers
+from bench.results.models import side_by_side
 from bench.results.runs import TRIALS, Tried, read, trials
 from bench.results.tables import Table, tables
 
@@ -312,6 +314,71 @@ def test_costs_have_columns_where_they_are_measured(place: Path, tmp_path: Path)
     at = table["costs"].index("prompt tokens")
     assert [row["cost"] and row["cost"][at] for row in table["rows"]] == [["0", 0], ["120", 120], None, None]
     assert all(len(row["cost"]) == len(table["costs"]) for row in table["rows"] if row["cost"])
+
+
+# Several models
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models on one task, of which the second lacks a method, and one of them on another task."""
+    root = tmp_path_factory.mktemp("models") / "results"
+    write(RECIPE, root)
+    write(dataclasses.replace(RECIPE, model="other-model", methods=METHODS[1:]), root)
+    write(dataclasses.replace(RECIPE, task="axbench-suppress"), root)
+    return root
+
+
+def test_methods_stand_beside_each_other_where_a_task_ran_on_several_models(models: Path) -> None:
+    found = tables(results.load(models))
+    (one,) = side_by_side(found)
+    by_model = {t.spec["model"]: t for t in found if t.spec["task"] == "axbench"}
+    assert one.columns == by_model
+    assert list(one.columns) == ["other-model", "tiny-model"]
+    assert set(one.rows) == {"diffmean", "prompt", "caa", "none"}
+    assert set(one.rows["diffmean"]) == {"tiny-model"}
+    for method, own in one.rows.items():
+        for model, row in own.items():
+            assert row is next(r for r in by_model[model].rows if r.name == method)
+    assert side_by_side([t for t in found if t.spec["model"] == "tiny-model"]) == []
+
+
+def test_of_a_model_the_table_that_answers_for_it_is_shown(models: Path) -> None:
+    found = tables(results.load(models))
+    (one,) = side_by_side(found)
+    own = one.columns["tiny-model"]
+    smaller = dataclasses.replace(own, group="another", rows=own.rows[:2])
+    for order in ([*found, smaller], [smaller, *found]):
+        (again,) = side_by_side(order)
+        assert again.columns["tiny-model"] is own
+
+
+def test_models_of_one_name_are_told_apart_by_their_weights(models: Path) -> None:
+    (one,) = side_by_side(tables(results.load(models)))
+    own = one.columns["tiny-model"]
+    twin = dataclasses.replace(own, spec={**own.spec, "weights": "abcdef0123"})
+    (found,) = side_by_side([own, twin])
+    assert list(found.columns) == ["tiny-model ()", "tiny-model (abcdef)"]
+    other = dataclasses.replace(own, spec={**own.spec, "judge": "another", "model": "third"})
+    assert side_by_side([own, other]) == []  # what another judge said of another model
+
+
+def test_the_leaderboard_has_a_table_of_methods_and_models(models: Path) -> None:
+    found = side_by_side(tables(results.load(models)))
+    lines = models_text.section(found)
+    assert lines[0] == "## Methods across models"
+    head = next(line for line in lines if line.startswith("| method"))
+    assert [c.strip() for c in head.strip("|").split("|")] == [
+        "method", "other-model", "other-model: Δ to its prompt", "tiny-model", "tiny-model: Δ to its prompt"
+    ]  # fmt: skip
+    row = next(line for line in lines if line.startswith("| diffmean"))
+    best = next(r for r in found[0].columns["tiny-model"].rows if r.name == "diffmean")
+    assert best.against
+    assert [c.strip() for c in row.strip("|\n ").split("|")][1:] == [
+        "", "", interval(best.estimates["overall"]), interval(best.against)
+    ]  # fmt: skip
+    assert "reference" in next(line for line in lines if line.startswith("| prompt "))
+    assert models_text.section([]) == []
 
 
 # What is claimed

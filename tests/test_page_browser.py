@@ -5,6 +5,7 @@ Every page opened here must have logged nothing, thrown nothing and asked for no
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 import shutil
@@ -267,6 +268,29 @@ def test_another_table_is_one_click_away(tab: Tab) -> None:
     assert names(page) == ["diffmean", "prompt", "caa"]
     page.go_back()
     expect(page.locator(".board tbody tr")).to_have_count(4)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_models_that_ran_on_one_task_stand_side_by_side(browser: Any, tmp_path: Path, width: int) -> None:
+    recipe = Recipe(METHODS, ("ocean", "sql"), tests=1, judged=False)
+    write(recipe, tmp_path / "results")
+    write(dataclasses.replace(recipe, model="other-model", methods=METHODS[1:]), tmp_path / "results")
+    write(dataclasses.replace(recipe, task="axbench-suppress"), tmp_path / "results")
+    write_page(tables(results.load(tmp_path / "results")), tmp_path / "reports", {}, {})
+    tab = Tab(browser, tmp_path / "reports", viewport={"width": width, "height": 800})
+    page = tab.open()
+    across = page.locator(".across")
+    assert across.locator("thead th").all_inner_texts() == ["method", "other-model", "tiny-model"]
+    row = across.locator("tbody tr", has_text="diffmean")
+    assert row.locator("td").first.inner_text() == ""
+    assert "Δ +" in row.locator("td").last.inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    across.get_by_role("link", name="tiny-model").click()
+    expect(page.locator(".verdict .over").first).to_contain_text("tiny-model")
+    page.locator(".card", has_text="axbench-suppress").click()
+    expect(page.locator(".verdict .over").first).to_contain_text("axbench-suppress")
+    assert across.count() == 0
+    tab.close()
 
 
 # While a run is under way

@@ -36,12 +36,14 @@ from bench.report.text import (
     damage,
     dialogues as by_turn,
     leaderboard,
+    models,
     monitors,
     opinions,
     parts,
     sections as head_to_head,
     verdict,
 )
+from bench.results.models import side_by_side
 from bench.results.runs import load
 from bench.results.tables import Table, tables
 from bench.results.validity import validations, validity
@@ -84,9 +86,10 @@ def build(results: Path, out: Path, to_come: int = 0) -> list[Path]:
         drawn += files
     names = [path.name for path in drawn]
     _clear(out, names)
+    several = models.section(side_by_side(found))
     marked = [f"**{said}**", ""] if (said := leaderboard.provisional(to_come)) else []
     texts = {
-        "leaderboard.md": leaderboard.markdown(found, images, below, [*marked, *verdict.section(found)]),
+        "leaderboard.md": leaderboard.markdown(found, images, below, [*marked, *verdict.section(found), *several]),
         "leaderboard.csv": leaderboard.csv_of(found),
         "leaderboard.json": leaderboard.json_of(found, below, names, to_come),
     }

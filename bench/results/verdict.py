@@ -155,7 +155,7 @@ def answers(tables: Sequence[Table]) -> list[Answer]:
     for table in tables:
         spec = table.spec
         place = digest([spec[k] for k in QUESTION], spec["protocol"]["preset"])
-        if table.kind == "steering" and (place not in largest or _weight(table) > _weight(largest[place])):
+        if table.kind == "steering" and (place not in largest or weight(table) > weight(largest[place])):
             largest[place] = table
     found = [one for table in largest.values() for one in _answers(table)]
     asked = [p for one in found for p in _asked(one)]
@@ -165,7 +165,7 @@ def answers(tables: Sequence[Table]) -> list[Answer]:
     return [replace(one, p_equivalent=p) for one, p in zip(found, same, strict=True)]
 
 
-def _weight(table: Table) -> tuple[bool, bool, int]:
+def weight(table: Table) -> tuple[bool, bool, int]:
     """Which of several tables of one question answers it: a registered one, one whose judge may rank, the largest."""
     registered = registered_by([row.run.data for row in table.rows]) is not None
     return registered, table.may_rank is True, len(table.rows)

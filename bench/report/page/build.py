@@ -18,6 +18,7 @@ from bench.report.page import methods, samples, summary
 from bench.report.page.encoding import key, script
 from bench.report.section import Section
 from bench.report.text import leaderboard
+from bench.results.models import side_by_side
 from bench.results.tables import Table
 from bench.results.verdict import answers
 
@@ -102,6 +103,7 @@ def _files(
         "tables": [
             summary.table(t, answered.get(t.group), figures.get(t.group, ()), below.get(t.group, ())) for t in tables
         ],
+        "across": [summary.across(one) for one in side_by_side(tables)],
         "methods": methods.described(row.run for table in tables for row in table.rows),
     }
     yield f"{FOLDER}/data/overview.js", script("overview", first)

@@ -16,8 +16,9 @@ from bench.overhead.summary import HEADINGS, Floor, cells as costs_of, floor, su
 from bench.report.page import methods
 from bench.report.page.encoding import key
 from bench.report.section import Section, as_json
-from bench.report.text import costs, leaderboard
+from bench.report.text import costs, leaderboard, models
 from bench.report.text.opinions import asking
+from bench.results.models import SideBySide
 from bench.results.runs import finite
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table, data_name
@@ -81,6 +82,32 @@ def _row(one: Table, row: Row, cost: Overhead | None, drift: Floor) -> dict[str,
         "tokens": counts["tokens"],
         "cost": _cost(cost, drift) if cost else None,
     }
+
+
+def across(one: SideBySide) -> dict[str, Any]:
+    """Methods on several models: of each model the scores of its own table, None where a method did not run."""
+    return {
+        "title": f"{models.HEADING}: {one.title}",
+        "note": models.NOTE,
+        "models": [[name, key(table.group)] for name, table in one.columns.items()],
+        "scale": max(table.scale for table in one.columns.values()),
+        "rows": [
+            {
+                "name": method,
+                "method": next(iter(own.values())).run.method,
+                "surface": next(iter(own.values())).run.surface,
+                "cells": [_across(table, own.get(name)) for name, table in one.columns.items()],
+            }
+            for method, own in one.rows.items()
+        ],
+    }
+
+
+def _across(table: Table, row: Row | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    delta = span(row.against) if row.against else None
+    return {"score": span(row.estimates["overall"]), "delta": delta, "reference": row.name == table.reference}
 
 
 def span(e: Estimate | Difference) -> list[float | None]:

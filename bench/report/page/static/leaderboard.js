@@ -3,7 +3,7 @@
 
 bench.views.table = (() => {
   const { el, number, interval, ranks, chance, to, here, mark, overview, many } = bench;
-  const { surface, chip, whisker, prose, blocks, fold, choice, sideways } = bench.parts;
+  const { surface, glyph, chip, whisker, prose, grid, blocks, fold, choice, sideways } = bench.parts;
   const KINDS = [
     ["task", "Task"],
     ["data", "Data"],
@@ -236,6 +236,32 @@ bench.views.table = (() => {
     return [controls, chosen.node, wide.frame];
   }
 
+  /** Where the task ran on several models: a row a method, a column a model, each with its own table's numbers. */
+  function across(one) {
+    return overview()
+      .across.filter(({ models }) => models.some(([, key]) => key === one.key))
+      .map(({ title, note, models, scale, rows }) => {
+        const digits = scale > 1 ? 2 : 3;
+        const ends = rows.flatMap((row) => row.cells.flatMap((found) => (found && found.delta ? found.delta : [])));
+        const most = Math.max(0.01, ...ends.map(Math.abs));
+        const cell = (row, found) => [
+          el("b", {}, number(found.score[0], digits)),
+          el("span", { cls: "ci" }, ` ${interval(found.score, digits)}`),
+          el(
+            "div",
+            { cls: "gap" },
+            found.delta && whisker(found.delta, -most, most, 0, row.surface),
+            found.delta ? `Δ ${number(found.delta[0], digits, true)}` : found.reference ? "its best prompt" : "",
+            found.delta && el("span", { cls: "ci" }, ` ${interval(found.delta, digits, true)}`),
+          ),
+        ];
+        const name = (row) => [glyph(row.surface), " ", el("a", { href: to(["method", row.method], { table: one.key }) }, row.name)];
+        const head = ["method", ...models.map(([model, key]) => (key === one.key ? model : el("a", { href: to(["table", key]) }, model)))];
+        const body = rows.map((row) => [name(row), ...row.cells.map((found) => found && cell(row, found))]);
+        return el("section", { cls: "across" }, el("h2", {}, title), el("p", { cls: "note" }, note), grid(head, body, title));
+      });
+  }
+
   function below(one) {
     const open = (heading) => /^(Validity|Prompting against)/.test(heading);
     return [
@@ -271,6 +297,7 @@ bench.views.table = (() => {
       ),
       claims(one),
       board(one),
+      across(one),
       el("div", { cls: "below" }, below(one)),
     ];
   };
