@@ -20,10 +20,11 @@ from bench.report.page import encoding, samples, summary, write as write_page
 from bench.report.page.build import BUILT, STATIC, stop
 from bench.report.text import models as models_text
 from bench.report.text.leaderboard import interval
-from bench.report.text.verdict import answers
+from bench.report.text.verdict import LEADS, against, answers, headline, lead
 from bench.results.models import side_by_side
 from bench.results.runs import TRIALS, Tried, read, trials
 from bench.results.tables import Table, tables
+from bench.results.verdict import VERDICTS
 
 METHODS = (("diffmean", "activations"), ("prompt", "prompt"), ("caa", "activations"), ("none", "control"))
 RECIPE = Recipe(METHODS, ("ocean", "sql", "music", "space", "dice", "kings"), tests=3, selects=2)
@@ -405,9 +406,60 @@ def test_the_page_gives_the_answer_of_the_leaderboard(tmp_path: Path) -> None:
     found = verdict(Recipe(METHODS, CONCEPTS), tmp_path)
     (one,) = answers(tables(results.load(tmp_path)))
     assert found["word"].lower() == one.said == "undecided"
-    assert "its twin did not run" in found["text"]
-    assert "diffmean" in found["text"]
-    assert interval(one.difference) in found["text"]
+    assert "its twin did not run" in found["numbers"]
+    assert "diffmean" in found["numbers"]
+    assert interval(one.difference) in found["numbers"]
+
+
+def test_the_answer_is_said_in_plain_words_before_any_table(tmp_path: Path) -> None:
+    found = verdict(Recipe(METHODS, CONCEPTS), tmp_path / "results")
+    assert found["text"] == "It is not settled whether steering or prompting works better."
+    assert found["numbers"].startswith("On the test prompts diffmean (steering) scores ")
+    build(tmp_path / "results", tmp_path / "reports")
+    said = "On axbench it is not settled whether steering or prompting works better."
+    assert first(tmp_path)["lead"] == said
+    above, _, below = (tmp_path / "reports" / "leaderboard.md").read_text("utf-8").partition("| task |")
+    assert f"**{said}**" in above
+    titled = below[below.index("## axbench") :]
+    assert titled.index("**Undecided.** It is not settled") < titled.index("| rank |")
+
+
+def test_the_lead_names_each_task_once_by_what_is_said_of_it(tmp_path: Path) -> None:
+    few = (METHODS[1], METHODS[2], METHODS[3])
+    write(Recipe(METHODS, CONCEPTS), tmp_path)
+    write(Recipe(few, CONCEPTS, task="axbench-suppress"), tmp_path)
+    found = answers(tables(results.load(tmp_path)))
+    assert [one.said for one in found] == ["undecided", "prompt"]
+    assert lead(found) == (
+        "On axbench it is not settled whether steering or prompting works better; "
+        "on axbench-suppress prompting works better than steering."
+    )
+    assert lead([found[1], found[1]]) == "On axbench-suppress prompting works better than steering."
+    assert lead([]) == "No table of this report compares steering with a prompt."
+    assert set(VERDICTS) == set(LEADS)
+
+
+@pytest.mark.slow
+def test_detection_is_answered_in_words(committed_tables: list[Table]) -> None:
+    table = next(t for t in committed_tables if t.kind == "detector")
+    word, text, _ = headline(table, None)
+    above, beaten, rest = against(table)
+    assert word == "Not the prompt"
+    assert text.startswith(f"{len(above)} of {len(above + beaten + rest)} methods detect better than asking the model")
+    for mean, p, expected in ((0.1, 1.0, "Undecided"), (-0.1, 0.001, "Prompt"), (0.1, 0.001, "Not the prompt")):
+        rows = [
+            dataclasses.replace(row, p=p, against=dataclasses.replace(row.against, mean=mean)) if row.against else row
+            for row in table.rows
+        ]
+        assert headline(dataclasses.replace(table, rows=tuple(rows)), None)[0] == expected
+
+
+def test_why_a_table_has_no_answer_is_said(tmp_path: Path) -> None:
+    write(Recipe(METHODS, CONCEPTS), tmp_path)
+    (table,) = tables(results.load(tmp_path))
+    bare = dataclasses.replace(table, rows=tuple(row for row in table.rows if not row.run.steered))
+    assert "No steering method ran here" in headline(bare, None)[1]
+    assert "A larger table" in headline(table, None)[1]
 
 
 def test_prompting_is_the_answer_where_it_is_better(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def sort(page: Any, column: str) -> None:
 def test_the_front_page_leads_with_what_may_be_claimed(tab: Tab) -> None:
     page = tab.open()
     assert page.locator("h1").inner_text() == "Should I steer this model, or just prompt it?"
+    assert page.locator("h1 + p").inner_text().startswith("On axbench ")  # the answer, in words
     assert page.locator(".card").count() == 2
     verdict = page.locator(".verdict")
     for text in ("Claimed", "Not claimed"):

@@ -88,8 +88,9 @@ def build(results: Path, out: Path, to_come: int = 0) -> list[Path]:
     _clear(out, names)
     several = models.section(side_by_side(found))
     marked = [f"**{said}**", ""] if (said := leaderboard.provisional(to_come)) else []
+    top = [*marked, *verdict.section(found), *several]
     texts = {
-        "leaderboard.md": leaderboard.markdown(found, images, below, [*marked, *verdict.section(found), *several]),
+        "leaderboard.md": leaderboard.markdown(found, images, below, top, verdict.headlines(found)),
         "leaderboard.csv": leaderboard.csv_of(found),
         "leaderboard.json": leaderboard.json_of(found, below, names, to_come),
     }

@@ -114,7 +114,7 @@ class Answer:
     @property
     def _reason(self) -> str:
         if won := self._won:
-            return f"{won.method} is above {_listed(list(won.parts))}"
+            return f"{won.method} is above {listed(list(won.parts))}"
         if self.said == "neither beats doing nothing":
             return f"{self.prompt.name} and {self.steering.name} are above none by less than {self.margin:g}, if at all"
         if self.said.startswith("equivalent"):
@@ -128,11 +128,11 @@ class Answer:
         if claim.missing:
             return f"{claim.method} leads, and {claim.missing} did not run"
         if weak := [n for n, part in claim.parts.items() if not (part.mean > 0 and significant(part.p))]:
-            return f"{claim.method} leads, and is not shown to be above {_listed(weak)}"
+            return f"{claim.method} leads, and is not shown to be above {listed(weak)}"
         if claim.others:
             unseen = [n for n, part in claim.others.items() if not (part.mean > 0 and significant(part.p))]
             if unseen:
-                return f"{claim.method} leads by one judge; the second does not see it above {_listed(unseen)}"
+                return f"{claim.method} leads by one judge; the second does not see it above {listed(unseen)}"
         return f"{claim.method} leads, and not after correction for all that is asked together"
 
     @property
@@ -141,7 +141,8 @@ class Answer:
         return len(baselines({row.name: row.run for row in self.table.rows})), len(steered(self.table))
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

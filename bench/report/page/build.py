@@ -18,6 +18,7 @@ from bench.report.page import methods, samples, summary
 from bench.report.page.encoding import key, script
 from bench.report.section import Section
 from bench.report.text import leaderboard
+from bench.report.text.verdict import lead
 from bench.results.models import side_by_side
 from bench.results.tables import Table
 from bench.results.verdict import answers
@@ -98,11 +99,13 @@ def _files(
         for name, value in _data(table):
             whole = f"{key(table.group)}/{name}"
             yield f"{FOLDER}/data/{whole}.js", script(whole, value)
-    answered = {one.table.group: one for one in answers(tables)}
+    found = answers(tables)
+    answered = {one.table.group: one for one in found}
     first = {
         "tables": [
             summary.table(t, answered.get(t.group), figures.get(t.group, ()), below.get(t.group, ())) for t in tables
         ],
+        "lead": lead(found),
         "across": [summary.across(one) for one in side_by_side(tables)],
         "methods": methods.described(row.run for table in tables for row in table.rows),
     }

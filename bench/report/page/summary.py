@@ -18,13 +18,14 @@ from bench.report.page.encoding import key
 from bench.report.section import Section, as_json
 from bench.report.text import costs, leaderboard, models
 from bench.report.text.opinions import asking
+from bench.report.text.verdict import against, headline
 from bench.results.models import SideBySide
 from bench.results.runs import finite
 from bench.results.second_judge import second
 from bench.results.tables import Row, Table, data_name
 from bench.results.verdict import Answer
 from bench.stats.intervals import Estimate
-from bench.stats.significance import Difference, significant
+from bench.stats.significance import Difference
 
 MEASURES = (
     None, "prompt_tokens", "flops_percent", "bytes_percent", "kv_percent", "request_flops_percent", "artefact_bytes",
@@ -141,32 +142,7 @@ def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
     if one.reference is not None and not one.silent:
         claimed, left = _judged(one) if one.spec["judge"] else _labelled(one)
         lists = [f"{said} Known of {one.scope}." for said in claimed] if one.scope else claimed, left
-    word, text = _headline(one, answered)
-    return {"word": word, "text": text, "claimed": lists[0], "open": lists[1], "caveats": caveats}
-
-
-def _headline(one: Table, answered: Answer | None) -> tuple[str, str]:
-    if one.silent:
-        return "No claim", f"{one.silent[0].upper()}{one.silent[1:]}."
-    if one.reference is None:
-        return "No claim", "There is no prompt in this table to compare with."
-    if one.kind == "detector":
-        above, beaten, rest = _against(one)
-        word = "It depends" if above and beaten else "Not the prompt" if above else "Prompt" if beaten else "Undecided"
-        count = len(above) + len(beaten) + len(rest)
-        return word, f"{len(above)} of {count} methods score above {one.reference}, {len(beaten)} below; labels decide."
-    if not one.decides:
-        return "No claim", "Multiple choice is no evidence by itself: a change of form alone moves it."
-    if answered is None:
-        return (
-            "No claim",
-            "Steering and prompts are not compared here: too little ran, or a larger table has the answer.",
-        )
-    pair = [f"{row.name} {row.estimates['overall'].mean:.2f}" for row in (answered.steering, answered.prompt)]
-    gap = f"{leaderboard.interval(answered.difference)}, p {leaderboard.pvalue(answered.p)}"
-    named = "registered before the runs" if answered.registered else "that did best on the select split"
-    text = f"The steering and the prompt {named}: {pair[0]} against {pair[1]}, {gap}. Why: {answered.reason}."
-    return answered.said[0].upper() + answered.said[1:], text
+    return headline(one, answered)._asdict() | {"claimed": lists[0], "open": lists[1], "caveats": caveats}
 
 
 Lists = tuple[list[str], list[str]]
@@ -206,23 +182,10 @@ def _judged(one: Table) -> Lists:
 
 def _labelled(one: Table) -> Lists:
     """Every method against the prompt, where labels decide and no judge."""
-    above, beaten, rest = _against(one)
+    above, beaten, rest = against(one)
     chance = "p < .05 after Holm over the table"
     claimed = [
         *([f"Better than {one.reference}: {', '.join(above)} ({chance})."] if above else []),
         *([f"{one.reference} is better than {', '.join(beaten)} ({chance})."] if beaten else []),
     ]
     return claimed, [f"Not told apart from {one.reference}: {', '.join(rest)}."] if rest else []
-
-
-def _against(one: Table) -> tuple[list[str], list[str], list[str]]:
-    """Methods above the reference, below it and not told apart; other prompts and controls are no answer to it."""
-    above: list[str] = []
-    beaten: list[str] = []
-    rest: list[str] = []
-    for row in one.rows:
-        if row.against is None or row.p is None or row.run.surface == "control" or row.run.prompted:
-            continue
-        side = rest if not significant(row.p) else above if row.against.mean > 0 else beaten
-        side.append(row.name)
-    return above, beaten, rest

@@ -1,14 +1,16 @@
-"""The verdicts as a table of Markdown: one line a comparison, then the two sides at equal numbers."""
+"""The verdicts in words, and as a table of Markdown: one line a comparison, then the two sides at equal numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from bench.core.escape import cell, head, row as line_of
 from bench.report.text import leaderboard
 from bench.results.sides import sides
 from bench.results.tables import Table
-from bench.results.verdict import Answer, answers, steered
+from bench.results.verdict import Answer, answers, listed, steered
+from bench.stats.significance import significant
 
 
 def lines(found: Sequence[Answer]) -> list[str]:
@@ -43,6 +45,109 @@ def equal_numbers(found: Sequence[Answer]) -> list[str]:
     return [*made, *rows] if rows else []
 
 
+LEADS = {
+    "steer": "steering works better than prompting",
+    "prompt": "prompting works better than steering",
+    "combine": "prompting and steering together work better than either",
+    "equivalent": "steering and prompting work equally well",
+    "neither beats doing nothing": "neither steering nor prompting does more than the bare model",
+    "undecided": "it is not settled whether steering or prompting works better",
+}
+"""What each verdict says, in words."""
+ONE_JUDGE = " (one judge)"
+NOTHING = "No table of this report compares steering with a prompt."
+
+
+def lead(found: Sequence[Answer]) -> str:
+    """The answer of a whole report in one sentence."""
+    if not found:
+        return NOTHING
+    several = len({one.table.spec["model"] for one in found}) > 1
+    where: dict[str, list[str]] = {}
+    for one in found:
+        spec = one.table.spec
+        name = f"{spec['task']} on {spec['model']}" if several else str(spec["task"])
+        where.setdefault(_lead(one), []).append(name)
+    parts = [f"on {listed(list(dict.fromkeys(names)))} {words}" for words, names in where.items()]
+    return f"{_begun('; '.join(parts))}."
+
+
+def _lead(one: Answer) -> str:
+    """A verdict in words; what a single judge gave says so."""
+    words = LEADS[one.said.removesuffix(ONE_JUDGE)]
+    return f"{words}, by one judge alone" if one.said.endswith(ONE_JUDGE) else words
+
+
+class Headline(NamedTuple):
+    """The answer of a table: in a word, in a sentence that needs no other to be read, and with its numbers."""
+
+    word: str
+    text: str
+    numbers: str = ""
+
+
+def headline(one: Table, answered: Answer | None) -> Headline:
+    """What a table answers, where `answered` is its answer to "steer or prompt?"."""
+    if one.silent:
+        return Headline("No claim", f"{one.silent[0].upper()}{one.silent[1:]}.")
+    if one.reference is None:
+        return Headline("No claim", "There is no prompt in this table to compare with.")
+    if one.kind == "detector":
+        return _detecting(one)
+    if not one.decides:
+        return Headline("No claim", "Multiple choice is no evidence by itself: a change of form alone moves it.")
+    if answered is None and not steered(one):
+        return Headline("No claim", "No steering method ran here that a prompt could be compared with.")
+    if answered is None:
+        return Headline("No claim", "A larger table of the same task and model has the answer.")
+    means = [f"{row.estimates['overall'].mean:.2f}" for row in (answered.steering, answered.prompt)]
+    gap = f"{leaderboard.interval(answered.difference)}, p {leaderboard.pvalue(answered.p)}"
+    named = "both registered before the runs" if answered.registered else "each the best of its kind on select prompts"
+    numbers = (
+        f"On the test prompts {answered.steering.name} (steering) scores {means[0]} of {one.scale:g} and "
+        f"{answered.prompt.name} (prompt) {means[1]}, {named}: a difference of {gap}. Why: {answered.reason}."
+    )
+    return Headline(_begun(answered.said), f"{_begun(_lead(answered))}.", numbers)
+
+
+def _begun(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def headlines(tables: Sequence[Table]) -> dict[str, Headline]:
+    """The headline of each table, by group."""
+    found = {one.table.group: one for one in answers(tables)}
+    return {table.group: headline(table, found.get(table.group)) for table in tables}
+
+
+def _detecting(one: Table) -> Headline:
+    above, beaten, rest = (len(names) for names in against(one))
+    count = above + beaten + rest
+    asked = f"asking the model ({one.reference})"
+    if above and beaten:
+        found = "It depends", f"{above} of {count} methods detect better than {asked}, and {beaten} worse"
+    elif above:
+        found = "Not the prompt", f"{above} of {count} methods detect better than {asked}, and none worse"
+    elif beaten:
+        found = "Prompt", f"No method detects better than {asked}, and {beaten} of {count} detect worse"
+    else:
+        found = "Undecided", f"None of {count} methods is told apart from {asked}"
+    return Headline(found[0], f"{found[1]}.", "Labels decide, and no judge.")
+
+
+def against(one: Table) -> tuple[list[str], list[str], list[str]]:
+    """Methods above the reference, below it and not told apart; other prompts and controls are no answer to it."""
+    above: list[str] = []
+    beaten: list[str] = []
+    rest: list[str] = []
+    for row in one.rows:
+        if row.against is None or row.p is None or row.run.surface == "control" or row.run.prompted:
+            continue
+        side = rest if not significant(row.p) else above if row.against.mean > 0 else beaten
+        side.append(row.name)
+    return above, beaten, rest
+
+
 def section(tables: Sequence[Table]) -> list[str]:
     """The first section of the leaderboard page."""
     found = answers(tables)
@@ -51,7 +156,8 @@ def section(tables: Sequence[Table]) -> list[str]:
     unregistered = [] if all(one.registered for one in found) else [UNREGISTERED, ""]
     more = equal_numbers(found)
     below = ["### The best of as many", "", *more, "", EQUAL, ""] if more else []
-    return ["## Steer or prompt?", "", *lines(found), "", *unregistered, NOTE, "", *below]
+    said = f"**{cell(lead(found))}**"
+    return ["## Steer or prompt?", "", said, "", *lines(found), "", *unregistered, NOTE, "", *below]
 
 
 UNREGISTERED = (

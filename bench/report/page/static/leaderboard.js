@@ -47,7 +47,7 @@ bench.views.table = (() => {
   }
 
   function claims(one) {
-    const { word, text, claimed, open, caveats } = one.verdict;
+    const { word, text, numbers, claimed, open, caveats } = one.verdict;
     const list = (items, none) =>
       items.length ? el("ul", {}, items.map((item) => el("li", {}, prose(item)))) : el("p", {}, none);
     return el(
@@ -55,6 +55,7 @@ bench.views.table = (() => {
       { cls: "verdict", "aria-labelledby": "answer" },
       el("p", { cls: "over" }, one.title),
       el("h2", { id: "answer" }, el("span", { cls: "word" }, `${word}.`), ` ${text}`),
+      numbers && el("p", { cls: "numbers" }, numbers),
       el("p", { cls: "over" }, "Method by method, corrected for all of them:"),
       el(
         "div",
@@ -288,6 +289,7 @@ bench.views.table = (() => {
         "section",
         { cls: "hero" },
         el("h1", {}, "Should I steer this model, or just prompt it?"),
+        el("p", { cls: "answer-first" }, overview().lead),
         el(
           "p",
           { cls: "lead" },
