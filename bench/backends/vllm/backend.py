@@ -32,12 +32,10 @@ from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Prompted, ReadSite
 from bench.core.machine import cores
 from bench.core.paths import cache_root
+from bench.core.ranges import outside
 from bench.core.registry import backend
 from bench.core.steering import Steering
 from bench.core.values import Activations, Completion, Request, TargetScore
-
-TESTED = ((0, 32), (0, 33))
-"""Versions of vLLM this was tested with: from the first, below the second."""
 
 
 def version() -> str:
@@ -55,13 +53,7 @@ def version() -> str:
 def unable() -> str:
     """Why vLLM cannot be used here, or ""."""
     found = version()
-    if not found:
-        return "vLLM is not installed (see docs/engines.md)"
-    parts = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
-    if not TESTED[0] <= parts < TESTED[1]:
-        low, high = (".".join(map(str, bound)) for bound in TESTED)
-        return f"vLLM {found} is outside the tested range (from {low}, below {high}): pip install 'vllm>={low},<{high}'"
-    return ""
+    return outside("vllm", found) if found else "vLLM is not installed (see docs/engines.md)"
 
 
 @backend("vllm")
