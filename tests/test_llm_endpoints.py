@@ -4,6 +4,7 @@ request can carry."""
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from conftest import KEY
 from hypothesis import given, settings, strategies as st
@@ -282,6 +284,27 @@ def test_an_address_that_cannot_be_is_told_in_one_line_before_anything_runs(stub
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("bench:")]
     assert "address" in line
     assert "sk-secret-secret" not in result.stderr
+
+
+def test_an_endpoint_needs_no_package_but_openai_and_what_it_brings(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """openai 3 is built on httpx2; the older httpx is there only where some other package brings it."""
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    assert run().exit_code == 0
+
+
+@pytest.mark.parametrize("host", ["[::1", "\0"])
+def test_an_address_that_only_the_client_refuses_ends_the_asking(host: str) -> None:
+    one = OpenAIBackend("m", "http://127.0.0.1:9/v1")
+    one.__dict__["client"] = openai.OpenAI(api_key="x", base_url="http://127.0.0.1:9/v1", max_retries=0)
+
+    def post(*_: object, **__: object) -> None:
+        openai.OpenAI(api_key="x", base_url=f"http://{host}/v1")
+
+    one.client.post = post
+    with pytest.raises(StopRun):
+        list(one.generate([Request((("user", "Hi"),), None, Sampling(1, 0.0, 0))]))
 
 
 def test_what_an_address_hides_is_shown_nowhere(stub: Stub, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import email.utils
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -221,7 +222,6 @@ class OpenAIBackend(Backend):
 
     def _send(self, body: dict[str, Any], most: float) -> Reply | None:
         """One try at the cost of what is held for it; None where the dialect has learnt from it."""
-        import httpx
         import openai
 
         if self.asking.over.is_set():
@@ -249,7 +249,7 @@ class OpenAIBackend(Backend):
             paid, took = most, {"failed_tries": 1, "dollars_unsure": most}
             reason = f"an answer that cannot be read ({type(error).__name__}: {error})"
             raise TransientError(f"{self.where}: {self._line(reason)}") from None
-        except (openai.OpenAIError, httpx.InvalidURL) as error:
+        except _hopeless() as error:
             raise StopRun(f"{self.where}: {self._line(str(error))}") from None
         except BaseException:  # it was sent, and nobody waits for the answer
             paid, took = most, {"dollars_unsure": most}
@@ -297,6 +297,15 @@ class OpenAIBackend(Backend):
     def _line(self, text: str) -> str:
         line = self.scrubbed(text).strip().split("\n")[0]
         return line if len(line) <= 300 else line[:300] + " …"
+
+
+def _hopeless() -> tuple[type[Exception], ...]:
+    """What openai raises where asking on is of no use, and its HTTP library for an address that nothing can be sent to:
+    that is httpx below version 3, and httpx2 from there on."""
+    import openai
+
+    libraries = (sys.modules.get(name) for name in ("httpx", "httpx2"))
+    return (openai.OpenAIError, *(one.InvalidURL for one in libraries if one))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
