@@ -12,11 +12,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import bench.backends.threads  # noqa: F401 - from here on it counts what other programs do
+from bench.cli.completion import light, typed
 from bench.cli.options import plugins
 from bench.core.errors import BenchError, UsageError
 
@@ -51,7 +53,18 @@ class Group(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
-        return cast(click.Command, getattr(importlib.import_module(f"bench.cli.{module}"), name))
+        return typed(getattr(importlib.import_module(f"bench.cli.{module}"), name), cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """While a shell completes a name, the command itself stays unloaded where it can."""
+        found = light(args, lambda name: self.get_command(ctx, name)) if ctx.resilient_parsing else None
+        return (args[0], found, []) if found else super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
