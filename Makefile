@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 
 run: $(VENV)/.run
 	$(BIN)/bench run --methods all --task axbench
+	@echo "bench lies in $(VENV): type  . $(BIN)/activate  in each new terminal, and then  bench --help"
 
 test: lint
 	$(BIN)/bench models fetch

@@ -30,3 +30,18 @@ def test_an_older_python_is_refused_before_anything_is_made(tmp_path: Path, targ
     assert done.returncode != 0
     assert "python3 will not do (Python 3.10.12): this needs Python 3.11 or later" in done.stderr.splitlines()[-1]
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_run_ends_with_where_bench_is(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    bench = tmp_path / ".venv" / "bin" / "bench"
+    bench.parent.mkdir(parents=True)
+    bench.write_text('#!/bin/sh\necho "$@"\n')
+    bench.chmod(0o755)
+    (tmp_path / ".venv" / ".run").touch()
+    done = subprocess.run(["make", "run"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    *_, run, told = done.stdout.splitlines()
+    assert run == "run --methods all --task axbench"
+    assert " . .venv/bin/activate " in told
