@@ -4,11 +4,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick lint vllm-cpu faults bench
+.PHONY: run report test quick lint vllm-cpu faults bench
 
 run: $(VENV)/.run
 	$(BIN)/bench run --methods all --task axbench
 	@echo "bench lies in $(VENV): type  . $(BIN)/activate  in each new terminal, and then  bench --help"
+
+# Every table, figure and page of the committed runs, in reports/: git keeps what they are made of.
+report: $(VENV)/.run
+	$(BIN)/bench report --results results
 
 test: lint
 	$(BIN)/bench models fetch

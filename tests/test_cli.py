@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -360,7 +361,8 @@ def _git(folder: Path, *words: str) -> None:
 
 
 def test_a_tree_is_dirty_by_its_code_and_not_by_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("results/a/run.json", "reports/x.md", "bench/run.py", "a file.py"):
+    shutil.copy(provenance.ROOT / ".gitignore", tmp_path)
+    for name in ("results/a/run.json", "bench/run.py", "a file.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     _git(tmp_path, "init", "-q")
@@ -370,6 +372,7 @@ def test_a_tree_is_dirty_by_its_code_and_not_by_its_results(tmp_path: Path, monk
     assert len(provenance.commit() or "") == 40
     assert provenance.dirty() == []
     (tmp_path / "results" / "a" / "run.json").write_text("2")  # a run made again
+    (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "new.md").write_text("new")
     assert provenance.dirty() == []
     (tmp_path / "bench" / "run.py").write_text("2")

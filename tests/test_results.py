@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,13 +141,27 @@ def test_detection_has_the_paper_s_order() -> None:
 
 
 @pytest.mark.slow
-def test_the_reports_are_what_the_results_give(tmp_path: Path) -> None:
-    """Pictures depend on the machine's fonts and are compared by name alone; nothing else lies beside them."""
-    written = build(ROOT / "results", tmp_path)
-    assert {p.name for p in (ROOT / "reports").iterdir() if p.is_file()} == {path.name for path in written}
-    for path in written:
-        if path.suffix not in (".png", ".svg"):
-            assert (ROOT / "reports" / path.name).read_text("utf-8") == path.read_text("utf-8")
+def test_the_report_is_what_the_results_give_and_nothing_else(tmp_path: Path) -> None:
+    """To the byte, pictures and page too, in another process with other hashes; beside it lies nothing that it does not
+    name, and every committed run stands in it."""
+    script = "import sys, pathlib; from bench.report.build import build; build(*map(pathlib.Path, sys.argv[1:]))"
+    words = [sys.executable, "-c", script, str(ROOT / "results"), str(tmp_path / "again")]
+    with subprocess.Popen(words, env=os.environ | {"PYTHONHASHSEED": "7"}) as again:
+        written = build(ROOT / "results", tmp_path / "report")
+    assert again.returncode == 0
+
+    def files(folder: str) -> dict[str, bytes]:
+        below = (tmp_path / folder).rglob("*")
+        return {path.relative_to(tmp_path / folder).as_posix(): path.read_bytes() for path in below if path.is_file()}
+
+    one, two = files("report"), files("again")
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
+    assert {path.name for path in (tmp_path / "report").iterdir() if path.is_file()} == {
+        path.name for path in written if path.parent == tmp_path / "report"
+    }
+    rows = [row for table in json.loads(one["leaderboard.json"])["tables"] for row in table["rows"]]
+    assert {(row["group"], row["id"]) for row in rows} == {(run.data["group"], run.data["id"]) for run in RUNS}
 
 
 @pytest.mark.slow

@@ -53,3 +53,19 @@ def test_a_workflow_may_read_and_no_more_unless_a_job_says_so(path: Path) -> Non
     made = workflow(path.stem)
     assert made["permissions"] == {"contents": "read"}
     assert all("timeout-minutes" in job for name, job in made["jobs"].items() if steps(job, "run"))
+
+
+def test_what_is_generated_from_the_results_is_not_kept_beside_them() -> None:
+    """Two changes that add runs would meet in it; the workflows make it, and so does `make report`."""
+    kept = subprocess.run(["git", "ls-files", "reports"], cwd=ROOT, capture_output=True, text=True)
+    if kept.returncode:
+        pytest.skip("not in a git checkout")
+    assert kept.stdout == ""
+    assert "/reports/" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    (published,) = [text for text in steps(workflow("site")["jobs"]["build"], "run") if "bench report" in text]
+    assert "--results results --publish site/" in published
+    held = steps(workflow("results")["jobs"]["check"], "run")
+    assert [text for text in held if text.startswith("bench")] == [
+        "bench check results",
+        "bench report --results results",
+    ]

@@ -33,10 +33,10 @@ def commit() -> str | None:
 
 
 def dirty() -> list[str]:
-    """Changed or untracked paths outside `results/` and `reports/`."""
+    """Changed or untracked paths outside `results/`; what git ignores is neither."""
     status = _git("status", "--porcelain", "--untracked-files=all") or ""
     paths = [line[3:].split(" -> ")[-1].strip('"') for line in status.splitlines()]
-    return [path for path in paths if not path.startswith(("results/", "reports/"))]
+    return [path for path in paths if not path.startswith("results/")]
 
 
 @lru_cache(maxsize=1)
