@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from bench.core.errors import BenchError
 from bench.core.protocol import protocol
 from bench.core.registry import get, load_plugin
 from bench.core.values import Concept
-from bench.run.task_contract import refuse
+from bench.run.task_contract import refuse, untyped
 
 PLUGIN = '''
 import dataclasses
@@ -179,6 +183,81 @@ class BadPick(Method):
     def fit(self, ctx, train):
         return [Fitted(Steering(), chooser=Picks())]
 
+class Answered(Method):
+    def fit(self, ctx, train):
+        return self.answer(ctx)
+
+@made("bad-none", ["add"])
+@dataclass(frozen=True)
+class BadNone(Answered):
+    def answer(self, ctx):
+        return None
+
+@made("bad-answer", ["add"])
+@dataclass(frozen=True)
+class BadAnswer(Answered):
+    def answer(self, ctx):
+        return "hello"
+
+@made("bad-empty", ["add"])
+@dataclass(frozen=True)
+class BadEmpty(Answered):
+    def answer(self, ctx):
+        return []
+
+@made("bad-exit", ["add"])
+@dataclass(frozen=True)
+class BadExit(Answered):
+    def answer(self, ctx):
+        raise SystemExit(3)
+
+@made("bad-vector-rank", ["add"])
+@dataclass(frozen=True)
+class BadVectorRank(Plain):
+    def steering(self, ctx):
+        return adding(ctx, value=unit(ctx)[None, None])
+
+@made("bad-tensor", ["add"])
+@dataclass(frozen=True)
+class BadTensor(Plain):
+    def steering(self, ctx):
+        import torch
+
+        return adding(ctx, value=torch.ones(ctx.lm.width))
+
+@made("bad-words", ["add"])
+@dataclass(frozen=True)
+class BadWords(Plain):
+    def steering(self, ctx):
+        return adding(ctx, value=unit(ctx).astype(str))
+
+@made("bad-complex", ["add"])
+@dataclass(frozen=True)
+class BadComplex(Plain):
+    def steering(self, ctx):
+        return adding(ctx, value=unit(ctx).astype(complex))
+
+@made("bad-nan", ["add"])
+@dataclass(frozen=True)
+class BadNan(Plain):
+    def steering(self, ctx):
+        return adding(ctx, value=unit(ctx) * np.nan)
+
+@made("bad-training", ["add"])
+@dataclass(frozen=True)
+class BadTraining(Plain):
+    def training(self, budget):
+        return budget["rows"]
+
+    def steering(self, ctx):
+        return adding(ctx)
+
+@made("bad-all", ["add"])
+@dataclass(frozen=True)
+class BadAll(Plain):
+    def fit_all(self, ctx, trains):
+        return None
+
 @made("bad-fit")
 @dataclass(frozen=True)
 class BadFit(Method):
@@ -186,11 +265,11 @@ class BadFit(Method):
         return [Steering()]
 '''
 SAID = {
-    "bad-layer": "fit: BenchError: Add at layer 99: the model has layers 0 to 3",
-    "bad-negative-layer": "fit: BenchError: Add at layer -1: the model has layers 0 to 3",
-    "bad-width": "Add at layer 1 cannot change a state of width 32: ",
-    "bad-rows": "Project at layer 1 cannot change a state of width 32: ",
-    "bad-rank": "LowRank at layer 1 cannot change a state of width 32: ",
+    "bad-layer": "fit: its Add at layer 99: the model has layers 0 to 3",
+    "bad-negative-layer": "fit: its Add at layer -1: the model has layers 0 to 3",
+    "bad-width": "fit: its Add at layer 1 has 5 values, the model 32 (bad_methods.py:19)",
+    "bad-rows": "its Project at layer 1 cannot change a state of 32 values: basis is (3, 3): ",
+    "bad-rank": "its LowRank at layer 1 cannot change a state of 32 values: rotation is (2, 32), weight is (3, 32)",
     "bad-gate": "Add at layer 1: its gate has shape (3,), and the model's states have 32",
     "bad-module": "LowRankDelta on 'model.layers.0.nowhere': the model has no such linear module",
     "bad-shape": "LowRankDelta on model.layers.0.mlp.up_proj: (4, 4), where it is (64, 32)",
@@ -199,12 +278,23 @@ SAID = {
     "bad-text": "its prompt has a part that is no text",
     "bad-note": "its note holds a number that is not finite",
     "bad-note-array": "its note holds a ndarray, which JSON has no place for",
-    "bad-place": "generate: BenchError: Add at layer 1 touched no position of a request",
+    "bad-place": "generate: Add at layer 1 touched no position of a request",
     "bad-bind": "steering: RuntimeError: no binding today",
-    "bad-bound-layer": "bound to a prompt, Add at layer 99: the model has layers 0 to 3",
+    "bad-bound-layer": "bound to a prompt, its Add at layer 99: the model has layers 0 to 3",
     "bad-bound-type": "bound to a prompt, its steering is a str",
-    "bad-pick": "choose: IndexError",
-    "bad-fit": "the fit gave a Steering, where a Fitted is due",
+    "bad-pick": "choose: its chooser picked 9 of 2 answers, which are numbered from 0",
+    "bad-none": "fit: its fit gave None, where a list of Fitted is due",
+    "bad-answer": "fit: its fit gave a str, where a list of Fitted is due",
+    "bad-empty": "fit: its fit gave no candidate",
+    "bad-exit": "fit: SystemExit: 3",
+    "bad-vector-rank": "its Add at layer 1 makes (1, 1, 1, 1, 32) of a state (1, 1, 32): value is (1, 1, 32)",
+    "bad-tensor": "its Add at layer 1: value is a Tensor, where a NumPy array is due",
+    "bad-words": "Add.value holds <U",
+    "bad-complex": "its Add at layer 1: value holds complex128, where real numbers are due",
+    "bad-nan": "Add.value holds values that are not finite",
+    "bad-training": "TypeError: 'Budget' object is not subscriptable",
+    "bad-all": "fit: its fit_all gave None: the fits of each concept are due",
+    "bad-fit": "its fit gave a Steering, where a Fitted is due",
 }
 """What each method of the plugin is told."""
 
@@ -235,10 +325,12 @@ def test_each_method_that_is_wrong_fails_alone_and_in_one_line(plugin: Path, tmp
         assert rows[name]["status"] == "failed"
         assert said in rows[name]["reason"], rows[name]["reason"]
         assert "\n" not in rows[name]["reason"]
+        assert re.search(r"\(bad_methods\.py:\d+\)$", rows[name]["reason"])
     assert all(len(json.loads(Path(rows[n]["path"]).read_text())["samples"]) == 6 for n in ("none", "prompt"))
 
 
 TASKS = """
+import sys
 from dataclasses import dataclass
 
 from bench import Verdict, task
@@ -248,7 +340,7 @@ BAD = {"short": lambda rows: rows[:-1], "plain": lambda rows: [1.0 for _ in rows
        "high": lambda rows: [row | {"overall": Verdict(9.0)} for row in rows],
        "nan": lambda rows: [row | {"overall": Verdict(float("nan"))} for row in rows],
        "axis": lambda rows: [row | {"mood": Verdict(1.0)} for row in rows],
-       "raise": lambda rows: 1 // 0}
+       "raise": lambda rows: 1 // 0, "exit": lambda rows: sys.exit(3)}
 
 @task("bad-task")
 @dataclass(frozen=True)
@@ -269,6 +361,7 @@ class Bad(AxBench):
         ("nan", "task bad-task: overall is nan, and the scale goes from 0 to 2"),
         ("axis", "task bad-task: an answer has mood, which is none of its axes"),
         ("raise", "task bad-task cannot score: ZeroDivisionError"),
+        ("exit", "task bad-task cannot score: SystemExit: 3"),
     ],
 )
 def test_a_task_that_scores_wrongly_is_named_in_one_line(
@@ -282,6 +375,7 @@ def test_a_task_that_scores_wrongly_is_named_in_one_line(
     assert done.exit_code == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"bench: {said}")
+    assert re.search(r"\(bad_task\.py:\d+\)$", last)
     assert not list((tmp_path / "results").rglob("run.json"))
 
 
@@ -346,3 +440,83 @@ def test_a_test_question_that_is_nearly_a_training_one_is_told() -> None:
     told = refuse(task, {concept.id: task.train(concept) for concept in task.concepts()})
     assert len(told) == 2
     assert all("but for case and spaces a test question is a training one" in line for line in told)
+
+
+JUDGE = """
+import sys
+from dataclasses import dataclass
+
+from bench import Judge, Verdict, judge
+
+def raises():
+    raise ValueError("no rating today")
+
+@judge("bad-judge")
+@dataclass
+class Bad(Judge):
+    where: str = ""
+
+    def fingerprint(self):
+        return raises() if self.where == "fingerprint" else {"where": self.where}
+
+    def prepare(self, *given):
+        return raises() if self.where == "prepare" else None
+
+    def key(self, item):
+        return raises() if self.where == "key" else item
+
+    def report(self):
+        return raises() if self.where == "report" else {}
+
+    def rate(self, items):
+        if self.where == "exit":
+            sys.exit(3)
+        return raises() if self.where == "rate" else ((i, Verdict(1.0)) for i, _ in enumerate(items))
+"""
+
+
+@pytest.mark.parametrize("where", ["fingerprint", "prepare", "key", "report", "rate", "exit"])
+def test_a_judge_that_fails_is_named_with_file_and_line(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bad_judge.py").write_text(JUDGE, "utf-8")
+    load_plugin(tmp_path / "bad_judge.py")
+    words = ("run", "--judge", "bad-judge", "-p", f"bad-judge.where={where}", "-m", "none", "-n", "1")
+    done = bench(*words, "--backend", "fake", "--results", str(tmp_path / "results"))
+    assert done.exit_code == 1
+    last = done.stderr.splitlines()[-1]
+    said = "SystemExit: 3 (bad_judge.py:29)" if where == "exit" else "ValueError: no rating today (bad_judge.py:8)"
+    assert "judge bad-judge" in last
+    assert said in last
+
+
+@pytest.mark.parametrize(("part", "given"), [("concepts", ["x"]), ("train", None), ("select", None), ("test", ["x"])])
+def test_a_task_that_gives_something_else_is_told_what_is_due(part: str, given: Any) -> None:
+    made = changing(**{part: lambda *given_to: given})
+    assert "is due" in untyped(made)
+    assert not untyped(changing())
+
+
+def test_a_plugin_may_end_in_an_exit_and_its_traceback_is_shown_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BENCH_DEBUG", raising=False)
+    (tmp_path / "leaves.py").write_text("import sys\n\nsys.exit(2)\n", "utf-8")
+    words = ("run", "-m", "none", "--backend", "fake", "--plugin", str(tmp_path / "leaves.py"))
+    plain, debug, early = (bench(*more) for more in (words, (*words, "--debug"), ("--debug", *words)))
+    for done in (plain, debug, early):
+        assert done.exit_code == 2
+        assert done.stderr.splitlines()[-1] == "bench: plugin leaves.py:3 cannot be imported: SystemExit: 2"
+        assert ("Traceback" in done.stderr) is (done is not plain)
+    assert "BENCH_DEBUG" not in os.environ
+
+
+@pytest.mark.parametrize("first", ["plugin", "shipped"])
+def test_a_shipped_name_is_the_plugin_s_to_give_up_whichever_is_loaded_first(tmp_path: Path, first: str) -> None:
+    """In a process of its own: which comes first is a matter of what was imported before."""
+    (tmp_path / "mine.py").write_text(PLUGIN.split("@made")[0] + '\n@made("diffmean")\nclass Mine(Plain):\n    pass\n')
+    loads = ["registry.load_plugin(pathlib.Path('mine.py'))", "registry.table('method')"]
+    code = "; ".join(["import pathlib", "from bench.core import registry", *loads[:: 1 if first == "plugin" else -1]])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert re.search(r"'diffmean' is a shipped method: mine\.py:\d+ needs another name$", done.stderr.strip())

@@ -19,7 +19,8 @@ from bench.core import registry
 from bench.core.definitions import OWN, closure
 from bench.core.protocol import protocol
 from bench.core.rows import Rows
-from bench.run.identity import RULES, definitions
+from bench.run.faults import definitions
+from bench.run.identity import RULES
 from bench.run.plan import Options, make
 from bench.run.session import execute
 from benchmarks.faults import keys
@@ -134,6 +135,7 @@ def test_options_in_another_order_are_other_data(questions: Path) -> None:
 
 
 UNKEYED = {
+    "bench.core.blame": "says what failed",
     "bench.core.claims": "says who makes what",
     "bench.backends.threads": "changes speed alone",
     "bench.backends.models": "finds a model, whose content is in the key",
@@ -156,6 +158,7 @@ UNKEYED = {
     "bench.results.runs": "writes; what it sums up is computed again from the samples",
     "bench.run.damage": "decides no setting; its digest stands beside what it sums up",
     "bench.run.engines": "makes engines",
+    "bench.run.faults": "says what failed",
     "bench.run.fits": "keeps fits",
     "bench.run.identity": "digests",
     "bench.run.jobs": "counts, and writes down",

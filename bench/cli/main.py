@@ -19,8 +19,8 @@ from click.shell_completion import CompletionItem
 
 import bench.backends.threads  # noqa: F401 - from here on it counts what other programs do
 from bench.cli.completion import light, typed
-from bench.cli.options import plugins
-from bench.core.errors import BenchError, UsageError
+from bench.cli.options import debug_option, plugins
+from bench.core.errors import THEIRS, BenchError, UsageError, located, named, traced
 
 COMMANDS = {
     "run": ("run:run", "Run methods on a task; what is done is not done again."),
@@ -74,9 +74,10 @@ class Group(click.Group):
         with ended_by_signals() as came:
             try:
                 return super().invoke(ctx)
-            except (Exception, KeyboardInterrupt) as error:
+            except (*THEIRS, KeyboardInterrupt) as error:
                 if not (found := told(error, came)):
                     raise
+                traced(error)
         from bench.cli.console import echo  # takes a while to load
 
         echo(f"bench: {' '.join(found[0].splitlines())}", err=True)
@@ -84,7 +85,8 @@ class Group(click.Group):
 
 
 def told(error: BaseException, came: Sequence[int]) -> tuple[str, int] | None:
-    """An error as a line and an exit code, after these signals; None for click's own, and for a mistake of the program.
+    """An error as a line and an exit code, after these signals; None for click's own, and for a mistake of the program
+    that no plugin's code had a part in.
 
     After a signal any error is its doing: a library that was being imported may turn it into one of its own.
     """
@@ -96,6 +98,10 @@ def told(error: BaseException, came: Sequence[int]) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, BenchError):
         return str(error), 1
+    from bench.core.registry import plugin_files  # takes a while to load
+
+    if place := located(error, plugin_files()):
+        return f"{place}: {named(error)}", 1
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}; nothing half-written", 1
@@ -130,6 +136,7 @@ ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="steer-or-prompt", prog_name="bench")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Import a file that registers classes.")
+@debug_option
 def main(plugin: tuple[Path, ...]) -> None:
     """Should I steer this model or just prompt it?"""
     plugins(plugin)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bench.core.errors import DEBUG
 from bench.core.shapes import MOST
 
 if TYPE_CHECKING:
     from bench.results.runs import Run
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 
 class Number(click.FloatRange):
@@ -99,9 +103,35 @@ max_cost_option = click.option(
     metavar="DOLLARS",
     help="Ask hosted models nothing more before they could cost more than this.",
 )
-plugin_option = click.option(
-    "--plugin", "late", multiple=True, type=click.Path(path_type=Path), help="As before the command."
+
+
+def _debug(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Set `BENCH_DEBUG` while the command runs, for its workers too."""
+    if wanted:
+        before = os.environ.get(DEBUG)
+        os.environ[DEBUG] = "1"
+        back = partial(os.environ.__setitem__, DEBUG, before) if before is not None else partial(os.environ.pop, DEBUG)
+        ctx.find_root().call_on_close(back)
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_debug,
+    help="Show tracebacks of what is told in a line [$BENCH_DEBUG].",
 )
+
+
+def plugin_option(command: C) -> C:
+    """What every command has that runs third parties' code."""
+    late = click.option(
+        "--plugin", "late", multiple=True, type=click.Path(path_type=Path), help="As before the command."
+    )
+    return late(debug_option(command))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 force_option = click.option("--force", is_flag=True, help="Write over files that hold something else.")
 results_option = click.option(

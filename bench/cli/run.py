@@ -128,7 +128,7 @@ def run(
     summary = shown(plan, results)
     if any(row["status"] == "todo" for row in summary["runs"]):
         plan.ready()
-    nothing = all(row["status"] == "unsupported" for row in summary["runs"])
+    nothing = all(row["status"] in ("unsupported", "failed") for row in summary["runs"])
     if as_json and (dry_run or nothing):
         echo(json.dumps(summary, indent=1))
     if nothing:
@@ -192,7 +192,7 @@ def _replayed(record: Run, jobs: Sequence[Job]) -> None:
 
 CHARACTERS = 4
 """Of a token of plain English, about: for an estimate."""
-STATES = {"cached": "done", "todo": "to do", "unsupported": "unsupported"}
+STATES = {"cached": "done", "todo": "to do", "unsupported": "unsupported", "failed": "failed"}
 
 
 def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     jobs = planned(made, folder)
     for job in jobs:
-        bound = spend(job.method, made.protocol, made.task) if job.status != "unsupported" else Cost()
+        bound = spend(job.method, made.protocol, made.task) if job.status in ("cached", "todo") else Cost()
         state = {"status": job.status, "reason": job.reason, "cached": job.status == "cached"}
         rows.append({"method": job.spec.method, "id": job.spec.id} | state | vars(bound))
     todo = [row for row in rows if row["status"] == "todo"]
@@ -245,7 +245,7 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         err.print(f"trained: {total['train_rows']:,} rows of text, {total['train_tokens']:,} tokens, at most")
     for row in rows:
         if row["reason"]:
-            say(f"{row['method']}: unsupported: {row['reason']}")
+            say(f"{row['method']}: {row['status']}: {row['reason']}")
     if made.model.trusted:
         say(f"warning: Python code in the folder of {first.model} will run on this machine, as its author wrote it")
     if made.engine:

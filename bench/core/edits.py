@@ -32,7 +32,9 @@ something was trained at; or a part from 0 to 1 of what the edit does whole, whi
 
 
 def finite(name: str, value: Array) -> None:
-    """Refuse NaN and infinities where a tensor enters, not where text collapses."""
+    """Refuse NaN, infinities and what is no number where a tensor enters, not where text collapses."""
+    if np.asarray(value).dtype.kind not in "fiubc":
+        raise TypeError(f"{name} holds {value.dtype}, where numbers are due (shape {value.shape})")
     if not np.isfinite(value).all():
         raise ValueError(f"{name} holds values that are not finite (shape {value.shape})")
 

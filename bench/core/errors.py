@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,26 +21,42 @@ class BenchError(Exception):
     """A failure whose message is one line for the user: what, where, and what to do."""
 
 
+THEIRS = (Exception, SystemExit)
+"""What third parties' code may end with, and what it is called from goes on: `sys.exit` in a method ends that method.
+An interrupt is the user's, and ends everything."""
+DEBUG = "BENCH_DEBUG"
+
+
+def traced(error: BaseException) -> None:
+    """Print where an error came from, which is told in one line otherwise, on stderr: under `--debug` (`BENCH_DEBUG`)
+    alone."""
+    if os.environ.get(DEBUG, "").strip() not in ("", "0"):
+        sys.stderr.write("".join(traceback.format_exception(error)))
+
+
 def said(error: BaseException) -> str:
     """The first line of what an error says; the name of its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def named(error: BaseException) -> str:
-    """An error's type and the first line of what it says."""
+    """An error's type and the first line of what it says; that line alone where it was written for a user."""
     kind, line = type(error).__name__, said(error)
-    return line if isinstance(error, Relayed) or line == kind else f"{kind}: {line}"
+    return line if isinstance(error, BenchError) or line == kind else f"{kind}: {line}"
 
 
 def located(error: BaseException, files: Iterable[str]) -> str:
-    """Where an error was raised, as `file.py:12`: the innermost line in one of `files`; empty where none is."""
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in set(files)]
+    """Where an error was raised, as `file.py:12`: the innermost line in one of `files`, or in one beside them; empty
+    where none is."""
+    homes = {Path(file).parent for file in files}
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent in homes]
     return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}" if lines else ""
 
 
-def cause(error: BaseException, files: Iterable[str]) -> str:
-    """`named`, and where in `files` the error was raised: here, or in the process that it was `relayed` from."""
-    place = located(error, files) or next(iter(getattr(error, "__notes__", ())), "")
+def cause(error: BaseException, files: Iterable[str], otherwise: str = "") -> str:
+    """`named`, and where in `files` the error was raised: here, or in the process that it was `relayed` from. An error
+    about what their code gave, and not of its own, has the place `otherwise`."""
+    place = located(error, files) or next(iter(getattr(error, "__notes__", ())), otherwise)
     return f"{named(error)}{f' ({place})' if place else ''}"
 
 

@@ -19,7 +19,9 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from bench.core import elsewhere
-from bench.core.errors import BenchError, UsageError, located, suggest
+from bench.core.blame import defined
+from bench.core.definitions import OWN
+from bench.core.errors import THEIRS, BenchError, UsageError, cause, located, named, suggest, traced
 from bench.core.settings import cast
 from bench.core.surfaces import SURFACES
 
@@ -55,7 +57,7 @@ def register(kind: str, name: str, **attributes: Any) -> Callable[[type[T]], typ
     def add(cls: type[T]) -> type[T]:
         taken = _tables[kind].get(name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise UsageError(f"{kind} {name!r} is already {taken.__module__}.{taken.__qualname__}")
+            raise UsageError(_twice(kind, name, taken, cls))
         for key, value in attributes.items():
             setattr(cls, key, value)
         cls.name = name  # type: ignore[attr-defined]
@@ -63,6 +65,14 @@ def register(kind: str, name: str, **attributes: Any) -> Callable[[type[T]], typ
         return cls
 
     return add
+
+
+def _twice(kind: str, name: str, one: type[Any], two: type[Any]) -> str:
+    """What to say of two classes under one name; of a shipped one the other gives way, whichever came first."""
+    for own, other in ((one, two), (two, one)):
+        if own.__module__.split(".")[0] in OWN:
+            return f"{name!r} is a shipped {kind}: {defined(other)} needs another name"
+    return f"{kind} {name!r} is there twice: {defined(one)} and {defined(two)} need names of their own"
 
 
 def method(
@@ -171,11 +181,11 @@ def discover(kind: str) -> None:
     for entry in importlib.metadata.entry_points(group=f"bench.{kind}s"):
         try:
             entry.load()
-        except Exception as error:  # whatever an installed package's own code raises: the others are not its hostages
+        except THEIRS as error:  # whatever an installed package's own code raises: the others are not its hostages
             package = entry.dist.name if entry.dist else entry.value
-            reason = (str(error).strip() or "no reason given").splitlines()[0]
             told = f"package {package} is left out: its {kind} {entry.name} cannot be loaded"
-            print(f"bench: {told}: {type(error).__name__}: {reason}", file=sys.stderr)
+            print(f"bench: {told}: {cause(error, _files(entry.module))}", file=sys.stderr)
+            traced(error)
 
 
 def _import(package: str, kind: str) -> None:
@@ -189,6 +199,15 @@ def _import(package: str, kind: str) -> None:
             importlib.import_module(f"{package}.{info.name}")
         elif kind == "backend" and info.ispkg:
             importlib.import_module(f"{package}.{info.name}.backend")
+
+
+def _files(module: str) -> list[str]:
+    """The file of a module that may not have been imported."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return []
+    return [spec.origin] if spec and spec.origin else []
 
 
 PLUGIN = "bench_plugin_"
@@ -213,11 +232,10 @@ def load_plugin(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a plugin's own code raises
+    except THEIRS as error:  # whatever a plugin's own code raises
         del sys.modules[name]
         place = located(error, [str(path.absolute())]) or path.name
         if isinstance(error, BenchError):
             raise UsageError(f"plugin {place}: {error}") from error
-        reason = (str(error) or "no reason given").split("\n")[0]
-        raise UsageError(f"plugin {place} cannot be imported: {type(error).__name__}: {reason}") from error
+        raise UsageError(f"plugin {place} cannot be imported: {named(error)}") from error
     return module

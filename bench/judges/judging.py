@@ -13,9 +13,10 @@ from itertools import chain
 from numbers import Real
 from typing import Any
 
+from bench.core.blame import blamed, defined, foreign
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError, StopRun, named
+from bench.core.errors import THEIRS, BenchError, StopRun, cause
 from bench.core.interfaces import Judge
 from bench.core.rows import Rows
 from bench.core.values import Item, Verdict
@@ -30,7 +31,8 @@ def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int
     `kept` holds the ratings of this judge with these parameters, by what its `key` says decides each. Raises StopRun
     where the judge gives anything but one sound verdict for each item.
     """
-    keys = [digest(judge.key(item)) for item in items]
+    with blamed(_called(judge), type(judge)):
+        keys = [digest(judge.key(item)) for item in items]
     known = {key: found for key in dict.fromkeys(keys) if (found := _kept(kept.get(key)))}
     todo = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
     advance(len(items) - len(todo))
@@ -52,25 +54,33 @@ def rate(judge: Judge, items: Sequence[Item], kept: Rows, advance: Callable[[int
 
 def _sound(judge: Judge, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
     """What a judge says of `items`: one verdict for each, on the scale. A judge may be anyone's code."""
-    who, left = f"judge {getattr(judge, 'name', type(judge).__name__)}", set(range(len(items)))
-    given = iter(judge.rate(items)) if items else iter(())
-    while True:
+    who, left = _called(judge), set(range(len(items)))
+    files = foreign(type(judge))
+    place = defined(type(judge).rate) if files else ""
+    at = f" ({place})" if place else ""
+    given: Iterator[tuple[int, Verdict]] | None = None
+    while items:
         try:
+            given = iter(judge.rate(items)) if given is None else given
             i, verdict = next(given)
         except StopIteration:
             break
         except (BenchError, OSError):
             raise
-        except Exception as error:
-            raise StopRun(f"{who} failed ({named(error)}); what was rated is kept") from error
+        except THEIRS as error:
+            raise StopRun(f"{who} failed: {cause(error, files, place)}; what was rated is kept") from error
         if i not in left:
-            raise StopRun(f"{who} gave a verdict for item {i!r} of {len(items)} that was rated or is none")
+            raise StopRun(f"{who} gave a verdict for item {i!r} of {len(items)} that was rated or is none{at}")
         if wrong := fault(verdict):
-            raise StopRun(f"{who}: {wrong}, for the {items[i].axis} of {items[i].text[:40]!r}")
+            raise StopRun(f"{who}: {wrong}, for the {items[i].axis} of {items[i].text[:40]!r}{at}")
         left.remove(i)
         yield i, verdict if verdict.value is None else dataclasses.replace(verdict, value=float(verdict.value))
     if left:
-        raise StopRun(f"{who} gave no verdict for {len(left)} of {len(items)} items")
+        raise StopRun(f"{who} gave no verdict for {len(left)} of {len(items)} items{at}")
+
+
+def _called(judge: Judge) -> str:
+    return f"judge {getattr(judge, 'name', type(judge).__name__)}"
 
 
 def fault(verdict: Any) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.errors import BenchError
+from bench.core.errors import THEIRS, BenchError, cause, traced
 from bench.core.index import Place
 from bench.core.interfaces import Backend, Bound, Context, Fitted
-from bench.core.registry import get
+from bench.core.registry import get, plugin_files
 from bench.core.rows import Rows
 from bench.core.steering import Steering
 from bench.core.store import Artefacts, pack
@@ -362,9 +362,10 @@ def renew(runs: Sequence[Run], settings: Settings, say: Callable[[str], None]) -
         found: dict[str, Any] = {}
         try:
             found = measure(run, settings, say)
-        except Exception as error:  # a method is others' code: its failure must not end the rest
-            failed.append(f"{run.path.parent.name}: {type(error).__name__}: {str(error).split(chr(10))[0]}")
+        except THEIRS as error:  # a method is others' code: its failure must not end the rest
+            failed.append(f"{run.path.parent.name}: {cause(error, plugin_files())}")
             say(failed[-1])
+            traced(error)
         if found:
             store(run, found)
     return failed

@@ -16,14 +16,14 @@ import numpy as np
 
 from bench.backends import tiny
 from bench.core.content import Array
-from bench.core.errors import located
+from bench.core.errors import THEIRS, cause, traced
 from bench.core.interfaces import Backend, Bound, Context, Detector, Fitted, Method, Prompted, ReadSite
 from bench.core.naming import build_method
 from bench.core.protocol import Budget
 from bench.core.steering import Prompt, Steering
 from bench.core.store import load_value, save_value
 from bench.core.values import Activations, Choice, Concept, Example, Item, Pair, Request, Sampling, Train, Verdict
-from bench.run.identity import foreign
+from bench.run.faults import files
 
 BUDGET = Budget(sequences=16, tokens=96, epochs=1, trials=2)
 SUBJECTS = ("sea", "sun", "road", "tree", "clock", "shoe", "lamp", "bird")
@@ -100,9 +100,9 @@ def check(name: str, kind: str = "llama", params: Mapping[str, Any] | None = Non
         for label, step in steps.items():
             try:
                 found[label] = step()
-            except Exception as error:  # the method is third-party code: its failure is the finding
-                place = located(error, foreign(made))
-                found[label] = f"{type(error).__name__}: {error}" + (f" ({place})" if place else "")
+            except THEIRS as error:  # the method is third-party code: its failure is the finding
+                found[label] = cause(error, files(made))
+                traced(error)
             if label == "it fits" and found[label]:
                 break
         return found

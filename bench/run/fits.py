@@ -112,11 +112,16 @@ class Fits:
         trains = self.trains_of(method)
         context = replace(self.context, trains=tuple(trains.values()))
         todo = list(todo)
-        fitted = iter(method.fit_all(context, [given(method, trains[name], self.suppresses) for name in todo]))
+        fitted = method.fit_all(context, [given(method, trains[name], self.suppresses) for name in todo])
+        if not isinstance(fitted, Iterable):
+            raise BenchError(f"its fit_all gave {_kind(fitted)}: the fits of each concept are due")
+        fitted = iter(fitted)
         for name in todo:
             begun = time.monotonic()
-            if (found := next(fitted, None)) is None:
+            if (found := next(fitted, MISSING)) is MISSING:
                 raise BenchError(f"the method gave no fit for {name}: one is due for each, in order")
+            if isinstance(found, str | Mapping) or not isinstance(found, Iterable):
+                raise BenchError(f"its fit gave {_kind(found)}, where a list of Fitted is due")
             candidates = tuple(found)
             self._accept(candidates)
             yield Packed.of(Kept(candidates, round(time.monotonic() - begun, 3)))
@@ -136,7 +141,7 @@ class Fits:
 
     def _accept(self, candidates: Sequence[Fitted]) -> None:
         if not candidates:
-            raise BenchError("the fit gave no candidate")
+            raise BenchError("its fit gave no candidate")
         for candidate in candidates:
             if problem := unfit(candidate, self.context.lm):
                 raise BenchError(problem)
@@ -168,7 +173,12 @@ def lacks(method: Method, backend: Backend, views: frozenset[str], steers: bool 
     return ""
 
 
+MISSING: Any = object()
 FILE = "fit.safetensors"
+
+
+def _kind(given: Any) -> str:
+    return "None" if given is None else f"a {type(given).__name__}"
 
 
 def _write(packed: Packed, folder: Path) -> None:

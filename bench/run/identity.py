@@ -5,18 +5,18 @@ Invariant: a key says nothing of where code lies, and everything of what it does
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from bench.core.content import digest
-from bench.core.definitions import OWN, code_digest
+from bench.core.definitions import code_digest
 from bench.core.interfaces import Backend, Judge, Method, Task
 from bench.core.naming import build_method, names_in
 from bench.core.registry import get
 from bench.judges.judging import rate
 from bench.results.runs import load
 from bench.results.second_judge import of
+from bench.run.faults import definitions
 from bench.run.fits import given
 from bench.run.jobs import ratings
 from bench.run.monitor import reading
@@ -31,17 +31,6 @@ RULES = (
     *(rate, scored, ruled, best, reading, ratings),
 )
 """What a run itself does to a number, whatever it runs: data handed out, strength, questions, ratings, and the pick."""
-
-
-def definitions(made: Method) -> tuple[type[Any], ...]:
-    """The classes that decide a method's fits, those of what it is made of among them."""
-    return tuple(cls for part in made.family_tree for cls in part.definitions)
-
-
-def foreign(made: Method) -> list[str]:
-    """The files of a method's classes that are not this program's: a plugin's, which its errors should name."""
-    classes = [cls for cls in definitions(made) if cls.__module__.split(".")[0] not in OWN]
-    return [file for cls in classes if (file := getattr(sys.modules.get(cls.__module__), "__file__", None))]
 
 
 def code_of(made: Method, task: type[Task], judge: type[Judge] | None, engine: type[Backend]) -> str:

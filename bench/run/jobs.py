@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
+from bench.core.blame import blamed
 from bench.core.content import Message, plain
 from bench.core.errors import BenchError
 from bench.core.interfaces import Method
@@ -139,6 +140,10 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
             **({"monitor": dict(job.monitors[name])} if name in job.monitors else {}),
             **(_damage(job, concept, plan) if job.damage and name in job.damage else {}),
         }
+    calibration: dict[str, Any] = {}
+    if plan.task.rated:
+        with blamed(f"judge {job.spec.judge}", type(plan.judge)):
+            calibration = dict(plan.judge.report())
     drawn = job.method.samples_per_prompt(plan.protocol.budget)
     unfinished = sum(row.get("thought") == "unfinished" for row in job.rows)
     counts = {
@@ -167,7 +172,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "scale": plan.task.scale,
         "source": plan.model.source,
         "asked": dict(plan.asked),
-        "calibration": dict(plan.judge.report()) if plan.task.rated else {},
+        "calibration": calibration,
         "uses": plan.task.kind,
     }
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.backends import tiny
+from bench.core.blame import foreign
 from bench.core.content import digest
+from bench.core.errors import THEIRS, cause, traced
 from bench.core.interfaces import Judge
 from bench.core.registry import build
 from bench.core.rows import Rows
@@ -49,8 +51,9 @@ def check(name: str, params: Mapping[str, Any] | None = None) -> dict[str, str]:
         for label, step in steps.items():
             try:
                 found[label] = step()
-            except Exception as error:  # the judge is third-party code: its failure is the finding
-                found[label] = f"{type(error).__name__}: {error}"
+            except THEIRS as error:  # the judge is third-party code: its failure is the finding
+                found[label] = cause(error, foreign(type(judge)))
+                traced(error)
         judge.release()
         return found
 

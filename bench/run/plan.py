@@ -20,10 +20,11 @@ from typing import Any, NotRequired, TypedDict
 from bench.backends.hosted.backend import OpenAIBackend
 from bench.backends.models import DEFAULT, TRUST, Model, dtype, resolve
 from bench.core import registry
+from bench.core.blame import blamed, defined
 from bench.core.content import digest, plain
 from bench.core.definitions import code_digest
 from bench.core.documents import parsed, read_json, read_toml
-from bench.core.errors import UsageError, suggest
+from bench.core.errors import THEIRS, BenchError, UsageError, suggest, traced
 from bench.core.interfaces import Backend, Judge, Method, Task
 from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
@@ -34,8 +35,10 @@ from bench.data.neutral import neutral
 from bench.results.record import Asked as AskedFor, Plain, Spec
 from bench.run.damage import TEXTS, at_most, summed
 from bench.run.engines import EXECUTORS, HOSTED, hosted, make_backend, make_prompter, unable
+from bench.run.faults import definitions, fault, files
 from bench.run.spending import spend, trials
 from bench.run.support import blocks_of, unsupported
+from bench.run.task_contract import untyped
 from bench.run.views import ASKED, lacking, offered
 
 
@@ -97,6 +100,8 @@ class Plan:
     """What the reader of a plan should know of its engine: why it was chosen, what it will hold."""
     lacks: tuple[str, ...] = ()
     """Why each method cannot run; "" where it can."""
+    faults: tuple[str, ...] = ()
+    """What each method's own code ends in before anything is run; "" where nothing."""
 
     @property
     def protocol(self) -> Protocol:
@@ -190,21 +195,26 @@ def make(options: Options) -> Plan:
     judge_params = given.pop(judge_name, {})
     named = tuple(build_method(name, given) for name in names)
     modes = [_under(made, rules.compat) for made in named]
-    methods = tuple(made for made, _ in modes)
+    methods = tuple(made for made, _, _ in modes)
     if unknown := sorted(set(given) - {part for name in names for part in names_in(name)}):
         known = {part for name in names for part in names_in(name)} | {options.task, judge_name}
         raise UsageError(f"-p {unknown[0]}.…: {unknown[0]!r} is not part of this run: {suggest(unknown[0], known)}")
-    judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
     purse = SpendingLimit(options.max_cost)
-    judge.fund(purse)
+    with blamed(f"judge {judge_name}", registry.get("judge", judge_name)):
+        judge = registry.build("judge", judge_name, judge_params | ({"model": argument} if argument else {}))
+        judge.fund(purse)
+        digest(dict(judge.fingerprint()))
     make_prompter(options.prompter, purse)  # refuses one that has no price under a limit
-    task = registry.build("task", options.task, task_params, protocol=rules)
-    task.concepts()
+    with blamed(f"task {options.task}", asking):
+        task = registry.build("task", options.task, task_params, protocol=rules)
+        if problem := untyped(task):
+            raise BenchError(f"task {options.task}: {problem} ({defined(asking)})")
     usual = {
         f.name for f in dataclasses.fields(task) if getattr(task, f.name) == f.default
     }  # said or not, the same run
     rules = task.protocol  # a task may be asked for another amount of training data
-    options, engine = _engine(options, methods, rules, task)
+    faults = tuple(wrong or _fault(made, rules, task) for made, (_, _, wrong) in zip(methods, modes, strict=True))
+    options, engine = _engine(options, [m for m, wrong in zip(methods, faults, strict=True) if not wrong], rules, task)
     trust = options.trust_remote_code
     if options.backend == HOSTED:
         if task.rated and not judge.independent:
@@ -237,19 +247,37 @@ def make(options: Options) -> Plan:
         )
         for made in named
     )
-    plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine)
+    plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine, faults=faults)
     backend, offers = plan.target, offered(task, trains)
     blocks = blocks_of(model, backend)
-    lacks = (why or unsupported(made, task, rules, backend, offers, blocks) for made, why in modes)
+    lacks = (
+        why or ("" if wrong else unsupported(made, task, rules, backend, offers, blocks))
+        for (made, why, _), wrong in zip(modes, faults, strict=True)
+    )
     return replace(plan, lacks=tuple(lacks))
 
 
-def _under(made: Method, compat: str) -> tuple[Method, str]:
-    """A method as a mode has it, or as it is with the reason why the mode cannot."""
+def _under(made: Method, compat: str) -> tuple[Method, str, str]:
+    """A method as a mode has it; or as it is, with why the mode cannot have it, or with what its own code ends in."""
     try:
-        return made.under(compat), ""
+        return made.under(compat), "", ""
     except (UsageError, ValueError) as error:
-        return made, str(error)
+        return (made, "", fault(error, made)) if files(made) else (made, str(error), "")
+    except THEIRS as error:
+        traced(error)
+        return made, "", fault(error, made)
+
+
+def _fault(made: Method, rules: Protocol, task: Task) -> str:
+    """What a method ends in where it is asked what it would spend, and what decides it; "" where in nothing."""
+    try:
+        spend(made, rules, task)
+        digest(made.params())
+        code_digest(*definitions(made))
+    except THEIRS as error:
+        traced(error)
+        return fault(error, made)
+    return ""
 
 
 WORTH_AN_ENGINE = 75_000

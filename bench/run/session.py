@@ -21,9 +21,10 @@ import numpy as np
 
 from bench import results
 from bench.backends.hosted.backend import OpenAIBackend
+from bench.core.blame import blamed
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError, StopRun, cause
+from bench.core.errors import THEIRS, BenchError, StopRun, traced
 from bench.core.escape import printable
 from bench.core.interfaces import Bound, Context, Fitted, Method, Monitored
 from bench.core.money import Ledger
@@ -50,8 +51,9 @@ from bench.run.accounts import Account
 from bench.run.cluster import Fitting, Pool, pooled
 from bench.run.damage import Damage, summed
 from bench.run.engines import make_backend, make_prompter
+from bench.run.faults import fault
 from bench.run.fits import Packed
-from bench.run.identity import code_of, foreign
+from bench.run.identity import code_of
 from bench.run.jobs import Ask, Job, Said, ratings, record, row, tried
 from bench.run.monitor import reading
 from bench.run.plan import Plan
@@ -88,15 +90,17 @@ def silent(stage: str, total: int) -> Iterator[Advance]:
 
 
 def planned(plan: Plan, folder: Path | None = None) -> list[Job]:
-    """A job per method: `cached` where its result is there, `unsupported` with the reason, or `todo`."""
+    """A job per method: `cached` where its result is there, `unsupported` or `failed` with the reason, or `todo`."""
     engine = get("backend", plan.options.backend)
     jobs = [
-        Job(spec, made, code_of(made, type(plan.task), type(plan.judge), engine))
-        for spec, made in zip(plan.specs, plan.methods, strict=True)
+        Job(spec, made, "" if wrong else code_of(made, type(plan.task), type(plan.judge), engine))
+        for spec, made, wrong in zip(plan.specs, plan.methods, plan.faults, strict=True)
     ]
     reading = plan.reading if plan.neutral_texts else None
-    for job, why in zip(jobs, plan.lacks, strict=True):
-        if found := results.find(job.spec, job.code, folder, reading):
+    for job, why, wrong in zip(jobs, plan.lacks, plan.faults, strict=True):
+        if wrong:
+            job.status, job.reason = "failed", wrong
+        elif found := results.find(job.spec, job.code, folder, reading):
             job.status, job.path = "cached", found
         elif why:
             job.status, job.reason = "unsupported", why
@@ -185,7 +189,8 @@ class Session:
                 and self.task.kind == "steering"
                 and (self.task.rated or any(job.method.uses_judge for job in live))
             ):
-                with self._stage("calibrate the judge", 1) as advance:
+                who = f"judge {self.plan.specs[0].judge}"
+                with self._stage("calibrate the judge", 1) as advance, blamed(who, type(self.judge)):
                     self.judge.prepare(self.backend, self.evidence, self.calibration)
                     advance(1)
             groups = self._groups(live)
@@ -365,8 +370,9 @@ class Session:
             yield
         except StopRun:
             raise
-        except Exception as error:
-            job.status, job.reason = "failed", f"{stage}: {cause(error, foreign(job.method))}"
+        except THEIRS as error:
+            job.status, job.reason = "failed", f"{stage}: {fault(error, job.method)}"
+            traced(error)
 
     def _answer(self, jobs: list[Job], split: str) -> None:
         """Generate and rate all samples of one split under every job's settings, as one flat call."""
@@ -467,9 +473,10 @@ class Session:
                     job.damage = self._damage(job, advance)
                 except (StopRun, OSError):  # the run's own: a full disk, say
                     raise
-                except Exception as error:
-                    why = cause(error, foreign(job.method))
+                except THEIRS as error:
+                    why = fault(error, job.method)
                     self.context.log(f"bench: what {job.method.name} does to plain answers is not known: {why}")
+                    traced(error)
 
     def _damage(self, job: Job, advance: Advance) -> dict[str, dict[Trial, Damage]]:
         """concept -> setting -> what it does to plain answers. A candidate that keeps one of several answers, or rates
@@ -623,7 +630,9 @@ class Session:
                 continue
             with self._guard(ask.job, "choose"):
                 texts = [answer.spoken or "" for answer in own]
-                pick = range(len(own))[chooser.pick(self.context, ask.sample, texts)] if chooser else 0
+                pick = chooser.pick(self.context, ask.sample, texts) if chooser else 0
+                if not isinstance(pick, int | np.integer) or not 0 <= pick < len(own):
+                    raise BenchError(f"its chooser picked {pick!r} of {len(own)} answers, which are numbered from 0")
                 kept[-1] = replace(own[pick], tokens=sum(answer.tokens for answer in own))
         return kept
 
@@ -685,7 +694,7 @@ class Session:
             first = ((next((place for place in wanted[name] if _live(owners[place])), -1), name) for name in names)
             return dict(sorted((place, key) for place, key in first if place >= 0 and key not in self.generations))
 
-        def asked(places: Sequence[int]) -> Exception | None:
+        def asked(places: Sequence[int]) -> BaseException | None:
             """What ended the call, where anything did."""
             answers = call([requests[place] for place in places])
             while True:
@@ -695,7 +704,7 @@ class Session:
                     return None
                 except StopRun:
                     raise
-                except Exception as error:  # an engine runs a method's edits: its failure may be the method's
+                except THEIRS as error:  # an engine runs a method's edits: its failure may be the method's
                     return error
                 keep(todo[places[i]], places[i], found)  # unguarded: a full disk is no fault of a method
 

@@ -6,23 +6,26 @@ by an engine in the middle of a batch that other methods share.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import numpy as np
 
+from bench.core.content import Array
 from bench.core.deltas import Delta
 from bench.core.edits import Edit
 from bench.core.embeds import Embeds
-from bench.core.errors import BenchError, said
+from bench.core.errors import THEIRS, BenchError, said
 from bench.core.interfaces import Backend, Bound, Fitted
+from bench.core.kinds import Add
 from bench.core.steering import Prompt, Steering
 
 
 def unfit(candidate: Any, lm: Backend) -> str:
     """Why a run cannot use a candidate of a fit; "" where it can. A steering for each prompt is seen when bound."""
     if not isinstance(candidate, Fitted):
-        return f"the fit gave a {type(candidate).__name__}, where a Fitted is due"
+        return f"its fit gave a {type(candidate).__name__}, where a Fitted is due"
     if problem := _untold(candidate.note):
         return f"its note {problem}"
     steering: object = candidate.steering
@@ -71,21 +74,37 @@ def _said(prompt: Prompt) -> str:
 def _edit(edit: Any, lm: Backend) -> str:
     if not isinstance(edit, Edit):
         return f"its steering has a {type(edit).__name__}, which is no edit"
-    name = f"{type(edit).__name__} at layer {edit.layer}"
+    name = f"its {type(edit).__name__} at layer {edit.layer}"
     for layer, what in ((edit.layer, ""), *([(edit.gate.layer, "'s gate")] if edit.gate else [])):
-        if not 0 <= layer < lm.layers:
+        if not isinstance(layer, int | np.integer) or not 0 <= layer < lm.layers:
             return f"{name}{what}: the model has layers 0 to {lm.layers - 1}"
-    if strange := [field for field, value in edit.tensors().items() if not np.isfinite(value).all()]:
-        return f"{name}: its {strange[0]} has values that are not finite"
+    if problem := _arrays(edit):
+        return f"{name}: {problem}"
     if edit.gate and np.shape(edit.gate.direction) != (lm.width,):
         return f"{name}: its gate has shape {np.shape(edit.gate.direction)}, and the model's states have {lm.width}"
     return _changes(edit, name, lm.size(edit.layer, edit.site))
+
+
+def _arrays(edit: Edit) -> str:
+    """What is wrong with the tensors of an edit by themselves."""
+    for field in dataclasses.fields(edit):
+        value = getattr(edit, field.name)
+        if field.type in ("Array", Array) and not isinstance(value, np.ndarray):
+            return f"{field.name} is a {type(value).__name__}, where a NumPy array is due"
+    for field_name, array in edit.tensors().items():
+        if array.dtype.kind not in "fiub":
+            return f"{field_name} holds {array.dtype}, where real numbers are due"
+        if not np.isfinite(array).all():
+            return f"{field_name} has values that are not finite"
+    return ""
 
 
 def _changes(edit: Edit, name: str, width: int) -> str:
     """What its kind's own maths says of one state of the model's width."""
     import torch
 
+    if isinstance(edit, Add) and (found := edit.value.shape[-1:]) != (width,):
+        return f"{name} has {found[0] if found else 1} values, the model {width}"
     state = torch.linspace(-1, 1, width)[None, None]
     operands = {field: torch.as_tensor(value)[None] for field, value in edit.operands().items()}
     placed = {
@@ -97,11 +116,15 @@ def _changes(edit: Edit, name: str, width: int) -> str:
     try:
         change = edit.change(state, placed, edit.flags())
         shape = (state + change).shape
-    except Exception as error:  # a kind may be third-party code
-        return f"{name} cannot change a state of width {width}: {said(error)}"
+    except THEIRS as error:  # a kind may be third-party code
+        return f"{name} cannot change a state of {width} values: {_shapes(edit)}: {said(error)}"
     if shape != state.shape:
-        return f"{name} makes {tuple(shape)} of a state {tuple(state.shape)}"
+        return f"{name} makes {tuple(shape)} of a state {tuple(state.shape)}: {_shapes(edit)}"
     return "" if bool(torch.isfinite(change).all()) else f"{name} gives values that are not finite"
+
+
+def _shapes(edit: Edit) -> str:
+    return ", ".join(f"{field} is {value.shape}" for field, value in edit.tensors().items())
 
 
 def _deltas(deltas: tuple[Any, ...], lm: Backend) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.core.errors import BenchError, named
+from bench.core.blame import defined, foreign
+from bench.core.errors import THEIRS, BenchError, cause, traced
 from bench.core.interfaces import Rate, Task
 from bench.core.protocol import protocol
 from bench.core.registry import build
@@ -60,6 +61,27 @@ def _shared(concept: Concept, splits: str, shared: set[str]) -> str:
     return f"concept {concept.id}: {splits} share an instruction, take it out of one: {min(shared)[:100]!r}"
 
 
+def untyped(task: Task) -> str:
+    """What a task gives that is no concept, training data or sample; "" where all are."""
+    concepts = task.concepts()
+    if not isinstance(concepts, Sequence) or not all(isinstance(one, Concept) for one in concepts):
+        return f"its concepts are {_kinds(concepts)}, where a list of Concept is due"
+    for concept in concepts:
+        if not isinstance(train := task.train(concept), Train):
+            return f"its training data of {concept.id} is {_kinds(train)}, where a Train is due"
+        for split, samples in (("select", task.select(concept)), ("test", task.test(concept))):
+            if not isinstance(samples, Sequence) or not all(isinstance(one, Sample) for one in samples):
+                return f"its {split} samples of {concept.id} are {_kinds(samples)}, where a list of Sample is due"
+    return ""
+
+
+def _kinds(given: Any) -> str:
+    """What something is, in words: of a list, what is in it."""
+    if not isinstance(given, list | tuple):
+        return f"a {type(given).__name__}"
+    return f"a {type(given).__name__} of {', '.join(sorted({type(one).__name__ for one in given})) or 'nothing'}"
+
+
 def twice(task: Task) -> str:
     """Which concept or sample has the id of another, whose place in results it would take; "" where none has."""
     concepts = task.concepts()
@@ -85,8 +107,9 @@ def check(name: str, params: Mapping[str, Any] | None = None) -> dict[str, str]:
     for label, step in steps.items():
         try:
             found[label] = step(task)
-        except Exception as error:  # the task is third-party code: its failure is the finding
-            found[label] = f"{type(error).__name__}: {error}"
+        except THEIRS as error:  # the task is third-party code: its failure is the finding
+            found[label] = cause(error, foreign(type(task)))
+            traced(error)
         if found[label] and label == next(iter(steps)):
             break
     return found
@@ -167,16 +190,18 @@ def checked(
 
     Raises BenchError, for the run: a task is the same for every method.
     """
+    files = foreign(type(task))
+    place = f" ({defined(type(task).score)})" if files else ""
     try:
         rows = list(task.score(samples, outputs, rate))
     except (BenchError, OSError):
         raise
-    except Exception as error:  # a task may be third-party code
-        raise BenchError(f"task {task.name} cannot score: {named(error)}") from error
+    except THEIRS as error:  # a task may be third-party code
+        raise BenchError(f"task {task.name} cannot score: {cause(error, files, place.strip(' ()'))}") from error
     if len(rows) != len(samples):
-        raise BenchError(f"task {task.name} scores {len(rows)} of {len(samples)} answers")
+        raise BenchError(f"task {task.name} scores {len(rows)} of {len(samples)} answers{place}")
     if problem := next((why for row in rows if (why := _misscored(task, row))), ""):
-        raise BenchError(f"task {task.name}: {problem}")
+        raise BenchError(f"task {task.name}: {problem}{place}")
     return rows
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.backends.models import Model, resolve
-from bench.core.errors import BenchError, StopRun, relayed
+from bench.core.errors import THEIRS, BenchError, StopRun, relayed
 from bench.core.interfaces import Backend, Context, Method
 from bench.core.paths import cache_root
 from bench.core.registry import load_plugin
@@ -23,8 +23,8 @@ from bench.core.store import Artefacts
 from bench.core.values import Train
 from bench.results.provenance import hardware
 from bench.run.engines import make_backend
+from bench.run.faults import files
 from bench.run.fits import Fits, Packed, Rules
-from bench.run.identity import foreign
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Worker:
             for path in self.engine.plugins:
                 load_plugin(Path(path))
             return Started(self.lm.fingerprint(), host, hardware())
-        except Exception as error:
+        except THEIRS as error:
             return StopRun(f"worker on {host}: {relayed(error, self.engine.plugins)}")
 
     def here(self) -> None:
@@ -87,7 +87,7 @@ class Worker:
         try:
             found = getattr(self.lm, name)
             return (found(*given) if callable(found) else found), None
-        except Exception as error:
+        except THEIRS as error:
             return None, relayed(error, self.engine.plugins)
 
     def stream(self, name: str, requests: Sequence[Any]) -> tuple[list[tuple[int, Any]], BenchError | None]:
@@ -96,7 +96,7 @@ class Worker:
         self.shared.clear()
         try:
             found.extend(getattr(self.lm, name)(requests))
-        except Exception as error:
+        except THEIRS as error:
             return found, relayed(error, self.engine.plugins)
         return found, None
 
@@ -111,8 +111,8 @@ class Worker:
             )
             fits = Fits(context, Artefacts(cache_root() / "fits"), trains, rules.kind, "", rules.suppresses)
             packed.extend(fits.fit(method, names))
-        except Exception as error:
-            return packed, relayed(error, foreign(method))
+        except THEIRS as error:
+            return packed, relayed(error, files(method))
         return packed, None
 
     def close(self) -> None:

@@ -41,8 +41,9 @@ from bench.core.store import Artefacts
 from bench.core.values import Item, Request, Sampling
 from bench.judges.judging import judged_by
 from bench.run.contract import BUDGET, example_train
+from bench.run.faults import definitions as of_method
 from bench.run.fits import Fits
-from bench.run.identity import RULES, definitions as of_method
+from bench.run.identity import RULES
 from bench.run.trials import kept_as
 from benchmarks.faults.counts import Count
 
