@@ -149,6 +149,7 @@ UNKEYED = {
     "bench.core.protocol": "names runs",
     "bench.core.registry": "finds classes",
     "bench.core.rows": "stores",
+    "bench.core.shipped": "finds folders",
     "bench.core.store": "stores",
     "bench.data.neutral": "the digest of its texts stands in the record",
     "bench.data.layout": "compares texts, to refuse",

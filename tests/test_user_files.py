@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from bench.cli.main import ended_by_signals, main, told
+from bench.core.definitions import code_digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import FILES, KINDS, TAG, cache_root, mark_cache, scratch
+from bench.core.registry import get
 from bench.core.store import write_json
 from bench.run import speed
 
@@ -251,3 +256,48 @@ def test_every_folder_of_the_cache_is_one_that_clearing_knows() -> None:
     named = {name for text in texts for name in re.findall(r'cache_root\(\) / "([^"]+)"', text)}
     assert named >= {"models", "rows", "fits"}
     assert named <= {*KINDS, *FILES}
+
+
+LISTED = ["-m", "steer_or_prompt", "list", "tasks", "--json"]
+PLUGIN = """from dataclasses import dataclass
+from bench import task
+from tasks.axbench import AxBench
+
+@task("mine")
+@dataclass(frozen=True)
+class Mine(AxBench):
+    pass
+"""
+
+
+@pytest.mark.parametrize("theirs", ["tasks.py", "methods.py", "tasks/__init__.py", "methods/__init__.py", "bench.py"])
+def test_what_the_user_has_under_the_name_of_a_shipped_package_hides_nothing(theirs: str, tmp_path: Path) -> None:
+    """In the working folder and first on the path, as of a notebook, celery's `tasks.py`, or Frappe's `bench`."""
+    (tmp_path / theirs).parent.mkdir(exist_ok=True)
+    (tmp_path / theirs).write_text("raise ImportError('not meant for this program')")
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    root = Path(__file__).resolve().parents[1]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
+    words = [*LISTED, "--plugin", "mine.py"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"axbench", "mine"} <= {row["name"] for row in json.loads(done.stdout)}
+
+
+def test_a_module_of_the_user_s_stays_what_it_was_to_the_user(tmp_path: Path) -> None:
+    """As in a notebook that imported it first, or does so later; the code of what is shipped keeps its digest."""
+    for name in ("tasks", "methods"):
+        (tmp_path / f"{name}.py").write_text("mine = 1")
+    code = """
+import tasks
+from bench.core.definitions import code_digest
+from bench.core.registry import get
+shipped = [get("method", "probe"), get("task", "axbench")]
+import methods
+print(tasks.mine, methods.mine, code_digest(*shipped))
+"""
+    root = Path(__file__).resolve().parents[1]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["1", "1", code_digest(get("method", "probe"), get("task", "axbench"))], done.stderr

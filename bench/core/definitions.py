@@ -22,6 +22,7 @@ from typing import Any
 
 from bench.core.content import digest
 from bench.core.errors import UsageError
+from bench.core.shipped import home
 
 OWN = ("bench", "methods", "tasks")
 """Packages whose definitions can decide a number, beside the one that a class comes from and, where that is a file of
@@ -172,6 +173,8 @@ def _found(module: str) -> Path | None:
 def _bases(module: str) -> tuple[Path, ...]:
     """Where a module would be as a folder, in each place that its top-level package lies in; nothing is imported."""
     top, *rest = module.split(".")
+    if top in OWN:
+        return (home(module),)
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):  # __main__ has no spec

@@ -14,11 +14,12 @@ import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from bench.core import elsewhere
+from bench.core import elsewhere, shipped
 from bench.core.blame import defined
 from bench.core.definitions import OWN
 from bench.core.errors import THEIRS, BenchError, UsageError, cause, located, named, suggest, traced
@@ -190,15 +191,13 @@ def discover(kind: str) -> None:
 
 def _import(package: str, kind: str) -> None:
     """Import what the program ships in one place: each registers itself."""
-    module = importlib.import_module(package)
-    expected = Path(__file__).resolve().parents[2].joinpath(*package.split("."))
-    if expected not in [Path(p).resolve() for p in getattr(module, "__path__", [expected])]:
-        raise UsageError(f"another package shadows {package!r}: it is not the one beside bench")
-    for info in pkgutil.iter_modules([str(expected)]):
-        if kind != "backend" and not info.name.startswith("_"):  # parts of the others
-            importlib.import_module(f"{package}.{info.name}")
-        elif kind == "backend" and info.ispkg:
-            importlib.import_module(f"{package}.{info.name}.backend")
+    with nullcontext() if package.startswith("bench.") else shipped.own(package):
+        importlib.import_module(package)
+        for info in pkgutil.iter_modules([str(shipped.home(package))]):
+            if kind != "backend" and not info.name.startswith("_"):  # parts of the others
+                importlib.import_module(f"{package}.{info.name}")
+            elif kind == "backend" and info.ispkg:
+                importlib.import_module(f"{package}.{info.name}.backend")
 
 
 def _files(module: str) -> list[str]:
@@ -223,6 +222,8 @@ def load_plugin(path: Path) -> ModuleType:
     """Import one file that registers classes (`--plugin my_method.py`)."""
     if not path.is_file():
         raise UsageError(f"no plugin file {path}")
+    for kind in ("method", "task"):
+        discover(kind)  # it may import from them, where a package of the user's has their name
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files of one name are two modules
     name = f"{PLUGIN}{path.stem}_{place}"
     spec = importlib.util.spec_from_file_location(name, path)

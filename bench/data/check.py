@@ -6,7 +6,6 @@ the folder or measure something else; what only weakens a number is a warning.
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from bench.core.errors import UsageError
 from bench.core.paths import expanded, is_folder
+from bench.core.shipped import home
 from bench.data import layout
 from bench.data.layout import GENRES, SHARED, Finding, Folder, Text, fold
 
@@ -225,7 +225,7 @@ def _place(t: Text) -> str:
 
 def place(name: str) -> Path:
     """The folder of a shipped set (`mini`), else `name` as a path."""
-    shipped = Path(importlib.import_module("tasks").__path__[0]) / "data" / name
+    shipped = home("tasks") / "data" / name
     return shipped if is_folder(shipped) and not is_folder(name) else expanded(name)
 
 

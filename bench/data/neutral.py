@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from pathlib import Path
 
+from bench.core.shipped import home
 from bench.core.values import Example
 
 
 def neutral() -> list[Example]:
     """All of them; no method is fitted on one."""
-    path = Path(importlib.import_module("tasks").__path__[0]) / "data" / "neutral.json"
+    path = home("tasks") / "data" / "neutral.json"
     return [Example(row["instruction"], row["response"]) for row in json.loads(path.read_text("utf-8"))]

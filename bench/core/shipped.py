@@ -1,0 +1,60 @@
+"""The packages that come with the program, `methods` and `tasks`, found beside it whatever else goes by their names.
+
+Invariant: a `tasks.py` or `methods` folder of the user's, on the path or imported already, neither hides what is
+shipped nor is hidden from the user's own code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+
+from bench.core.errors import UsageError
+
+
+def home(package: str) -> Path:
+    """The folder of a package of the program."""
+    return Path(__file__).resolve().parents[2].joinpath(*package.split("."))
+
+
+@contextmanager
+def own(package: str) -> Iterator[None]:
+    """Have the name of a top-level package of the program mean that package inside the block. Where it is the user's
+    outside, all modules of the package are loaded in the block, and stay importable by their full names."""
+    theirs = sys.modules.get(package)
+    if not _hidden(package, theirs):
+        yield
+        return
+    names = [f"{package}.{info.name}" for info in pkgutil.iter_modules([str(home(package))])]
+    if taken := sorted(set(names) & set(sys.modules)):
+        raise UsageError(f"module {taken[0]} is imported already from elsewhere: the program has one of that name")
+    spec = importlib.util.spec_from_file_location(
+        package, home(package) / "__init__.py", submodule_search_locations=[str(home(package))]
+    )
+    assert spec
+    assert spec.loader
+    sys.modules[package] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        for name in names:
+            importlib.import_module(name)
+        yield
+    finally:
+        del sys.modules[package]
+        if theirs is not None:
+            sys.modules[package] = theirs
+
+
+def _hidden(package: str, loaded: ModuleType | None) -> bool:
+    """Whether a name is not the program's own package, loaded or about to be."""
+    places = getattr(loaded, "__path__", None) if loaded is not None else []
+    if loaded is None:
+        with suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(package)
+            places = (spec.submodule_search_locations if spec else None) or []
+    return home(package) not in [Path(place).resolve() for place in places or ()]
