@@ -23,6 +23,7 @@ from bench.backends.hf.memory import Memory, exhausted
 from bench.backends.hf.selftest import checks
 from bench.backends.models import resolve
 from bench.cli import main
+from bench.core.spoken import spoken
 
 TURN = "'<s>' + m['role'] + '\\n' + {content} + '</s>'"
 LOOP = "{% for m in messages %}{{ " + TURN + " }}{% endfor %}"
@@ -157,6 +158,21 @@ def test_an_argument_of_the_template_is_a_setting_and_another_identity(altered: 
     assert probe.told(thinks.chat)["arguments"] == {"enable_thinking": True}
     with pytest.raises(UsageError, match="takes no 'enable_thoughts'"):
         altered(SWITCHED, chat={"enable_thoughts": True}).chat.render(SYSTEM)
+
+
+def test_a_thought_that_the_template_opens_and_the_user_wants_is_no_answer(altered: Callable[..., HFBackend]) -> None:
+    """The mark is in the prompt, so that what the model writes holds its end at most."""
+    opens = PLAIN + "{% if add_generation_prompt and enable_thinking %}{{ '<think>\\n' }}{% endif %}"
+    closed, thinks = altered(opens, chat={"enable_thinking": False}), altered(opens, chat={"enable_thinking": True})
+    assert (closed.chat.thought, thinks.chat.thought) == ("", "<think>\n")
+    chat, text = Request((("user", "Hello?"),)), Request("Hello")
+    end = thinks.tokenizer("So.</think> Good day.", add_special_tokens=False)["input_ids"]
+    assert spoken(thinks.chat.answer(chat, end)) == "Good day."
+    assert spoken(thinks.chat.answer(chat, end[:5])) is None
+    assert spoken(thinks.chat.answer(text, end[:3])) == "So."
+    ((_, answer),) = thinks.generate([chat])
+    assert answer.spoken is None
+    assert answer.text.startswith("<think>")
 
 
 def test_a_template_of_the_processor_is_the_model_s(altered: Callable[..., HFBackend]) -> None:

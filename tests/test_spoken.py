@@ -110,6 +110,7 @@ def test_a_run_rates_and_shows_what_is_said_and_counts_what_never_came_to_an_ans
     def record(*more: str) -> dict[str, Any]:
         result = bench(*words, "--max-unscored", "1", *more)
         assert result.exit_code == 0, result.stderr
+        assert ("of their 32 tokens on a thought" in " ".join(result.stderr.split())) is ("quiet" not in " ".join(more))
         data: dict[str, Any] = json.loads(Path(json.loads(result.stdout)["runs"][0]["path"]).read_text("utf-8"))
         return data
 

@@ -59,11 +59,17 @@ def of_thought(token: str) -> bool:
     return token in HARMONY or THOUGHT.fullmatch(token) is not None
 
 
+def unclosed(text: str) -> str:
+    """The mark of the thought that `text` leaves open, and what stands behind it; "" where it leaves none open."""
+    marks = list(THOUGHT.finditer(text))
+    return text[marks[-1].start() :] if marks and marks[-1]["open"] else ""
+
+
 def closing(text: str) -> str:
     """What closes the thought that `text` leaves open; "" where it leaves none open."""
-    marks = list(THOUGHT.finditer(text))
-    if not marks or (opened := marks[-1]["open"]) is None:
+    if not (left := THOUGHT.match(unclosed(text))):
         return ""
+    opened = left[0]
     if opened.startswith("<|channel>"):
         return "<channel|>"
     if opened.startswith("<|"):

@@ -361,7 +361,7 @@ class HFBackend(Backend):
             yield (
                 i,
                 Completion(
-                    text=self.chat.text(ids[:end]),
+                    text=self.chat.answer(requests[i], ids[:end]),
                     tokens=tokens,
                     prompt_tokens=len(rows[row]),
                     positions_edited=positions_edited,

@@ -21,7 +21,7 @@ from bench.backends.models import Model
 from bench.core.content import Message
 from bench.core.errors import BenchError, said
 from bench.core.interfaces import Prompted
-from bench.core.spoken import of_thought
+from bench.core.spoken import of_thought, unclosed
 from bench.core.steering import Mix, Prompt, Steering
 from bench.core.values import Request
 
@@ -172,6 +172,15 @@ class Chat:
     def continued(self, text: str) -> list[int]:
         """Token ids of a text that goes on from another: nothing is put before it."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    @cached_property
+    def thought(self) -> str:
+        """What the template opens of a thought for the model and leaves to it to close; "" where it lets it answer."""
+        return unclosed(self.template.opens + self.template.closing) if self.template.apply else ""
+
+    def answer(self, request: Request, ids: Sequence[int]) -> str:
+        """What a model wrote to a request; a thought that the template opened is one from its mark on."""
+        return ("" if isinstance(request.prompt, str) else self.thought) + self.text(ids)
 
     def text(self, ids: Sequence[int]) -> str:
         """What a model wrote, without the tokens that only mark its form; those around a thought stay."""

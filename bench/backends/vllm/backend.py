@@ -178,7 +178,7 @@ class VLLMBackend(Backend):
             yield (
                 i,
                 Completion(
-                    text=self.hf.chat.text(ids[:stop]),
+                    text=self.hf.chat.answer(requests[i], ids[:stop]),
                     tokens=tokens,
                     prompt_tokens=len(output.prompt_token_ids),
                     positions_edited=positions_edited,

@@ -150,6 +150,8 @@ def notes(table: Table) -> list[str]:
     ]
     if spoken := spoken_to(table.rows[0].run):
         lines.append(spoken)
+    if thinking := unfinished(table):
+        lines.append(thinking)
     if table.detectable is not None:
         lines.append(
             f"Smallest difference to {table.reference} that this table would find in 4 of 5 repetitions "
@@ -196,6 +198,20 @@ def spoken_to(run: Run) -> str:
         f"{probe['unread']} tensors of its files were not read" if probe.get("unread") else "",
     ]
     return f"The model: {'; '.join(filter(None, told))}." if any(told) else ""
+
+
+def unfinished(table: Table) -> str:
+    """How many answers were all thought; "" where none was."""
+    counts = {row.name: row.run.data["counts"].get("unfinished", 0) for row in table.rows}
+    if not any(counts.values()):
+        return ""
+    most = max(counts, key=counts.__getitem__)
+    tokens = table.spec["protocol"]["sampling"]["max_new_tokens"]
+    return (
+        f"{sum(counts.values())} test answers spent all of their {tokens} tokens on a thought and are missing (most of "
+        f"{most}: {counts[most]}): -p protocol.sampling.max_new_tokens=… gives them more, and -p "
+        "chat.enable_thinking=false takes the thought away where the template can."
+    )
 
 
 def extent(counts: Iterable[int]) -> str:
