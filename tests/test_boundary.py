@@ -520,3 +520,34 @@ def test_a_shipped_name_is_the_plugin_s_to_give_up_whichever_is_loaded_first(tmp
     code = "; ".join(["import pathlib", "from bench.core import registry", *loads[:: 1 if first == "plugin" else -1]])
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert re.search(r"'diffmean' is a shipped method: mine\.py:\d+ needs another name$", done.stderr.strip())
+
+
+def test_a_run_names_the_plugin_that_it_was_made_with_and_its_replay_and_export_ask_for_it(tmp_path: Path) -> None:
+    """Each command in a process of its own, as a user's are."""
+    path = tmp_path / "my_method.py"
+    ones = "[Fitted(adding(ctx, value=np.ones(ctx.lm.width, np.float32)))]"
+    path.write_text(
+        PLUGIN.split("@made")[0] + '\n@made("mine", ["add"])\n@dataclass(frozen=True)\nclass Mine(Method):\n'
+    )
+    with path.open("a") as file:
+        file.write(f"    def fit(self, ctx, train):\n        return {ones}\n")
+    env = os.environ | {"BENCH_CACHE": str(tmp_path / "cache"), "BENCH_RESULTS": str(tmp_path / "results")}
+    env |= {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+
+    def said(*words: str) -> str:
+        command = [sys.executable, "-m", "bench", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        return " ".join(done.stderr.split())
+
+    said("run", "-m", "mine,none", "-n", "1", "--backend", "fake", "--judge", "likelihood", "--plugin", str(path))
+    records = {p.parent.name.split("-")[0]: p for p in (tmp_path / "results").rglob("run.json")}
+    plugins = {name: json.loads(p.read_text("utf-8")).get("plugins", []) for name, p in records.items()}
+    assert [one["name"] for one in plugins["mine"]] == ["my_method.py"]
+    assert plugins["none"] == []
+    asked = "bench: no method 'mine' here: --plugin FILE (the run was made with my_method.py)"
+    assert said("run", "--config", str(records["mine"]), "--yes").endswith(asked)
+    assert said("export", "mine").endswith(asked)
+    path.write_text(path.read_text().replace("np.ones", "-np.ones"))
+    again = said("run", "--config", str(records["mine"]), "--plugin", "my_method.py", "--results", "again")
+    assert f"my_method.py is not as it was when {records['mine'].parent.name} was made" in again

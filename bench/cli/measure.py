@@ -165,7 +165,7 @@ def overhead(
         if as_json:
             drift = floor(records)
             echo(json.dumps([summary(one, drift=drift) | {"run": one.data["run"]} for one in records], indent=1))
-        else:
+        elif records:
             cost_table(records)
         if failed:
             sys.exit(1)

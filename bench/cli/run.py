@@ -174,11 +174,15 @@ def _words(key: str) -> set[str]:
 
 
 def _replayed(record: Run, jobs: Sequence[Job]) -> None:
-    """Say how far a replay's texts and score are those of the run that was replayed."""
+    """Say how far a replay's texts and score are those of the run that was replayed, and its plugins."""
+    there = {plugin["name"]: plugin["digest"] for plugin in record.data.get("plugins", ())}
     for job in jobs:
         if job.path is None or job.path.resolve() == record.path.resolve() or job.spec.method != record.method:
             continue
         again = read_run(job.path)
+        for plugin in again.data.get("plugins", ()):
+            if there.get(plugin["name"], plugin["digest"]) != plugin["digest"]:
+                say(f"{plugin['name']} is not as it was when {record.path.parent.name} was made")
         texts = {s["id"]: s.get("text") for s in again.data["samples"]}
         both = [s for s in record.data["samples"] if "text" in s and s["id"] in texts]
         differ = sum(texts[s["id"]] != s["text"] for s in both)

@@ -103,6 +103,16 @@ def closure(definitions: Iterable[Any]) -> dict[Place, str]:
     return found
 
 
+def borrowed(*classes: type[Any]) -> list[dict[str, str]]:
+    """`name` and `digest` of the files of third parties that a key of these classes covers, their own first."""
+    theirs = [cls.__module__ for cls in classes if cls.__module__.split(".")[0] not in OWN]
+    if not theirs:
+        return []
+    reached = sorted({module for module, _ in closure(classes) if module.split(".")[0] not in OWN})
+    files = dict.fromkeys(file for module in (*theirs, *reached) if (file := _file(module)))
+    return [{"name": file.name, "digest": digest(file.read_text("utf-8"))} for file in files]
+
+
 @dataclass(frozen=True)
 class Own:
     """Whose definitions a key follows: packages by name, and files of the user's by folder."""

@@ -190,6 +190,13 @@ class Made(TypedDict):
     hardware: dict[str, Any]
 
 
+class Plugin(TypedDict):
+    """A file of third parties that decides a run."""
+
+    name: str
+    digest: str
+
+
 class RunRecord(TypedDict):
     """A `run.json`."""
 
@@ -206,6 +213,7 @@ class RunRecord(TypedDict):
     surface: NotRequired[Name]
     family: NotRequired[Name]
     """In records of 0.1.0, in place of `surface`."""
+    plugins: NotRequired[list[Plugin]]
     validated: bool
     status: NotRequired[str]
     scale: NotRequired[Positive]

@@ -13,12 +13,14 @@ from typing import Any
 from bench import results
 from bench.core.blame import blamed
 from bench.core.content import Message, plain
+from bench.core.definitions import borrowed
 from bench.core.errors import BenchError
 from bench.core.interfaces import Method
 from bench.core.protocol import RunSpec
 from bench.core.steering import Steering
 from bench.core.values import Completion, Concept, Request, Sample, Verdict
 from bench.run.damage import LIMITS, Damage, at_most
+from bench.run.faults import definitions
 from bench.run.fits import Kept
 from bench.run.plan import Plan
 from bench.run.strength import Strength
@@ -144,6 +146,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
     if plan.task.rated:
         with blamed(f"judge {job.spec.judge}", type(plan.judge)):
             calibration = dict(plan.judge.report())
+    plugins = borrowed(*definitions(job.method), type(plan.task), type(plan.judge))
     drawn = job.method.samples_per_prompt(plan.protocol.budget)
     unfinished = sum(row.get("thought") == "unfinished" for row in job.rows)
     counts = {
@@ -158,6 +161,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
     }
     return {
         "code": job.code,
+        **({"plugins": plugins} if plugins else {}),
         "surface": job.method.surface,
         "validated": job.method.validated,
         **({"suppresses": True} if job.method.suppresses else {}),

@@ -32,7 +32,7 @@ from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol, usual_j
 from bench.core.settings import cast
 from bench.core.values import Example
 from bench.data.neutral import neutral
-from bench.results.record import Asked as AskedFor, Plain, Spec
+from bench.results.record import Asked as AskedFor, Plain, Plugin, Spec
 from bench.run.damage import TEXTS, at_most, summed
 from bench.run.engines import EXECUTORS, HOSTED, hosted, make_backend, make_prompter, unable
 from bench.run.faults import definitions, fault, files
@@ -337,7 +337,9 @@ def _by_owner(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def from_file(path: Path) -> dict[str, Any]:
     """Options from a TOML file or a past `run.json`, by field name."""
     if path.suffix == ".json":
-        return _from_run(read_json(path, Replayed, "a run that can be made again", error=UsageError))
+        found = read_json(path, Replayed, "a run that can be made again", error=UsageError)
+        _refuse_unplugged(found)
+        return _from_run(found)
     found = read_toml(path, dict[str, Any], "a configuration", error=UsageError)
     hints = typing.get_type_hints(Options)
     if unknown := sorted(set(found) - set(hints)):
@@ -376,6 +378,19 @@ class Replayed(TypedDict):
     spec: Spec
     asked: NotRequired[AskedFor]
     neutral: NotRequired[Plain]
+    plugins: NotRequired[list[Plugin]]
+
+
+def _refuse_unplugged(run: Mapping[str, Any]) -> None:
+    """Raise where a part of a run is a plugin's that is not loaded, with the files that it was made with."""
+    spec = run["spec"]
+    parts = [("method", name) for name in names_in(spec["method"])]
+    parts += [("task", spec["task"]), ("judge", spec["judge"].partition(":")[0])]
+    files = [plugin["name"] for plugin in run.get("plugins", ())]
+    for kind, name in parts:
+        if name and name not in registry.table(kind):
+            made = f"the run was made with {', '.join(files)}" if files else "if a plugin brought it"
+            raise UsageError(f"no {kind} {name!r} here: --plugin FILE ({made})")
 
 
 def _from_run(data: Mapping[str, Any]) -> dict[str, Any]:
