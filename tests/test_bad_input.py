@@ -89,6 +89,7 @@ def below(folder: Path) -> list[str]:
         (("-p", "axbench.protocol=quick"), ["axbench.protocol"]),
         (("-m", "lat", "-p", "lat.orient=maybe"), ["lat.orient = 'maybe' is not true or false"]),
         (("--config", "/nowhere/run.toml"), ["nowhere/run.toml cannot be read: No such file or directory"]),
+        (("prompt", "none"), ["bench run takes no 'prompt' by itself: methods are named by -m prompt,none"]),
         (("--plugin", "/nowhere/mine.py"), ["no plugin file /nowhere/mine.py"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -104,7 +105,7 @@ def test_a_wrong_word_is_named_with_the_nearest_right_one(
 @pytest.mark.parametrize(
     ("words", "code", "part"),
     [
-        (("show", "nosuch"), 2, "no run 'nosuch' in results/: it is empty"),
+        (("show", "nosuch"), 2, "/results/: it is empty"),
         (("compare", "one", "two"), 2, "no run 'one'"),
         (("report",), 2, "no runs in"),
         (("check", "difmean"), 2, "did you mean 'diffmean'?"),

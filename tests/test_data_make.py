@@ -284,6 +284,28 @@ def test_an_unreadable_genre_is_an_error_and_no_default(tmp_path: Path, monkeypa
         make.make(tmp_path / "c.txt", "openai:x", tmp_path / "out", Recipe(4, 4, 0), None, lambda line: None)
 
 
+def test_what_a_generator_said_amiss_is_asked_again_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it was mended: what was kept of it is no try of the new command's, for a genre and for instructions."""
+    amiss = {"genre": True, "instructions": True}
+
+    class Mended(Writer):
+        def reply(self, asked: str, seed: int, words: str) -> str:
+            kind = "genre" if "three shelves" in asked else "instructions" if asked.startswith("Write 10") else ""
+            return "who knows" if amiss.get(kind) else super().reply(asked, seed, words)
+
+    monkeypatch.setattr(make, "engine", lambda name, *money: Mended())
+    (tmp_path / "c.txt").write_text("the sea\n")
+    words = (tmp_path / "c.txt", "openai:x", tmp_path / "out", Recipe(4, 4, 0), None, lambda line: None)
+    for part, said in (("genre", "names no genre"), ("instructions", "wrote 0 usable text instructions")):
+        for _ in range(2):
+            with pytest.raises(BenchError, match=said):
+                make.make(*words)
+        amiss[part] = False
+    assert make.make(*words)
+
+
 @pytest.mark.parametrize(
     ("read", "reply", "expected"),
     [

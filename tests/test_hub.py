@@ -112,3 +112,11 @@ def test_a_download_folder_of_the_client_is_read_as_it_is(tmp_path: Path) -> Non
     (root / "refs" / "main").write_text("def")
     assert hub.downloaded(root) == (root / "snapshots" / "def", "owner/a-model")
     assert hub.downloaded(tmp_path) == (tmp_path, "")
+
+
+def test_what_the_client_says_is_cut_between_words() -> None:
+    line = "The client said a great deal about an address that it had been given. " * 4
+    shown = hub._reason(ValueError(line + "\nand more"))
+    assert shown.startswith("ValueError: The client")
+    assert len(shown) < 160
+    assert shown.removesuffix(" …").split()[-1] in line.split()

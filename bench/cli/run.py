@@ -37,7 +37,7 @@ from bench.run.spending import Cost, spend, trials
 from bench.run.views import answer_tokens, unanswered_by
 
 
-@click.command()
+@click.command(context_settings={"allow_extra_args": True})
 @click.option(
     "-m", "--methods", multiple=True, help="all, names, globs, a+b; -name or !name leaves out. Repeat or use commas."
 )
@@ -110,6 +110,8 @@ def run(
 ) -> None:
     """Run methods on a task; what is done is not done again."""
     plugins(late)
+    if words := click.get_current_context().args:
+        raise UsageError(f"bench run takes no {words[0]!r} by itself: methods are named by -m {','.join(words)}")
     given = from_file(config) if config else {}
     given |= {k: v for k, v in flags.items() if v is not None}
     if methods:
@@ -318,9 +320,10 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
     for table in tables(shown):
         board.show(table, console)
         board.notes(table, console)
-    fresh = sum(job.fresh for job in jobs)
+    fresh, answers = sum(job.fresh for job in jobs), sum(job.answers for job in jobs)
+    kept = f", {answers - fresh} taken as they were kept" if answers > fresh else ""
     err.print(
-        f"{fresh} generations made now; "
+        f"{fresh} generations made now{kept}; "
         f"{sum(job.status == 'cached' for job in jobs)} of {len(jobs)} methods were done before"
     )
     if as_json:

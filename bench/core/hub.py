@@ -6,6 +6,7 @@ and what is cached is used all the same.
 
 from __future__ import annotations
 
+import textwrap
 import threading
 import time
 import urllib.error
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from bench.core.errors import BenchError, UsageError
+from bench.core.errors import BenchError, UsageError, said
 
 PATIENCE = 2.0
 """Seconds to wait for the hub; its client would ask six times, for half a minute."""
@@ -79,7 +80,9 @@ def _asked(ask: Callable[[bool], str], repo: str, kind: Kind, what: str, downloa
         return Path(ask(True))
     except Exception as error:
         why = _reason(refused or error, download)
-        raise BenchError(f"cannot fetch {what} from the hub: {why}") from (refused or error)
+        raise BenchError(f"cannot fetch {what} from the hub: {why}; or give a folder that has it") from (
+            refused or error
+        )
 
 
 def _watched(ask: Callable[[], str], repo: str, kind: Kind) -> str:
@@ -168,4 +171,4 @@ def _reason(error: Exception, asked: bool = True) -> str:
     if isinstance(error, LocalEntryNotFoundError):
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it does not answer"
         return f"{why}, and its cache has no copy" if asked else "its cache has no copy"
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:140] if str(error).strip() else ''}"
+    return f"{type(error).__name__}: {textwrap.shorten(said(error), 140, placeholder=' …')}"

@@ -67,6 +67,8 @@ class Generator:
     recipe: Recipe
     tell: Callable[[str], None]
     asked: set[str] = field(default_factory=set)
+    written: int = 0
+    """Replies written now, and not by an earlier command."""
 
     def ask(self, what: str, questions: Sequence[str], attempt: int = 0, tokens: int = 0) -> list[Completion]:
         """One reply a question; `what` names the stage for a person."""
@@ -83,17 +85,23 @@ class Generator:
         for mine in self.rows.portions(todo):
             for i, completion in self.backend.generate([requests[key] for key in mine]):
                 self.rows.put(mine[i], dataclasses.asdict(completion))
+                self.written += 1
         self.asked.update(keys)
         places = {requests[key].prompt: key for key in keys}
         found = [self.rows.get(places[(("user", text),)]) for text in questions]
         return [Completion(**row | {"positions_edited": tuple(row["positions_edited"])}) for row in found]
 
-    def read(self, what: str, questions: Sequence[str], parse: Callable[[str], Any], tokens: int) -> list[Any]:
-        """Parsed replies; those that cannot be read (None) are asked for again, then stay None."""
+    def read(
+        self, what: str, questions: Sequence[str], parse: Callable[[str], Any], tokens: int, due: bool = False
+    ) -> list[Any]:
+        """Parsed replies; those that cannot be read (None) are asked for again, then stay None. Where the command ends
+        in an error for one that is `due`, those that an earlier command kept are no tries of this one's."""
         found: list[Any] = [None] * len(questions)
-        for attempt in range(self.recipe.tries):
-            open_ = [i for i, value in enumerate(found) if value is None]
+        attempt = tries = 0
+        while tries < self.recipe.tries and (open_ := [i for i, value in enumerate(found) if value is None]):
+            before = self.written
             replies = self.ask(what, [questions[i] for i in open_], attempt, tokens)
+            attempt, tries = attempt + 1, tries + (self.written > before or not due)
             for i, reply in zip(open_, replies, strict=True):
                 found[i] = None if reply.spoken is None else parse(reply.spoken)
         return found
@@ -284,7 +292,7 @@ def read_instructions(path: Path) -> dict[str, list[str]]:
 
 def _genres(writer: Generator, concepts: Sequence[dict[str, Any]]) -> None:
     open_ = [one for one in concepts if not one["genre"]]
-    found = writer.read("genres", [prompts.genre(one["concept"]) for one in open_], prompts.read_genre, 16)
+    found = writer.read("genres", [prompts.genre(one["concept"]) for one in open_], prompts.read_genre, 16, due=True)
     for one, genre in zip(open_, found, strict=True):
         if genre is None:
             raise BenchError(
@@ -318,15 +326,17 @@ def _pools(
         mine = list(given.get(genre, ()))
         order = np.random.default_rng(int(digest(recipe.seed, genre), 16)).permutation(len(mine))
         take([mine[i] for i in order if len(mine[i]) < 500])
-        asked, most = 0, 4 * -(-need // prompts.EACH) + 10
-        while len(found) < need and asked < most:
-            number = min(-(-(need - len(found)) // prompts.EACH), most - asked)
+        asked, spent, most = 0, 0, 4 * -(-need // prompts.EACH) + 10
+        while len(found) < need and spent < most:  # what an earlier command kept is not spent again
+            before = writer.written
+            number = min(-(-(need - len(found)) // prompts.EACH), most - spent)
             rounds = [divmod(asked + k, len(prompts.TOPICS)) for k in range(number)]
             asked += number
             for repeat in sorted({r for r, _ in rounds}):
                 questions = [prompts.instructions(genre, prompts.TOPICS[t]) for r, t in rounds if r == repeat]
                 for reply in writer.ask(f"{genre} instructions", questions, repeat, 400):
                     take(prompts.read_instructions(reply.spoken or ""))
+            spent += writer.written - before
         if len(found) < need:
             raise BenchError(
                 f"the generator wrote {len(found)} usable {genre} instructions of {need}: give your own "

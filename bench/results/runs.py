@@ -441,13 +441,19 @@ def lookup(name: str, roots: Sequence[Path]) -> Run:
     known: list[str] = []
     for root in roots:
         runs, damaged = survey(root)
-        known += [run.path.parent.name for run in runs]
+        known += dict.fromkeys(run.method for run in runs)
         if found := meant(name, runs):
             return _only(name, found)
         if damaged:
             raise damaged[0]  # it may be the one that is meant
-    where = " or ".join(f"{root.name}/" for root in dict.fromkeys(roots))
+    where = " or ".join(dict.fromkeys(map(shortened, roots)))
     raise UsageError(f"no run {name!r} in {where}: {suggest(name, known) if known else 'it is empty'}")
+
+
+def shortened(root: Path) -> str:
+    """A folder as its user would name it from here."""
+    path, here = root.absolute(), Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}/"
 
 
 def chosen(name: str, runs: Sequence[Run]) -> Run:
