@@ -135,6 +135,7 @@ def test_options_in_another_order_are_other_data(questions: Path) -> None:
 
 
 UNKEYED = {
+    "bench.backends.devices": "finds devices",
     "bench.core.blame": "says what failed",
     "bench.core.claims": "says who makes what",
     "bench.backends.threads": "changes speed alone",

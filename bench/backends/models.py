@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from bench.backends import devices
 from bench.core import hub
 from bench.core.claims import Claims, share
 from bench.core.content import digest
@@ -98,6 +99,8 @@ class Model:
     """What the chat template is given beside the chat, as a user set it."""
     trusted: bool = False
     """Whether Python code in its folder may run."""
+    device_map: str | Mapping[str, Any] = ""
+    """How it is spread over several devices (`bench.backends.devices.MAPS`); "": it is not."""
 
     def told(self, chat: Mapping[str, Any]) -> Model:
         """The model with other arguments for its chat template; another model where there are any."""
@@ -360,13 +363,15 @@ def dtype(wish: str) -> str:
 
 
 def pick_dtype(wish: str) -> torch.dtype:
-    """`auto`: bf16 on a GPU or a processor with bf16 instructions, else fp32."""
+    """`auto`: bf16 on a CUDA GPU or a processor with bf16 instructions, else fp32; on a Mac's GPU too, where bf16 came
+    late and fp16 has no room for the largest states."""
     import torch
 
     named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
     if wish in named:
         return named[wish]
-    return torch.bfloat16 if torch.cuda.is_available() or fast() else torch.float32
+    device = devices.best()
+    return torch.bfloat16 if device == "cuda" or (device == "cpu" and fast()) else torch.float32
 
 
 def fast() -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+from bench.backends import devices
 from bench.backends.models import Model, resolve
 from bench.core.content import digest
 from bench.core.errors import UsageError
@@ -87,10 +88,7 @@ class LocalJudge(Judge):
             close()
         self._own = None
         gc.collect()
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        devices.emptied()
 
     def rate(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
         backend = self._lent or self._own

@@ -26,6 +26,7 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from bench import interchange
+from bench.backends import devices
 from bench.backends.hf.backend import HFBackend
 from bench.backends.models import DEFAULT, resolve
 from bench.core.content import Message, digest
@@ -69,7 +70,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
             raise UsageError("lm-eval asks under one prompt, and this steering mixes two: take coefficient 1 or 0")
         self.inside = replace(self.steering, prompt=Prompt(), mix=None)
         self.templated = False
-        self._device = self.lm.model.device
+        self._device = devices.of(self.lm.model)
         self.batch_size = self.lm.batch
 
     # What lm-eval asks of a tokenizer, as in its `hf` model

@@ -64,6 +64,8 @@ def hardware() -> dict[str, Any]:
 
     if torch.cuda.is_available():
         info["accelerator"] = torch.cuda.get_device_name()
+    elif torch.backends.mps.is_available():
+        info["accelerator"] = "mps"
     return info
 
 

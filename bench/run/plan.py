@@ -17,6 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from bench.backends.devices import MAPS
 from bench.backends.hosted.backend import OpenAIBackend
 from bench.backends.models import DEFAULT, TRUST, Model, dtype, resolve
 from bench.core import registry
@@ -157,6 +158,7 @@ def make(options: Options) -> Plan:
     given = _by_owner(options.params)
     settings = ({"coefficients": options.coefficients} if options.coefficients else {}) | given.pop("protocol", {})
     chat = {name: _word(value) for name, value in given.pop("chat", {}).items()}
+    device_map = _device_map(given.pop("model", {}), options.backend)
     rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit, settings)
     asking = registry.get("task", options.task)
     if options.backend == HOSTED and (asking.kind != "steering" or asking.multiple_choice):
@@ -223,7 +225,7 @@ def make(options: Options) -> Plan:
     elif options.backend == "fake":
         model = Model("fake", Path(), "fake", "fake").told(chat)
     else:
-        model = resolve(options.model, trust=trust).told(chat)
+        model = replace(resolve(options.model, trust=trust).told(chat), device_map=device_map)
     trains = [task.train(concept) for concept in task.concepts()]
     lacked = frozenset[str]().union(*(lacking(train, task) for train in trains))
     written = lacked & ASKED.keys()  # views that a prompter writes
@@ -315,6 +317,20 @@ def _word(value: Any) -> Any:
         return parsed(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         return value
+
+
+def _device_map(given: Mapping[str, Any], backend: str) -> str | Mapping[str, Any]:
+    """How `model.device_map` spreads the model: a way of accelerate's, or a table of modules and devices; "" where it
+    does not."""
+    if unknown := sorted(set(given) - {"device_map"}):
+        raise UsageError(f"-p model.{unknown[0]}: of a model there is device_map alone to be set")
+    found = _word(given.get("device_map", ""))
+    if found and backend != "hf":
+        raise UsageError(f"-p model.device_map is for --backend hf, not for {backend}")
+    if not (found == "" or isinstance(found, dict) or found in MAPS):
+        raise UsageError(f"model.device_map = {found!r}: {', '.join(MAPS)}, or a JSON table of modules and devices")
+    spread: str | Mapping[str, Any] = found
+    return spread
 
 
 def _nameless(value: Any) -> Any:

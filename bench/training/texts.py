@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from bench.backends import devices
 from bench.backends.hf.attention import widened
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.batches import Batches
@@ -73,7 +74,7 @@ class Texts:
         self.kept.begin()
         self.blocks = blocks(self.model)
         self.limit = ctx.budget.tokens
-        self.device = next(self.model.parameters()).device
+        self.device = devices.of(self.model)
         self.batches = Batches(PASS, PASS, 0, self.device, self.memory)
         self._known: dict[Text, int | None] = {}
         self._ids: list[list[int]] = []

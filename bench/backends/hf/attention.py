@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.backends import devices
+
 NAME, PLAIN, WIDE = "grouped_sdpa", "sdpa", "wide_sdpa"
 CAP = "attn_logit_softcapping"
 """Where Gemma-2 and its kin say what their attention's logits are capped at."""
@@ -40,7 +42,7 @@ def use(model: Any) -> None:
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)  # Mamba has none
     groups = getattr(config, "num_key_value_heads", None) or heads
-    if model.device.type != "cpu" or groups == heads:
+    if devices.of(model).type != "cpu" or groups == heads:
         return
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -94,7 +96,7 @@ def widened(model: Any, wide: torch.dtype, attend: Callable[..., Any]) -> Iterat
     from transformers.masking_utils import sdpa_mask
 
     config = model.config.get_text_config()
-    if model.device.type != "cpu" or config._attn_implementation != PLAIN:
+    if devices.of(model).type != "cpu" or config._attn_implementation != PLAIN:
         yield
         return
 

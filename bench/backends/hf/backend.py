@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from bench.backends import devices
 from bench.backends.hf import attention, linear, probe
 from bench.backends.hf.batches import Batches
 from bench.backends.hf.chat import Chat, Second, prompt_of
@@ -33,6 +34,7 @@ from bench.core.content import Array, digest
 from bench.core.edits import KEPT
 from bench.core.errors import BenchError, said
 from bench.core.interfaces import Backend, Prompted, ReadSite
+from bench.core.paths import cache_root
 from bench.core.registry import backend, table
 from bench.core.values import Activations, Completion, Divergence, Request, Sampling, TargetScore
 
@@ -72,7 +74,7 @@ class HFBackend(Backend):
 
     @property
     def place(self) -> str:
-        return probe.place(self.source.weights, self.dtype)
+        return probe.place(self.source.weights, self.dtype, self.source.device_map)
 
     @cached_property
     def memory(self) -> Memory:
@@ -93,7 +95,9 @@ class HFBackend(Backend):
         from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
         hush()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        spread: dict[str, Any] = {}
+        if self.source.device_map:
+            spread = {"device_map": self.source.device_map, "offload_folder": str(cache_root() / "offload")}
         local = {"local_files_only": True, "trust_remote_code": self.source.trusted}
         try:
             config: Any = AutoConfig.from_pretrained(self.source.path, **local)
@@ -107,6 +111,7 @@ class HFBackend(Backend):
                 dtype=self.dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
+                **spread,
                 **local,
             )
         except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
@@ -117,7 +122,7 @@ class HFBackend(Backend):
         # A slice of the last positions is not contiguous, and torch then copies the whole output
         # matrix once per row of the batch: most of the time of a short pass.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
-        model = model.to(device).eval().requires_grad_(False)
+        model = (model if spread else model.to(devices.best())).eval().requires_grad_(False)
         attention.use(model)
         linear.use(model)
         self._probed = probe.tried(self.source.name, model, self.chat, loading, self.place)
@@ -133,7 +138,8 @@ class HFBackend(Backend):
     def can(self) -> frozenset[str]:
         """Every registered kind of edit, those of plugins too, at every site."""
         sites = (f"site:{site}" for site in ("attn", "mlp", *KEPT))
-        return frozenset({"prompt", "score", "mix", "gate", "delta", "embeds", "train", *sites, *table("edit")})
+        train = set() if self.source.device_map else {"train"}  # a change lies on one device, with all that it changes
+        return frozenset({"prompt", "score", "mix", "gate", "delta", "embeds", *train, *sites, *table("edit")})
 
     @cached_property
     def below(self) -> Below:
@@ -147,14 +153,14 @@ class HFBackend(Backend):
 
     @property
     def batches(self) -> Batches:
-        return Batches(self.batch, self.tokens, self._fill, self.model.device, self.memory)
+        return Batches(self.batch, self.tokens, self._fill, devices.of(self.model), self.memory)
 
     @property
     def answers(self) -> Batches:
         """The same of answers."""
         tokens, pairs = room(self.model)
         most = self._most or max(self.tokens, tokens)
-        return Batches(self.written, most, self._fill, self.model.device, self.memory, pairs)
+        return Batches(self.written, most, self._fill, devices.of(self.model), self.memory, pairs)
 
     @property
     def _fill(self) -> int:
@@ -323,7 +329,9 @@ class HFBackend(Backend):
             use_cache=True,  # whatever a checkpoint was saved with
         )
         seeds = torch.tensor([requests[i].seed for i in owners], dtype=torch.int64)
-        paired = Paired([(row, second[row], other.mix) for row, other in mixed], self.model.device) if mixed else None
+        paired = (
+            Paired([(row, second[row], other.mix) for row, other in mixed], devices.of(self.model)) if mixed else None
+        )
         drawn = Draw(sampling, seeds, width, paired)
         edits = [*(prompt_of(requests[i]) for i in chosen), *(other.mix.against for _, other in mixed)]
         headers = [self.chat.begins(row, requests[i], edit) for i, row, edit in zip(owners, rows, edits, strict=True)]

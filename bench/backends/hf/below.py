@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.backends import devices
 from bench.backends.hf import cache
 from bench.backends.hf.modules import Enough, blocks, first, resumed
 from bench.core.edits import KEPT
@@ -106,7 +107,7 @@ class Below:
 
     @torch.no_grad()
     def _tried(self, until: int) -> bool:
-        one, other = (torch.tensor([text] * 2, device=self.model.device) for text in PROBE)
+        one, other = (torch.tensor([text] * 2, device=devices.of(self.model)) for text in PROBE)
         inputs = {"input_ids": one, "attention_mask": torch.ones_like(one)}
         if not (kept := cache.cache(self.model, one.shape[1] + 1)):
             return False

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from bench.backends import devices
 from bench.backends.hf.hooks import Applied
 from bench.backends.hf.modules import Enough, blocks
 from bench.core.edits import KEPT
@@ -70,7 +71,7 @@ def read(model: Any, ids: Sequence[int]) -> Prefix:
     layers = found["past_key_values"].layers if found else []
     if not layers or any(type(layer) is not Roomy for layer in layers):
         return ()
-    model(torch.tensor([list(ids)], device=model.device), use_cache=True, logits_to_keep=1, **found)
+    model(torch.tensor([list(ids)], device=devices.of(model)), use_cache=True, logits_to_keep=1, **found)
     return [(layer.keys, layer.values) for layer in layers]
 
 

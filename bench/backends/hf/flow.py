@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from bench.backends import devices
 from bench.backends.hf.modules import blocks, read_blocks, site_of
 from bench.backends.hf.weights import weight
 from bench.core.content import Array, Weights
@@ -42,7 +43,7 @@ def concept_states(lm: Backend, text: str) -> Array:
     ids = lm.encode(text)[:SLOTS]
     if not ids:
         raise BenchError("a concept without words cannot be read")
-    model, device = lm.module, next(lm.module.parameters()).device
+    model, device = lm.module, devices.of(lm.module)
     states = read_blocks(model, [ENCODER], input_ids=torch.tensor([ids], device=device))[ENCODER]
     found: Array = _last_norm(model)(states)[0].float().cpu().numpy()
     return found

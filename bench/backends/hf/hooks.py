@@ -10,12 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from bench.backends import devices
 from bench.backends.hf.modules import blocks, first, site_of, with_first
 from bench.backends.hf.weights import by_row, shape
 from bench.core.deltas import Delta
@@ -24,6 +26,7 @@ from bench.core.embeds import Embeds
 from bench.core.errors import BenchError
 from bench.core.steering import Steering
 
+T = TypeVar("T")
 Stack = tuple[list[int], list[tuple[int, int, Edit]], dict[str, Tensor], dict[str, Tensor]]
 """Rows of the batch, their edits (row, number, edit), the edits' parameters stacked, and what they share."""
 
@@ -46,7 +49,8 @@ class Applied:
         index: Tensor | None = None,
     ) -> None:
         self.model = model
-        self.device = next(model.parameters()).device
+        self.device = devices.of(model)
+        self._moved: dict[tuple[int, torch.device], Any] = {}
         self.steerings = [s or Steering() for s in steerings]
         self.prompts = torch.tensor(prompts, device=self.device)[:, None]
         self.pads = torch.tensor(pads, device=self.device)[:, None]
@@ -174,8 +178,9 @@ class Applied:
 
         def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
             found = output.clone()
-            for own, values in ready:
-                place = self.index[own] - self.headers[own]
+            for own, kept in ready:
+                values = self._beside(kept, output.device)
+                place = (self.index[own] - self.headers[own]).to(output.device)
                 found[own] = Embeds.put(found[own], values, place)
                 there = (place >= 0) & (place < values.shape[1])
                 self._note([(row, len(self.steerings[row].edits)) for row in own], there)
@@ -187,7 +192,18 @@ class Applied:
         """Count where parts (row, number) act in this pass: a row of `mask` `[N, T]` each."""
         self.counts[-1] |= zip(parts, mask.sum(1).tolist(), strict=True)
         if self.given is not None:  # not at each token of an answer
-            self.masks |= zip(parts, mask, strict=True)
+            self.masks |= zip(parts, mask.to(self.device), strict=True)
+
+    def _beside(self, value: T, device: torch.device) -> T:
+        """`value`, a tensor or tensors in a dict, on the device of a block that may be another than the model's own;
+        taken there once."""
+        if device == self.device:
+            return value
+        key = (id(value), device)
+        if key not in self._moved:
+            self._moved[key] = value, tree_map_only(Tensor, lambda part: part.to(device), value)
+        found: T = self._moved[key][1]
+        return found
 
     def change_kept(self, layers: Sequence[Any]) -> None:
         """Change what is kept, in the `layers` of the cache, of the last token of the pass just made."""
@@ -201,16 +217,17 @@ class Applied:
         for gate, rows in found.items():
             if gate in self.fires:
                 continue
-            index, prompt = self.index[rows], self.prompts[rows]
-            inside = (index >= self.headers[rows]) & (index < prompt)
+            index, prompt, header = (part[rows].to(hidden.device) for part in (self.index, self.prompts, self.headers))
+            inside = (index >= header) & (index < prompt)
             if gate.pooling == "last":
                 inside = index == prompt - 1
             h, weight = hidden[rows].float(), inside.float()[..., None]
             mean = (h * weight).sum(1) / weight.sum(1).clamp(min=1)
             center = None if gate.similarity == "cast" else self._tensor(gate.center if gate.center is not None else 0)
-            score = similarity(mean, self._tensor(gate.direction), center)
+            center = None if center is None else center.to(hidden.device)
+            score = similarity(mean, self._tensor(gate.direction).to(hidden.device), center)
             fires = torch.zeros(len(hidden), dtype=torch.bool, device=self.device)
-            fires[rows] = score > gate.threshold if gate.above else score < gate.threshold
+            fires[rows] = (score > gate.threshold if gate.above else score < gate.threshold).to(self.device)
             self.fires[gate] = fires
         return hidden
 
@@ -232,13 +249,14 @@ class Applied:
 
     def _edit(self, groups: list[Stack], hidden: Tensor) -> Tensor:
         hidden = hidden.clone()
-        for rows, entries, fields, common in groups:
+        for rows, entries, *operands in groups:
             one = entries[0][2]
-            index, prompt, header = self.index[rows], self.prompts[rows], self.headers[rows]
+            fields, common = (self._beside(own, hidden.device) for own in operands)
+            index, prompt, header = (part[rows].to(hidden.device) for part in (self.index, self.prompts, self.headers))
             mask = one.positions(index, prompt, header).expand(len(rows), hidden.shape[1]).clone()
             for i, (row, _, edit) in enumerate(entries):
                 if edit.gate is not None:
-                    mask[i] &= self.fires[edit.gate][row]
+                    mask[i] &= self.fires[edit.gate][row].to(hidden.device)
             self._note([(row, number) for row, number, _ in entries], mask)
             old = hidden[rows]
             rank = one.span.rank(index, prompt, header)
@@ -259,13 +277,14 @@ class Applied:
             left, right = rows[0][1].factors()
             strength = self._tensor([getattr(delta, "strength", 1.0) for _, delta in rows])
             inner = None if right is None else self._tensor(right)
-            ready.append(([row for row, _ in rows], inner, self._tensor(left), strength[:, None, None]))
+            ready.append(([row for row, _ in rows], (inner, self._tensor(left), strength[:, None, None])))
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             self.reached.add(name)
             size = tuple(self.index.shape)
             given, found = by_row(args[0], size, name), by_row(output, size, name).clone()
-            for rows, right, left, strength in ready:
+            for rows, operands in ready:
+                right, left, strength = self._beside(operands, output.device)
                 change = given[rows].float()
                 change = (change if right is None else change @ right.T) @ left.T
                 found[rows] = (found[rows].float() + strength * change).to(output.dtype)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.backends import devices
 from bench.backends.models import fast
 from bench.core.machine import memory
 
@@ -126,7 +127,7 @@ SHARE = 8
 
 def use(model: Any) -> None:
     """Let the linear modules of a model on an x86 processor multiply their own way, where that is the faster."""
-    if model.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+    if devices.spread(model) or model.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return
     kind: type[Laid] = Widened if model.dtype == torch.bfloat16 and not fast() else Packed
     if kind is Packed and not _has_onednn(model.dtype):

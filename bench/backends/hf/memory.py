@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bench.backends import devices
 from bench.core import machine
 from bench.core.store import write_json
 
@@ -37,8 +38,8 @@ def room(model: Any) -> tuple[int, int]:
     each = most("head_dim") or (width // heads if heads else 0)
     kept = 2 * most("num_hidden_layers") * groups * each * model.dtype.itemsize
     passing = 4 * (8 * width + 3 * inner)  # in fp32 at the most
-    if model.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(model.device).total_memory
+    if (device := devices.of(model)).type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
     else:
         memory = machine.memory()
     part = memory // SHARE
@@ -80,7 +81,6 @@ class Memory:
     def failed(self, tokens: int) -> None:
         """Remember that a pass of so many tokens was too much."""
         self.tokens = max(1, tokens // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        devices.emptied()
         if self.file is not None:
             write_json(self.file, {"tokens": self.tokens})

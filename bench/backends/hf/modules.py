@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.backends import devices
 from bench.backends.hf.batches import Batches
 from bench.backends.hf.weights import by_row, shape, weight
 from bench.core.content import Array
@@ -226,13 +227,16 @@ def resumed(
 
         return passing
 
+    own = [vars(block).get("forward") for block in stack]  # accelerate puts one there
     for number, block in enumerate(stack):
         block.forward = forward(number)
     try:
         yield
     finally:
-        for block in stack:
+        for block, before in zip(stack, own, strict=True):
             vars(block).pop("forward", None)
+            if before is not None:
+                vars(block)["forward"] = before
 
 
 PROBE = 6
@@ -257,7 +261,7 @@ def check_states(model: nn.Module) -> list[str]:
     long, short = list(range(5, 5 + PROBE)), list(range(9, 9 + PROBE // 2))
     found: list[dict[int, Tensor]] = []
     for rows in ([short], [long, short]):
-        inputs, _ = Batches(len(rows), 2 * PROBE, 5, next(model.parameters()).device).pad(rows)
+        inputs, _ = Batches(len(rows), 2 * PROBE, 5, devices.of(model)).pad(rows)
         seen: dict[int, Any] = {}
         handles = [block.register_forward_hook(partial(_see, seen, layer)) for layer, block in enumerate(stack)]
         try:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.backends import devices
 from bench.backends.hf.chat import Chat
 from bench.backends.hf.template import CHATS, DAY
 from bench.core.content import digest
@@ -87,12 +89,18 @@ def tried(name: str, model: Any, chat: Chat, loading: Mapping[str, Any], key: st
         "embedding": rows,
         "context": getattr(config, "max_position_embeddings", None),
         "attention": config._attn_implementation,
-        "device": model.device.type,
+        "device": devices.of(model).type,
+        **({"spread": _places(model)} if getattr(model, "hf_device_map", None) else {}),
         **({"quantised": type(quantised).__name__} if quantised is not None else {}),
         "logprob": round(total, 4),
         "programs": [minor("torch"), minor("transformers")],
     }
     return _compared(name, key, found, len(answer), near)
+
+
+def _places(model: Any) -> dict[str, int]:
+    """device -> how many of the parts that were spread lie there."""
+    return dict(Counter(str(place) for place in model.hf_device_map.values()))
 
 
 def unreal(name: str, dtype: torch.dtype) -> BenchError:
@@ -113,7 +121,7 @@ def _refuse_beyond(name: str, chat: Chat, rows: int, ids: Sequence[int]) -> None
 
 def _score(model: Any, ids: Sequence[int], count: int) -> float:
     """The log-probability of the last `count` of `ids` (nats); NaN where any logit is."""
-    logits = model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0].float()
+    logits = model(torch.tensor([list(ids)], device=devices.of(model)), use_cache=False).logits[0].float()
     wanted = torch.tensor(ids[-count:], device=logits.device)
     scores = logits[-count - 1 : -1].log_softmax(-1).gather(1, wanted[:, None])
     return math.nan if bool(logits.isnan().any()) else float(scores.sum())
@@ -167,12 +175,11 @@ def lines(found: Mapping[str, Any], indent: str = "") -> list[str]:
     return out
 
 
-def place(weights: str, dtype: torch.dtype) -> str:
+def place(weights: str, dtype: torch.dtype, spread: str | Mapping[str, Any] = "") -> str:
     """The key under which a model's probe and memory are kept."""
-    return digest(weights, str(dtype), "cuda" if torch.cuda.is_available() else "cpu")
+    return digest(weights, str(dtype), devices.best(), *([spread] if spread else []))
 
 
 def memory_file(key: str, use: str) -> Path:
     """Where a device's limit for one use of a model is remembered."""
-    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    return cache_root() / "memory" / f"{digest(key, use, name)}.json"
+    return cache_root() / "memory" / f"{digest(key, use, devices.name())}.json"

@@ -92,10 +92,12 @@ class Draw:
         scores = logits.float() / self.sampling.temperature
         top, tokens = scores.topk(min(self.sampling.top_k or scores.shape[-1], scores.shape[-1]), dim=-1)
         self._note(top[:, 0], step)
+        if tokens.device.type == "mps":  # it has no numbers of 64 bits with a fraction
+            top, tokens = top.cpu(), tokens.cpu()
         noise = gumbel(self.seeds.to(tokens.device), step, tokens)
         choice = (top.double() + noise).argmax(-1, keepdim=True)
         only = torch.full_like(scores, -torch.inf)
-        return only.scatter(-1, tokens.gather(-1, choice), 0.0)
+        return only.scatter(-1, tokens.gather(-1, choice).to(only.device), 0.0)
 
     def _note(self, largest: Tensor, step: int) -> None:
         self.real = self.real.to(largest.device)

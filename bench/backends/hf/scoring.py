@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.backends import devices
 from bench.backends.hf import attention
 from bench.backends.hf.batches import Batches
 from bench.backends.hf.chat import Second
@@ -197,7 +198,7 @@ def _score(
     rows = [(own, tree) for own, streams in batch for tree in streams]
     trees = [tree for _, tree in rows]
     inputs, pads = batches.pad([tree.ids for tree in trees])
-    index = torch.full(inputs["input_ids"].shape, -1, device=model.device)
+    index = torch.full(inputs["input_ids"].shape, -1, device=devices.of(model))
     for own_index, tree, pad in zip(index, trees, pads, strict=True):
         own_index[pad:] = torch.tensor(tree.places, device=index.device)
     if any(tree.branches for tree in trees):
@@ -339,7 +340,7 @@ def _mask(model: Any, trees: Sequence[Tree], pads: Sequence[int]) -> Tensor:
     for own, tree, pad in zip(sees, trees, pads, strict=True):
         own[pad:, pad:] = tree.sees
     mask = torch.zeros(sees.shape, dtype=model.dtype).masked_fill(torch.from_numpy(~sees), torch.finfo(model.dtype).min)
-    return mask[:, None].to(model.device)
+    return mask[:, None].to(devices.of(model))
 
 
 def _picked(logits: Tensor, places: Sequence[int], tokens: Sequence[int]) -> tuple[list[float], list[bool]]:

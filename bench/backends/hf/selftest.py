@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.backends import devices
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import blocks, first, with_first
 from bench.core.content import Array
@@ -107,7 +108,7 @@ def _logits(lm: HFBackend, ids: Sequence[int], layer: int, value: Array | None, 
     handle = None if value is None else blocks(lm.model)[layer].register_forward_hook(add)
     try:
         with torch.no_grad():
-            row = torch.tensor([list(ids)], device=lm.model.device)
+            row = torch.tensor([list(ids)], device=devices.of(lm.model))
             found: torch.Tensor = lm.model(row, use_cache=False).logits[0].float()
             return found
     finally:

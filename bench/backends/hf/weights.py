@@ -36,6 +36,8 @@ def weight(module: nn.Module, name: str = "") -> Tensor:
 
     Raises `BenchError` where the answers are not those of a matrix.
     """
+    if hasattr(module, "_hf_hook"):
+        return _carried(module, name)
     held: Any = getattr(module, "weight", None)
     # A quantiser may put its own forward into the instance and leave the class as it was.
     own = None if "forward" in vars(module) else type(module).forward
@@ -45,6 +47,19 @@ def weight(module: nn.Module, name: str = "") -> Tensor:
     if numbers and (held.shape[1], held.shape[0]) == shape(module) and type(module).__name__ == "Conv1D":
         return Tensor.detach(held).T
     return _asked(module, name)
+
+
+def _carried(module: nn.Module, name: str) -> Tensor:
+    """The same of a module that accelerate brings to its device when it is called: without that, as itself."""
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        own = vars(module)
+        kept = {part: own.pop(part) for part in [name for name in own if name in ("forward", "_hf_hook")]}
+        try:
+            return weight(module, name).clone()
+        finally:
+            own.update(kept)
 
 
 @torch.no_grad()

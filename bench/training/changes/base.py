@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.backends import devices
 from bench.backends.hf.modules import Place, first, places, with_first
 from bench.core.content import Array
 from bench.core.edits import Span
@@ -56,8 +57,7 @@ class TrainingContext:
 
     @property
     def device(self) -> torch.device:
-        found: torch.device = next(self.model.parameters()).device
-        return found
+        return devices.of(self.model)
 
     @property
     def reference(self) -> bool:
