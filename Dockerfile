@@ -9,7 +9,7 @@ ARG TORCH=2.13.0
 ENV BENCH_CACHE=/cache/bench BENCH_DATA=/cache/data HF_HOME=/cache/hf MPLCONFIGDIR=/cache/matplotlib \
     PYTHONNOUSERSITE=1
 COPY constraints.txt dist/*.whl /dist/
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "torch==${TORCH}" \
+RUN pip install --no-cache-dir uv && uv pip install --system --no-cache --torch-backend cpu "torch==${TORCH}" \
     && pip install --no-cache-dir --constraint /dist/constraints.txt "$(echo /dist/*.whl)[openai]" \
     && mkdir --mode=1777 /cache /work
 VOLUME /cache
