@@ -8,7 +8,7 @@ import pytest
 from page_cases import Recipe, write
 
 from bench import results
-from bench.cli import board
+from bench.cli import board, console
 from bench.cli.console import Console
 from bench.report.text import leaderboard
 from bench.results.tables import Table, tables
@@ -55,3 +55,20 @@ def test_the_reading_columns_go_first_and_the_comparison_stays() -> None:
     assert board.fitting(heads, rows, ["axis", "surface"], 200) == [0, 1, 2, 3, 4, 5]
     assert board.fitting(heads, rows, ["axis", "surface"], 46) == [0, 1, 2, 3, 5]
     assert board.fitting(heads, rows, ["axis", "surface"], 30) == [0, 1, 3, 5]
+
+
+def test_a_long_stage_says_how_far_it_is_where_there_is_no_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress("generate", 100) as advance:
+        advance(40)  # kept already
+        for _ in range(5):
+            now[0] += 4.0
+            advance(10)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("generate")]
+    assert lines == [
+        "generate: 70/100, about 12 s left",  # 30 in 12 s, and not 70
+        "generate: 90/100 in 20 s",
+    ]

@@ -58,10 +58,15 @@ def money(judging: Mapping[str, Any], limit: float) -> str:
     return f"{tokens}: about ${judging['dollars']:.2f} at most{over}"
 
 
+EVERY = 10.0
+"""Seconds between the lines of a stage."""
+
+
 @contextmanager
 def progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    """One bar a stage on a terminal, one line a stage elsewhere."""
+    """One bar a stage on a terminal; elsewhere a line a stage, and one every `EVERY` seconds meanwhile."""
     begun, done = time.monotonic(), 0
+    marked, mark = begun, 0  # when the last line was, and what was done then
     columns = (
         TextColumn("{task.description:24}"),
         BarColumn(),
@@ -73,9 +78,19 @@ def progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
         task = bar.add_task(stage, total=total)
 
         def advance(steps: int) -> None:
-            nonlocal done
+            nonlocal done, marked, mark
+            if not done:
+                marked, mark = (
+                    time.monotonic(),
+                    steps,
+                )  # what was kept comes first, and at once
             done += steps
             bar.update(task, advance=steps)
+            took = time.monotonic() - marked
+            if not err.is_terminal and took >= EVERY and mark < done < total:
+                left = (total - done) * took / (done - mark)
+                err.print(f"{stage}: {done}/{total}, about {left:.0f} s left")
+                marked, mark = marked + took, done
 
         yield advance
     err.print(f"{stage}: {done}/{total} in {time.monotonic() - begun:.0f} s")
