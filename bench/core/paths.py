@@ -13,7 +13,10 @@ from bench.core.errors import UsageError
 TAG = "CACHEDIR.TAG"
 """Marks the cache as bench's, in the form that backups know (bford.info/cachedir)."""
 SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by steer-or-prompt; `bench cache` says what is here.\n"
-KINDS = ("models", "wheels", "fits", "rows", "capability", "adapters", "vllm", "logs", "probes", "memory", "checksums")
+KINDS = (
+    *("models", "wheels", "fits", "rows", "capability", "adapters", "vllm", "logs", "probes", "memory"),
+    *("checksums", "offload"),
+)
 """Folders of the cache that can be made anew."""
 BEFORE = ("scratch", "again")
 """Folders in caches of 0.1.0 that hold results."""
