@@ -67,6 +67,7 @@ class SteerEval(AxBench):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("concept", "instruction", "fluency", "word")
+    ratings: ClassVar[int] = 3
     derives: ClassVar[frozenset[str]] = frozenset({"personas"})
     data: str = ""
     level: Literal[0, 1, 2, 3] = 0

@@ -370,7 +370,7 @@ def test_a_run_is_sent_to_the_hub_only_when_its_user_says_so(
 ) -> None:
     command = ("export", str(steered.path), "--format", "hub", "--out", "hf://me/vectors")
     assert (
-        "go to hf://me/vectors, which is public unless you made it private: say --yes"
+        "go to hf://me/vectors, which is public unless you made it private; say --yes"
         in bench(*command, expect=2).stderr
     )
     assert taken == []

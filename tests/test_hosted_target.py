@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from stub_server import Reply, Stub, answer, refusal
+from stub_server import Reply, Stub, answer, refusal, well
 
 from bench.cli.main import main
 
@@ -50,11 +50,13 @@ def test_prompts_run_and_what_steers_is_unsupported(stub: Stub, tmp_path: Path) 
         assert run["spec"]["dtype"] == "hosted"
         assert run["spec"]["model"] == "served-model"
         assert "an endpoint does not say which weights answer" in run["refused"]
-    systems = [any(m["role"] == "system" for m in r["messages"]) for r in stub.requests]
     spent = runs["prompt"]["answering"]["ever"]
     assert spent["answers"] == len(stub.requests)
     assert spent["prompt_tokens"] == 5 * len(stub.requests)
-    assert any(systems) or any("\n\n" in prompt for prompt in stub.prompts())
+    sent = [message["content"] for request in stub.requests for message in request["messages"]]
+    for found in runs["prompt"]["concepts"].values():
+        stated = found["prompts"][found["picked"]["candidate"]]
+        assert all(any(words.strip() in content for content in sent) for words in stated.values())
     for sample in runs["none"]["samples"]:
         assert sample["text"] == f"Well: {sample['instruction'][-40:]}"
     before = len(stub.requests)
@@ -84,6 +86,8 @@ def test_another_endpoint_or_model_is_another_run(stub: Stub, tmp_path: Path) ->
         (("-t", "axbench", "--judge", "likelihood"), "judge likelihood reads the model under test"),
         (("-t", "constraints", "-p", "chat.tools=1"), "an endpoint has a chat template of its own"),
         (("-t", "constraints", "--max-cost", "1"), "no price is known for the model served-model"),
+        (("-t", "constraints", "--executor", "ray"), "--executor ray is for models that run here"),
+        (("-t", "constraints", "-m", "prompt-gepa", "--judge", "likelihood"), "judge likelihood reads the model"),
     ],
 )
 def test_what_an_endpoint_does_not_show_is_refused_before_it_is_asked(
@@ -135,3 +139,14 @@ def test_no_steering_file_is_written_of_such_a_run(stub: Stub, tmp_path: Path) -
         result = bench(*command, "--results", str(tmp_path / "results"))
         assert result.exit_code == 2, (command, result.output)
         assert "asked a model behind an endpoint" in result.stderr
+
+
+def test_a_hosted_judge_rates_what_a_hosted_model_wrote(stub: Stub, tmp_path: Path) -> None:
+    stub.behave = lambda number, prompt: (
+        well(number, prompt) if prompt.startswith("You grade") else echo(number, prompt)
+    )
+    words = ("-m", "none,prompt", "--judge", "openai:m", "--results", str(tmp_path / "results"))
+    runs = made(asked(*words, task="axbench"))
+    assert {run["spec"]["judge"] for run in runs.values()} == {"openai:m"}
+    assert all(run["counts"]["unscored"] == 0 for run in runs.values())
+    assert runs["prompt"]["judging"]["ever"]["answers"] > 0

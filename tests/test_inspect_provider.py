@@ -13,6 +13,7 @@ import pytest
 from bench import results
 from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
+from bench.core.errors import UsageError
 from bench.core.values import Request, Sampling
 from bench.run import plan
 from bench.run.export import strengths
@@ -80,6 +81,7 @@ def test_rows_of_several_concepts_and_coefficients_share_batches_and_answer_as_t
     ]
     (engine,) = provider._engines.values()
     work = provider.answer_all
+    monkeypatch.setattr(provider, "APART", 0.5)  # a busy machine
     monkeypatch.setattr(provider, "answer_all", lambda e, batch: (sizes.append(len(batch)), work(e, batch))[1])
     texts = ["What floats?", "Say more.", "Who are you?"]
     found = asyncio.run(asked(models, texts))
@@ -127,7 +129,13 @@ def test_a_stop_text_ends_an_answer(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "words"),
-    [({"top_p": 0.9}, "no top_p"), ({"logprobs": True}, "no logprobs"), ({"num_choices": 3}, "no num_choices")],
+    [
+        ({"top_p": 0.9}, "no top_p"),
+        ({"logprobs": True}, "no logprobs"),
+        ({"num_choices": 3}, "no num_choices"),
+        ({"reasoning_effort": "high"}, "no reasoning_effort"),
+        ({"extra_body": {"min_p": 0.1}}, "no extra_body"),
+    ],
 )
 def test_settings_that_no_engine_has_are_refused(home: Path, config: dict[str, Any], words: str) -> None:
     concept = next(iter(run_of(home, "none").data["concepts"]))
@@ -157,6 +165,37 @@ def test_what_names_no_steering_is_said(home: Path) -> None:
         model(concept="ozean")
     with pytest.raises(Exception, match="steer has no argument 'layer'"):
         model(concept="ocean", layer=3)
+    with pytest.raises(Exception, match="hf or vllm"):
+        model(concept=next(iter(run_of(home, "random").data["concepts"])), backend="openai")
+
+
+def test_a_cancelled_request_takes_no_other_with_it(home: Path) -> None:
+    """Whoever holds the lock is cancelled before the work begins: the others are answered all the same."""
+    concept = next(iter(run_of(home, "none").data["concepts"]))
+    one = model("none", concept=concept)
+
+    async def go() -> list[Any]:
+        calls = [
+            asyncio.create_task(one.generate([ChatMessageUser(content=text)], config=GREEDY))
+            for text in ("What floats?", "Say more.", "Who are you?")
+        ]
+        await asyncio.sleep(provider.APART / 4)
+        calls[0].cancel()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, *others = asyncio.run(go())
+    assert isinstance(first, asyncio.CancelledError)
+    assert all(output.completion for output in others)
+
+
+def test_a_coefficient_of_a_setting_that_was_picked_at_0_is_refused(home: Path) -> None:
+    run = run_of(home, "random")
+    concept = next(iter(run.data["concepts"]))
+    found = {**run.data["concepts"][concept]}
+    spoilt = results.Run(run.path, {**run.data, "concepts": {concept: found}})
+    found["picked"] = {**found["picked"], "coefficient": 0.0}
+    with pytest.raises(UsageError, match=r"picked at c = 0|another length"):
+        strengths(spoilt, concept, 1.5)
 
 
 def test_inspect_and_lm_eval_find_the_same_share_of_right_answers(home: Path, tmp_path: Path) -> None:

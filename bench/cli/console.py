@@ -17,6 +17,7 @@ from rich import console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 
+from bench.core.errors import UsageError
 from bench.core.escape import printable
 
 
@@ -47,6 +48,13 @@ def say(line: str) -> None:
 def echo(text: object = "", err: bool = False) -> None:
     """Text on stdout, or on stderr, for programs and readers alike."""
     click.echo(printable(str(text)), err=err)
+
+
+def confirm(told: str, instead: str) -> None:
+    """Ask before texts leave the machine; where nobody can be asked, UsageError with what to do `instead`."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"{told}; {instead}")
+    click.confirm(f"bench: {told}. Go on?", abort=True, err=True)
 
 
 def money(judging: Mapping[str, Any], limit: float) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.cli.console import echo, say
+from bench.cli.console import confirm, echo, say
 from bench.cli.options import force_option, json_option, named, plugin_option, plugins, results_option
 from bench.core import hub
 from bench.core.errors import BenchError, UsageError
@@ -106,6 +105,4 @@ def _consent(repo: str, files: dict[str, bytes], yes: bool) -> None:
     told = f"{len(files)} files ({size:.1f} MB) go to {SCHEME}{repo}, which is public unless you made it private"
     if yes:
         return
-    if not sys.stdin.isatty():
-        raise UsageError(f"{told}: say --yes")
-    click.confirm(f"bench: {told}. Go on?", abort=True, err=True)
+    confirm(told, "say --yes")

@@ -16,7 +16,7 @@ from rich.table import Column, Table as Grid
 from bench import results
 from bench.backends import threads
 from bench.cli import board
-from bench.cli.console import echo, err, money, out, progress, say
+from bench.cli.console import confirm, echo, err, money, out, progress, say
 from bench.cli.options import SEED, Number, Whole, json_option, max_cost_option, plugin_option, plugins, results_option
 from bench.cli.tracking import SERVICES, Service, tracked
 from bench.core.errors import BenchError, UsageError, named
@@ -143,15 +143,15 @@ def run(
     follower = Service(track, plan) if track else None
     bars = tracked(progress, follower) if follower else progress
     reports: set[Path] = set()
+    jobs: list[Job] = []
     try:
         jobs = execute(plan, results, bars, lambda jobs: reports.update(provisional(jobs)))
-    except BaseException:  # an interrupt too: a page that is open looks for no newer one then
+        failed = outcome(jobs, results, as_json, plan.options.max_unscored)
+    finally:  # an interrupt too: a page that is open and whose last report was not made looks for no newer one then
         for folder in reports:
             page.stop(folder)
-        raise
-    if follower:
-        follower.finished([read_run(job.path) for job in jobs if job.path])
-    failed = outcome(jobs, results, as_json, plan.options.max_unscored)
+        if follower:
+            follower.finished([read_run(job.path) for job in jobs if job.path and job.status == "complete"])
     if config and config.suffix == ".json":
         _replayed(read_run(config), jobs)
     if failed:
@@ -166,9 +166,7 @@ def _consent(config: Path, plan: Plan, unnamed: set[str], filed: set[str]) -> No
         return
     places = " and ".join(f"{role} {plan.sent[role]}" for role in sorted(asked))
     told = f"{config.name} names the {places}: texts of this run and your key would go there"
-    if not sys.stdin.isatty():
-        raise UsageError(f"{told}; say --yes, or name it yourself ({', '.join(f'--{role}' for role in sorted(asked))})")
-    click.confirm(f"bench: {told}. Go on?", abort=True, err=True)
+    confirm(told, f"say --yes, or name it yourself ({', '.join(f'--{role}' for role in sorted(asked))})")
 
 
 def _words(key: str) -> set[str]:
@@ -285,15 +283,15 @@ def provisional(jobs: Sequence[Job]) -> list[Path]:
     """Print the leaderboard of what is done on stderr, while what trains is still to come, and write its report;
     returns the folders of reports."""
     left = sum(job.status == "todo" for job in jobs)
-    for table in tables([results.read(job.path) for job in jobs if job.path]):
-        board.show(table, err, f"provisional: {table.title}")
-    say(f"provisional: {left} {'method' if left == 1 else 'methods'} still to come; ranks and intervals may change")
     made: list[Path] = []
-    for root in sorted({job.path.parents[3] for job in jobs if job.path and job.status == "complete"}):
-        try:
+    try:
+        for table in tables([results.read(job.path) for job in jobs if job.path]):
+            board.show(table, err, f"provisional: {table.title}")
+        say(f"provisional: {left} {'method' if left == 1 else 'methods'} still to come; ranks and intervals may change")
+        for root in sorted({job.path.parents[3] for job in jobs if job.path and job.status == "complete"}):
             made += _report(root, left)
-        except Exception as error:  # hours of work to come do not hang on a picture: the last report tells its failure
-            say(f"no provisional report: {named(error)}")
+    except Exception as error:  # hours of work to come do not hang on a picture: the last report tells its failure
+        say(f"no provisional report: {named(error)}")
     return made
 
 

@@ -461,6 +461,8 @@ class Judge(ABC):
     """An instrument that rates texts on axes, 0 to 2."""
 
     name: ClassVar[str]
+    reads_target: ClassVar[bool] = False
+    """Whether it asks the model under test for more than its answers."""
     independent: ClassVar[bool] = False
     """Asks no model that a prompt baseline uses, so that its word counts as a second opinion."""
 

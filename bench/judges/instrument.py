@@ -21,6 +21,9 @@ from bench.core.rows import Rows
 from bench.core.values import Completion, Item, Request, Train, Verdict
 from bench.judges.judging import judged_by, rate
 
+HOSTED = "hosted"
+"""The precision of a model behind an endpoint, which no judge reads."""
+
 
 class NoModel(Backend):
     """Stands where an independent judge is handed the target model."""
@@ -60,7 +63,7 @@ class Instrument:
         self.name, self.judge = name, make(name, params)
         self.judge.fund(purse or SpendingLimit())
         self.backend: Backend = NoModel()
-        if not self.judge.independent:
+        if not self.judge.independent and precision != HOSTED:
             self.backend = get("backend", "hf")(resolve(model), dtype(precision))
         mark_cache()
         shard, root = self.backend.fingerprint(), cache_root() / "rows"

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -97,6 +97,7 @@ class Likelihood(Judge):
     training texts of each class calibrate a concept, cut to `words` words.
     """
 
+    reads_target: ClassVar[bool] = True
     texts: int = 12
     words: int = 32
     _backend: Backend | None = field(default=None, init=False, repr=False)

@@ -36,9 +36,16 @@ TOKENS = 512
 """New tokens of an answer where a task says nothing."""
 APART = 0.02
 """Seconds to wait for requests that come together."""
-REFUSED = ("top_p", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "num_choices",
-           "best_of", "response_schema")  # fmt: skip
-"""Settings of Inspect that change an answer and have no place in a `Sampling`."""
+TAKEN = frozenset({"temperature", "top_k", "max_tokens", "stop_seqs", "seed"})
+"""Settings of Inspect that decide an answer here."""
+ASIDE = frozenset(
+    {"max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections", "adaptive_connections",
+     "system_message", "parallel_tool_calls", "internal_tools", "max_tool_output", "cache_prompt", "fallback_models",
+     "fail_on_refusal", "reasoning_history", "reasoning_summary", "extra_headers", "cache", "batch"}
+)  # fmt: skip
+"""Those that decide how a server is asked, or that Inspect sees to itself."""
+NEUTRAL = {"top_p": 1, "num_choices": 1, "best_of": 1}
+"""Others at which nothing is asked for, beside 0 and False; all others are refused."""
 
 
 @dataclass
@@ -62,7 +69,7 @@ class Gathering:
     waiting: list[Waiting] = field(default_factory=list)
 
 
-_gatherings: RunVar[dict[int, Gathering]] = RunVar("steer_gatherings")
+_gatherings: RunVar[dict[int, Gathering] | None] = RunVar("steer_gatherings")
 _engines: dict[str, Backend] = {}
 """Engines by what they are: models of one evaluation share the weights."""
 
@@ -72,8 +79,9 @@ class Steer(ModelAPI):
     """`steer/RUN`: the steering of a run (its folder, its method's name or the beginning of its id, as for
     `bench show`) on the run's model.
 
-    `concept`: which of the run's, where it has several. `coefficient`: in the run's unit, in place of the picked one; 0
-    is the bare model. `backend`: hf or vllm, in place of the run's own. `results`: the folder it is looked for in.
+    `concept`: which of the run's, where it has several. `coefficient`: in the run's unit, in place of the picked one;
+    at 0 nothing is steered, and what a run says in a prompt is said all the same. `backend`: hf or vllm, in place of
+    the run's own. `results`: the folder it is looked for in.
     """
 
     def __init__(
@@ -96,6 +104,8 @@ class Steer(ModelAPI):
         found = strengths(self.run, self.concept, None if coefficient is None else float(coefficient))
         self.steering, self.coefficient = found.steerings[self.concept], found.coefficients[self.concept]
         spec = self.run.data["spec"]
+        if backend not in ("", "hf", "vllm"):
+            raise UsageError(f"backend={backend!r}: hf or vllm, where a model can be steered")
         name = backend or spec["backend"]
         key = digest(name, spec["dtype"], found.model.name, found.model.weights)
         if key not in _engines:
@@ -139,8 +149,8 @@ class Steer(ModelAPI):
         return output
 
     async def _answered(self, request: Request) -> Completion:
-        gatherings = _gatherings.get({})
-        _gatherings.set(gatherings)
+        if (gatherings := _gatherings.get(None)) is None:
+            _gatherings.set(gatherings := {})
         gathering = gatherings.setdefault(id(self.engine), Gathering())
         own = Waiting(request)
         gathering.waiting.append(own)
@@ -148,7 +158,11 @@ class Steer(ModelAPI):
             if not own.done:
                 await anyio.sleep(APART)
                 batch, gathering.waiting = gathering.waiting, []
-                await anyio.to_thread.run_sync(answer_all, self.engine, batch)
+                try:
+                    await anyio.to_thread.run_sync(answer_all, self.engine, batch)
+                except BaseException:  # cancelled before the work began: the others are answered by the next of them
+                    gathering.waiting[:0] = [one for one in batch if not one.done and one is not own]
+                    raise
         if own.answer is None:
             raise own.error or BenchError("a request was left without an answer")
         return own.answer
@@ -186,9 +200,8 @@ def messages(input: Sequence[ChatMessage]) -> tuple[Message, ...]:
 def sampling(config: GenerateConfig) -> Sampling:
     """Inspect's settings as a `Sampling`: greedy where no temperature is given. Refuses what has no place in one."""
     given = config.model_dump(exclude_none=True)
-    neutral: dict[str, Any] = {"top_p": 1, "num_choices": 1, "best_of": 1, "logprobs": False}
-    for name in REFUSED:
-        if name in given and given[name] != neutral.get(name, 0):
+    for name in given.keys() - TAKEN - ASIDE:
+        if given[name] != NEUTRAL.get(name, 0):
             raise UsageError(
                 f"steer has no {name}: temperature, top_k, max_tokens, stop_seqs and seed are its settings"
             )

@@ -114,7 +114,7 @@ def refuse_foreign(out: Path) -> None:
     for file, words in OURS.items():
         path = out / file
         if path.is_file() and path.stat().st_size and words not in path.read_bytes()[:4096]:
-            raise UsageError(f"{path} is there and was not made by bench report: name another folder, or use --force")
+            raise UsageError(f"{path} is there and was not made by bench report: bench report --out FOLDER, or --force")
 
 
 class Drawn(TypedDict):

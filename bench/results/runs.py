@@ -10,6 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -429,7 +430,10 @@ class Tried:
         with self.path.open("rb") as file:
             for place in self._places[concept]:
                 file.seek(place)
-                found.append(json.loads(file.readline()))
+                with suppress(ValueError):
+                    found.append(json.loads(file.readline()))
+        if [one.get("concept") for one in found if isinstance(one, dict)] != [concept] * len(self._places[concept]):
+            raise BenchError(f"{self.path} changed while it was read: make the report again")
         return found
 
 

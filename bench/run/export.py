@@ -101,8 +101,8 @@ class Strengths:
 
 
 def strengths(run: results.Run, concept: str = "", coefficient: float | None = None) -> Strengths:
-    """The steering of every concept of a run, or of one, as picked, or at another coefficient in the run's unit: 0 is
-    the bare model, and a steering that has no coefficient stays as it is otherwise.
+    """The steering of every concept of a run, or of one, as picked, or at another coefficient in the run's unit: at 0
+    nothing is edited, and a prompt stays; a steering that has no coefficient stays as it is otherwise.
 
     Raises UsageError for a concept that is none of the run's, and for a run of the fake engine; BenchError as
     `steerings` does.
@@ -116,6 +116,8 @@ def strengths(run: results.Run, concept: str = "", coefficient: float | None = N
     coefficients, scaled = {}, {}
     for name, steering in found.items():
         picked = float(run.data["concepts"][name]["picked"]["coefficient"])
+        if coefficient and not picked:
+            raise UsageError(f"{run.path.parent.name} was picked at c = 0 for {name}: there is nothing to scale")
         c = picked if coefficient is None or (coefficient and not steering.scalable) else coefficient
         coefficients[name] = c
         scaled[name] = steering if c == picked else steering.scaled(c / picked if c else 0)

@@ -67,7 +67,8 @@ class Options:
     max_unscored: float = 0.02
     """Share of ratings that may be missing. On a scale of 2, so many can move a mean by 0.04 at most."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """`name.field` to value, for methods, tasks, judges, the `protocol`, and the `chat` template alike."""
+    """`name.field` to value, for methods, tasks, judges, the `protocol`, the `chat` template and the `model`
+    alike."""
     coefficients: tuple[float, ...] = ()
     """Instead of the preset's: short for `protocol.coefficients`."""
     trust_remote_code: bool = False
@@ -96,7 +97,7 @@ class Plan:
     asked: Mapping[str, Any]
     """Model, judge and task parameters as the user named them: folders, which identities leave out."""
     purse: SpendingLimit = field(default_factory=SpendingLimit)
-    """What the judge and the prompter may spend together."""
+    """What a hosted model, the judge and the prompter may spend together."""
     engine: str = ""
     """What the reader of a plan should know of its engine: why it was chosen, what it will hold."""
     lacks: tuple[str, ...] = ()
@@ -159,6 +160,8 @@ def make(options: Options) -> Plan:
     settings = ({"coefficients": options.coefficients} if options.coefficients else {}) | given.pop("protocol", {})
     chat = {name: _word(value) for name, value in given.pop("chat", {}).items()}
     device_map = _device_map(given.pop("model", {}), options.backend)
+    if device_map and options.executor != "local":
+        raise UsageError(f"-p model.device_map spreads a model in this process: not for --executor {options.executor}")
     rules = protocol(options.preset, options.strength, options.compat, options.seed, options.limit, settings)
     asking = registry.get("task", options.task)
     if options.backend == HOSTED and (asking.kind != "steering" or asking.multiple_choice):
@@ -188,6 +191,8 @@ def make(options: Options) -> Plan:
     if options.backend != "auto":
         registry.get("backend", options.backend)
     if options.backend == HOSTED:
+        if options.executor != "local":
+            raise UsageError(f"--executor {options.executor} is for models that run here: not for --backend {HOSTED}")
         number = "hosted"  # an endpoint does not say
     else:
         number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
@@ -219,7 +224,7 @@ def make(options: Options) -> Plan:
     options, engine = _engine(options, [m for m, wrong in zip(methods, faults, strict=True) if not wrong], rules, task)
     trust = options.trust_remote_code
     if options.backend == HOSTED:
-        if task.rated and not judge.independent:
+        if judge.reads_target and (task.rated or any(made.uses_judge for made in methods)):
             raise UsageError(f"judge {judge_name} reads the model under test, which --backend {HOSTED} does not show")
         model = hosted(options.model, chat)
     elif options.backend == "fake":

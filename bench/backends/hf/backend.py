@@ -97,7 +97,10 @@ class HFBackend(Backend):
         hush()
         spread: dict[str, Any] = {}
         if self.source.device_map:
-            spread = {"device_map": self.source.device_map, "offload_folder": str(cache_root() / "offload")}
+            spread = {
+                "device_map": self.source.device_map,
+                "offload_folder": str(cache_root() / "offload" / digest(self.source.weights, self.dtype)),
+            }
         local = {"local_files_only": True, "trust_remote_code": self.source.trusted}
         try:
             config: Any = AutoConfig.from_pretrained(self.source.path, **local)

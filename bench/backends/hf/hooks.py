@@ -282,7 +282,8 @@ class Applied:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             self.reached.add(name)
             size = tuple(self.index.shape)
-            given, found = by_row(args[0], size, name), by_row(output, size, name).clone()
+            given = by_row(args[0].to(output.device), size, name)  # accelerate moves it behind this hook's back
+            found = by_row(output, size, name).clone()
             for rows, operands in ready:
                 right, left, strength = self._beside(operands, output.device)
                 change = given[rows].float()

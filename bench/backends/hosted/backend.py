@@ -156,7 +156,7 @@ class OpenAIBackend(Backend):
     def attempt(self, requests: Sequence[Request], alternatives: int = 0) -> Iterator[tuple[int, Reply | Failure]]:
         """An answer or a `Failure` for each request, in any order; `alternatives` asks for so many per token.
 
-        Raises `Halted` for what no retry mends (a key that is refused, an unknown model, no money) and for a
+        Raises `StopRun` for what no retry mends (a key that is refused, an unknown model, no money) and for a
         server that is down, after everything that was under way.
         """
         _ = self.client  # made before the threads that share it

@@ -174,7 +174,7 @@ def _metric(told: Told, axis: str) -> dict[str, Any]:
         "additional_details": texts(
             is_correct=f"a sample's overall is at least {told.scale / 2:g}, half of the scale",
             judge=spec["judge"],
-            judge_params=spec["judge_params"],
+            judge_params=told.judge_params,
             unit="mean over concepts",
         ),
     }

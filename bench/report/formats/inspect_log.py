@@ -67,7 +67,8 @@ def inspect_files(run: Run) -> dict[str, bytes]:
             config=EvalConfig(),
             revision=EvalRevision(type="git", origin="", commit=commit) if commit else None,
             packages={PROGRAM: told.version},
-            metadata={key: spec[key] for key in ("protocol", "judge", "judge_params", "data", "weights", "dtype")}
+            metadata={key: spec[key] for key in ("protocol", "judge", "data", "weights", "dtype")}
+            | {"judge_params": told.judge_params}
             | {"code": run.data["code"], "surface": run.surface},
         ),
         results=EvalResults(

@@ -107,7 +107,11 @@ class Told:
     @cached_property
     def samples(self) -> list[dict[str, Any]]:
         """The test questions; of an answer that is not given to others its digest and first words, as `withheld`."""
-        return withheld(self.data["samples"], self.data)
+        rows = withheld(self.data["samples"], self.data)
+        # A judge quotes what it rates: what it said goes with the answer.
+        return [
+            {k: v for k, v in row.items() if k not in ("said", "reasons")} if "withheld" in row else row for row in rows
+        ]
 
     def prompt(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """What stood around a sample's question."""
@@ -122,13 +126,19 @@ class Told:
     def _earlier(self) -> dict[str, list[Message]]:
         """sample -> the turns before it, of dialogues."""
         found: dict[str, list[Message]] = {}
+        given = {sample["id"]: sample.get("text", sample.get("withheld", "")) for sample in self.samples}
         for own in dialogues.of(self.run).values():
             for turns in own:
                 chat: list[Message] = []
                 for sample in turns:
                     found[sample["id"]] = list(chat)
-                    chat += [("user", sample["instruction"]), ("assistant", sample["text"])]
+                    chat += [("user", sample["instruction"]), ("assistant", given[sample["id"]])]
         return found
+
+    @property
+    def judge_params(self) -> dict[str, Any]:
+        """What decides the judge's ratings, without where it is asked."""
+        return {name: value for name, value in self.spec["judge_params"].items() if name != "address"}
 
 
 def rated(sample: Mapping[str, Any]) -> dict[str, float]:

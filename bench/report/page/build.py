@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def write(
 def stop(out: Path) -> None:
     """Say in the provisional page in `out` that its run is not under way any more."""
     path = out / BUILT
-    if path.is_file():
+    with suppress(OSError):  # there is none, or it cannot be written: whoever ends a run has more to tell
         write_whole(path, path.read_bytes().replace(b'"live":true', b'"live":false'))
 
 

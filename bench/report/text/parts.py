@@ -21,7 +21,7 @@ def sections(table: Table) -> list[Section]:
         rows.append((row.name, *cells, interval(change(*ends), signed=True) if len(ends) == 2 else "–"))
     counts = ", ".join(f"{part} {len(names)}" for part, names in parts.items())
     heading = (
-        f"By part of the data, overall (concepts: {counts}). The last column is {last} less {first}, which have "
+        f"By part of the data, overall ({table.unit}s: {counts}). The last column is {last} less {first}, which have "
         "different concepts and are not paired:"
     )
     return [Section(heading, (Grid(("method", *parts, f"{last} − {first}"), tuple(rows)),))]
