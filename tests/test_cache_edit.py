@@ -186,7 +186,7 @@ def test_what_it_has_no_place_in_is_refused(lm: HFBackend) -> None:
         list(lm.score([[65]], [[66, 67]], [Request("", kept(1, entry="before"))]))
     for engine in (VLLMBackend, OpenAIBackend):
         assert kept(1).needs - engine.can == {"cache", "site:values"}
-    assert "of width 16" in misshapen(Steering(edits=(Cache(layer=1, value=drawn(5)),)), lm)
+    assert "of 16 values" in misshapen(Steering(edits=(Cache(layer=1, value=drawn(5)),)), lm)
     assert misshapen(kept(1), lm) == ""
 
 
