@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from bench.backends.vllm import backend
 from bench.core.ranges import PROJECT, outside, supported
@@ -25,7 +26,24 @@ BOUNDED = ("transformers", "vllm", "peft", "lm-eval", "openai", "ray")
 
 def asked() -> list[str]:
     """The project's requirements as metadata writes them."""
-    return [*DECLARED["dependencies"], *(f"{one}; extra == '{name}'" for name in EXTRAS for one in EXTRAS[name])]
+    return [*DECLARED["dependencies"], *(f"{one}; extra == '{name}'" for name in EXTRAS for one in whole(name))]
+
+
+def whole(extra: str) -> Iterator[str]:
+    """What an extra asks for; one that names others of this project asks for theirs."""
+    for one in EXTRAS[extra]:
+        if (found := Requirement(one)).name == PROJECT:
+            for other in sorted(found.extras):
+                yield from whole(other)
+        else:
+            yield one
+
+
+def normal(one: str) -> str:
+    """A requirement as it compares: names are one with a hyphen, an underscore or a dot."""
+    found = Requirement(one)
+    found.name = canonicalize_name(found.name)
+    return str(found)
 
 
 @pytest.fixture
@@ -92,5 +110,5 @@ def test_the_installed_metadata_is_the_declared() -> None:
     source = json.loads(installed.read_text("direct_url.json") or "{}").get("url", "")
     if source != ROOT.as_uri():
         pytest.skip(f"what is installed is of {source or 'a package index'}")
-    found, declared = ({str(Requirement(one)) for one in names} for names in (installed.requires or (), asked()))
+    found, declared = (set(map(normal, names)) for names in (installed.requires or (), asked()))
     assert found == declared
