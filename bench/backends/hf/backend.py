@@ -99,7 +99,7 @@ class HFBackend(Backend):
         if self.source.device_map:
             spread = {
                 "device_map": self.source.device_map,
-                "offload_folder": str(cache_root() / "offload" / digest(self.source.weights, self.dtype)),
+                "offload_folder": str(cache_root() / "offload" / digest(self.source.weights, str(self.dtype))),
             }
         local = {"local_files_only": True, "trust_remote_code": self.source.trusted}
         try:
