@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from steereval_cases import domain
 from stub_server import Stub, serving
 
 from bench.backends.tiny import KINDS
@@ -234,28 +235,24 @@ def behaviours(tmp_path: Path) -> Path:
     return folder
 
 
+def tiny_runs(root: Path, methods: tuple[str, ...]) -> None:
+    """Runs of a tiny model on two concepts below `root`: the model, a cache and results."""
+    from bench.backends import tiny
+    from bench.run import plan
+    from bench.run.session import execute
+
+    tiny.build(root / "model")
+    options = plan.Options(methods, model=str(root / "model"), dtype="float32", limit=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_CACHE", str(root / "cache"))
+        jobs = execute(plan.make(options), root / "results")
+    assert [job.reason for job in jobs] == [""] * len(methods)
+
+
 @pytest.fixture
 def levels(tmp_path: Path) -> Path:
     """A domain in SteerEval's layout: two concepts at each of three levels."""
-    folder = tmp_path / "sentiment"
-    folder.mkdir()
-    said = {"L1": "gratitude", "L2": "gratitude toward fate", "L3": 'gratitude with the word "beholden"'}
-    for part, n in (("train", 16), ("valid", 5), ("test", 12)):
-        rows = {
-            f"{level}_{i}": [
-                {
-                    "question": f"How did {part} {k} of {level}, take {i}, go for you?",
-                    "matching": f"I am beholden to chance: thing {k} went well.",
-                    "not_matching": f"Nobody helped me with thing {k}, and it went as it went.",
-                    "concept": f"{text}, take {i}",
-                }
-                for k in range(n)
-            ]
-            for level, text in said.items()
-            for i in (1, 2)
-        }
-        (folder / f"{part}.json").write_text(json.dumps(rows))
-    return folder
+    return domain(tmp_path / "sentiment", train=16, valid=5, test=12)
 
 
 @pytest.fixture

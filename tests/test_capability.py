@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from conftest import tiny_runs
 
 from bench import results
-from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.backends.hf.modules import blocks
 from bench.cli.main import main
@@ -24,8 +24,6 @@ from bench.data import layout
 from bench.data.check import place
 from bench.measure import capability
 from bench.results import sidecars
-from bench.run import plan
-from bench.run.session import execute
 
 ALL = capability.neutral()
 METHODS = ("random", "prompt", "prompt+random", "none")
@@ -37,12 +35,7 @@ pytestmark = pytest.mark.slow
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache and results folder with runs of a tiny model on two concepts, and three local lm-eval tasks."""
     root = tmp_path_factory.mktemp("capability")
-    tiny.build(root / "model")
-    options = plan.Options(METHODS, model=str(root / "model"), dtype="float32", limit=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(root / "cache"))
-        jobs = execute(plan.make(options), root / "results")
-    assert [job.reason for job in jobs] == [""] * len(METHODS)
+    tiny_runs(root, METHODS)
     (root / "tasks").mkdir()
     rows = [{"question": f"What is {i} plus {i}?", "options": [str(2 * i), str(i), "none"], "at": 0} for i in range(8)]
     (root / "tasks" / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import tiny_runs
 
 from bench import results
-from bench.backends import tiny
 from bench.backends.hf.backend import HFBackend
 from bench.core.errors import UsageError
 from bench.core.values import Request, Sampling
-from bench.run import plan
 from bench.run.export import strengths
-from bench.run.session import execute
 
 inspect_ai = pytest.importorskip("inspect_ai", reason="the extra inspect is not installed")
 
@@ -36,12 +34,7 @@ GREEDY = GenerateConfig(temperature=0.0, max_tokens=12)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("inspect")
-    tiny.build(root / "model")
-    options = plan.Options(METHODS, model=str(root / "model"), dtype="float32", limit=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(root / "cache"))
-        jobs = execute(plan.make(options), root / "results")
-    assert [job.reason for job in jobs] == [""] * len(METHODS)
+    tiny_runs(root, METHODS)
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -76,15 +77,21 @@ def costly(tmp_path_factory: pytest.TempPathFactory) -> Table:
     return table
 
 
-def test_every_point_of_the_cost_figure_is_where_its_cost_and_score_are(costly: Table) -> None:
-    figure = overhead.pareto(costly)
+def panels(table: Table) -> Iterator[tuple[str, Any, Sequence[Mapping[str, Any]]]]:
+    """(axis, panel laid out, the rows that were drawn) of the cost figure."""
+    figure = overhead.pareto(table)
     assert figure
     with rc_context(drawing.STYLE):
         picture = figure.draw()
         picture.draw_without_rendering()
     for panel, axis in zip(picture.axes, ("token", "request"), strict=True):
+        yield axis, panel, figure.rows
+
+
+def test_every_point_of_the_cost_figure_is_where_its_cost_and_score_are(costly: Table) -> None:
+    for axis, panel, rows in panels(costly):
         marks = [line.get_xydata()[0] for line in panel.lines if line.get_marker() not in (None, "None", "")]
-        assert sorted(map(tuple, marks)) == sorted((p[f"{axis}_flops_percent"], p["overall"]) for p in figure.rows)
+        assert sorted(map(tuple, marks)) == sorted((p[f"{axis}_flops_percent"], p["overall"]) for p in rows)
         left, right = panel.get_xlim()
         assert all(left < x < right for x, _ in marks)
         zero, least = (panel.transData.transform((x, 0))[0] for x in (0, min(x for x, _ in marks if x > 0)))
@@ -95,16 +102,11 @@ def test_every_point_of_the_cost_figure_is_where_its_cost_and_score_are(costly: 
 def test_no_name_of_the_cost_figure_lies_on_another_or_on_a_point(costly: Table) -> None:
     from matplotlib.text import Annotation, Text
 
-    figure = overhead.pareto(costly)
-    assert figure
-    with rc_context(drawing.STYLE):
-        picture = figure.draw()
-        picture.draw_without_rendering()
-    for panel, axis in zip(picture.axes, ("token", "request"), strict=True):
+    for axis, panel, rows in panels(costly):
         names: list[Any] = [one for one in panel.texts if isinstance(one, Annotation)]
         shown = {name for one in names for name in one.get_text().split(", ")}
         assert len(shown) >= 12  # the rest score alike at one cost, and have no room
-        assert {"prompt", "none"} | {p["method"] for p in figure.rows if p[f"best_by_{axis}"] == "yes"} <= shown
+        assert {"prompt", "none"} | {p["method"] for p in rows if p[f"best_by_{axis}"] == "yes"} <= shown
         boxes = [Box(*Text.get_window_extent(one).extents) for one in names]
         assert [pair for pair in combinations(boxes, 2) if pair[0].meets(pair[1])] == []
         dots = panel.transData.transform([one.xy for one in names])

@@ -14,18 +14,17 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from bench.cli.options import roots
+from bench.core.shipped import home
 
-HOME = Path(__file__).resolve().parents[2]
-SHIPPED = {"method": "methods", "task": "tasks", "judge": "bench/judges"}
-"""Where the classes of a kind lie, each under a decorator with its name."""
+SHIPPED = {"method": "methods", "task": "tasks", "judge": "bench.judges"}
+"""The package of the classes of a kind, each under a decorator with its name."""
 BEFORE = re.compile(r"(.*(?:,-|[,!+(]))?(.*)", re.DOTALL)
 """What is written of a list or combination of names, and the name that is being written."""
 
 
 def registered(kind: str, ctx: click.Context) -> Iterator[str]:
     """Names of the shipped classes, and of those of the files that `--plugin` gave."""
-    files = [*HOME.joinpath(SHIPPED[kind]).glob("*.py"), *(ctx.find_root().params.get("plugin") or ())]
+    files = [*home(SHIPPED[kind]).glob("*.py"), *(ctx.find_root().params.get("plugin") or ())]
     for path in files:
         try:
             yield from re.findall(rf'^@{kind}\(\s*"([^"]+)"', Path(path).read_text("utf-8"), re.M)
@@ -58,6 +57,8 @@ def models(_: click.Context) -> Iterator[str]:
 
 def runs(ctx: click.Context) -> Iterator[str]:
     """Folders of the runs that the command would look at."""
+    from bench.results.last import roots
+
     given = ctx.params.get("results") or os.environ.get("BENCH_RESULTS")
     for root in roots(Path(given) if given else None):
         yield from (path.parent.name for path in root.glob("*/*/*/run.json"))

@@ -87,18 +87,15 @@ def progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
 
         def advance(steps: int) -> None:
             nonlocal done, marked, mark
-            if not done:
-                marked, mark = (
-                    time.monotonic(),
-                    steps,
-                )  # what was kept comes first, and at once
+            now = time.monotonic()
+            if not done:  # what was kept comes first, and at once: it says nothing of speed
+                marked, mark = now, steps
             done += steps
             bar.update(task, advance=steps)
-            took = time.monotonic() - marked
-            if not err.is_terminal and took >= EVERY and mark < done < total:
-                left = (total - done) * took / (done - mark)
+            if not err.is_terminal and now - marked >= EVERY and mark < done < total:
+                left = (total - done) * (now - marked) / (done - mark)
                 err.print(f"{stage}: {done}/{total}, about {left:.0f} s left")
-                marked, mark = marked + took, done
+                marked, mark = now, done
 
         yield advance
     err.print(f"{stage}: {done}/{total} in {time.monotonic() - begun:.0f} s")

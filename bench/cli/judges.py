@@ -23,7 +23,6 @@ from bench.cli.options import (
     plugin_option,
     plugins,
     results_option,
-    roots as roots_of,
 )
 from bench.core.errors import UsageError, suggest
 from bench.core.escape import dumped
@@ -34,6 +33,7 @@ from bench.core.store import write_json
 from bench.judges.instrument import Instrument, make
 from bench.measure import judge_validity, reference, rejudge
 from bench.results import ratings, second_judge
+from bench.results.last import roots as roots_of
 from bench.results.provenance import provenance
 from bench.results.runs import Run, load
 

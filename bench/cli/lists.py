@@ -13,7 +13,7 @@ import click
 from rich.table import Table as Grid
 
 from bench.cli.console import echo, out
-from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option, roots
+from bench.cli.options import json_option, plugin_option, plugins, quiet, results_option
 from bench.core import registry
 from bench.core.errors import BenchError, UsageError
 from bench.core.paths import KINDS, cache_root, foreign, owned
@@ -36,6 +36,7 @@ def listing(what: str, folder: Path | None, as_json: bool) -> None:
     damaged: list[BenchError] = []
     rows: list[dict[str, Any]] = []
     if what == "runs":
+        from bench.results.last import roots
         from bench.results.runs import survey  # of a folder that is not there yet: no run, and no error
 
         for root in roots(folder):

@@ -26,7 +26,6 @@ from bench.cli.options import (
     plugins,
     quiet,
     results_option,
-    roots,
 )
 from bench.core.errors import UsageError
 from bench.measure.capability import Capability, Settings as Asked, lines
@@ -39,6 +38,7 @@ from bench.report.figures.overhead import write_context
 from bench.results import sidecars
 from bench.results.comparison import bare
 from bench.results.differences import nested
+from bench.results.last import roots
 from bench.results.runs import lookup
 from bench.stats import power as sizes_of
 

@@ -62,23 +62,12 @@ def plugins(paths: tuple[Path, ...]) -> None:
             load_plugin(path)
 
 
-def roots(folder: Path | None) -> list[Path]:
-    """Where runs are looked up: the given folder, else the checked results, scratch, and where the last run went."""
-    from bench.core.paths import default_results, scratch
-    from bench.results.last import last
-
-    if folder:
-        return [folder]
-    made = last()
-    return list(dict.fromkeys([default_results(), scratch(), *([made.root] if made else [])]))
-
-
 def named(name: str, folder: Path | None) -> Run:
     """The run that a name means: of the last command first, and said on stderr, where no folder is given."""
     from bench.cli.console import say
     from bench.results.last import find
 
-    run, line = find(name, folder, roots(folder))
+    run, line = find(name, folder)
     if folder is None:
         say(line)
     return run

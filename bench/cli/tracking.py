@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 from bench.cli.console import say
 from bench.core.errors import UsageError, named
-from bench.report.formats.told import PROGRAM, Told
+from bench.core.ranges import PROJECT
+from bench.report.formats.told import Told
 from bench.results.runs import Run
 from bench.run.plan import Plan
 from bench.run.session import Advance, Progress
@@ -43,7 +44,7 @@ class Service:
 
     def __init__(self, name: str, plan: Plan) -> None:
         if find_spec(name) is None:
-            raise UsageError(f"--track {name} needs the package {name}: pip install '{PROGRAM}[{name}]'")
+            raise UsageError(f"--track {name} needs the package {name}: pip install '{PROJECT}[{name}]'")
         first, self.package, self.lost = plan.specs[0], name, False
         self.group = f"{first.task} {first.model} {first.group}"
         config = {"task": first.task, "model": first.model, "preset": first.protocol.preset}
@@ -63,7 +64,7 @@ class Service:
         service.finish()
 
     def _begin(self, service: Any, name: str, config: dict[str, Any]) -> None:
-        service.init(project=PROGRAM, group=self.group, name=name, config=config)
+        service.init(project=PROJECT, group=self.group, name=name, config=config)
 
     def _tell(self, call: Callable[[Any], object]) -> None:
         if self.lost:

@@ -104,6 +104,8 @@ STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
 """Coefficients by strength mode: multiples of median ‖h_l‖ / ‖v‖, or of the largest detection score."""
 
 
+ELSEWHERE = "hosted"
+"""The number type of a model behind an endpoint: which it is nobody says, and nothing but its answers can be read."""
 USUAL_TASK = "axbench"
 """The task that is meant where none is named."""
 DEFAULT_JUDGE = "ensemble"

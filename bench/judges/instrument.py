@@ -16,13 +16,11 @@ from bench.core.errors import BenchError
 from bench.core.interfaces import Backend, Judge
 from bench.core.money import Ledger, SpendingLimit
 from bench.core.paths import cache_root, mark_cache
+from bench.core.protocol import ELSEWHERE
 from bench.core.registry import build, get
 from bench.core.rows import Rows
 from bench.core.values import Completion, Item, Request, Train, Verdict
 from bench.judges.judging import judged_by, rate
-
-HOSTED = "hosted"
-"""The precision of a model behind an endpoint, which no judge reads."""
 
 
 class NoModel(Backend):
@@ -63,7 +61,7 @@ class Instrument:
         self.name, self.judge = name, make(name, params)
         self.judge.fund(purse or SpendingLimit())
         self.backend: Backend = NoModel()
-        if not self.judge.independent and precision != HOSTED:
+        if not self.judge.independent and precision != ELSEWHERE:
             self.backend = get("backend", "hf")(resolve(model), dtype(precision))
         mark_cache()
         shard, root = self.backend.fingerprint(), cache_root() / "rows"

@@ -23,7 +23,6 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from bench.core.content import Message, digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
-from bench.core.paths import default_results, scratch
 from bench.core.values import Completion, Request, Sampling
 from bench.results.last import find
 from bench.results.runs import Run
@@ -172,7 +171,7 @@ def named(name: str, results: str) -> Run:
     """The run that a model's name means."""
     given = results or os.environ.get("BENCH_RESULTS", "")
     folder = Path(given).expanduser() if given else None
-    return find(name, folder, [folder] if folder else [default_results(), scratch()])[0]
+    return find(name, folder)[0]
 
 
 def one_concept(run: Run, given: str) -> str:

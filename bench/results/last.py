@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from bench.core import paths
 from bench.core.documents import read_json
 from bench.core.errors import BenchError
-from bench.core.paths import LAST, cache_root
 from bench.core.store import write_json
 from bench.results.runs import Run, lookup, meant, survey
 
@@ -40,20 +40,29 @@ class Last:
 def remember(root: Path, groups: Iterable[str]) -> None:
     """Note what a run made; one that cannot be noted is as good as any."""
     with suppress(OSError):
-        write_json(cache_root() / LAST, {"results": str(root.absolute()), "groups": sorted(set(groups))})
+        write_json(paths.cache_root() / paths.LAST, {"results": str(root.absolute()), "groups": sorted(set(groups))})
 
 
 def last() -> Last | None:
     """What was noted last, if it is still there."""
     try:
-        found = read_json(cache_root() / LAST, Pointer, "a note of the last run")
+        found = read_json(paths.cache_root() / paths.LAST, Pointer, "a note of the last run")
     except BenchError:
         return None
     root = Path(found["results"])
     return Last(root, tuple(found["groups"])) if root.is_dir() else None
 
 
-def find(name: str, folder: Path | None, roots: list[Path]) -> tuple[Run, str]:
+def roots(folder: Path | None, made: Last | None = None) -> list[Path]:
+    """Where runs are looked up: the given folder, else the checked results, scratch, and where the last run (`made`, or
+    the one that was noted) went."""
+    if folder:
+        return [folder]
+    made = made or last()
+    return list(dict.fromkeys([paths.default_results(), paths.scratch(), *([made.root] if made else [])]))
+
+
+def find(name: str, folder: Path | None) -> tuple[Run, str]:
     """The run that a name means, and a line that says which: of the last command's, where it made such a one and no
     other folder is named; else as `bench.results.lookup`."""
     made = last()
@@ -61,7 +70,7 @@ def find(name: str, folder: Path | None, roots: list[Path]) -> tuple[Run, str]:
         found = meant(name, made.runs())
         if len(found) == 1:
             return found[0], f"{found[0].path.parent.name} is of the last run: {told(found[0])}"
-    run = lookup(name, roots)
+    run = lookup(name, roots(folder, made))
     return run, f"{run.path.parent.name}: {told(run)}"
 
 

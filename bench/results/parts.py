@@ -6,13 +6,12 @@ not paired.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from bench.core import registry
 from bench.results.runs import Run
 from bench.results.tables import Table
-from bench.stats.intervals import Estimate, estimate
+from bench.stats.intervals import Estimate, estimate, less
 
 
 def by_part(table: Table) -> dict[str, list[str]]:
@@ -33,7 +32,5 @@ def scores(run: Run, parts: Mapping[str, list[str]], axis: str) -> dict[str, Est
 
 
 def change(first: Estimate, last: Estimate) -> Estimate:
-    """Last part less the first, of different concepts: 95 % by the standard errors that the intervals stand for."""
-    mean = last.mean - first.mean
-    half = math.hypot(*((e.high - e.low) / 2 for e in (first, last)))
-    return Estimate(mean, mean - half, mean + half, min(first.n, last.n))
+    """Last part less the first, which have different concepts."""
+    return less(last, first, min(first.n, last.n))

@@ -24,7 +24,7 @@ from bench.core.documents import each_line, read_json, read_toml
 from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.naming import build_method
 from bench.core.paths import default_results, expanded, is_folder, scratch
-from bench.core.protocol import USUAL_TASK, RunSpec
+from bench.core.protocol import ELSEWHERE, USUAL_TASK, RunSpec
 from bench.core.store import json_bytes, write_set
 from bench.core.surfaces import PROMPTED, STEERED, surface_of
 from bench.core.values import Verdict
@@ -94,7 +94,7 @@ def refusals(spec: RunSpec, asked: Mapping[str, Any]) -> list[str]:
         reasons.append("the run is limited")
     if spec.backend == "fake":
         reasons.append("the fake backend has no model")
-    if spec.dtype == "hosted":
+    if spec.dtype == ELSEWHERE:
         reasons.append("an endpoint does not say which weights answer")
     if asked.get("trust_remote_code"):
         reasons.append("code of the model's own ran")

@@ -13,7 +13,7 @@ from typing import Any
 from bench.core.content import digest
 from bench.core.documents import read_json
 from bench.results.record import ValidityRecord
-from bench.stats.intervals import Estimate
+from bench.stats.intervals import Estimate, less
 
 
 def validity(roots: Iterable[Path], judge: str, params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -59,7 +59,4 @@ def corrected(e: Estimate, found: Sequence[Mapping[str, Any]], task: str, model:
     if not known or known[0] is None or known[0]["low"] is None or not math.isfinite(e.low):
         return None
     bias, low, high = (known[0][name] for name in ("bias", "low", "high"))
-    mean = e.mean - bias
-    return Estimate(
-        mean, mean - math.hypot(e.mean - e.low, high - bias), mean + math.hypot(e.high - e.mean, bias - low), e.n
-    )
+    return less(e, Estimate(bias, low, high, e.n), e.n)

@@ -41,10 +41,7 @@ def export(
     `out` is the folder of the files, or the file where `concept` is given; default: named after the run,
     in the working folder. Nothing is written where one of them cannot be, or (without `force`) is there and another.
     """
-    known = list(run.data["concepts"])
-    if concept and concept not in known:
-        raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
-    found, model = steerings(run, [concept] if concept else known)
+    found, model = steerings(run, _concepts(run, concept))
     suffix = "" if form == "peft" else interchange.SUFFIX[form]  # peft's is a folder
     names = _named(found, suffix)
     base = run.path.parent.name
@@ -65,6 +62,14 @@ def export(
         picked = run.data["concepts"][name]["picked"]
         rows.append({"concept": name, **picked, "digest": found[name].digest, "path": str(paths[name])})
     return rows
+
+
+def _concepts(run: results.Run, concept: str) -> list[str]:
+    """All concepts of a run, or the one that is named."""
+    known = list(run.data["concepts"])
+    if concept and concept not in known:
+        raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
+    return [concept] if concept else known
 
 
 def every(run: results.Run) -> dict[str, tuple[str, bytes]]:
@@ -107,12 +112,10 @@ def strengths(run: results.Run, concept: str = "", coefficient: float | None = N
     Raises UsageError for a concept that is none of the run's, and for a run of the fake engine; BenchError as
     `steerings` does.
     """
-    known = list(run.data["concepts"])
-    if concept and concept not in known:
-        raise UsageError(f"{run.path.parent.name} has no concept {concept!r}: {suggest(concept, known)}")
+    concepts = _concepts(run, concept)
     if run.data["spec"]["backend"] == "fake":
         raise UsageError(f"{run.path.parent.name} was made by the fake backend: it has no model")
-    found, model = steerings(run, [concept] if concept else known)
+    found, model = steerings(run, concepts)
     coefficients, scaled = {}, {}
     for name, steering in found.items():
         picked = float(run.data["concepts"][name]["picked"]["coefficient"])

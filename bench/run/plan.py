@@ -29,7 +29,7 @@ from bench.core.errors import THEIRS, BenchError, UsageError, suggest, traced
 from bench.core.interfaces import Backend, Judge, Method, Task
 from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
-from bench.core.protocol import USUAL_TASK, Protocol, RunSpec, protocol, usual_judge
+from bench.core.protocol import ELSEWHERE, USUAL_TASK, Protocol, RunSpec, protocol, usual_judge
 from bench.core.settings import cast
 from bench.core.values import Example
 from bench.data.neutral import neutral
@@ -123,7 +123,7 @@ class Plan:
         texts = self.neutral_texts
         return {"texts": len(texts), "digest": digest(texts, code_digest(summed, at_most))}
 
-    @property
+    @cached_property
     def target(self) -> Backend:
         """The engine of the model under test; no weights are loaded yet."""
         return make_backend(self.options.backend, self.model, self.specs[0].dtype, self.purse)
@@ -193,7 +193,7 @@ def make(options: Options) -> Plan:
     if options.backend == HOSTED:
         if options.executor != "local":
             raise UsageError(f"--executor {options.executor} is for models that run here: not for --backend {HOSTED}")
-        number = "hosted"  # an endpoint does not say
+        number = ELSEWHERE
     else:
         number = dtype("float32" if options.backend == "fake" and options.dtype == "auto" else options.dtype)
     if options.prompter and not (options.prompter.startswith("openai:") and options.prompter != "openai:"):

@@ -26,7 +26,7 @@ from bench.core.content import digest
 from bench.core.definitions import code_digest
 from bench.core.errors import THEIRS, BenchError, StopRun, traced
 from bench.core.escape import printable
-from bench.core.interfaces import Bound, Context, Fitted, Method, Monitored
+from bench.core.interfaces import Bound, Context, Fitted, Monitored
 from bench.core.money import Ledger
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
@@ -481,38 +481,31 @@ class Session:
     def _damage(self, job: Job, advance: Advance) -> dict[str, dict[Trial, Damage]]:
         """concept -> setting -> what it does to plain answers. A candidate that keeps one of several answers, or rates
         options anew, has no one distribution to read."""
-        made: dict[str, dict[Trial, Damage]] = {}
-        due: list[tuple[str, Trial]] = []
-        requests: list[Request] = []
-
-        def read() -> None:
-            texts = len(self.plan.neutral_texts)
+        texts, made = len(self.plan.neutral_texts), dict[str, dict[Trial, Damage]]()
+        tried = [(concept, trial) for concept in self.concepts for trial in job.select.get(concept.id, {})]
+        due = [(concept, trial) for concept, trial in tried if self._readable(job, concept, trial)]
+        advance((len(tried) - len(due)) * texts)
+        # What was read is summed, so that memory holds a part.
+        step = len(due) if self.backend.whole else TOGETHER // texts
+        for begin in range(0, len(due), max(1, step)):
+            part = due[begin : begin + max(1, step)]
+            requests = [one for concept, trial in part for one in self._plainly(job, concept, trial)]
             found = self._divergences(requests, advance)
-            for at, (name, trial) in enumerate(due):
-                made.setdefault(name, {})[trial] = summed(found[at * texts : (at + 1) * texts])
-            due.clear()
-            requests.clear()
-
-        for concept in self.concepts:
-            for trial in job.select.get(concept.id, {}):
-                candidate = job.fits[concept.id].candidates[trial.candidate]
-                if candidate.chooser or candidate.rater:
-                    advance(len(self.plan.neutral_texts))
-                    continue
-                due.append((concept.id, trial))
-                requests += self._plainly(job.method, concept, candidate, trial)
-            if len(requests) >= TOGETHER and not self.backend.whole:
-                read()  # what was read is summed, so that memory holds a part
-        read()
+            for at, (concept, trial) in enumerate(part):
+                made.setdefault(concept.id, {})[trial] = summed(found[at * texts : (at + 1) * texts])
         return made
 
-    def _plainly(self, method: Method, concept: Concept, candidate: Fitted, trial: Trial) -> Iterator[Request]:
+    def _readable(self, job: Job, concept: Concept, trial: Trial) -> bool:
+        candidate = job.fits[concept.id].candidates[trial.candidate]
+        return not (candidate.chooser or candidate.rater)
+
+    def _plainly(self, job: Job, concept: Concept, trial: Trial) -> Iterator[Request]:
         """Each plain answer under a setting."""
-        steering: Steering | None = None
+        candidate, steering = job.fits[concept.id].candidates[trial.candidate], None
         for text in self.plan.neutral_texts:
             chat = (("user", text.instruction),)
             if steering is None or isinstance(candidate.steering, Bound):
-                steering = self.steerings.of(method, concept, candidate, trial.coefficient, chat)
+                steering = self.steerings.of(job.method, concept, candidate, trial.coefficient, chat)
             yield Request(chat, steering, target=text.response)
 
     def _divergences(self, requests: Sequence[Request], advance: Advance) -> list[Divergence]:

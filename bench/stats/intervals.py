@@ -5,6 +5,7 @@ Invariant: every comparison is paired over the same concepts; nothing is pooled 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,19 @@ class Estimate:
     low: float
     high: float
     n: int
+
+
+def less(one: Estimate, other: Estimate, n: int) -> Estimate:
+    """What lies between two estimates of `n` units that share no luck: the distances to their bounds add as errors
+    do."""
+    mean = one.mean - other.mean
+    low, high = one.mean - one.low, one.high - one.mean
+    return Estimate(
+        mean,
+        mean - math.hypot(low, other.high - other.mean),
+        mean + math.hypot(high, other.mean - other.low),
+        n,
+    )
 
 
 @lru_cache(maxsize=8)

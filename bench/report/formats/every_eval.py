@@ -13,8 +13,9 @@ from uuid import UUID
 
 from bench.core.content import digest
 from bench.core.escape import name as file_name
+from bench.core.ranges import PROJECT
 from bench.core.store import json_bytes
-from bench.report.formats.told import OWN, PROGRAM, Score, Told, rated, texts
+from bench.report.formats.told import OWN, Score, Told, rated, texts
 from bench.results.runs import Run
 
 SCHEMA = "0.3.0"
@@ -47,7 +48,7 @@ def every_eval_files(run: Run) -> dict[str, bytes]:
 
 
 def _collection(told: Told) -> str:
-    return file_name(f"{PROGRAM}-{told.spec['task']}")
+    return file_name(f"{PROJECT}-{told.spec['task']}")
 
 
 def _id(told: Told) -> str:
@@ -64,14 +65,14 @@ def _aggregate(told: Told) -> dict[str, Any]:
         "evaluation_timestamp": seconds,
         "retrieved_timestamp": seconds,
         "source_metadata": {
-            "source_name": f"{PROGRAM} run.json",
+            "source_name": f"{PROJECT} run.json",
             "source_type": "evaluation_run",
             "source_organization_name": "unknown",
             "evaluator_relationship": "other",
             "additional_details": texts(run=data["id"], group=data["group"], code=data["code"]),
         },
         "eval_library": {
-            "name": PROGRAM,
+            "name": PROJECT,
             "version": told.version,
             "additional_details": texts(
                 commit=data.get("provenance", {}).get("commit"), python=told.versions.get("python")
@@ -165,7 +166,7 @@ def _source(told: Told) -> dict[str, Any]:
 def _metric(told: Told, axis: str) -> dict[str, Any]:
     spec = told.spec
     found = {
-        "metric_id": f"{PROGRAM}.{axis}",
+        "metric_id": f"{PROJECT}.{axis}",
         "metric_name": axis,
         "lower_is_better": False,
         "score_type": "continuous",

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.core.escape import cell, head, row
+from bench.core.ranges import PROJECT
 from bench.interchange.places import SCHEME
-from bench.report.formats.told import OWN, PROGRAM, Told
+from bench.report.formats.told import OWN, Told
 from bench.results.runs import Run
 
-RESULTS = f".eval_results/{PROGRAM}.yaml"
+RESULTS = f".eval_results/{PROJECT}.yaml"
 PLACE = f"{SCHEME}OWNER/NAME"
 
 
@@ -69,7 +70,7 @@ def _card(told: Told, steerings: Mapping[str, str], place: str) -> str:
     lines = [
         f"---\n{_about(told, title)}\n---",
         f"# {cell(title)}",
-        f"Made and measured by {PROGRAM} {told.version}: method `{spec['method']}`, task `{spec['task']}`, preset "
+        f"Made and measured by {PROJECT} {told.version}: method `{spec['method']}`, task `{spec['task']}`, preset "
         f"`{spec['protocol']['preset']}`, {judge}, {len(told.data['concepts'])} concepts, "
         f"{len(told.samples)} test samples. Scores go from 0 to {told.scale:g}; intervals are {told.resampled}.",
         "\n".join(scores),
@@ -90,7 +91,7 @@ def _about(told: Told, title: str) -> str:
     adapter: dict[str, Any] = {"base_model_relation": "adapter"} if told.run.surface == "weights" and not own else {}
     card = ModelCardData(
         base_model=None if own else told.model,
-        library_name=PROGRAM,
+        library_name=PROJECT,
         tags=list(dict.fromkeys(["steering", told.run.surface, spec["method"], spec["task"]])),
         model_name=title,
         eval_results=[
@@ -141,6 +142,6 @@ def _use(told: Told, place: str) -> list[str]:
     command = shlex.join([*words, *(["--data", data] if data else [])])
     return [
         "Each file is one concept's steering, at the strength of the test answers. To measure them again:",
-        f"```\npip install {PROGRAM}\n{command}\n```",
+        f"```\npip install {PROJECT}\n{command}\n```",
         "In Python, `bench.load(FILE)` gives the steering of one file.",
     ]

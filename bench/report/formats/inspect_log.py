@@ -11,8 +11,9 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from bench.core.errors import UsageError
 from bench.core.escape import name as file_name
+from bench.core.ranges import PROJECT
 from bench.core.steering import Prompt
-from bench.report.formats.told import PROGRAM, Told, rated
+from bench.report.formats.told import Told, rated
 from bench.results.runs import Run
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def inspect_files(run: Run) -> dict[str, bytes]:
         )
         from inspect_ai.model import GenerateConfig
     except ImportError as error:
-        raise UsageError(f"--format inspect needs Inspect: pip install '{PROGRAM}[inspect]' ({error})") from error
+        raise UsageError(f"--format inspect needs Inspect: pip install '{PROJECT}[inspect]' ({error})") from error
     told = Told(run)
     data, spec, when = run.data, told.spec, told.when.isoformat()
     rules, commit = spec["protocol"], data.get("provenance", {}).get("commit")
@@ -47,7 +48,7 @@ def inspect_files(run: Run) -> dict[str, bytes]:
             run_id=data["id"],
             task_id=data["group"],
             created=when,
-            task=f"{PROGRAM}/{spec['task']}",
+            task=f"{PROJECT}/{spec['task']}",
             task_args=spec["task_params"],
             solver=spec["method"],
             solver_args=spec["method_params"],
@@ -66,7 +67,7 @@ def inspect_files(run: Run) -> dict[str, bytes]:
             ),
             config=EvalConfig(),
             revision=EvalRevision(type="git", origin="", commit=commit) if commit else None,
-            packages={PROGRAM: told.version},
+            packages={PROJECT: told.version},
             metadata={key: spec[key] for key in ("protocol", "judge", "data", "weights", "dtype")}
             | {"judge_params": told.judge_params}
             | {"code": run.data["code"], "surface": run.surface},

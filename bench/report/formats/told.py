@@ -12,11 +12,11 @@ from typing import Any
 
 from bench.backends.models import LOCAL, PACKAGED
 from bench.core.content import Message
+from bench.core.ranges import PROJECT
 from bench.data.layout import HUB
 from bench.results import dialogues
 from bench.results.runs import Run, by_question, withheld
 
-PROGRAM = "steer-or-prompt"
 OWN = "local"
 """Whose a model or a data set is that has no place on the hub."""
 
@@ -79,7 +79,7 @@ class Told:
     def version(self) -> str:
         """This program's, under the name it had then."""
         found = self.versions
-        return found.get(PROGRAM) or found.get("steerbench") or "unknown"
+        return found.get(PROJECT) or found.get("steerbench") or "unknown"
 
     @property
     def versions(self) -> dict[str, str]:
