@@ -253,6 +253,33 @@ def test_what_others_put_is_taken_in_and_what_was_used_stays(tmp_path: Path) -> 
     assert one.get("c") == 3
 
 
+def test_a_row_that_is_being_written_is_read_when_it_is_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process's line may be seen in two halves; the second was once read as a damaged line of its own."""
+    count = 300
+    rows = Rows(tmp_path / "whole")
+    for i in range(count):
+        rows.put(f"k{i}", i)
+    (source,) = (tmp_path / "whole").glob("*.jsonl")
+    text = source.read_bytes()
+    (tmp_path / "rows").mkdir()
+    reader = Rows(tmp_path / "rows")
+
+    def write() -> None:
+        with (tmp_path / "rows" / source.name).open("wb", buffering=0) as file:
+            for begin in range(0, len(text), 17):
+                file.write(text[begin : begin + 17])
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    while writing.is_alive():
+        reader.refresh()
+    reader.refresh()
+    assert [reader.get(f"k{i}") for i in range(count)] == list(range(count))
+    assert "damaged" not in capsys.readouterr().err
+
+
 def test_a_full_disk_names_the_folder_and_tears_nothing_that_is_read(tmp_path: Path) -> None:
     """A limit on a file's size stands for the disk: a part of a row is written, then nothing."""
     resource = pytest.importorskip("resource")

@@ -251,6 +251,8 @@ class Rows:
                     damaged += whole  # else the torn last line of a killed writer, or all of it
                 place += len(line)
                 known.end, known.seen = place if whole else known.end, place
+                if not whole:  # it may be being written: its rest, read here, would pass for a line of its own
+                    break
         self._damaged(known, damaged)
 
     def _damaged(self, file: _File, damaged: int) -> None:
