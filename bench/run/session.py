@@ -375,16 +375,33 @@ class Session:
             traced(error)
 
     def _answer(self, jobs: list[Job], split: str) -> None:
-        """Generate and rate all samples of one split under every job's settings, as one flat call."""
+        """Generate and rate all samples of one split under every job's settings.
+
+        Concepts are asked about as many at once as make `TOGETHER` answers, since memory holds what asks and answers;
+        by a judge or an engine that takes hours to answer, all at once.
+        """
+        group, every = self.part, list(self.concepts)
+        answers = sum(spend(job.method, self.rules, self.task).generations for job in jobs)
+        whole = self.judge.whole or self.backend.whole or answers <= TOGETHER
+        step = max(1, len(every) if whole else TOGETHER * len(every) // answers)
+        for begin in range(0, len(every), step):
+            part = every[begin : begin + step]
+            if len(part) < len(every):
+                self.part = f"{group}concepts {begin + 1} to {begin + len(part)} of {len(every)}, "
+            self._answer_on(jobs, split, part)
+        self.part = group
+
+    def _answer_on(self, jobs: Sequence[Job], split: str, concepts: Sequence[Concept]) -> None:
+        """The samples of some concepts, as one flat call."""
         asks: list[Ask] = []
         outputs: list[Completion | None] = []
-        said, turns = Said(), self._turns(split)
+        said, turns = Said(), self._turns(split, concepts)
         for turn, asked in turns.items():
             due: list[Ask] = []
             for job in (one for one in jobs if one.status == "todo"):
                 own: list[Ask] = []
                 with self._guard(job, "steering"):
-                    own = [ask for c in self.concepts for ask in self._asks(job, c, asked.get(c.id, ()), split, said)]
+                    own = [ask for c in concepts for ask in self._asks(job, c, asked.get(c.id, ()), split, said)]
                 due += own if job.status == "todo" else []
             with self._stage(f"generate ({split}{f', turn {turn}' if turn else ''})", len(due)) as advance:
                 answered = self._outputs(due, advance)
@@ -411,11 +428,11 @@ class Session:
                 job.tested.setdefault(name, []).append(ruled(found, self.rules))
                 job.rows.append(row(ask, output, ruled(found, self.rules)))
 
-    def _turns(self, split: str) -> dict[int, dict[str, list[Sample]]]:
+    def _turns(self, split: str, concepts: Sequence[Concept]) -> dict[int, dict[str, list[Sample]]]:
         """turn -> concept -> what is asked in it on a split, in order; turn 0 alone where questions stand by
         themselves."""
         found: dict[int, dict[str, list[Sample]]] = {}
-        for concept in self.concepts:
+        for concept in concepts:
             for sample in self.task.test(concept) if split == "test" else self.task.select(concept):
                 found.setdefault(sample.turn, {}).setdefault(concept.id, []).append(sample)
         return dict(sorted(found.items()))
