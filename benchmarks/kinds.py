@@ -1,7 +1,8 @@
 """What steering costs when every row of a batch is changed in another way: time over that of bare rows.
 
 `python -m benchmarks.kinds` writes 64 rows of the default model on `hf`: all bare, each under another kind of edit, and
-64 rows of one kind, in turns, in seconds of this thread's own time. Writes `kinds.json`.
+64 rows of one kind, in turns, in seconds of this thread's own time; then 256 rows under as many vectors, each at a
+layer and a coefficient of its own. Writes `kinds.json`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from bench.core.store import write_json
 from bench.results import provenance
 
 ROWS, TOKENS, TURNS = 64, 24, 3
+CONFIGURATIONS = 256
 
 
 def kinds(lm: HFBackend) -> dict[str, Steering]:
@@ -89,6 +91,17 @@ def kinds(lm: HFBackend) -> dict[str, Steering]:
     return found
 
 
+def configurations(lm: HFBackend) -> list[Steering]:
+    """Vectors that differ in everything, over the middle half of the blocks, weak enough to leave answers long."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((CONFIGURATIONS, lm.width)).astype(np.float32)
+    layers = range(lm.layers // 4, lm.layers - lm.layers // 4)
+    return [
+        Steering(edits=(Add(layer=layers[i % len(layers)], value=(0.2 + i / CONFIGURATIONS) * value),))
+        for i, value in enumerate(values)
+    ]
+
+
 def spent(lm: HFBackend, ways: Sequence[Steering | None]) -> float:
     """Seconds of this thread for one answer under each of the ways, over the tokens written. No two rows ask the same,
     since what is asked twice is read once."""
@@ -104,11 +117,12 @@ def spent(lm: HFBackend, ways: Sequence[Steering | None]) -> float:
 def ratios(lm: HFBackend, ways: Mapping[str, Sequence[Steering | None]]) -> dict[str, dict[str, Any]]:
     """Seconds a token of each way over those of bare rows, turn by turn."""
     found: dict[str, list[float]] = {name: [] for name in ways}
-    bare: Sequence[None] = [None] * ROWS
     for _ in range(TURNS):
-        before = spent(lm, bare)
+        bare: dict[int, float] = {}
         for name, rows in ways.items():
-            found[name].append(spent(lm, rows) / before)
+            if len(rows) not in bare:
+                bare[len(rows)] = spent(lm, [None] * len(rows))
+            found[name].append(spent(lm, rows) / bare[len(rows)])
     return {
         name: {"over_bare": round(statistics.median(v), 3), "spread": [round(min(v), 3), round(max(v), 3)]}
         for name, v in found.items()
@@ -126,7 +140,8 @@ def main() -> None:
     }
     ways |= {name: [each[name]] * ROWS for name in names}
     spent(lm, [None] * ROWS)  # what a first call loads
-    found = {"rows": ROWS, "tokens": TOKENS, "turns": TURNS, "kinds": ratios(lm, ways)}
+    found: dict[str, Any] = {"rows": ROWS, "tokens": TOKENS, "turns": TURNS, "kinds": ratios(lm, ways)}
+    found["configurations"] = ratios(lm, {str(CONFIGURATIONS): configurations(lm)})
     write_json(Path(__file__).with_suffix(".json"), found | {"provenance": provenance.provenance()})
 
 

@@ -101,12 +101,13 @@ def _costs(found: Found) -> list[tuple[str, str]]:
 
 
 def _kinds(found: Found) -> list[tuple[str, str]]:
-    lines = []
-    for name, one in found["kinds"].items():
-        low, high = one["spread"]
-        said = f"{one['over_bare']:.2f} ({low:.2f}–{high:.2f})"
-        lines.append((f"`hf`, {found['rows']} rows under {name}: thread seconds a token, over bare rows", said))
-    return lines
+    ways = [(f"{found['rows']} rows under {name}", one) for name, one in found["kinds"].items()]
+    ways += [(f"{count} rows under as many vectors", one) for count, one in found["configurations"].items()]
+    return [
+        (f"`hf`, {what}: thread seconds a token, over bare rows", f"{one['over_bare']:.2f} ({low:.2f}–{high:.2f})")
+        for what, one in ways
+        for low, high in [one["spread"]]
+    ]
 
 
 def _cluster(found: Found) -> list[tuple[str, str]]:
