@@ -34,6 +34,7 @@ from bench.core.settings import cast
 from bench.core.values import Example
 from bench.data.neutral import neutral
 from bench.results.record import Asked as AskedFor, Plain, Plugin, Spec
+from bench.run import effects
 from bench.run.damage import TEXTS, at_most, summed
 from bench.run.engines import EXECUTORS, HOSTED, hosted, make_backend, make_prompter, unable
 from bench.run.faults import definitions, fault, files
@@ -82,6 +83,10 @@ class Options:
     """How many workers; 0: one for each device of the cluster."""
     damage: int = -1
     """Plain answers to read under every setting, for what it does where nobody asked; -1: the preset's."""
+    effects: tuple[str, ...] = ()
+    """What to look at beside the score, by name (`bench.run.effects`); without one: what the preset does."""
+    include: str = ""
+    """Folder of the user's own lm-eval tasks."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,18 @@ class Plan:
         """How many those are, and the digest of them and of what sums them up."""
         texts = self.neutral_texts
         return {"texts": len(texts), "digest": digest(texts, code_digest(summed, at_most))}
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """What is looked at beside the score, at picked settings."""
+        steering = self.task.kind == "steering"
+        return effects.wanted(self.options.effects, self.protocol.preset) if steering else ()
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """lm-eval's tasks among them; none where it cannot be asked (`bench.run.effects.unable`)."""
+        found = effects.tasks_of(self.effects)
+        return found if found and not effects.unable(self.options.backend) else ()
 
     @cached_property
     def target(self) -> Backend:
@@ -186,6 +203,8 @@ def make(options: Options) -> Plan:
         raise UsageError(f"unknown executor {options.executor!r}: {suggest(options.executor, EXECUTORS)}")
     if not -1 <= options.damage <= (most := len(neutral())):
         raise UsageError(f"damage = {options.damage}: from 0 to {most} plain answers, or -1 for the preset's")
+    if options.include and not Path(options.include).is_dir():
+        raise UsageError(f"include = {options.include}: no folder of lm-eval tasks there")
     if options.workers < 0 or (options.executor == "local" and (options.workers or options.ray_address)):
         raise UsageError("--workers and --ray-address are for --executor ray, and workers are 0 or more")
     if options.backend != "auto":
@@ -255,6 +274,8 @@ def make(options: Options) -> Plan:
         for made in named
     )
     plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine, faults=faults)
+    if options.effects and effects.tasks_of(plan.effects) and (why := effects.unable(options.backend)):
+        raise UsageError(f"effects {','.join(effects.tasks_of(plan.effects))}: {why}")
     backend, offers = plan.target, offered(task, trains)
     blocks = blocks_of(model, backend)
     lacks = (
