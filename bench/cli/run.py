@@ -266,6 +266,8 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
             say(f"{row['method']}: {row['status']}: {row['reason']}")
     if made.model.trusted:
         say(f"warning: Python code in the folder of {first.model} will run on this machine, as its author wrote it")
+    if made.unheard:
+        say(made.unheard)
     if made.engine:
         say(made.engine)
     if made.options.executor == "ray":

@@ -33,6 +33,7 @@ from bench.core.protocol import ELSEWHERE, USUAL_TASK, Protocol, RunSpec, protoc
 from bench.core.settings import cast
 from bench.core.values import Example
 from bench.data.neutral import neutral
+from bench.judges.english import unread
 from bench.results.record import Asked as AskedFor, Plain, Plugin, Spec
 from bench.run import effects
 from bench.run.damage import TEXTS, at_most, summed
@@ -109,6 +110,8 @@ class Plan:
     """Why each method cannot run; "" where it can."""
     faults: tuple[str, ...] = ()
     """What each method's own code ends in before anything is run; "" where nothing."""
+    unheard: str = ""
+    """What a judge of English alone cannot read of the task; "" where nothing."""
 
     @property
     def protocol(self) -> Protocol:
@@ -235,6 +238,7 @@ def make(options: Options) -> Plan:
         task = registry.build("task", options.task, task_params, protocol=rules)
         if problem := untyped(task):
             raise BenchError(f"task {options.task}: {problem} ({defined(asking)})")
+        unheard = unread(options.judge, task)
     usual = {
         f.name for f in dataclasses.fields(task) if getattr(task, f.name) == f.default
     }  # said or not, the same run
@@ -273,7 +277,7 @@ def make(options: Options) -> Plan:
         )
         for made in named
     )
-    plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine, faults=faults)
+    plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine, faults=faults, unheard=unheard)
     if options.effects and effects.tasks_of(plan.effects) and (why := effects.unable(options.backend)):
         raise UsageError(f"effects {','.join(effects.tasks_of(plan.effects))}: {why}")
     backend, offers = plan.target, offered(task, trains)
