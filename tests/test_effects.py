@@ -17,6 +17,9 @@ from bench.cli.main import main
 from bench.core.edits import Span
 from bench.core.errors import UsageError
 from bench.core.kinds import Add
+from bench.core.naming import build_method
+from bench.core.protocol import protocol
+from bench.core.registry import build
 from bench.core.steering import Prompt, Steering
 from bench.data import layout
 from bench.data.basics import basics
@@ -27,6 +30,9 @@ from bench.results import effects, sidecars
 from bench.results.tables import tables
 from bench.run.effects import wanted
 from bench.run.plan import Options, make
+from bench.run.session import execute
+from bench.run.specificity import able, concept_axis, contested, others
+from bench.run.spending import Cost, beside
 from bench.stats.intervals import estimate
 
 
@@ -225,3 +231,137 @@ def test_a_plan_says_what_lm_eval_s_tasks_cost(home: Path) -> None:
     cost = " ".join(bench(*words(home, "--effects", "basics,sums", "--seed", "9", "--dry-run")).stderr.split())
     assert "under each picked setting basics, sums asked: " in cost
     assert "the first 100 documents each" in cost
+
+
+# Whether a method moves its concept alone, and against an order
+
+
+def ran_on_the_fake(tmp_path: Path, *methods: str, **given: Any) -> dict[str, results.Run]:
+    jobs = execute(make(Options(methods, backend="fake", judge="likelihood", **given)), tmp_path / "results")
+    assert [job.reason for job in jobs] == [""] * len(methods)
+    return {run.method: run for run in results.load(tmp_path / "results")}
+
+
+def test_the_other_concept_is_the_next_of_the_genre_and_round() -> None:
+    task = build("task", "axbench", {}, protocol=protocol("quick"))
+    beside, every = others(task), {concept.id: concept for concept in task.concepts()}
+    assert beside.keys() == every.keys()
+    for name, other in beside.items():
+        assert other.id != name
+        assert other.genre == every[name].genre
+    texts = [concept for concept in every.values() if concept.genre == "text"]
+    assert [beside[concept.id] for concept in texts] == [*texts[1:], texts[0]]
+    alone = build("task", "axbench", {"concept": texts[0].id}, protocol=protocol("quick"))
+    assert others(alone) == {}
+    assert able(alone, ("related", "adverse")) == ("adverse",)
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [("axbench", "concept"), ("persona", "trait"), ("axbench-suppress", ""), ("refusal", ""), ("constraints", "")],
+)
+def test_only_what_a_judge_rates_for_its_concept_is_looked_at(name: str, axis: str) -> None:
+    assert concept_axis(build("task", name, {}, protocol=protocol("quick"))) == axis
+
+
+def test_the_order_stands_in_the_question_and_the_answer_is_rated_against_the_plain_one() -> None:
+    task = build("task", "axbench", {}, protocol=protocol("standard"))
+    concept = task.concepts()[0]
+    plain, found = task.test(concept), contested(task, concept)
+    assert len(found) == len(plain) // 2 == 3
+    for one, other in zip(plain, found, strict=False):
+        assert other.id == one.id
+        assert other.question == one.instruction
+        assert other.instruction.startswith(one.instruction)
+        assert f"keep strictly off {concept.text}" in other.instruction
+
+
+@pytest.mark.slow
+def test_looking_at_it_changes_no_score_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    plain = ran_on_the_fake(tmp_path / "plain", "none", "diffmean", limit=3)
+    assert not any("specificity" in run.data for run in plain.values())
+    runs = ran_on_the_fake(tmp_path / "looked", "none", "diffmean", limit=3, effects=("related", "adverse"))
+    for name, run in runs.items():
+        for part in ("samples", "metrics", "concepts", "id", "code"):
+            a, b = (json.dumps(one.data[part], sort_keys=True) for one in (run, plain[name]))
+            assert part == "concepts" or a == b
+        assert run.data["counts"]["verdicts"] == plain[name].data["counts"]["verdicts"]
+        found = run.data["specificity"]
+        assert found["related"]["ratings"].keys() == {sample["id"] for sample in run.data["samples"]}
+        assert found["related"]["others"].keys() == run.data["concepts"].keys()
+        assert len(found["adverse"]["samples"]) == len(run.data["concepts"])  # one of quick's three questions
+        assert all("keep strictly off" in sample["instruction"] for sample in found["adverse"]["samples"])
+        assert effects.related(run).keys() == effects.adverse(run).keys() | effects.related(run).keys()
+    (table,) = tables(list(runs.values()))
+    grid = told.grid(table)
+    assert grid is not None
+    assert grid[0].columns == ("method", "overall", "related", "adverse")
+    # What was looked at is not looked at again; what was not is, for that alone.
+    asked = {"backend": "fake", "judge": "likelihood", "limit": 3}
+
+    def states(folder: str, *names: str) -> list[str]:
+        jobs = execute(make(Options(("none",), effects=names, **asked)), tmp_path / folder / "results")  # type: ignore[arg-type]
+        return [job.status for job in jobs]
+
+    assert states("looked", "related", "adverse") == states("looked", "adverse") == states("looked") == ["cached"]
+    assert states("plain", "related") == ["complete"]
+    assert states("plain", "related") == ["cached"]
+
+
+def test_the_columns_are_paired(tmp_path: Path) -> None:
+    def run(method: str, other: list[float], under: list[float]) -> results.Run:
+        names = [f"c{i}" for i in range(6)]
+        samples = [{"id": f"{n}/test/0", "concept": n, "ratings": {"concept": 1.0, "overall": 1.0}} for n in names]
+        again = [dict(s, ratings={"concept": value}) for s, value in zip(samples, under, strict=True)]
+        looked = {
+            "related": {"key": "k", "others": {}, "ratings": {s["id"]: v for s, v in zip(samples, other, strict=True)}},
+            "adverse": {"key": "k", "axis": "concept", "samples": again},
+        }
+        data = {"spec": {"method": method, "judge": "x"}, "samples": samples, "specificity": looked, "concepts": {
+            n: {"test": {"overall": 1.0}} for n in names}}  # fmt: skip
+        return results.Run(tmp_path / method / "run.json", data)
+
+    bare = run("none", [0.1] * 6, [1.0] * 6)
+    lifts = run("lifts", [1.1] * 6, [0.25] * 6)
+    (related,) = told._related([bare, lifts])
+    assert (related.cell(bare), related.cell(lifts)) == ("0.10 [0.10, 0.10]", "+1.00 [+1.00, +1.00]")
+    (adverse,) = told._adverse([bare, lifts])
+    assert (adverse.cell(bare), adverse.cell(lifts)) == ("+0.00 [+0.00, +0.00]", "-0.75 [-0.75, -0.75]")
+    (alone,) = told._related([lifts])
+    assert alone.cell(lifts) == "1.10 [1.10, 1.10]"
+
+
+def test_a_plan_counts_what_is_looked_at() -> None:
+    rules = protocol("standard")
+    task = build("task", "axbench", {}, protocol=rules)
+    made, concepts = build_method("diffmean", {}), len(task.concepts())
+    assert beside(made, rules, task, ()) == Cost()
+    assert beside(made, rules, task, ("related",)) == Cost(ratings=6 * concepts)
+    both = beside(made, rules, task, ("related", "adverse"))
+    assert (both.generations, both.ratings) == (3 * concepts, 9 * concepts)
+    assert both.tokens == 3 * concepts * rules.sampling.max_new_tokens
+    with pytest.raises(UsageError, match="no judge rates a concept of task refusal"):
+        make(Options(("none",), task="refusal", backend="fake", effects=("adverse",)))
+    with pytest.raises(UsageError, match="there is no other concept"):
+        make(Options(("none",), backend="fake", limit=1, effects=("related",)))
+
+
+@pytest.mark.slow
+def test_what_cannot_be_asked_against_an_order_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.backends.fake.backend import FakeBackend
+
+    answer = FakeBackend.generate
+
+    def broken(self: FakeBackend, requests: Any) -> Any:
+        if any("keep strictly off" in str(request.prompt) for request in requests):
+            raise ValueError("too long")
+        yield from answer(self, requests)
+
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(FakeBackend, "generate", broken)
+    runs = ran_on_the_fake(tmp_path, "none", "diffmean", limit=2, effects=("related", "adverse"))
+    assert "under an adverse prompt: generate: ValueError: too long" in capsys.readouterr().err
+    assert all(run.data["specificity"].keys() == {"related"} for run in runs.values())

@@ -35,7 +35,7 @@ from bench.run.jobs import Job
 from bench.run.plan import ADDRESS, Options, Plan, from_file, make
 from bench.run.session import execute, planned
 from bench.run.speed import learn, rates
-from bench.run.spending import Cost, spend, trials
+from bench.run.spending import Cost, beside, spend, trials
 from bench.run.views import answer_tokens, unanswered_by
 
 
@@ -79,7 +79,7 @@ from bench.run.views import answer_tokens, unanswered_by
     "--effects",
     metavar="NAME,NAME,…",
     help="What to look at beside the score, at the picked settings: basics (48 shipped questions), any task of "
-    "lm-eval; none [the preset's: none, basics, basics].",
+    "lm-eval, related (another concept), adverse (an order against the concept); none [quick: none; else those three].",
 )
 @click.option("--include-path", "include", type=click.Path(), help="Folder of your own lm-eval tasks, for --effects.")
 @max_cost_option
@@ -217,7 +217,10 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     jobs = planned(made, folder)
     for job in jobs:
-        bound = spend(job.method, made.protocol, made.task) if job.status in ("cached", "todo") else Cost()
+        bound = Cost()
+        if job.status in ("cached", "todo"):
+            asked_of = (job.method, made.protocol, made.task)
+            bound = spend(*asked_of) + beside(*asked_of, made.looked)
         state = {"status": job.status, "reason": job.reason, "cached": job.status == "cached"}
         rows.append({"method": job.spec.method, "id": job.spec.id} | state | vars(bound))
     todo = [row for row in rows if row["status"] == "todo"]
@@ -299,7 +302,7 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
 
 def _beside(made: Plan, tokens: int) -> list[str]:
     """What is looked at beside the score, and what it costs."""
-    found = []
+    found = [f"{name}: {effects.TOLD[name]}" for name in made.looked]
     named = effects.tasks_of(made.effects)
     if made.benchmarks:
         known = f": {tokens:,} tokens" if tokens else ""

@@ -29,8 +29,8 @@ SMALL = {
     "eine einen einer dem den des im kann wenn auch sich wird werden nach wie ich du wir ihr mich dir mir zum zur über "
     "beschreibe schreibe erkläre warum",
     "Spanish": "el los las de que en un una por con para se del al lo su sus más pero como si cuando muy hay también "
-    "ser es son está están tu uno desde este esta todo sin sobre entre ha han le les nos mis qué cómo eso esa otro otra "
-    "la",
+    "ser es son está están tu uno desde este esta todo sin sobre entre ha han le les nos mis qué cómo eso esa otro "
+    "otra la",
     "French": "le les et des du de que en un une par avec pour se au aux il elle sa ses plus mais comme ou si quand "
     "très aussi être est sont ce cette vous votre dans sur qui ne pas nous tout leur sans son je tu quel quelle la",
     "Italian": "il lo gli le di che un una con da si del della dei è sono come più ma anche questo questa nel "

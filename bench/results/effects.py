@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.core.content import Array
 from bench.results import sidecars
-from bench.results.runs import Run
+from bench.results.runs import Run, pooled, unit_names
 
 METRICS = ("acc", "exact_match")
 """Of a task that has several, the first of these that it has is shown, or else its first."""
@@ -101,3 +101,31 @@ def change(run: Run, what: Asked) -> Change | None:
         items[: len(names)] = [sum(row["changed"].get(name, 0.0) for row in found) / len(found) for name in names]
     mean = sum(row["difference"] for row in found) / len(found)
     return Change(found[0]["bare"], mean, items, n, any(row.get("touched", True) for row in found))
+
+
+# Whether a method moves its concept alone
+
+
+def related(run: Run) -> dict[str, float]:
+    """unit -> how much of another concept its answers show; empty where that was not rated."""
+    found = run.data.get("specificity", {}).get("related")
+    return _by_unit(run, found["ratings"]) if found else {}
+
+
+def adverse(run: Run) -> dict[str, float]:
+    """unit -> the concept's rating under an order against it, less that of the same questions without; empty where they
+    were not asked."""
+    found = run.data.get("specificity", {}).get("adverse")
+    if not found:
+        return {}
+    axis = found["axis"]
+    plain = {sample["id"]: sample["ratings"].get(axis) for sample in run.data["samples"]}
+    both = {sample["id"]: (sample["ratings"].get(axis), plain.get(sample["id"])) for sample in found["samples"]}
+    return _by_unit(run, {name: one - two for name, (one, two) in both.items() if one is not None and two is not None})
+
+
+def _by_unit(run: Run, ratings: Mapping[str, float | None]) -> dict[str, float]:
+    """What intervals resample -> the mean of its samples, where any is rated."""
+    names = unit_names(run.data) or {sample["id"]: sample["concept"] for sample in run.data["samples"]}
+    found = pooled((names[name], value) for name, value in ratings.items() if name in names)
+    return {unit: value for unit, value in found.items() if value is not None}

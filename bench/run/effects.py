@@ -13,10 +13,15 @@ from bench.core.errors import UsageError
 from bench.data.basics import BASICS, basics
 
 NOTHING = "none"
-USUAL: dict[str, tuple[str, ...]] = {"quick": (), "standard": (BASICS,), "paper": (BASICS,)}
+RATED = ("related", "adverse")
+"""Those that the run's own judge rates (`bench.run.specificity`); every other name is a task of lm-eval."""
+USUAL: dict[str, tuple[str, ...]] = {"quick": (), "standard": (BASICS, *RATED), "paper": (BASICS, *RATED)}
 """By preset."""
-RATED: tuple[str, ...] = ()
-"""Those that the run's own judge rates; every other name is a task of lm-eval."""
+TOLD = {
+    "related": "test answers are rated for another concept too",
+    "adverse": "half of the test questions are asked again with an order against the concept",
+}
+"""What each costs, for a plan; its numbers are among the plan's."""
 DOCUMENTS = 100
 """Of each task of lm-eval the first so many are asked: `bench capability` asks all of them."""
 

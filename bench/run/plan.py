@@ -35,7 +35,7 @@ from bench.core.values import Example
 from bench.data.neutral import neutral
 from bench.judges.english import unread
 from bench.results.record import Asked as AskedFor, Plain, Plugin, Spec
-from bench.run import effects
+from bench.run import effects, specificity
 from bench.run.damage import TEXTS, at_most, summed
 from bench.run.engines import EXECUTORS, HOSTED, hosted, make_backend, make_prompter, unable
 from bench.run.faults import definitions, fault, files
@@ -136,6 +136,11 @@ class Plan:
         """What is looked at beside the score, at picked settings."""
         steering = self.task.kind == "steering"
         return effects.wanted(self.options.effects, self.protocol.preset) if steering else ()
+
+    @cached_property
+    def looked(self) -> dict[str, str]:
+        """`related` and `adverse` among them, where the task has what is asked -> what decides each besides the run."""
+        return {name: specificity.key(name) for name in specificity.able(self.task, self.effects)}
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -278,6 +283,12 @@ def make(options: Options) -> Plan:
         for made in named
     )
     plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine, faults=faults, unheard=unheard)
+    if vain := [name for name in options.effects if name in effects.RATED and name not in plan.looked]:
+        raise UsageError(
+            f"effects {','.join(vain)}: no judge rates a concept of task {options.task}"
+            if not specificity.concept_axis(task)
+            else f"effects {','.join(vain)}: there is no other concept in this run"
+        )
     if options.effects and effects.tasks_of(plan.effects) and (why := effects.unable(options.backend)):
         raise UsageError(f"effects {','.join(effects.tasks_of(plan.effects))}: {why}")
     backend, offers = plan.target, offered(task, trains)

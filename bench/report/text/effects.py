@@ -40,7 +40,7 @@ HEADING = "Beside the score: what each method's picked setting does where nobody
 def grid(table: Table) -> tuple[Grid, tuple[str, ...]] | None:
     """The table and its notes."""
     runs = [row.run for row in table.rows]
-    shown = [*_plain(runs, banded(table)), *_asked(runs)]
+    shown = [*_plain(runs, banded(table)), *_related(runs), *_adverse(runs), *_asked(runs)]
     if not shown:
         return None
     rows = [
@@ -53,7 +53,7 @@ def grid(table: Table) -> tuple[Grid, tuple[str, ...]] | None:
 
 def lines(run: Run) -> list[str]:
     """The same of one run, for a terminal."""
-    found = [*_plain([run], not by_question(run.data)), *_asked([run])]
+    found = [*_plain([run], not by_question(run.data)), *_related([run]), *_adverse([run]), *_asked([run])]
     notes = dict.fromkeys(column.note for column in found)
     return [*(f"{column.name}: {column.cell(run)}" for column in found), *(f"({note})" for note in notes)]
 
@@ -81,6 +81,45 @@ def _plain(runs: list[Run], banded: bool) -> list[Column]:
         return shown
 
     return [Column("KL", note, cell("kl", 0.0)), Column("words less likely", note, cell("surprise", None))]
+
+
+def _related(runs: list[Run]) -> list[Column]:
+    """How much of another concept the answers show."""
+    if not any(effects.related(run) for run in runs):
+        return []
+    bare = next((own for run in runs if run.method == "none" and (own := effects.related(run))), None)
+    note = (
+        "related: the same answers, rated for another concept (the next one of the genre)"
+        f"{', less the bare model on the same questions' if bare else ''}: what raises everything raises this too."
+    )
+
+    def cell(run: Run) -> str:
+        own = effects.related(run)
+        if not own:
+            return "–"
+        if bare is None or run.method == "none":
+            return interval(estimate(list(own.values())))
+        both = [unit for unit in own if unit in bare]
+        return interval(estimate([own[unit] - bare[unit] for unit in both]), signed=True)
+
+    return [Column("related", note, cell)]
+
+
+def _adverse(runs: list[Run]) -> list[Column]:
+    """What an order against the concept takes away."""
+    if not any(effects.adverse(run) for run in runs):
+        return []
+    axis = next(run.data["specificity"]["adverse"]["axis"] for run in runs if effects.adverse(run))
+    note = (
+        f"adverse: {axis} where the question ends with an order to keep off the concept, less {axis} on the same "
+        "questions without; near 0, the steering holds against a user who does not want it."
+    )
+
+    def cell(run: Run) -> str:
+        own = effects.adverse(run)
+        return interval(estimate(list(own.values())), signed=True) if own else "–"
+
+    return [Column("adverse", note, cell)]
 
 
 def _asked(runs: list[Run]) -> list[Column]:
