@@ -13,7 +13,7 @@ from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval
 from bench.results import damage, effects
 from bench.results.runs import Run, by_question
-from bench.results.tables import Table, banded, with_band
+from bench.results.tables import Table, banded, with_band, within
 from bench.stats.intervals import estimate
 
 UNTOUCHED = "untouched by construction"
@@ -98,9 +98,9 @@ def _related(runs: list[Run]) -> list[Column]:
         if not own:
             return "–"
         if bare is None or run.method == "none":
-            return interval(estimate(list(own.values())))
+            return interval(within(estimate(list(own.values())), run.data.get("scale", 2.0)))
         both = [unit for unit in own if unit in bare]
-        return interval(estimate([own[unit] - bare[unit] for unit in both]), signed=True)
+        return _less(run, [own[unit] - bare[unit] for unit in both])
 
     return [Column("related", note, cell)]
 
@@ -117,9 +117,15 @@ def _adverse(runs: list[Run]) -> list[Column]:
 
     def cell(run: Run) -> str:
         own = effects.adverse(run)
-        return interval(estimate(list(own.values())), signed=True) if own else "–"
+        return _less(run, list(own.values())) if own else "–"
 
     return [Column("adverse", note, cell)]
+
+
+def _less(run: Run, differences: list[float]) -> str:
+    """The mean of differences of ratings, its interval cut to what they can be."""
+    found, most = estimate(differences), run.data.get("scale", 2.0)
+    return interval(replace(found, low=max(found.low, -most), high=min(found.high, most)), signed=True)
 
 
 def _asked(runs: list[Run]) -> list[Column]:
