@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.table import Column, Table as Grid
 
 from bench.cli.console import Console
-from bench.report.text import leaderboard
+from bench.report.text import effects, leaderboard
 from bench.results.tables import Table
 
 WRAPS = "surface"
@@ -34,6 +34,19 @@ def show(table: Table, console: Console, title: str = "") -> None:
 def notes(table: Table, console: Console) -> None:
     """Print what a reader must know of a table, by line."""
     for note in leaderboard.notes(table):
+        console.print(f"- {note}", soft_wrap=not console.is_terminal)
+
+
+def beside(table: Table, console: Console) -> None:
+    """Print what was looked at beside the score, where anything was."""
+    if not (found := effects.grid(table)):
+        return
+    shown, notes = found
+    grid = Grid(*shown.columns, title=effects.HEADING)
+    for row in shown.rows:
+        grid.add_row(*row)
+    console.print(grid)
+    for note in notes:
         console.print(f"- {note}", soft_wrap=not console.is_terminal)
 
 

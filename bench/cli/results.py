@@ -32,7 +32,7 @@ from bench.core.paths import default_results, scratch
 from bench.core.registry import table
 from bench.overhead.summary import summary
 from bench.report.build import build, publish as publish_report, refuse_foreign
-from bench.report.text import damage, leaderboard, monitors
+from bench.report.text import effects, leaderboard, monitors
 from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
 from bench.results.last import last
@@ -66,7 +66,7 @@ def _show(name: str, concept: str | None, limit: int, folder: Path | None, as_js
         return
     console = _headed(run)
     console.print("  ".join(f"{axis} {run.data['metrics'][axis]}" for axis in run.data["axes"]))
-    for line in (*damage.lines(run), *monitors.lines(run)):
+    for line in (*effects.lines(run), *monitors.lines(run)):
         console.print(line)
     if spoken := leaderboard.spoken_to(run):
         console.print(spoken)

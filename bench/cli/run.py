@@ -23,17 +23,19 @@ from bench.core.errors import BenchError, UsageError, named
 from bench.core.escape import printable
 from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
+from bench.measure import columns
 from bench.report import page
 from bench.report.build import build, refuse_foreign
 from bench.results import hypotheses
 from bench.results.last import remember
 from bench.results.runs import Run, read as read_run
 from bench.results.tables import tables
+from bench.run import effects
 from bench.run.jobs import Job
 from bench.run.plan import ADDRESS, Options, Plan, from_file, make
 from bench.run.session import execute, planned
 from bench.run.speed import learn, rates
-from bench.run.spending import Cost, spend, trials
+from bench.run.spending import Cost, beside, spend, trials
 from bench.run.views import answer_tokens, unanswered_by
 
 
@@ -73,6 +75,13 @@ from bench.run.views import answer_tokens, unanswered_by
     metavar="N",
     help="Plain answers to read under each setting, for what it does where nobody asked [the preset's: 0, 8, 16].",
 )
+@click.option(
+    "--effects",
+    metavar="NAME,NAME,…",
+    help="What to look at beside the score, at the picked settings: basics (48 shipped questions), any task of "
+    "lm-eval, related (another concept), adverse (an order against the concept); none [quick: none; else those three].",
+)
+@click.option("--include-path", "include", type=click.Path(), help="Folder of your own lm-eval tasks, for --effects.")
 @max_cost_option
 @click.option(
     "--max-unscored",
@@ -118,6 +127,8 @@ def run(
         given["methods"] = methods
     if "coefficients" in given:
         given["coefficients"] = cast(given["coefficients"], tuple[float, ...], "--coefficients")
+    if isinstance(names := given.get("effects"), str):
+        given["effects"] = tuple(name.strip() for name in names.split(",") if name.strip())
     params = dict(given.get("params", {}))
     filed = set(params) if config else set[str]()
     for text in param:
@@ -137,6 +148,7 @@ def run(
         raise UsageError("no method of this run can be made: the reasons stand above")
     if dry_run:
         return
+    columns.check(plan)  # before hours of work
     if config and not yes and any(row["status"] == "todo" for row in summary["runs"]):
         _consent(config, plan, {role for role in plan.sent if flags[role] is None}, filed)
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
@@ -146,6 +158,7 @@ def run(
     jobs: list[Job] = []
     try:
         jobs = execute(plan, results, bars, lambda jobs: reports.update(provisional(jobs)))
+        columns.measure(plan, jobs, say, bars)
         failed = outcome(jobs, results, as_json, plan.options.max_unscored)
     finally:  # an interrupt too: a page that is open and whose last report was not made looks for no newer one then
         for folder in reports:
@@ -204,7 +217,10 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     jobs = planned(made, folder)
     for job in jobs:
-        bound = spend(job.method, made.protocol, made.task) if job.status in ("cached", "todo") else Cost()
+        bound = Cost()
+        if job.status in ("cached", "todo"):
+            asked_of = (job.method, made.protocol, made.task)
+            bound = spend(*asked_of) + beside(*asked_of, made.looked)
         state = {"status": job.status, "reason": job.reason, "cached": job.status == "cached"}
         rows.append({"method": job.spec.method, "id": job.spec.id} | state | vars(bound))
     todo = [row for row in rows if row["status"] == "todo"]
@@ -217,9 +233,10 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
     settings = sum(trials(job.method, made.protocol) for job in jobs if job.status == "todo")
     texts = round(sum(len(text.response) + len(text.instruction) for text in made.neutral_texts) / CHARACTERS)
     total["read"] = settings * len(made.task.concepts()) * texts  # bare they are read once a batch
+    asked = len(todo) * len(made.task.concepts()) * effects.reading(made.benchmarks, CHARACTERS)
     speed = rates()
     units = {"fit": "fits", "train": "train_tokens", "generate": "tokens", "rate": "ratings", "read": "read"}
-    seconds = sum(total[name] / speed[unit] for unit, name in units.items())
+    seconds = sum(total[name] / speed[unit] for unit, name in units.items()) + asked / speed["read"]
     first = made.specs[0]
     length = first.protocol.sampling.max_new_tokens
     judging = dict(made.judge.estimate(total["ratings"], length)) if total["ratings"] else {}
@@ -252,6 +269,8 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
             say(f"{row['method']}: {row['status']}: {row['reason']}")
     if made.model.trusted:
         say(f"warning: Python code in the folder of {first.model} will run on this machine, as its author wrote it")
+    if made.unheard:
+        say(made.unheard)
     if made.engine:
         say(made.engine)
     if made.options.executor == "ray":
@@ -261,6 +280,8 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         say(threads.chosen()[1])
     if read := total["read"]:
         say(f"{len(made.neutral_texts)} plain answers are read under each setting: {read:,} tokens")
+    for line in _beside(made, asked):
+        say(line)
     for role, place in made.sent.items():
         say(f"{role}: texts go to {place}")
     if judging:
@@ -277,6 +298,19 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         "results": str(where),
     }
     return found | ({"judging": judging} if judging else {})
+
+
+def _beside(made: Plan, tokens: int) -> list[str]:
+    """What is looked at beside the score, and what it costs."""
+    found = [f"{name}: {effects.TOLD[name]}" for name in made.looked]
+    named = effects.tasks_of(made.effects)
+    if made.benchmarks:
+        known = f": {tokens:,} tokens" if tokens else ""
+        rest = f", of lm-eval's tasks the first {effects.DOCUMENTS} documents each" if set(named) - {"basics"} else ""
+        found.append(f"under each picked setting {', '.join(named)} asked{known}{rest}")
+    elif named:
+        found.append(f"{', '.join(named)}: not asked: {effects.unable(made.options.backend)}")
+    return found
 
 
 def provisional(jobs: Sequence[Job]) -> list[Path]:
@@ -318,6 +352,7 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
     for table in tables(shown):
         board.show(table, console)
         board.notes(table, console)
+        board.beside(table, console)
     fresh, answers = sum(job.fresh for job in jobs), sum(job.answers for job in jobs)
     kept = f", {answers - fresh} taken as they were kept" if answers > fresh else ""
     err.print(

@@ -10,8 +10,10 @@ import dataclasses
 import importlib.metadata
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from bench.core.settings import known
 from bench.core.steering import Steering
 from bench.core.store import write_json
 from bench.core.values import Completion, Example, Request, Sampling
+from bench.data.basics import BASICS, PATH, basics
 from bench.data.neutral import neutral
 from bench.results import provenance, sidecars
 from bench.run.export import strengths
@@ -37,6 +40,18 @@ if TYPE_CHECKING:
 
 ORDERS = (1, 2, 3)
 """Lengths of the n-grams whose share of distinct ones is reported."""
+CONFIG = {
+    "task": BASICS,
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": str(PATH)}},
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{question}}",
+    "doc_to_choice": "{{options}}",
+    "doc_to_target": "answer",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+"""The shipped questions as a task of lm-eval."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,8 @@ class Settings:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers besides the model: names, settings, version, the local tasks' files."""
+        """What decides the numbers besides the model: names, settings, version, the local tasks' files, the shipped
+        questions."""
         files = sorted(p for p in self.include.rglob("*") if p.is_file()) if self.include else []
         return {
             "tasks": list(self.tasks),
@@ -60,20 +76,69 @@ class Settings:
             "chat": self.chat,
             "lm_eval": importlib.metadata.version("lm-eval"),
             "include": digest({p.name: p.read_bytes().hex() for p in files}) if files else "",
+            **({"basics": digest(basics())} if BASICS in self.tasks else {}),
         }
+
+    @cached_property
+    def loaded(self) -> tuple[Any, list[Any]]:
+        """lm-eval's index, and the tasks with their documents.
+
+        Raises UsageError where lm-eval or a task is not there, BenchError where a task's documents cannot be had.
+        """
+        try:
+            from lm_eval.tasks import TaskManager
+        except ImportError as error:
+            raise UsageError(f"lm-eval is not here: pip install 'steer-or-prompt[eval]' ({error})") from error
+        include = str(self.include) if self.include else None
+        names = [name for name in self.tasks if name != BASICS]
+        # Its own index of some ten thousand tasks takes ten seconds: only where a name is not in the user's folder.
+        manager = TaskManager(include_path=include, include_defaults=False)
+        own = manager.all_tasks
+        if not all(manager.match_tasks([name]) for name in names):
+            manager = TaskManager(include_path=include)
+        for name in names:
+            if not manager.match_tasks([name]):
+                raise UsageError(f"lm-eval has no task {name!r}: {suggest(name, own or manager.all_tasks)}")
+        with _theirs(self.tasks):
+            found = manager.load([CONFIG if name == BASICS else name for name in self.tasks])
+            return manager, [*found["groups"].values(), *_single(found)]
+
+
+def _single(found: Mapping[str, Any]) -> list[Any]:
+    """The loaded tasks that are in no group."""
+    grouped = {task.task_name for group in found["groups"].values() for task in group.get_all_tasks()}
+    return [task for name, task in found["tasks"].items() if name not in grouped]
+
+
+@contextmanager
+def _theirs(tasks: Sequence[str]) -> Iterator[None]:
+    """A failure of a task's own code, or of its data's hub, as one line."""
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise BenchError(f"lm-eval on {', '.join(tasks)}: {type(error).__name__}: {reason}") from error
 
 
 class Capability:
-    """The steerings behind a run's number, as picked or at another coefficient, on the run's model."""
+    """The steerings behind a run's number, as picked or at another coefficient, on the run's model, or on `lm` where
+    that is there already."""
 
     def __init__(
-        self, run: results.Run, concept: str = "", coefficient: float | None = None, tell: Callable[[str], None] = print
+        self,
+        run: results.Run,
+        concept: str = "",
+        coefficient: float | None = None,
+        tell: Callable[[str], None] = print,
+        lm: HFBackend | None = None,
     ) -> None:
         self.run, self.tell = run, tell
         found = strengths(run, concept, coefficient)
         from bench.backends.hf.backend import HFBackend
 
-        self.lm = HFBackend(found.model, run.data["spec"]["dtype"])
+        self.lm = lm or HFBackend(found.model, run.data["spec"]["dtype"])
         self.coefficients, self.steerings = found.coefficients, found.steerings
 
     def side_effects(self) -> list[dict[str, Any]]:
@@ -178,42 +243,30 @@ def _kept(
 
 
 def evaluate(lm: HFBackend, steering: Steering, settings: Settings) -> dict[str, Any]:
-    """task -> metric -> value, stderr, and one value a document where lm-eval has them."""
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
+    """task -> metric -> value, stderr, one value a document where lm-eval has them, and whether the steering touched
+    anything at all."""
+    manager, tasks = settings.loaded
+    from lm_eval import simple_evaluate
 
-        from bench.measure.lm_eval import BenchLM
-    except ImportError as error:
-        raise UsageError(f"--tasks needs lm-eval: pip install 'steer-or-prompt[eval]' ({error})") from error
-    include = str(settings.include) if settings.include else None
-    # Its own index of some ten thousand tasks takes ten seconds: only where a name is not in the user's folder.
-    manager = TaskManager(include_path=include, include_defaults=False)
-    own = manager.all_tasks
-    if not all(manager.match_tasks([name]) for name in settings.tasks):
-        manager = TaskManager(include_path=include)
-    for name in settings.tasks:
-        if not manager.match_tasks([name]):
-            raise UsageError(f"lm-eval has no task {name!r}: {suggest(name, own or manager.all_tasks)}")
-    try:
+    from bench.measure.lm_eval import BenchLM
+
+    model = BenchLM(lm, steering)
+    with _theirs(settings.tasks), redirect_stderr(StringIO()):  # a bar and warnings for each steering
         found = simple_evaluate(
-            BenchLM(lm, steering),
-            tasks=list(settings.tasks),
+            model,
+            tasks=tasks,
             limit=settings.limit,
             num_fewshot=settings.shots,
             apply_chat_template=settings.chat,
-            task_manager=manager,
+            task_manager=manager,  # else it reads its own index each time
             bootstrap_iters=1000,
         )
-    except BenchError:
-        raise
-    except Exception as error:  # a task's own code, its data's hub
-        reason = str(error).strip().split("\n")[0][:200]
-        raise BenchError(f"lm-eval on {', '.join(settings.tasks)}: {type(error).__name__}: {reason}") from error
-    return {task: _metrics(row, found["samples"].get(task, [])) for task, row in found["results"].items()}
+    return {
+        task: _metrics(row, found["samples"].get(task, []), model.touched) for task, row in found["results"].items()
+    }
 
 
-def _metrics(row: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _metrics(row: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], touched: bool) -> dict[str, Any]:
     metrics = {}
     for name, value in row.items():
         metric, comma, filtered = name.partition(",")
@@ -226,6 +279,7 @@ def _metrics(row: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> di
             "value": float(value),
             "stderr": float(error) if isinstance(error, int | float) else None,
             "documents": numbers if len(numbers) == len(values) else {},
+            "touched": touched,
         }
     return metrics
 
@@ -241,10 +295,12 @@ def contrast(bare: Mapping[str, Any], steered: Mapping[str, Any]) -> dict[str, A
             row |= {"steered": after["value"], "steered_stderr": after["stderr"]}
             own, other = after["documents"], before["documents"]
             row |= {"difference": after["value"] - before["value"], "difference_stderr": None, "n": len(own)}
+            row["touched"] = after.get("touched", True)
             if len(own) > 1 and own.keys() == other.keys():
                 pairs = np.array([own[k] - other[k] for k in own])
                 if math.isclose(pairs.mean(), row["difference"], abs_tol=1e-6):  # the metric is a mean over documents
                     row["difference_stderr"] = float(pairs.std(ddof=1) / math.sqrt(len(pairs)))
+                    row["changed"] = {k: round(own[k] - other[k], 6) for k in own if own[k] != other[k]}
             found[task][name] = row
     return found
 

@@ -70,6 +70,8 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
             raise UsageError("lm-eval asks under one prompt, and this steering mixes two: take coefficient 1 or 0")
         self.inside = replace(self.steering, prompt=Prompt(), mix=None)
         self.templated = False
+        self.touched = self.steering.prompt != Prompt() or bool(self.steering.deltas or self.steering.embeds)
+        """Whether anything that was asked so far could be another than without steering."""
         self._device = devices.of(self.lm.model)
         self.batch_size = self.lm.batch
 
@@ -147,6 +149,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
             prompts.append(prompt[-room:])
             targets.append(target)
         found = dict(self.lm.score(prompts, targets, [Request("", self.inside)] * len(prompts)))
+        self.touched |= any(any(one.positions_edited) for one in found.values())
         return [(found[i].total, found[i].greedy) for i in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -187,6 +190,7 @@ class BenchLM(TemplateLM):  # type: ignore[misc]
         for stop, own in groups.items():
             answers = self.lm.write([ids for _, ids, _ in own], [request for *_, request in own], stop)
             for k, answer in answers:
+                self.touched |= any(answer.positions_edited)
                 found[own[k][0]] = postprocess_generated_text(answer.text, list(stop), None)
         return [found[i] for i in range(len(requests))]
 

@@ -21,6 +21,7 @@ from bench.core.registry import build
 from bench.core.settings import known
 from bench.core.store import write_json
 from bench.core.values import Completion, Sample, Sampling
+from bench.judges.english import unread
 from bench.judges.instrument import Instrument
 from bench.results import provenance, second_judge
 from bench.results.record import VERSION
@@ -83,6 +84,7 @@ def rejudge(
                     advance(len(run.data["samples"]))
                 else:
                     task = task_of(run)
+                    unread(judge, task)
                     if not prepared:
                         instrument.prepare([train.limited(sequences) for train in task.calibration()])
                         prepared = True

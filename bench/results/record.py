@@ -107,6 +107,29 @@ class Found(TypedDict):
     the others; None where none is so mild."""
 
 
+class Related(TypedDict):
+    """What test answers show of another concept (`bench.run.specificity`)."""
+
+    key: Name
+    others: dict[str, str]
+    """concept -> the other that its answers were rated for."""
+    ratings: Ratings
+    """By sample."""
+
+
+class Adverse(TypedDict):
+    """Answers to the first test questions, each by its id, with an order against their concept."""
+
+    key: Name
+    axis: Name
+    samples: list[Sample]
+
+
+class Specificity(TypedDict):
+    related: NotRequired[Related]
+    adverse: NotRequired[Adverse]
+
+
 class Drawing(TypedDict):
     max_new_tokens: Count
     temperature: float
@@ -223,6 +246,7 @@ class RunRecord(TypedDict):
     withholds: NotRequired[list[Name]]
     source: NotRequired[str]
     neutral: NotRequired[Plain]
+    specificity: NotRequired[Specificity]
     timings: NotRequired[dict[str, float]]
     calibration: NotRequired[dict[str, Any]]
     asked: NotRequired[Asked]
@@ -422,6 +446,10 @@ def agrees(data: Mapping[str, Any]) -> None:
                 raise Misfit(f"is {limit!r}, which is no number", "concepts", name, "at_most")
             within(equal, limit, scale, ("concepts", name, "at_most"))
     rated(data["samples"], concepts, scale)
+    looked = data.get("specificity", {})
+    rated(looked.get("adverse", {}).get("samples", ()), concepts, scale)
+    for name in (own := looked.get("related", {}).get("ratings", {})):
+        within(own, name, scale, ("specificity", "related", "ratings"))
 
 
 def opined(data: Mapping[str, Any], run: Mapping[str, Any]) -> None:

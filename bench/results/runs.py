@@ -69,14 +69,22 @@ def place(spec: RunSpec, root: Path) -> Path:
     return root / spec.task / spec.model / f"{spec.method}-{spec.id}" / "run.json"
 
 
-def find(spec: RunSpec, code: str, folder: Path | None, reading: Mapping[str, Any] | None = None) -> Path | None:
-    """A finished run of this spec made by this code, if there is one; `reading` says which plain answers it read."""
+def find(
+    spec: RunSpec,
+    code: str,
+    folder: Path | None,
+    reading: Mapping[str, Any] | None = None,
+    looked: Mapping[str, str] | None = None,
+) -> Path | None:
+    """A finished run of this spec made by this code, if there is one; `reading` says which plain answers it read, and
+    `looked` what it looked at beside the score (name -> key)."""
     for root in [folder] if folder else [default_results(), scratch()]:
         path = place(spec, root)
         try:
             if not path.is_file() or (run := read(path)).code != code or run.data["counts"].get("unanswered"):
                 continue
-            if reading in (None, run.data.get("neutral")):
+            beside = {name: found["key"] for name, found in run.data.get("specificity", {}).items()}
+            if reading in (None, run.data.get("neutral")) and (looked or {}).items() <= beside.items():
                 return path
         except BenchError:
             continue  # a damaged run is made again

@@ -23,6 +23,7 @@ from bench.run.damage import LIMITS, Damage, at_most
 from bench.run.faults import definitions
 from bench.run.fits import Kept
 from bench.run.plan import Plan
+from bench.run.specificity import concept_axis, others
 from bench.run.strength import Strength
 from bench.run.trials import Trial
 
@@ -51,6 +52,10 @@ class Job:
     """What each concept's vector foretold (`bench.run.monitor`)."""
     damage: dict[str, dict[Trial, Damage]] | None = None
     """concept -> what each setting tried does to plain answers, if they were read."""
+    related: dict[str, float | None] = field(default_factory=dict)
+    """sample -> how much of another concept its answer shows, if that was rated (`bench.run.specificity`)."""
+    adverse: list[dict[str, Any]] = field(default_factory=list)
+    """Answers to questions with an order against their concept, if they were asked."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of detection, by concept."""
     verdicts: int = 0
@@ -73,7 +78,8 @@ class Job:
 
     def clear(self) -> None:
         """Let go of fits, questions and answers: they are recorded, or will not be."""
-        for kept in (self.by_seed, self.select, self.rows, self.tried, self.tested, self.monitors):
+        kept_of = (self.by_seed, self.select, self.rows, self.tried, self.tested, self.monitors)
+        for kept in (*kept_of, self.related, self.adverse):
             kept.clear()
         self.damage = None
 
@@ -172,6 +178,7 @@ def record(job: Job, plan: Plan, strength: Strength, timings: Mapping[str, float
         "counts": counts,
         "timings": dict(timings),
         **({"neutral": plan.reading} if job.damage is not None else {}),
+        **_specificity(job, plan),
         "axes": list(axes),
         "scale": plan.task.scale,
         "source": plan.model.source,
@@ -204,6 +211,22 @@ def _damage(job: Job, concept: Concept, plan: Plan) -> dict[str, Any]:
     equal = {f"{limit:g}": at_most(tried, questions, found, limit, plan.protocol) for limit in LIMITS}
     each = [{"candidate": t.candidate, "coefficient": t.coefficient} | vars(damage) for t, damage in found.items()]
     return {"damage": each, "at_most": equal}
+
+
+def _specificity(job: Job, plan: Plan) -> dict[str, Any]:
+    """What the answers show of another concept, and what is left of their own under an order against it."""
+    found: dict[str, Any] = {}
+    if job.related:
+        beside = {name: other.id for name, other in others(plan.task).items()}
+        rated = {name: None if value is None else round(value, 4) for name, value in job.related.items()}
+        found["related"] = {"key": plan.looked["related"], "others": beside, "ratings": rated}
+    if job.adverse:
+        found["adverse"] = {
+            "key": plan.looked["adverse"],
+            "axis": concept_axis(plan.task),
+            "samples": list(job.adverse),
+        }
+    return {"specificity": found} if found else {}
 
 
 def _ratio(job: Job, concept: Concept, pick: Trial, strength: Strength) -> float | None:

@@ -33,7 +33,9 @@ from bench.core.protocol import ELSEWHERE, USUAL_TASK, Protocol, RunSpec, protoc
 from bench.core.settings import cast
 from bench.core.values import Example
 from bench.data.neutral import neutral
+from bench.judges.english import unread
 from bench.results.record import Asked as AskedFor, Plain, Plugin, Spec
+from bench.run import effects, specificity
 from bench.run.damage import TEXTS, at_most, summed
 from bench.run.engines import EXECUTORS, HOSTED, hosted, make_backend, make_prompter, unable
 from bench.run.faults import definitions, fault, files
@@ -82,6 +84,10 @@ class Options:
     """How many workers; 0: one for each device of the cluster."""
     damage: int = -1
     """Plain answers to read under every setting, for what it does where nobody asked; -1: the preset's."""
+    effects: tuple[str, ...] = ()
+    """What to look at beside the score, by name (`bench.run.effects`); without one: what the preset does."""
+    include: str = ""
+    """Folder of the user's own lm-eval tasks."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ class Plan:
     """Why each method cannot run; "" where it can."""
     faults: tuple[str, ...] = ()
     """What each method's own code ends in before anything is run; "" where nothing."""
+    unheard: str = ""
+    """What a judge of English alone cannot read of the task; "" where nothing."""
 
     @property
     def protocol(self) -> Protocol:
@@ -122,6 +130,23 @@ class Plan:
         """How many those are, and the digest of them and of what sums them up."""
         texts = self.neutral_texts
         return {"texts": len(texts), "digest": digest(texts, code_digest(summed, at_most))}
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """What is looked at beside the score, at picked settings."""
+        steering = self.task.kind == "steering"
+        return effects.wanted(self.options.effects, self.protocol.preset) if steering else ()
+
+    @cached_property
+    def looked(self) -> dict[str, str]:
+        """`related` and `adverse` among them, where the task has what is asked -> what decides each besides the run."""
+        return {name: specificity.key(name) for name in specificity.able(self.task, self.effects)}
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """lm-eval's tasks among them; none where it cannot be asked (`bench.run.effects.unable`)."""
+        found = effects.tasks_of(self.effects)
+        return found if found and not effects.unable(self.options.backend) else ()
 
     @cached_property
     def target(self) -> Backend:
@@ -186,6 +211,8 @@ def make(options: Options) -> Plan:
         raise UsageError(f"unknown executor {options.executor!r}: {suggest(options.executor, EXECUTORS)}")
     if not -1 <= options.damage <= (most := len(neutral())):
         raise UsageError(f"damage = {options.damage}: from 0 to {most} plain answers, or -1 for the preset's")
+    if options.include and not Path(options.include).is_dir():
+        raise UsageError(f"include = {options.include}: no folder of lm-eval tasks there")
     if options.workers < 0 or (options.executor == "local" and (options.workers or options.ray_address)):
         raise UsageError("--workers and --ray-address are for --executor ray, and workers are 0 or more")
     if options.backend != "auto":
@@ -216,6 +243,7 @@ def make(options: Options) -> Plan:
         task = registry.build("task", options.task, task_params, protocol=rules)
         if problem := untyped(task):
             raise BenchError(f"task {options.task}: {problem} ({defined(asking)})")
+        unheard = unread(options.judge, task)
     usual = {
         f.name for f in dataclasses.fields(task) if getattr(task, f.name) == f.default
     }  # said or not, the same run
@@ -254,7 +282,15 @@ def make(options: Options) -> Plan:
         )
         for made in named
     )
-    plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine, faults=faults)
+    plan = Plan(options, model, task, judge, methods, specs, asked, purse, engine, faults=faults, unheard=unheard)
+    if vain := [name for name in options.effects if name in effects.RATED and name not in plan.looked]:
+        raise UsageError(
+            f"effects {','.join(vain)}: no judge rates a concept of task {options.task}"
+            if not specificity.concept_axis(task)
+            else f"effects {','.join(vain)}: there is no other concept in this run"
+        )
+    if options.effects and effects.tasks_of(plan.effects) and (why := effects.unable(options.backend)):
+        raise UsageError(f"effects {','.join(effects.tasks_of(plan.effects))}: {why}")
     backend, offers = plan.target, offered(task, trains)
     blocks = blocks_of(model, backend)
     lacks = (

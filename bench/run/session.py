@@ -57,11 +57,13 @@ from bench.run.identity import code_of
 from bench.run.jobs import Ask, Job, Said, ratings, record, row, tried
 from bench.run.monitor import reading
 from bench.run.plan import Plan
-from bench.run.spending import spend
+from bench.run.specificity import concept_axis, contested, others, related
+from bench.run.spending import beside, spend
 from bench.run.steerings import Steerings
 from bench.run.support import check_disk
 from bench.run.task_contract import checked, refuse, scored
 from bench.run.trials import (
+    AGAIN,
     Trial,
     best,
     continued,
@@ -100,7 +102,7 @@ def planned(plan: Plan, folder: Path | None = None) -> list[Job]:
     for job, why, wrong in zip(jobs, plan.lacks, plan.faults, strict=True):
         if wrong:
             job.status, job.reason = "failed", wrong
-        elif found := results.find(job.spec, job.code, folder, reading):
+        elif found := results.find(job.spec, job.code, folder, reading, plan.looked):
             job.status, job.path = "cached", found
         elif why:
             job.status, job.reason = "unsupported", why
@@ -121,7 +123,8 @@ def execute(
     jobs = planned(plan, folder)
     todo = [job for job in jobs if job.status == "todo"]
     if todo:
-        bounds = [spend(job.method, plan.protocol, plan.task) for job in todo]
+        parts = [(job.method, plan.protocol, plan.task) for job in todo]
+        bounds = [spend(*own) + beside(*own, plan.looked) for own in parts]
         check_disk(sum(bound.generations + bound.ratings for bound in bounds), [folder] if folder else [])
         if any(bound.ratings for bound in bounds):
             plan.judge.check(ask=True)
@@ -262,6 +265,7 @@ class Session:
                 job.picked = {concept: best(trials, self.rules) for concept, trials in job.select.items()}
             self._answer(live, "test")
             self._watch([job for job in live if job.status == "todo"])
+            self._look([job for job in live if job.status == "todo"])
             self._harm([job for job in live if job.status == "todo"])
         for job in jobs:
             if job.status == "todo":
@@ -477,6 +481,55 @@ class Session:
                     found = reading(self.context, steering, [samples[i] for i in own], [ratings[i] for i in own])
                     if found:
                         job.monitors[concept.id] = found
+
+    def _look(self, jobs: list[Job]) -> None:
+        """Rate test answers for another concept, and answers to questions with an order against their own."""
+        items: list[Item] = []
+        owners: list[tuple[Job, str, dict[str, Any]]] = []
+        if "related" in self.plan.looked:
+            beside = others(self.task)
+            for job in jobs:
+                for name, item in related(job.rows, beside).items():
+                    items.append(item)
+                    owners.append((job, name, {}))
+        if "adverse" in self.plan.looked:
+            for ask, output in self._contested(jobs):
+                found = row(ask, output, {})
+                if output.spoken is not None:
+                    items.append(Item("concept", ask.sample.concept, ask.sample.question, output.spoken))
+                    owners.append((ask.job, ask.sample.id, found))
+        if not items:
+            return
+        with self._stage("judge (beside the score)", len(items)) as advance:
+            verdicts = rate(self.judge, items, self.judgements, advance)
+        self.judge.release()
+        for (job, name, answer), verdict in zip(owners, verdicts, strict=True):
+            job.unanswered += verdict.transient
+            if answer:
+                job.adverse.append(answer | ratings({concept_axis(self.task): verdict}))
+            else:
+                job.related[name] = verdict.value
+
+    def _contested(self, jobs: Sequence[Job]) -> list[tuple[Ask, Completion]]:
+        """Answers to the first test questions with an order against their concept, at the picked settings."""
+        due: list[Ask] = []
+        for job in jobs:
+            own: list[Ask] = []
+            with self._guard(job, "steering"):
+                own = [
+                    ask
+                    for concept in self.concepts
+                    for ask in self._asks(job, concept, contested(self.task, concept), "test", Said())
+                    if AGAIN not in ask.sample.id
+                ]
+            due += own if job.status == "todo" else []
+        with self._stage("generate (adverse)", len(due)) as advance:
+            answered = self._outputs(due, advance)
+        found = [(ask, out) for ask, out in zip(due, answered, strict=True) if out and ask.job.status == "todo"]
+        for job in (job for job in jobs if job.status == "failed"):  # its score is as good as it is
+            self.context.log(f"bench: what is left of {job.method.name} under an adverse prompt: {job.reason}")
+            job.status, job.reason = "todo", ""
+        return found
 
     def _harm(self, jobs: list[Job]) -> None:
         """Read plain answers under every setting that was tried. Where that cannot be read the run is as good as it is,

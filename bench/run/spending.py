@@ -5,10 +5,12 @@ Invariant: an upper bound under the preset's budgets; stored rows are not paid a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import astuple, dataclass
 
 from bench.core.interfaces import Method, Monitored, Task
 from bench.core.protocol import Protocol
+from bench.run.specificity import contested
 from bench.run.trials import fits, repeats
 
 
@@ -25,6 +27,9 @@ class Cost:
     ratings: int = 0
     train_rows: int = 0
     train_tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
 
 
 def spend(made: Method, rules: Protocol, task: Task) -> Cost:
@@ -46,6 +51,17 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     tokens = drawn * rules.sampling.max_new_tokens + written
     ratings = open_ended * (task.ratings or len(task.axes)) + watched if task.rated else 0
     return Cost(several, drawn + options + drafts, tokens, ratings + learnt, *trained)
+
+
+def beside(made: Method, rules: Protocol, task: Task, names: Collection[str]) -> Cost:
+    """What `related` and `adverse` ask besides (`bench.run.specificity`): ratings, and the answers of the latter."""
+    if not names:
+        return Cost()
+    plain = [s for concept in task.concepts() for s in task.test(concept) if s.kind == "generate" and s.turn <= 1]
+    asked = sum(len(contested(task, concept)) for concept in task.concepts()) if "adverse" in names else 0
+    drawn = asked * made.samples_per_prompt(rules.budget)
+    ratings = asked + (len(plain) if "related" in names else 0)
+    return Cost(generations=drawn, tokens=drawn * rules.sampling.max_new_tokens, ratings=ratings)
 
 
 def trials(made: Method, rules: Protocol) -> int:

@@ -1,4 +1,4 @@
-"""What methods do where nobody asked for it, below a table: to the words of plain answers, and at equal damage.
+"""How well methods do where they may do no more than so much to plain answers, below a table.
 
 Invariant: scores at equal damage are of the select split, where every setting was tried; no question chooses the
 setting it is scored under.
@@ -6,50 +6,20 @@ setting it is scored under.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval
 from bench.results import damage
-from bench.results.runs import Run, by_question
+from bench.results.runs import Run
 from bench.results.tables import Table, banded, with_band, within
 from bench.stats.intervals import estimate
 from bench.stats.significance import paired
 
 
 def sections(table: Table) -> list[Section]:
-    """Both tables; none where no run read plain answers."""
+    """Scores at equal damage; none where no run read plain answers."""
     read = damage.same([row.run for row in table.rows])
     names = {id(row.run): row.name for row in table.rows}
-    moved = [(names[id(run)], *cells) for run in read if (cells := _moved(run, banded(table)))]
-    if not moved:
-        return []
-    texts = read[0].data["neutral"]["texts"]
-    heading = (
-        f"What each method's picked setting (of its first fit) does to {texts} plain answers to plain questions: "
-        "KL(steered || bare), and how much less likely the answers' own words became. Nats a token, mean over concepts:"
-    )
-    columns = ("method", "KL", "words less likely")
-    return [Section(heading, (Grid(columns, tuple(moved)),)), *_equal(table, read, names)]
-
-
-def lines(run: Run) -> list[str]:
-    """The same of one run's picked settings, for a terminal."""
-    if not (cells := _moved(run, not by_question(run.data))):
-        return []
-    texts = run.data["neutral"]["texts"]
-    return [f"{texts} plain answers: KL {cells[0]}, their own words less likely by {cells[1]} nats a token"]
-
-
-def _moved(run: Run, banded: bool) -> tuple[str, str] | None:
-    """What the picked settings do to plain answers: KL a token, and how much less likely their words became."""
-    kl, surprise = (list(damage.picked(run, name).values()) for name in ("kl", "surprise"))
-    if not kl:
-        return None
-    size = estimate(kl)
-    return interval(with_band(replace(size, low=max(size.low, 0.0)), banded)), interval(
-        with_band(estimate(surprise), banded)
-    )
+    return _equal(table, read, names) if any(damage.picked(run, "kl") for run in read) else []
 
 
 def _equal(table: Table, read: list[Run], names: dict[int, str]) -> list[Section]:

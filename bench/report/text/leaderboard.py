@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.core.escape import cell, csv_text
+from bench.judges.english import ALONE, answered
 from bench.report.section import Grid, Section, as_json, grid as grid_lines, markdown as section_lines
 from bench.results.frames import records
 from bench.results.runs import FEW, Run, finite
@@ -152,6 +153,8 @@ def notes(table: Table) -> list[str]:
         lines.append(spoken)
     if thinking := unfinished(table):
         lines.append(thinking)
+    if unread := unreadable(table):
+        lines.append(unread)
     if table.detectable is not None:
         lines.append(
             f"Smallest difference to {table.reference} that this table would find in 4 of 5 repetitions "
@@ -211,6 +214,22 @@ def unfinished(table: Table) -> str:
         f"{sum(counts.values())} test answers spent all of their {tokens} tokens on a thought and are missing (most of "
         f"{most}: {counts[most]}): -p protocol.sampling.max_new_tokens=… gives them more, and -p "
         "chat.enable_thinking=false takes the thought away where the template can."
+    )
+
+
+def unreadable(table: Table) -> str:
+    """How many answers are in a language that the judge does not read, and whose; "" where none is."""
+    if table.spec["judge"].partition(":")[0] not in ALONE:
+        return ""
+    texts = {row.name: [sample["text"] for sample in row.run.data["samples"] if "text" in sample] for row in table.rows}
+    found = {name: count for name, own in texts.items() if (count := answered(own))}
+    if not found:
+        return ""
+    most = sorted(found, key=lambda name: -found[name])[:3]
+    return (
+        f"{sum(found.values())} of {sum(map(len, texts.values()))} answers read as another language than English, "
+        f"which {table.spec['judge']} does not read: its ratings of those say little. Most are of "
+        f"{', '.join(f'{name} ({found[name]})' for name in most)}."
     )
 
 
