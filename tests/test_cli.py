@@ -459,7 +459,7 @@ def test_an_ambiguous_or_unknown_run_is_refused(seeds: tuple[Place, list[dict[st
     several = place.bench("show", "prompt", expect=2)
     assert several.stdout == ""
     assert several.stderr.startswith("bench: 'prompt' is several runs, name one: prompt-")
-    assert "(axbench, fake, quick)" in several.stderr
+    assert "(axbench, fake, quick, judge " in several.stderr
     unknown = place.bench("show", "promt", expect=2)
     assert unknown.stderr == f"bench: no run 'promt' in {place.root / 'results'}/: did you mean 'prompt'?\n"
 

@@ -25,6 +25,7 @@ from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
 from bench.report import page
 from bench.report.build import build, refuse_foreign
+from bench.report.text.verdict import headlines
 from bench.results import hypotheses
 from bench.results.last import remember
 from bench.results.runs import Run, read as read_run
@@ -315,9 +316,12 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         for job in jobs
     ]
     console = err if as_json else out(200)
-    for table in tables(shown):
+    made = tables(shown)
+    said = headlines(made)
+    for table in made:
         board.show(table, console)
         board.notes(table, console)
+        board.answer(said[table.group], console)
     fresh, answers = sum(job.fresh for job in jobs), sum(job.answers for job in jobs)
     kept = f", {answers - fresh} taken as they were kept" if answers > fresh else ""
     err.print(
