@@ -96,8 +96,7 @@ def build(results: Path, out: Path, to_come: int = 0) -> list[Path]:
     }
     for file, text in texts.items():
         write_whole(out / file, text.encode("utf-8", "replace"))
-    shown = {group: [file for file, _ in found] for group, found in images.items()}
-    return [*(out / file for file in texts), *drawn, *page.write(found, out, shown, below, to_come)]
+    return [*(out / file for file in texts), *drawn, *page.write(found, out, images, below, to_come)]
 
 
 OURS = {

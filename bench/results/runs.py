@@ -483,7 +483,8 @@ def meant(name: str, runs: Sequence[Run]) -> list[Run]:
         usual = [run for run in named if run.data["spec"]["task"] == USUAL_TASK]
         plain = [run for run in usual if run.variant == run.method]
         return next((found for found in (usual, plain) if len(found) == 1), named)
-    return [run for run in runs if run.data["id"].startswith(name)]
+    folders = [run for run in runs if name.startswith(f"{run.method}-") and run.path.parent.name.startswith(name)]
+    return folders or [run for run in runs if run.data["id"].startswith(name)]
 
 
 def _told(run: Run) -> str:
