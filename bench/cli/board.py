@@ -41,7 +41,8 @@ def notes(table: Table, console: Console) -> None:
 
 def answer(said: Headline, console: Console) -> None:
     """Print what a table answers to "steer or prompt?", as its report does."""
-    console.print(Text(f"{said.word}.", "bold"), said.text, said.numbers, soft_wrap=not console.is_terminal)
+    told = [said.text, *([said.numbers] if said.numbers else [])]
+    console.print(Text(f"{said.word}.", "bold"), *told, soft_wrap=not console.is_terminal)
 
 
 def fitting(heads: Sequence[str], rows: Sequence[Sequence[str]], first: Sequence[str], width: int) -> list[int]:

@@ -63,6 +63,13 @@ FIGURES = (
 """What is drawn of each table, in this order; one that a table has nothing for gives none."""
 
 
+def beside(results: Path) -> Path:
+    """The folder of the report of a results folder: `reports/` beside `results`, `NAME-reports/` beside another, so
+    that folders that lie together have a report each."""
+    root = results.resolve()
+    return root.with_name("reports" if root.name == "results" else f"{root.name}-reports")
+
+
 def build(results: Path, out: Path, to_come: int = 0) -> list[Path]:
     """Write the leaderboards and the figures of every table to `out`; returns the files.
 
