@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.cli.main import main
+from bench.data.check import place
 
 RUN = ("run", "--backend", "fake", "-n", "2")
 
@@ -80,6 +81,8 @@ def below(folder: Path) -> list[str]:
         (("--compat", "axbensh"), ["unknown compatibility mode 'axbensh'", "axbench"]),
         (("--dtype", "float8"), ["unknown dtype 'float8'", "float32"]),
         (("--data", "concept11"), ["unknown data 'concept11'", "concept10"]),
+        (("--data", __file__), [f"unknown data '{__file__}'", f"bench data import {__file__} --concept TEXT"]),
+        (("--data", str(place("mini"))), ["the shipped set is laid out so", "--data mini"]),
         (("--prompter", "gpt-4o-mini", "-m", "prompt-engineered"), ["unknown prompter", "openai:MODEL"]),
         (("-p", "diffmean.layr=2"), ["has no field 'layr'", "did you mean 'layer'?"]),
         (("-p", "difmean.layer=2"), ["did you mean 'diffmean'?"]),

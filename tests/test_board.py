@@ -64,11 +64,14 @@ def test_a_long_stage_says_how_far_it_is_where_there_is_no_bar(
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     with console.progress("generate", 100) as advance:
         advance(40)  # kept already
+        now[0] += 16.0
+        advance(1)  # a model was loaded
         for _ in range(5):
             now[0] += 4.0
             advance(10)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("generate")]
     assert lines == [
-        "generate: 70/100, about 12 s left",  # 30 in 12 s, and not 70
-        "generate: 90/100 in 20 s",
+        "generate: 41/100",  # 59 more at 1 in 16 s it will not take
+        "generate: 71/100, about 12 s left",  # 30 in 12 s, and not 71
+        "generate: 91/100 in 36 s",
     ]

@@ -444,6 +444,7 @@ def test_a_method_s_name_stands_above_the_beginning_of_an_id(
         path.write_text(json.dumps(data | {"spec": data["spec"] | {"method": method}}))
     assert results.lookup("caa", [tmp_path]).method == "caa"
     assert results.lookup("caa3", [tmp_path]).method == "prompt"
+    assert results.lookup("prompt-caa", [tmp_path]).method == "prompt"  # the beginning of a folder's name
 
 
 def test_an_unknown_concept_is_refused_by_name(shared: tuple[Place, list[dict[str, Any]]]) -> None:
@@ -459,7 +460,7 @@ def test_an_ambiguous_or_unknown_run_is_refused(seeds: tuple[Place, list[dict[st
     several = place.bench("show", "prompt", expect=2)
     assert several.stdout == ""
     assert several.stderr.startswith("bench: 'prompt' is several runs, name one: prompt-")
-    assert "(axbench, fake, quick)" in several.stderr
+    assert "(axbench, fake, quick, judge " in several.stderr
     unknown = place.bench("show", "promt", expect=2)
     assert unknown.stderr == f"bench: no run 'promt' in {place.root / 'results'}/: did you mean 'prompt'?\n"
 

@@ -231,6 +231,7 @@ def test_the_shipped_layout_is_checked_too(tmp_path: Path) -> None:
     assert ("concepts/ocean.json", 2, "error") in {(f.file, f.row, f.level) for f in report.findings}
     leaks = [f for f in report.findings if f.kind == "train/test overlap"]
     assert {(f.file, f.row) for f in leaks} == {("genres/text.json", 4)}
+    assert "--data mini" in report.findings[0].text  # no run reads a copy
 
 
 def test_a_folder_that_is_not_there_is_a_usage_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -180,6 +181,17 @@ def test_a_name_with_a_dollar_sign_is_drawn_as_it_is(tmp_path: Path) -> None:
         return picture
 
     assert len(emit(Figure("x", "y", [{"a": 1}], draw), tmp_path / "x")) == 3
+
+
+def test_a_long_title_takes_lines_and_is_not_cut(table: Table) -> None:
+    title = " · ".join(["axbench (mine) on a model", "preset quick", "judge of some name", "below its gate"] * 3)
+    picture = forest.forest(dataclasses.replace(table, title=title)).draw()
+    picture.draw_without_rendering()
+    (drawn,) = [text for text in picture.texts if text.get_text().startswith(title)]
+    width = picture.canvas.get_width_height()[0]
+    box = drawn.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= width
 
 
 def test_a_figure_that_is_drawn_no_more_is_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Every page opened here must have logged nothing, thrown nothing and asked for no
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import re
 import shutil
@@ -269,6 +270,31 @@ def test_another_table_is_one_click_away(tab: Tab) -> None:
     assert names(page) == ["diffmean", "prompt", "caa"]
     page.go_back()
     expect(page.locator(".board tbody tr")).to_have_count(4)
+
+
+def test_cards_of_two_judges_are_told_apart_and_what_tells_nothing_settles_nothing(
+    browser: Any, tmp_path: Path
+) -> None:
+    for path in write(Recipe(METHODS, ("ocean", "sql"), tests=1, judged=False), tmp_path / "results"):
+        data = json.loads(path.read_text("utf-8"))
+        other = data | {"id": "f" * 10, "group": "0123", "spec": data["spec"] | {"judge": "other"}}
+        for sample in other["samples"]:
+            sample["ratings"] = dict.fromkeys(sample["ratings"], 0.0)
+        place = path.parent.with_name(f"{data['spec']['method']}-{other['id']}") / "run.json"
+        place.parent.mkdir()
+        place.write_text(json.dumps(other))
+    build(tmp_path / "results", tmp_path / "reports")
+    tab = Tab(browser, tmp_path / "reports")
+    page = tab.open()
+    cards = page.locator(".card .what").all_inner_texts()
+    assert sorted(text.rsplit(" · ", 1)[1] for text in cards) == ["judge likelihood", "judge other"]
+    page.locator(".card", has_text="judge other").click()
+    expect(page.locator(".verdict .word")).to_have_text("No claim.")
+    assert "settled" not in page.locator(".verdict").inner_text()
+    assert "Each method minus prompt, paired, and its scores." in page.locator(".figures").inner_text()
+    page.locator(".card", has_text="judge likelihood").click()
+    expect(page.locator(".verdict")).to_contain_text("Not claimed", ignore_case=True)
+    tab.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS)

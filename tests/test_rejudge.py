@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -381,3 +382,21 @@ def test_an_answer_is_rated_on_the_plain_question_its_task_keeps(
     assert rated
     assert all(item.instruction and item.instruction != answered[item.text] for item in rated)
     assert all(item.instruction.rstrip(".") in answered[item.text] for item in rated)
+
+
+def test_a_wheel_brings_the_checked_tables_and_a_folder_s_own_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[1]
+    wheel = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert root / wheel["sources"]["results/judges"] == validity.SHIPPED / "judges"
+    assert "results/judges" in wheel["only-include"]
+    table = next(t for t in validity.validations(root / "results") if t["judge"] == "ensemble")
+    asked = [tmp_path / "none"], "ensemble", table["judge_params"]
+    assert validity.validity(*asked) == []  # a checkout has them among its results
+    monkeypatch.setattr(validity, "SHIPPED", root / "results")
+    assert validity.validity(*asked) == [table]
+    own = tmp_path / "none" / "judges" / "mine.json"
+    own.parent.mkdir(parents=True)
+    own.write_text(json.dumps({**table, "data": "mine"}))
+    assert [one["data"] for one in validity.validity(*asked)] == ["mine"]

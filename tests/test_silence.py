@@ -57,6 +57,10 @@ def tied(sample: dict[str, Any], axis: str) -> float:
     return len(sample["id"]) % 3 / 2
 
 
+def blind(sample: dict[str, Any], axis: str) -> float:
+    return 0.0 if axis in ("concept", "overall") else tied(sample, axis)
+
+
 def one_question(data: dict[str, Any]) -> None:
     """The first question of each concept alone."""
     data["samples"] = data["samples"][:1]
@@ -67,6 +71,7 @@ CASES: dict[str, tuple[Sequence[tuple[str, str]], Sequence[str], Change, str]] =
     "one method": (ALL[1:2], SOME, lambda data: None, "one method ran, and there is nothing to compare it with"),
     "one prompt": (ALL[:1], SOME, lambda data: None, "one method ran, and there is nothing to compare it with"),
     "all ties": (ALL, SOME, rate(tied), "all methods have the same score on every concept or question"),
+    "a judge that sees no concept": (ALL, SOME, rate(blind), "judge likelihood gave every answer 0 for concept"),
     "a constant judge": (ALL, SOME, rate(same), "judge likelihood gave every answer the same ratings"),
     "no ratings": (ALL, SOME, rate(none), "judge likelihood gave no rating that could be read"),
 }
@@ -118,7 +123,9 @@ def silent(table: Table) -> None:
     assert not any(table.contrasts.values())
 
 
-@pytest.mark.parametrize("case", ["one question", "all ties", "a constant judge", "no ratings"])
+@pytest.mark.parametrize(
+    "case", ["one question", "all ties", "a judge that sees no concept", "a constant judge", "no ratings"]
+)
 def test_a_comparison_of_what_tells_nothing_claims_nothing(case: str, tmp_path: Path) -> None:
     methods, concepts, change, _ = CASES[case]
     root = made(tmp_path / "results", methods, concepts, change)
@@ -127,6 +134,13 @@ def test_a_comparison_of_what_tells_nothing_claims_nothing(case: str, tmp_path: 
     assert not (found["p"] or 1) < 0.05
     done = CliRunner().invoke(main, ["compare", "diffmean", "prompt", "--results", str(root)])
     assert done.exit_code == 0, done.output
+
+
+def test_a_table_that_tells_nothing_does_not_answer_for_one_that_does(tmp_path: Path) -> None:
+    found = tables(load(made(tmp_path, ALL, SOME, rate(tied))))
+    found += tables(load(made(tmp_path / "other", ALL[:3], SOME, lambda data: None)))
+    assert [len(table.rows) for table in found] == [4, 3]
+    assert [one.table for one in answers(found)] == found[1:]
 
 
 def test_where_some_tell_something_the_table_speaks(tmp_path: Path) -> None:

@@ -164,6 +164,17 @@ def test_a_report_writes_over_no_file_of_the_user(home: Path) -> None:
     assert (home / "reports" / "leaderboard.md").read_text() == "my own"
 
 
+def test_results_that_lie_together_have_a_report_each(home: Path) -> None:
+    bench("run", "--backend", "fake", "-m", "none", "-n", "1")
+    first = (home / "reports" / "leaderboard.json").read_bytes()
+    bench("run", "--backend", "fake", "-m", "none,prompt", "-n", "1", "--results", str(home / "again"))
+    assert (home / "reports" / "leaderboard.json").read_bytes() == first
+    assert b"prompt" in (home / "again-reports" / "leaderboard.md").read_bytes()
+    done = bench("report", "--results", str(home / "again"))
+    assert f"2 runs in {home / 'again'}" in " ".join(done.stderr.split())
+    assert str(home / "again-reports" / "index.html") in done.stdout
+
+
 def test_a_figure_is_written_over_an_earlier_one_alone(home: Path) -> None:
     words = ("overhead", "--model", "llama-2-7b", "--figure", "fig")
     (home / "fig.svg").write_text("drawn by hand")

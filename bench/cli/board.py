@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.table import Column, Table as Grid
+from rich.text import Text
 
 from bench.cli.console import Console
 from bench.report.text import effects, leaderboard
+from bench.report.text.verdict import Headline
 from bench.results.tables import Table
 
 WRAPS = "surface"
@@ -48,6 +50,12 @@ def beside(table: Table, console: Console) -> None:
     console.print(grid)
     for note in notes:
         console.print(f"- {note}", soft_wrap=not console.is_terminal)
+
+
+def answer(said: Headline, console: Console) -> None:
+    """Print what a table answers to "steer or prompt?", as its report does."""
+    told = [said.text, *([said.numbers] if said.numbers else [])]
+    console.print(Text(f"{said.word}.", "bold"), *told, soft_wrap=not console.is_terminal)
 
 
 def fitting(heads: Sequence[str], rows: Sequence[Sequence[str]], first: Sequence[str], width: int) -> list[int]:

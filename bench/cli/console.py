@@ -72,9 +72,12 @@ EVERY = 10.0
 
 @contextmanager
 def progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    """One bar a stage on a terminal; elsewhere a line a stage, and one every `EVERY` seconds meanwhile."""
+    """One bar a stage on a terminal; elsewhere a line a stage, and one every `EVERY` seconds meanwhile.
+
+    The first of these gives no estimate: what was kept comes at once, and what comes next may wait for a model to load.
+    """
     begun, done = time.monotonic(), 0
-    marked, mark = begun, 0  # when the last line was, and what was done then
+    marked, mark = begun, None  # when the last line was, and what was done then
     columns = (
         TextColumn("{task.description:24}"),
         BarColumn(),
@@ -88,13 +91,11 @@ def progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
         def advance(steps: int) -> None:
             nonlocal done, marked, mark
             now = time.monotonic()
-            if not done:  # what was kept comes first, and at once: it says nothing of speed
-                marked, mark = now, steps
             done += steps
             bar.update(task, advance=steps)
-            if not err.is_terminal and now - marked >= EVERY and mark < done < total:
-                left = (total - done) * (now - marked) / (done - mark)
-                err.print(f"{stage}: {done}/{total}, about {left:.0f} s left")
+            if not err.is_terminal and now - marked >= EVERY and done < total and done != mark:
+                left = "" if mark is None else f", about {(total - done) * (now - marked) / (done - mark):.0f} s left"
+                err.print(f"{stage}: {done}/{total}{left}")
                 marked, mark = now, done
 
         yield advance

@@ -31,7 +31,7 @@ from bench.core.escape import dumped
 from bench.core.paths import default_results, scratch
 from bench.core.registry import table
 from bench.overhead.summary import summary
-from bench.report.build import build, publish as publish_report, refuse_foreign
+from bench.report.build import beside, build, publish as publish_report, refuse_foreign
 from bench.report.text import effects, leaderboard, monitors
 from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
@@ -186,7 +186,9 @@ def compare(one: str, two: str, results: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write [reports/ beside the results].")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to write [reports/ beside results/, else NAME-reports/]."
+)
 @click.option("--scratch", "use_scratch", is_flag=True, help="Report on the scratch folder.")
 @click.option("--publish", type=click.Path(path_type=Path), help="Also copy it here, as a static site.")
 @force_option
@@ -197,10 +199,12 @@ def report(
 ) -> None:
     """Write leaderboards (Markdown, CSV, JSON) and figures (PNG, SVG, CSV) from results alone."""
     root = results or (scratch() if use_scratch else _newest())
-    folder = out or root.resolve().parent / "reports"
+    folder = out or beside(root)
     for place in filter(None, (folder, publish)):
         if not force:
             refuse_foreign(place)
+    if runs := len(list(root.glob("*/*/*/run.json"))):
+        say(f"{runs} runs in {root}: their tables, figures and page")  # hundreds take a minute
     written = build(root, folder)
     if publish:
         written = [*written, publish_report(written, folder, publish)]

@@ -25,7 +25,8 @@ from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
 from bench.measure import columns
 from bench.report import page
-from bench.report.build import build, refuse_foreign
+from bench.report.build import beside, build, refuse_foreign
+from bench.report.text.verdict import headlines
 from bench.results import hypotheses
 from bench.results.last import remember
 from bench.results.runs import Run, read as read_run
@@ -349,10 +350,13 @@ def outcome(jobs: Sequence[Job], folder: Path | None, as_json: bool, max_unscore
         for job in jobs
     ]
     console = err if as_json else out(200)
-    for table in tables(shown):
+    made = tables(shown)
+    said = headlines(made)
+    for table in made:
         board.show(table, console)
         board.notes(table, console)
         board.beside(table, console)
+        board.answer(said[table.group], console)
     fresh, answers = sum(job.fresh for job in jobs), sum(job.answers for job in jobs)
     kept = f", {answers - fresh} taken as they were kept" if answers > fresh else ""
     err.print(
@@ -411,7 +415,7 @@ def _report(root: Path, to_come: int = 0) -> list[Path]:
     """Renew the report of the folder runs went to, while `to_come` methods are not done or at the end; returns its
     folder. One that cannot be made leaves the runs as they are."""
     try:
-        refuse_foreign(folder := root.resolve().parent / "reports")
+        refuse_foreign(folder := beside(root))
         written = build(root, folder, to_come)
     except BenchError as error:
         say(f"no report: {error}")

@@ -18,6 +18,10 @@ from bench.core.shipped import home
 from bench.data import layout
 from bench.data.layout import GENRES, SHARED, Finding, Folder, Text, fold
 
+SHIPPED = (
+    "the shipped set is laid out so, and read by its name alone (--data mini): own concepts go into one JSON file each "
+    "(docs/data.md)"
+)
 QUESTIONS = 4
 """Evaluation instructions a concept needs: two to select on and two to test."""
 
@@ -42,7 +46,10 @@ def check(folder: Path) -> Report:
         raise UsageError(f"no folder {folder}")
     data = layout.read(folder)
     counts = {name: _count(data, name) for name in data.concepts}
-    return Report(folder.name, data.form, counts, tuple(findings(data)))
+    found = findings(data)
+    if data.form == "mini" and folder.resolve() != place("mini").resolve():
+        found.insert(0, Finding("error", "layout", "genres", None, SHIPPED))
+    return Report(folder.name, data.form, counts, tuple(found))
 
 
 def findings(data: Folder) -> list[Finding]:

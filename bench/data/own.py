@@ -186,10 +186,11 @@ def write(found: Sequence[Imported], out: Path, force: bool = False) -> list[Imp
 
 
 def advice(found: Sequence[Imported], out: Path) -> Iterator[str]:
-    """The command that takes all of it."""
+    """The commands that take all of it, after one that tells whether the default judge sees such a concept."""
     asked = min(one.tests + one.questions for one in found)
+    yield f"next: bench judge validate --data {out}    (AUROC of concept near .5: take another judge below)"
     yield (
-        f"next: bench run --data {out} -m prompt,diffmean,none,random,shuffled "
+        f"      bench run --data {out} -m prompt,diffmean,none,random,shuffled "
         f"-p protocol.select={asked // 2} -p protocol.test={asked - asked // 2}"
     )
     if all(one.tests >= 2 for one in found):

@@ -64,6 +64,13 @@ FIGURES = (
 """What is drawn of each table, in this order; one that a table has nothing for gives none."""
 
 
+def beside(results: Path) -> Path:
+    """The folder of the report of a results folder: `reports/` beside `results`, `NAME-reports/` beside another, so
+    that folders that lie together have a report each."""
+    root = results.resolve()
+    return root.with_name("reports" if root.name == "results" else f"{root.name}-reports")
+
+
 def build(results: Path, out: Path, to_come: int = 0) -> list[Path]:
     """Write the leaderboards and the figures of every table to `out`; returns the files.
 
@@ -97,8 +104,7 @@ def build(results: Path, out: Path, to_come: int = 0) -> list[Path]:
     }
     for file, text in texts.items():
         write_whole(out / file, text.encode("utf-8", "replace"))
-    shown = {group: [file for file, _ in found] for group, found in images.items()}
-    return [*(out / file for file in texts), *drawn, *page.write(found, out, shown, below, to_come)]
+    return [*(out / file for file in texts), *drawn, *page.write(found, out, images, below, to_come)]
 
 
 OURS = {

@@ -491,12 +491,20 @@ def meant(name: str, runs: Sequence[Run]) -> list[Run]:
         usual = [run for run in named if run.data["spec"]["task"] == USUAL_TASK]
         plain = [run for run in usual if run.variant == run.method]
         return next((found for found in (usual, plain) if len(found) == 1), named)
-    return [run for run in runs if run.data["id"].startswith(name)]
+    folders = [run for run in runs if name.startswith(f"{run.method}-") and run.path.parent.name.startswith(name)]
+    return folders or [run for run in runs if run.data["id"].startswith(name)]
 
 
 def _told(run: Run) -> str:
-    spec = run.data["spec"]
-    return f"{run.path.parent.name} ({spec['task']}, {spec['model']}, {spec['protocol']['preset']})"
+    """What tells a run from others of its method, its score as in the table that was printed of it."""
+    spec, score, count = run.data["spec"], run.data["metrics"]["overall"], len(run.data["concepts"])
+    task = " ".join(filter(None, (spec["task"], spec["task_params"].get("data"))))
+    judge = f"judge {spec['judge']}, " if spec["judge"] else ""
+    reached = "no score" if score is None else f"{score:.2f}"
+    return (
+        f"{run.path.parent.name} ({task}, {spec['model']}, {spec['protocol']['preset']}, {judge}"
+        f"{reached} on {count} concept{'' if count == 1 else 's'})"
+    )
 
 
 def matched(runs: Sequence[Run], axis: str, concepts: Iterable[str] | None = None) -> Array:

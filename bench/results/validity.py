@@ -15,10 +15,14 @@ from bench.core.documents import read_json
 from bench.results.record import ValidityRecord
 from bench.stats.intervals import Estimate, less
 
+SHIPPED = Path(__file__).resolve().parent
+"""Of a wheel, the root of its copy of the checked tables; a checkout has them among its results, and none here."""
+
 
 def validity(roots: Iterable[Path], judge: str, params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The validation tables of one judge with these parameters, from `ROOT/judges/`; the first root that has any."""
-    for root in roots:
+    """The validation tables of one judge with these parameters, from `ROOT/judges/`: the first root that has any, and
+    last what came with the program."""
+    for root in (*roots, SHIPPED):
         own = [
             t for t in validations(root) if t["judge"] == judge and digest(t["judge_params"]) == digest(dict(params))
         ]

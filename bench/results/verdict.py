@@ -148,15 +148,18 @@ def listed(names: Sequence[str]) -> str:
 
 def answers(tables: Sequence[Table]) -> list[Answer]:
     """For each task (with its settings and data) on a model and preset that ran prompts and steering, from its largest
-    table: one for each steering method that was registered, or one of the two that were best on the select split.
+    table that tells methods apart: one for each steering method that was registered, or one of the two that were best
+    on the select split.
 
     A task whose score is no evidence by itself (`Task.decides`) has none.
     """
     largest: dict[str, Table] = {}
     for table in tables:
         spec = table.spec
+        if table.kind != "steering" or table.silent:
+            continue
         place = digest([spec[k] for k in QUESTION], spec["protocol"]["preset"])
-        if table.kind == "steering" and (place not in largest or weight(table) > weight(largest[place])):
+        if place not in largest or weight(table) > weight(largest[place]):
             largest[place] = table
     found = [one for table in largest.values() for one in _answers(table)]
     asked = [p for one in found for p in _asked(one)]
@@ -200,7 +203,7 @@ def steered(table: Table) -> list[Row]:
 
 
 def _answers(table: Table) -> list[Answer]:
-    if table.silent or not table.decides:
+    if not table.decides:
         return []
     registration = registered_by([row.run.data for row in table.rows])
     if registration:

@@ -29,9 +29,11 @@ from bench.core.errors import THEIRS, BenchError, UsageError, suggest, traced
 from bench.core.interfaces import Backend, Judge, Method, Task
 from bench.core.money import SpendingLimit
 from bench.core.naming import build_method, names_in, select
+from bench.core.paths import expanded, is_folder
 from bench.core.protocol import ELSEWHERE, USUAL_TASK, Protocol, RunSpec, protocol, usual_judge
 from bench.core.settings import cast
 from bench.core.values import Example
+from bench.data.check import SHIPPED
 from bench.data.neutral import neutral
 from bench.judges.english import unread
 from bench.results.record import Asked as AskedFor, Plain, Plugin, Spec
@@ -239,9 +241,16 @@ def make(options: Options) -> Plan:
         judge.fund(purse)
         digest(dict(judge.fingerprint()))
     make_prompter(options.prompter, purse)  # refuses one that has no price under a limit
+    data = str(task_params.get("data", "mini"))
+    if data != "mini" and is_folder(f"{data}/genres") and asking.__module__.startswith("tasks."):
+        raise UsageError(f"{data}: {SHIPPED}")
     with blamed(f"task {options.task}", asking):
-        task = registry.build("task", options.task, task_params, protocol=rules)
-        if problem := untyped(task):
+        try:
+            task = registry.build("task", options.task, task_params, protocol=rules)
+            problem = untyped(task)
+        except UsageError as error:
+            raise UsageError(f"{error}{_instead(data)}") from error
+        if problem:
             raise BenchError(f"task {options.task}: {problem} ({defined(asking)})")
         unheard = unread(options.judge, task)
     usual = {
@@ -298,6 +307,13 @@ def make(options: Options) -> Plan:
         for (made, why, _), wrong in zip(modes, faults, strict=True)
     )
     return replace(plan, lacks=tuple(lacks))
+
+
+def _instead(data: str) -> str:
+    """What makes a folder of the file that a user named as data, where no task reads it as it is."""
+    if not os.path.isfile(expanded(data)):  # a name of any length may be given
+        return ""
+    return f"; {data} is a file: bench data import {data} --concept TEXT --out FOLDER makes a folder of it"
 
 
 def _under(made: Method, compat: str) -> tuple[Method, str, str]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from bench.report.figures import drawing
-from bench.report.figures.drawing import Figure
+from bench.report.figures.drawing import Figure, titled
 from bench.report.text import leaderboard
 from bench.results.tables import Table
 
@@ -99,7 +99,7 @@ def _heat_map(model: str, rows: Sequence[Mapping[str, Any]]) -> Any:
     bar.set_label("share of the task's scale (in detection 0.5 is chance)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    figure.suptitle(f"{model}: overall score by task (methods by surface, best first)", fontsize=9)
+    titled(figure, f"{model}: overall score by task (methods by surface, best first)")
     return figure
 
 
@@ -154,5 +154,5 @@ def _judges(rows: Sequence[Mapping[str, Any]]) -> Any:
         for i, ((judge, data), (colour, _, marker)) in enumerate(zip(voices, drawing.LINES * len(voices), strict=False))
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=min(3, len(marks)), frameon=False, fontsize=8)
-    figure.suptitle("Validity of the judges", fontsize=9)
+    titled(figure, "Validity of the judges")
     return figure

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from bench.report.figures import drawing
-from bench.report.figures.drawing import Figure
+from bench.report.figures.drawing import Figure, titled
 from bench.report.figures.sweeps import bound, grid, legend
 from bench.results.tables import Table
 
@@ -56,7 +56,7 @@ def _attacks(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     if table.reference:
         marks.append(drawing.handle(color="#9a9a9a", ls="--", label=f"{table.reference}, in each panel"))
     legend(figure, marks, "answered questions that keep the rule, shown before the plain one; or insisting around it")
-    figure.suptitle(f"{table.title}: score under attack, 95 % intervals", fontsize=9)
+    titled(figure, f"{table.title}: score under attack, 95 % intervals")
     return figure
 
 

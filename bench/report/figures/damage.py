@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from bench.report.figures import drawing
-from bench.report.figures.drawing import Figure
+from bench.report.figures.drawing import Figure, titled
 from bench.report.figures.sweeps import grid, legend
 from bench.results import damage
 from bench.results.tables import Table
@@ -58,7 +58,7 @@ def _curves(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     if table.reference in names:
         marks.append(drawing.handle(color="#9a9a9a", marker="x", ls="", label=f"{table.reference}, in each panel"))
     legend(figure, marks, "KL(steered || bare), nats a token of plain answers")
-    figure.suptitle(f"{table.title}: overall on the select split, by damage", fontsize=9)
+    titled(figure, f"{table.title}: overall on the select split, by damage")
     return figure
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from bench.report.figures import drawing
-from bench.report.figures.drawing import Figure
+from bench.report.figures.drawing import Figure, titled
 from bench.results.tables import Table
 
 
@@ -59,5 +59,5 @@ def _detection(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     marks = drawing.surfaces([row["surface"] for row in rows])
     marks.append(drawing.handle(marker="|", color="#8a8a8a", ms=7, label="one concept"))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(6, len(marks)), frameon=False, fontsize=8)
-    figure.suptitle(f"{table.title}: mean and 95 % interval over {len(table.concepts)} concepts", fontsize=9)
+    titled(figure, f"{table.title}: mean and 95 % interval over {len(table.concepts)} concepts")
     return figure

@@ -75,6 +75,11 @@ def canvas(width: float, height: float) -> Any:
     return Picture(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
+def titled(figure: Any, text: str) -> None:
+    """Set the title of a figure, on as many lines as its width asks for."""
+    figure.suptitle(text, fontsize=9, wrap=True)
+
+
 def handle(**style: Any) -> Any:
     """An entry of a legend."""
     from matplotlib.lines import Line2D

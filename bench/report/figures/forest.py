@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from bench.report.figures import drawing
-from bench.report.figures.drawing import Figure
+from bench.report.figures.drawing import Figure, titled
 from bench.report.text import leaderboard
 from bench.report.text.leaderboard import interval, pvalue
 from bench.report.text.sections import optimisms
@@ -122,7 +122,7 @@ def _forest(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     if known:
         marks.append(drawing.handle(marker="o", mfc="white", label=f"hollow: p ≥ {LEVEL:g} after Holm"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=8)
-    figure.suptitle(f"{table.title}: means and 95 % intervals over {len(table.concepts)} {table.unit}s", fontsize=9)
+    titled(figure, f"{table.title}: means and 95 % intervals over {len(table.concepts)} {table.unit}s")
     return figure
 
 
@@ -152,5 +152,5 @@ def _optimism(table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
     marks = drawing.surfaces([row["surface"] for row in rows])
     marks.append(drawing.handle(marker="o", mfc="white", label="hollow: nothing to pick"))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(marks)), frameon=False, fontsize=8)
-    figure.suptitle(f"{table.title}: optimism of selection", fontsize=9)
+    titled(figure, f"{table.title}: optimism of selection")
     return figure

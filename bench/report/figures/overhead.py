@@ -19,7 +19,7 @@ from bench.overhead.config import known
 from bench.overhead.exact import Architecture, Extra, kinds
 from bench.overhead.record import Overhead
 from bench.report.figures import drawing, labels
-from bench.report.figures.drawing import Figure
+from bench.report.figures.drawing import Figure, titled
 from bench.report.text.costs import records
 from bench.results.tables import Row, Table
 
@@ -108,7 +108,7 @@ def _pareto(table: Table, points: Sequence[Mapping[str, Any]]) -> Any:
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=8)
     methods = len({point["method"] for point in points})
     of = f" (of {len(table.rows)} methods the {methods} with a cost record)" if methods < len(table.rows) else ""
-    figure.suptitle(f"{table.title}\nscore against exact overhead{of}", fontsize=9)
+    titled(figure, f"{table.title}\nscore against exact overhead{of}")
     figure.draw_without_rendering()  # names are placed where the points came to lie
     figure.set_layout_engine("none")
     for panel, (axis, _) in shown:

@@ -14,7 +14,7 @@ from typing import Any
 from bench.core.content import digest
 from bench.core.escape import name
 from bench.report.figures import drawing
-from bench.report.figures.drawing import Figure
+from bench.report.figures.drawing import Figure, titled
 from bench.report.section import Grid, Section
 from bench.report.text.leaderboard import interval
 from bench.results.tables import Row, Table
@@ -127,5 +127,5 @@ def _picture(curve: Curve) -> Any:
     panel.set_ylabel("overall, test questions")
     panel.grid(color=drawing.GRID, lw=0.6)
     figure.legend(loc="outside lower center", ncols=min(5, len(curve.rows)), frameon=False)
-    figure.suptitle(f"{curve.last.title}: score by training questions", fontsize=9)
+    titled(figure, f"{curve.last.title}: score by training questions")
     return figure

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.core.surfaces import PROMPTED
 from bench.report.figures import drawing
-from bench.report.figures.drawing import Figure
+from bench.report.figures.drawing import Figure, titled
 from bench.results.runs import Run
 from bench.results.tables import Table, banded, with_band
 from bench.stats.intervals import Estimate, estimate
@@ -135,7 +135,7 @@ def _panels(table: Table, rows: Sequence[Mapping[str, Any]], what: str, axes: Se
     if reference:
         marks.append(drawing.handle(color="#8a8a8a", ls="-", label=f"{table.reference}, overall, same prompts"))
     legend(figure, marks, unit, len(marks))
-    figure.suptitle(f"{table.title}: select split", fontsize=9)
+    titled(figure, f"{table.title}: select split")
     return figure
 
 

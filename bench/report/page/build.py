@@ -36,14 +36,14 @@ STATIC = ("style.css", "core.js", "parts.js", "columns.js", "leaderboard.js", "m
 def write(
     tables: Sequence[Table],
     out: Path,
-    figures: Mapping[str, Sequence[str]],
+    figures: Mapping[str, Sequence[tuple[str, str]]],
     below: Mapping[str, Sequence[Section]],
     to_come: int = 0,
 ) -> list[Path]:
     """Write the page into `out`, and take away data files of an earlier one; returns `index.html` alone.
 
-    `figures` and `below` are what the leaderboard shows of each group: files in `out`, and its sections. While a run
-    is under way, `to_come` is how many methods it has yet to finish.
+    `figures` and `below` are what the leaderboard shows of each group: files in `out` with captions, and its sections.
+    While a run is under way, `to_come` is how many methods it has yet to finish.
     """
     kept = set()
     digests = []
@@ -92,7 +92,7 @@ def _clear(root: Path, kept: Container[Path]) -> None:
 
 def _files(
     tables: Sequence[Table],
-    figures: Mapping[str, Sequence[str]],
+    figures: Mapping[str, Sequence[tuple[str, str]]],
     below: Mapping[str, Sequence[Section]],
 ) -> Iterator[tuple[str, bytes]]:
     """Every file of the page by its place, the data of one table after the other and the first file last."""

@@ -34,8 +34,10 @@ MEASURES = (
 """What each column of `overhead.summary.HEADINGS` is sorted by."""
 
 
-def table(one: Table, answered: Answer | None, figures: Sequence[str], below: Sequence[Section]) -> dict[str, Any]:
-    """One table, without its generations."""
+def table(
+    one: Table, answered: Answer | None, figures: Sequence[tuple[str, str]], below: Sequence[Section]
+) -> dict[str, Any]:
+    """One table, without its generations; `figures` are files with their captions."""
     spec = one.spec
     described = one.rows[0].run.data["concepts"]
     recorded = costs.records(one)
@@ -59,7 +61,7 @@ def table(one: Table, answered: Answer | None, figures: Sequence[str], below: Se
         "verdict": verdict(one, answered),
         "notes": [*leaderboard.notes(one), *leaderboard.depths(one)],
         "sections": as_json([*below, *leaderboard.contrasts(one)]),
-        "figures": [name for name in figures if re.fullmatch(r"[^/\\:]+\.(png|svg)", name)],
+        "figures": [[name, told] for name, told in figures if re.fullmatch(r"[^/\\:]+\.(png|svg)", name)],
         "costs": list(HEADINGS[1:]) if recorded else [],
         "rows": [_row(one, row, recorded.get(row.name), drift) for row in one.rows],
     }

@@ -15,12 +15,13 @@ bench.views.table = (() => {
 
   function card(one, current) {
     const word = one.verdict.word;
+    const [, ...rest] = one.title.split(" · "); // whatever tells it from other tables of its task stands in its title
     return el(
       "a",
       { cls: "card", href: to(["table", one.key]), "aria-current": one.key === current ? "true" : undefined },
       el("span", { cls: "word" }, word),
       el("span", { cls: "where" }, `${one.task} (${one.data})`),
-      el("span", { cls: "what" }, `${one.model} · ${one.preset}`),
+      el("span", { cls: "what" }, rest.join(" · ")),
       el("span", { cls: "text" }, one.verdict.text),
     );
   }
@@ -56,13 +57,15 @@ bench.views.table = (() => {
       el("p", { cls: "over" }, one.title),
       el("h2", { id: "answer" }, el("span", { cls: "word" }, `${word}.`), ` ${text}`),
       numbers && el("p", { cls: "numbers" }, numbers),
-      el("p", { cls: "over" }, "Method by method, corrected for all of them:"),
-      el(
-        "div",
-        { cls: "pair" },
-        el("div", {}, el("h3", {}, "Claimed"), list(claimed, "Nothing.")),
-        el("div", {}, el("h3", {}, "Not claimed"), list(open, "Every comparison is settled.")),
-      ),
+      claimed.length + open.length > 0 && [
+        el("p", { cls: "over" }, "Method by method, corrected for all of them:"),
+        el(
+          "div",
+          { cls: "pair" },
+          el("div", {}, el("h3", {}, "Claimed"), list(claimed, "Nothing.")),
+          el("div", {}, el("h3", {}, "Not claimed"), list(open, "Every comparison is settled.")),
+        ),
+      ],
       caveats.length > 0 && el("ul", { cls: "caveats" }, caveats.map((item) => el("li", {}, item))),
     );
   }
@@ -273,10 +276,9 @@ bench.views.table = (() => {
           "section",
           { cls: "figures" },
           el("h2", {}, "Figures"),
-          one.figures.map((name) => {
-            const what = name.replace(/\.\w+$/, "").split("-").pop();
-            const image = el("img", { src: encodeURI(name), alt: `${what}: ${one.title}`, loading: "lazy" });
-            return el("figure", {}, el("a", { href: encodeURI(name) }, image), el("figcaption", {}, what));
+          one.figures.map(([name, caption]) => {
+            const image = el("img", { src: encodeURI(name), alt: `${caption}: ${one.title}`, loading: "lazy" });
+            return el("figure", {}, el("a", { href: encodeURI(name) }, image), el("figcaption", {}, `${caption}.`));
           }),
         ),
     ];
