@@ -31,7 +31,7 @@ from bench.core.escape import dumped
 from bench.core.paths import default_results, scratch
 from bench.core.registry import table
 from bench.overhead.summary import summary
-from bench.report.build import beside, build, publish as publish_report, refuse_foreign
+from bench.report.build import build, publish as publish_report, refuse_foreign, report_of
 from bench.report.text import effects, leaderboard, monitors
 from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
@@ -199,7 +199,7 @@ def report(
 ) -> None:
     """Write leaderboards (Markdown, CSV, JSON) and figures (PNG, SVG, CSV) from results alone."""
     root = results or (scratch() if use_scratch else _newest())
-    folder = out or beside(root)
+    folder = out or report_of(root)
     for place in filter(None, (folder, publish)):
         if not force:
             refuse_foreign(place)

@@ -25,7 +25,7 @@ from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
 from bench.measure import columns
 from bench.report import page
-from bench.report.build import beside, build, refuse_foreign
+from bench.report.build import build, refuse_foreign, report_of
 from bench.report.text.verdict import headlines
 from bench.results import hypotheses
 from bench.results.last import remember
@@ -415,7 +415,7 @@ def _report(root: Path, to_come: int = 0) -> list[Path]:
     """Renew the report of the folder runs went to, while `to_come` methods are not done or at the end; returns its
     folder. One that cannot be made leaves the runs as they are."""
     try:
-        refuse_foreign(folder := beside(root))
+        refuse_foreign(folder := report_of(root))
         written = build(root, folder, to_come)
     except BenchError as error:
         say(f"no report: {error}")

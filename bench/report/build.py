@@ -64,7 +64,7 @@ FIGURES = (
 """What is drawn of each table, in this order; one that a table has nothing for gives none."""
 
 
-def beside(results: Path) -> Path:
+def report_of(results: Path) -> Path:
     """The folder of the report of a results folder: `reports/` beside `results`, `NAME-reports/` beside another, so
     that folders that lie together have a report each."""
     root = results.resolve()
