@@ -402,6 +402,16 @@ def test_files_that_belong_together_are_all_new_or_all_old(tmp_path: Path) -> No
     assert {path.read_bytes() for path in files} == {b"old"}
     write_set(files)
     assert {path.read_bytes() for path in files} == {b"new"}
+
+    def broken() -> Iterator[bytes]:
+        yield b"a part"
+        raise ValueError("no JSON")
+
+    with pytest.raises(ValueError, match="no JSON"):
+        write_set(files | {tmp_path / "trials.jsonl": broken()})
+    assert {path.read_bytes() for path in files} == {b"new"}
+    write_set({tmp_path / "run.json": iter([b"in", b" parts"])})
+    assert (tmp_path / "run.json").read_bytes() == b"in parts"
     assert hidden(tmp_path) == []
 
 

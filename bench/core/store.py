@@ -58,7 +58,11 @@ def write_whole(path: Path, content: bytes) -> None:
     write_set({path: content})
 
 
-def write_set(files: Mapping[Path, bytes]) -> None:
+Content = bytes | Iterable[bytes]
+"""What a file is to hold, whole or in parts."""
+
+
+def write_set(files: Mapping[Path, Content]) -> None:
     """Write several files that belong together: all of them, the last one last, or leave every old one.
 
     OSError names the file that could not be written.
@@ -86,7 +90,7 @@ def write_over(
 
 
 @contextmanager
-def _beside(path: Path, content: bytes) -> Iterator[tuple[Path | None, Path]]:
+def _beside(path: Path, content: Content) -> Iterator[tuple[Path | None, Path]]:
     """`content` on the disk beside the file it is to replace, and that file; nothing of it is left at the end.
 
     The part has one name and a lock, so that a part of a killed process is written over and not left for good. None
@@ -95,7 +99,7 @@ def _beside(path: Path, content: bytes) -> Iterator[tuple[Path | None, Path]]:
     with naming(path):
         if _special(path):
             with path.open("wb", buffering=0) as device:
-                write_all(device, content)
+                _write(device, content)
             yield None, path
             return
         target = Path(os.path.realpath(path))
@@ -109,7 +113,7 @@ def _beside(path: Path, content: bytes) -> Iterator[tuple[Path | None, Path]]:
     try:
         with naming(path):
             file.truncate(0)
-            write_all(file, content)
+            _write(file, content)
             os.fsync(file.fileno())
             if target.exists():
                 os.chmod(part, stat.S_IMODE(target.stat().st_mode))
@@ -158,6 +162,11 @@ def _same(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except OSError:
         return False
+
+
+def _write(file: BinaryIO, content: Content) -> None:
+    for part in [content] if isinstance(content, bytes) else content:
+        write_all(file, part)
 
 
 def write_all(file: BinaryIO, content: bytes) -> None:

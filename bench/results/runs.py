@@ -25,7 +25,7 @@ from bench.core.errors import BenchError, UsageError, suggest
 from bench.core.naming import build_method
 from bench.core.paths import default_results, expanded, is_folder, scratch
 from bench.core.protocol import ELSEWHERE, USUAL_TASK, RunSpec
-from bench.core.store import json_bytes, write_set
+from bench.core.store import Content, json_bytes, write_set
 from bench.core.surfaces import PROMPTED, STEERED, surface_of
 from bench.core.values import Verdict
 from bench.results import provenance
@@ -132,10 +132,10 @@ def write(record: dict[str, Any], spec: RunSpec, folder: Path | None, trials: Se
         data = published(data) | {"samples": withheld(data["samples"], data)}
         trials = withheld(trials, data)
     path = place(spec, root)
-    files = {path: json_bytes(data)}
-    if trials:
-        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in trials)
-        files = {path.with_name(TRIALS): lines.encode()} | files
+    files: dict[Path, Content] = {path: json_bytes(data)}
+    if trials:  # many more than run.json has: never all of them as text
+        lines = (f"{json.dumps(row, allow_nan=False)}\n".encode() for row in trials)
+        files = {path.with_name(TRIALS): lines} | files
     try:
         write_set(files)
     except OSError as error:
