@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from bench.results.runs import Run, read as read_run
 from bench.results.tables import tables
 from bench.run.jobs import Job
 from bench.run.plan import ADDRESS, Options, Plan, from_file, make
-from bench.run.session import execute, planned
+from bench.run.pulse import Pulse
+from bench.run.session import Progress, execute, planned
 from bench.run.speed import learn, rates
 from bench.run.spending import Cost, spend, trials
 from bench.run.views import answer_tokens, unanswered_by
@@ -140,12 +142,13 @@ def run(
     if config and not yes and any(row["status"] == "todo" for row in summary["runs"]):
         _consent(config, plan, {role for role in plan.sent if flags[role] is None}, filed)
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
-    follower = Service(track, plan) if track else None
-    bars = tracked(progress, follower) if follower else progress
+    follower, pulse = Service(track, plan) if track else None, Pulse()
+    bars: Progress = partial(progress, doing=pulse.now)
+    bars = tracked(bars, follower) if follower else bars
     reports: set[Path] = set()
     jobs: list[Job] = []
     try:
-        jobs = execute(plan, results, bars, lambda jobs: reports.update(provisional(jobs)))
+        jobs = execute(plan, results, bars, lambda jobs: reports.update(provisional(jobs)), pulse)
         failed = outcome(jobs, results, as_json, plan.options.max_unscored)
     finally:  # an interrupt too: a page that is open and whose last report was not made looks for no newer one then
         for folder in reports:
