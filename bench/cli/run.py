@@ -26,6 +26,7 @@ from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
 from bench.report import page
 from bench.report.build import build, refuse_foreign
+from bench.report.renewal import renewed
 from bench.results import hypotheses
 from bench.results.last import remember
 from bench.results.runs import Run, read as read_run
@@ -380,7 +381,7 @@ def _report(root: Path, to_come: int = 0) -> list[Path]:
     folder. One that cannot be made leaves the runs as they are."""
     try:
         refuse_foreign(folder := root.resolve().parent / "reports")
-        written = build(root, folder, to_come)
+        written = build(root, folder, to_come) if to_come else renewed(root, folder)
     except BenchError as error:
         say(f"no report: {error}")
         return []

@@ -234,6 +234,7 @@ def make(options: Options) -> Plan:
     trains = [task.train(concept) for concept in task.concepts()]
     lacked = frozenset[str]().union(*(lacking(train, task) for train in trains))
     written = lacked & ASKED.keys()  # views that a prompter writes
+    data = task.digest
     specs = tuple(
         RunSpec(
             method=made.name,
@@ -250,7 +251,7 @@ def make(options: Options) -> Plan:
             backend=options.backend,
             dtype=number,
             weights=model.weights,
-            data=task.digest,
+            data=data,
         )
         for made in named
     )
