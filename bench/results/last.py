@@ -50,6 +50,9 @@ def last() -> Last | None:
     except BenchError:
         return None
     root = Path(found["results"])
+    if root.parent.name == paths.BEFORE[0]:  # results in an older cache move, and this is when
+        here = paths.scratch()
+        root = root if root.is_dir() else here
     return Last(root, tuple(found["groups"])) if root.is_dir() else None
 
 
