@@ -322,6 +322,17 @@ def test_a_log_shows_the_prompt_that_stood_around_a_question(fresh: Callable[...
     assert all(text in shown for key, text in stated.items() if key != "shots")
 
 
+def test_a_viewer_has_the_answer_its_tokens_and_the_overall_score_first(prompted: Run, tmp_path: Path) -> None:
+    """`inspect view` shows an answer where its score has it, and the first few scores in its heading."""
+    log = logged(prompted, tmp_path)
+    assert log.results.scores[0].name == "overall"
+    for sample, own in zip(log.samples, prompted.data["samples"], strict=True):
+        score = sample.scores["steering"]
+        assert next(iter(score.value)) == "overall"
+        assert score.answer == own["text"]
+        assert [usage.output_tokens for usage in sample.model_usage.values()] == [own["tokens"]]
+
+
 # The hub
 
 
