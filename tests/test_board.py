@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 
 import pytest
 from page_cases import Recipe, write
@@ -60,18 +62,40 @@ def test_the_reading_columns_go_first_and_the_comparison_stays() -> None:
 def test_a_long_stage_says_how_far_it_is_where_there_is_no_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    with console.progress("generate", 100) as advance:
+    monkeypatch.setattr(console, "AT_ONCE", 0.05)
+    monkeypatch.setattr(console, "EVERY", 0.3)
+    with console.progress("generate", 100, lambda: (7.5, "token 3 of 4 in 10 answers")) as advance:
         advance(40)  # kept already
-        now[0] += 16.0
-        advance(1)  # a model was loaded
-        for _ in range(5):
-            now[0] += 4.0
-            advance(10)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("generate")]
-    assert lines == [
-        "generate: 41/100",  # 59 more at 1 in 16 s it will not take
-        "generate: 71/100, about 12 s left",  # 30 in 12 s, and not 71
-        "generate: 91/100 in 36 s",
-    ]
+        time.sleep(0.1)
+        advance(10)
+        time.sleep(0.3)
+    told, *_, last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("generate")]
+    assert told == "generate: 50/100, token 3 of 4 in 10 answers, about 1 s left"  # 17.5 in .3 s, 42.5 to come
+    assert last.startswith("generate: 50/100 in ")
+
+
+def test_a_stage_of_which_nothing_is_done_is_not_silent(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nor while an engine that starts has the process's stderr."""
+    monkeypatch.setattr(console, "EVERY", 0.05)
+    with console.progress("fit", 3):
+        aside = os.dup(2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        time.sleep(0.3)
+        os.dup2(aside, 2)
+        os.close(aside)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("fit")]
+    assert lines.count("fit: 0/3, 0 s so far") >= 3
+    assert console.EVERY < 5  # seconds, as promised
+
+
+def test_whoever_reads_progress_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "EVERY", 0.01)
+
+    def gone() -> tuple[float, str]:
+        raise BrokenPipeError
+
+    with console.progress("fit", 3, gone) as advance:
+        time.sleep(0.05)
+        advance(3)

@@ -452,6 +452,28 @@ def test_an_unknown_concept_is_refused_by_name(shared: tuple[Place, list[dict[st
     assert "has no concept 'chanse': did you mean 'chance'?" in refused.stderr
 
 
+def test_a_command_on_runs_that_is_given_none_takes_the_last_one_s_and_says_so(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    sample = ("judge", "sample", "-n", "3", "--out", str(tmp_path / "mine.csv"))
+    assert "no run was made last in " in place.bench(*sample, expect=2).stderr
+    place.run("-m", "caa", "-n", "1", "--seed", "3")  # an earlier one, which is not meant
+    made = place.run("-m", "diffmean,prompt,none", "-n", "1")
+    names = {Path(row["path"]).parent.name for row in made}
+    told = place.bench(*sample).stderr
+    assert told.startswith("of the last run, in ")
+    assert all(name in told for name in names)
+    assert "caa" not in told
+    drawn = (tmp_path / "mine.key.csv").read_text("utf-8")
+    assert "caa" not in drawn
+    rated = strict(place.bench("judge", "--judge", "likelihood", "--json").stdout)["rated"]
+    assert {row["run"] for row in rated} == names
+    several = place.bench("capability", expect=2).stderr
+    assert "the last run has 2 methods that are no control: name one of " in several
+    assert "none-" not in several.splitlines()[-1]
+    elsewhere = place.bench("overhead", "--results", str(tmp_path), expect=2).stderr
+    assert f"no run was made last in {tmp_path}" in elsewhere
+
+
 @pytest.mark.slow
 def test_an_ambiguous_or_unknown_run_is_refused(seeds: tuple[Place, list[dict[str, Any]]]) -> None:
     place, _ = seeds

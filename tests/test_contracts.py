@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +14,10 @@ from conftest import SHARED
 
 from bench import Completion, Concept, Example, Item, Judge, Protocol, Rate, Sample, Task, Train, UsageError, Verdict
 from bench.cli.main import main
+from bench.core.blame import theirs
 from bench.core.definitions import code_digest
-from bench.core.registry import VIEWS, judge, load_plugin, table, task
+from bench.core.errors import located
+from bench.core.registry import VIEWS, get, judge, load_plugin, table, task
 from bench.run import contract as method_contract, judge_contract, task_contract
 
 DATA = {
@@ -302,6 +304,21 @@ def test_a_fit_of_nothing_or_of_something_else_breaks_the_contract(body: str, sa
 
 
 @pytest.mark.slow
+def test_a_plugin_in_the_checkout_is_not_blamed_for_its_neighbours_there(tmp_path: Path) -> None:
+    beside = tmp_path / "beside.py"
+    beside.write_text("def fail():\n    raise ValueError('x')\n")
+    shipped = Path(__file__).resolve().parents[1] / "methods"
+    cases: list[tuple[Path, Callable[[], object], str]] = [
+        (shipped / "mine.py", lambda: get("method", "diffmean")().fit(None, None), ""),
+        (tmp_path / "mine.py", load_plugin(beside).fail, "beside.py:2"),
+    ]
+    for file, act, named in cases:
+        with pytest.raises((AttributeError, ValueError)) as raised:
+            act()
+        assert located(raised.value, [str(file)])
+        assert theirs(raised.value, [str(file)]) == named
+
+
 def test_a_plugin_s_failure_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(surface="activations", needs=["add"], body="return [1 / 0]"), "utf-8")

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from bench.backends import tiny
 from bench.backends.fake.backend import FakeBackend
+from bench.backends.models import DEFAULT
 from bench.cli.main import main
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
@@ -241,6 +242,21 @@ def test_a_real_model_s_folder_passes_the_check_and_plans_a_run(
     plan = bench("run", "-t", "axbench", "--data", str(tmp_path / "out"), "--backend", "fake", "--dry-run", "--json")
     assert plan.exit_code == 0, plan.output
     assert json.loads(plan.stdout)["total"]["fits"] > 0
+
+
+def test_a_description_alone_becomes_a_folder_that_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(make, "engine", lambda name, *money: (asked.append(name), Writer())[1])
+    out = str(tmp_path / "sea")
+    done = bench("data", "import", "--concept", "the sea", "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    assert asked == [f"hf:{DEFAULT}"]
+    assert bench("data", "check", out).exit_code == 0
+    plan = bench("run", "--data", out, "--backend", "fake", "-m", "diffmean,prompt", "--dry-run", "--json")
+    assert [row["status"] for row in json.loads(plan.stdout)["runs"]] == ["todo", "todo"]
+    refused = bench("data", "import", "--out", out)
+    assert refused.exit_code == 2
+    assert "or --concept with a description" in refused.stderr
 
 
 def test_too_few_instructions_say_what_to_do(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from bench.backends.models import Model, dtype
 from bench.core.deltas import LowRankDelta
 from bench.core.edits import Gate
 from bench.core.embeds import Embeds
-from bench.run.plan import Options, make
+from bench.run.plan import Options, from_file, make
 
 PUSH = (np.random.default_rng(0).standard_normal(32) * 3).astype(np.float32)
 STEERINGS = {
@@ -134,7 +134,7 @@ def test_what_steers_a_block_is_taken_to_its_device_once(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("params", "backend", "said"),
     [
-        ({"model.device_map": "everywhere"}, "hf", "auto, balanced, balanced_low_0, sequential, or a JSON table"),
+        ({"model.device_map": "everywhere"}, "hf", "auto, balanced, balanced_low_0, sequential, or a table of modules"),
         ({"model.device_map": "auto"}, "fake", "for --backend hf, not for fake"),
         ({"model.layers": "3"}, "hf", "of a model there is device_map alone"),
     ],
@@ -144,8 +144,12 @@ def test_another_map_is_refused(params: dict[str, str], backend: str, said: str)
         make(Options(methods=("none",), backend=backend, params=params))
 
 
-def test_a_plan_spreads_its_model_and_leaves_out_what_trains(model: Model) -> None:
+def test_a_plan_spreads_its_model_and_leaves_out_what_trains(model: Model, tmp_path: Path) -> None:
     params = {"model.device_map": '{"": "cpu"}'}
+    settings = tmp_path / "settings.toml"
+    settings.write_text('[params.model.device_map]\n"model.layers.0" = 0\n"" = "cpu"\n\n[params.diffmean]\nlayer = 1\n')
+    filed = from_file(settings)["params"]
+    assert filed == {"model.device_map": {"model.layers.0": 0, "": "cpu"}, "diffmean.layer": 1}
     given = {"methods": ("none", "lora"), "model": str(model.path), "judge": "likelihood", "dtype": "float32"}
     plan, plain = make(Options(**given, params=params)), make(Options(**given))
     assert plan.model.device_map == {"": "cpu"}

@@ -197,7 +197,46 @@ def test_a_dialogue_is_rows_that_hold_what_was_said_before(fresh: Callable[..., 
     assert last["output"] is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "address", "expected"),
+    [
+        ("gpt-4o-mini", "", "openai/gpt-4o-mini"),
+        ("openai:gpt-4o-mini", "", "openai/gpt-4o-mini"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "host.example/v1", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("served-model", "host.example/v1", "unknown/served-model"),
+    ],
+)
+def test_a_hosted_model_is_whose_its_server_says(
+    prompted: Run, tmp_path: Path, asked: str, address: str, expected: str
+) -> None:
+    name = asked.removeprefix("openai:")
+    spec = dict(prompted.data["spec"]) | {"backend": "openai", "model": name.split("/")[-1], "dtype": "hosted"}
+    spec["weights"] = digest("endpoint", name, address)
+    run = changed(prompted, tmp_path, spec=spec, source="endpoint", asked={"model": asked, "task_params": {}})
+    assert Told(run).model == expected
+    aggregate, _ = told(every_eval_files(run))
+    assert aggregate["model_info"]["developer"] == expected.partition("/")[0]
+    assert aggregate["model_info"]["additional_details"]["model_availability"] == "unknown"
+    assert logged(run, tmp_path).eval.model == f"openai/{expected}"
+
+
 # What is not given to others
+
+
+def test_what_a_dialogue_says_of_a_withheld_turn_is_in_no_export(fresh: Callable[..., Run], tmp_path: Path) -> None:
+    """Nor in the later turns, whose questions hold it."""
+    made = fresh("persistence", "prompt")
+    axis = next(axis for axis in made.data["axes"] if axis != "overall")
+    run = changed(made, tmp_path, withholds=[axis])
+    hidden = [s["text"] for s in run.data["samples"] if axis in s["ratings"]]
+    assert len(hidden) > 2
+    exports = {
+        "eee": b"".join(every_eval_files(run).values()).decode(),
+        "inspect": logged(run, tmp_path).model_dump_json(),
+    }
+    for format, content in exports.items():
+        assert not [text for text in hidden if json.dumps(text)[1:-1] in content], format
+        assert digest(hidden[0]) in content
 
 
 def test_a_withheld_answer_is_in_no_export(fresh: Callable[..., Run], tmp_path: Path) -> None:
@@ -281,6 +320,17 @@ def test_a_log_shows_the_prompt_that_stood_around_a_question(fresh: Callable[...
     shown = "\n".join(message.text for message in sample.messages)
     assert stated
     assert all(text in shown for key, text in stated.items() if key != "shots")
+
+
+def test_a_viewer_has_the_answer_its_tokens_and_the_overall_score_first(prompted: Run, tmp_path: Path) -> None:
+    """`inspect view` shows an answer where its score has it, and the first few scores in its heading."""
+    log = logged(prompted, tmp_path)
+    assert log.results.scores[0].name == "overall"
+    for sample, own in zip(log.samples, prompted.data["samples"], strict=True):
+        score = sample.scores["steering"]
+        assert next(iter(score.value)) == "overall"
+        assert score.answer == own["text"]
+        assert [usage.output_tokens for usage in sample.model_usage.values()] == [own["tokens"]]
 
 
 # The hub

@@ -14,6 +14,7 @@ from conftest import tiny_runs
 from bench import results
 from bench.backends.hf.backend import HFBackend
 from bench.core.errors import UsageError
+from bench.core.registry import plugin_files
 from bench.core.values import Request, Sampling
 from bench.run.export import strengths
 
@@ -224,3 +225,14 @@ def test_inspect_and_lm_eval_find_the_same_share_of_right_answers(home: Path, tm
         share = log.results.scores[0].metrics["accuracy"].value
         assert share == sum(row["answer"] in told[row["question"]] for row in rows) / len(rows)
         assert (share == 1) is (coefficient == 0)
+
+
+def test_a_run_of_a_plugin_s_is_told_its_file(home: Path, tmp_path: Path) -> None:
+    name = "mine_for_inspect.py"
+    (tmp_path / name).write_text("LOADED = []\n")
+    one = next(iter(run_of(home, "random").data["concepts"]))
+    for _ in range(2):
+        model(concept=one, plugin=str(tmp_path / name))
+    assert [Path(file).name for file in plugin_files()].count(name) == 1
+    with pytest.raises(UsageError, match=r"no plugin file .*nowhere\.py"):
+        model(concept=one, plugin=["", "nowhere.py"])

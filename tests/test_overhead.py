@@ -544,7 +544,7 @@ def test_a_figure_is_written_with_its_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "one of them"),
+        (("diffmean", "--model", "llama-2-7b"), "one of them"),
         (("--formulas", "blog", "--model", "llama-2-7b"), "one of them"),
         (("--model", "llama-2-7b", "--prompt-tokens", "a"), "numbers of tokens"),
         (("--model", "llama-2-7b", "--context", "400"), "does not hold a prompt"),

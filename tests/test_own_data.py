@@ -49,6 +49,30 @@ def test_every_format_gives_the_same_concepts(tmp_path: Path) -> None:
     assert {a["question"] for part in ("answers", "tests") for a in one.row[part]} == {r["prompt"] for r in ROWS}
 
 
+def test_a_data_set_on_the_disk_and_one_of_the_hub_s_cache_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `datasets` writes them: several files, several splits, and what it computed since."""
+    datasets = pytest.importorskip("datasets", reason="the extra eval is not installed")
+    made = datasets.Dataset.from_list(ROWS)
+    made.save_to_disk(tmp_path / "shards", num_shards=3)
+    datasets.load_from_disk(tmp_path / "shards").filter(lambda row: "1" in row["prompt"])
+    assert list((tmp_path / "shards").glob("cache-*.arrow"))
+    split = {"train": made.select(range(15)), "test": made.select(range(15, 20))}
+    datasets.DatasetDict(split).save_to_disk(tmp_path / "splits")
+    held = tmp_path / "hub" / "datasets--me--warm"
+    (held / "refs").mkdir(parents=True)
+    (held / "refs" / "main").write_text("abc")
+    made.to_parquet(held / "snapshots" / "abc" / "data" / "train.parquet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for source in (str(tmp_path / "shards"), str(tmp_path / "splits"), "me/warm", "hf://datasets/me/warm"):
+        given = own.rows(source)
+        assert sorted(row["prompt"] for _, row in given) == sorted(row["prompt"] for row in ROWS), source
+        (one,) = own.concepts(given, WISH)
+        assert (one.answers, one.tests) == (10, 10)
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

@@ -19,6 +19,7 @@ from bench.core.errors import BenchError, UsageError
 from bench.core.paths import FILES, KINDS, TAG, cache_root, mark_cache, scratch
 from bench.core.registry import get
 from bench.core.store import write_json
+from bench.results.last import last, remember
 from bench.run import speed
 
 
@@ -76,6 +77,20 @@ def test_results_in_an_older_cache_move_out_of_it_once(
     assert scratch() == home / "data" / "results"
     assert capsys.readouterr().err == ""
     assert (home / "cache" / "scratch" / "results" / "of an older version").is_dir()
+
+
+def test_the_last_run_is_found_where_an_older_cache_s_results_moved_to(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(home / "cache", "scratch/results")
+    (home / "data").mkdir()
+    monkeypatch.setenv("BENCH_DATA", str(home / "data"))
+    remember(home / "cache" / "scratch" / "results", ["abc"])
+    for _ in range(2):
+        found = last()
+        assert found is not None
+        assert found.root == home / "data" / "results"
+        assert found.groups == ("abc",)
 
 
 def test_a_kind_that_is_named_goes_alone(home: Path) -> None:

@@ -6,10 +6,12 @@ own styles: names, texts, reasons and paths are anybody's (`bench.core.escape.pr
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -66,37 +68,75 @@ def money(judging: Mapping[str, Any], limit: float) -> str:
     return f"{tokens}: about ${judging['dollars']:.2f} at most{over}"
 
 
-EVERY = 10.0
-"""Seconds between the lines of a stage."""
+EVERY = 4.0
+"""Seconds between the lines of a stage where there is no terminal."""
+REDRAWN = 0.5
+"""Seconds between two looks at what is under way, on a terminal."""
+AT_ONCE = 0.5
+"""Seconds at a stage's beginning in which what is done had been kept: it says nothing of speed."""
+UnderWay = Callable[[], tuple[float, str]]
+"""How many steps the work under way comes to, beside those that are done, and what it is (`bench.run.pulse`)."""
 
 
 @contextmanager
-def progress(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    """One bar a stage on a terminal; elsewhere a line a stage, and one every `EVERY` seconds meanwhile.
-
-    The first of these gives no estimate: what was kept comes at once, and what comes next may wait for a model to load.
-    """
-    begun, done = time.monotonic(), 0
-    marked, mark = begun, None  # when the last line was, and what was done then
+def progress(stage: str, total: int, doing: UnderWay = lambda: (0.0, "")) -> Iterator[Callable[[int], None]]:
+    """One bar a stage on a terminal; elsewhere a line a stage, and one every `EVERY` seconds meanwhile, whether a step
+    is done or not."""
+    begun, done, kept, over = time.monotonic(), 0, 0, threading.Event()
     columns = (
         TextColumn("{task.description:24}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[doing]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(stage, total=total)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar, _stderr() as lines:
+        task = bar.add_task(stage, total=total, doing="")
 
         def advance(steps: int) -> None:
-            nonlocal done, marked, mark
-            now = time.monotonic()
+            nonlocal done, kept
             done += steps
-            bar.update(task, advance=steps)
-            if not err.is_terminal and now - marked >= EVERY and done < total and done != mark:
-                left = "" if mark is None else f", about {(total - done) * (now - marked) / (done - mark):.0f} s left"
-                err.print(f"{stage}: {done}/{total}{left}")
-                marked, mark = now, done
+            if time.monotonic() - begun < AT_ONCE:
+                kept = done
 
-        yield advance
+        def tell() -> None:
+            within, said = doing()
+            if err.is_terminal:
+                bar.update(task, completed=min(total, done + within), doing=said)
+            else:
+                lines.print(_line(stage, total, done, within, kept, said, time.monotonic() - begun), soft_wrap=True)
+
+        def watch() -> None:
+            with suppress(OSError, ValueError):  # nobody reads any more: whoever prints next is told
+                while not over.wait(REDRAWN if err.is_terminal else EVERY):
+                    tell()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield advance
+        finally:
+            over.set()
+            watcher.join()
     err.print(f"{stage}: {done}/{total} in {time.monotonic() - begun:.0f} s")
+
+
+def _line(stage: str, total: int, done: int, within: float, kept: int, said: str, spent: float) -> str:
+    """How far a stage is, with the time that is left at its own speed so far; else the time that was spent."""
+    made = done + within - kept
+    time_left = f"about {spent / made * (total - done - within):.0f} s left" if made > 0 else f"{spent:.0f} s so far"
+    return ", ".join(part for part in (f"{stage}: {done}/{total}", said, time_left) if part)
+
+
+@contextmanager
+def _stderr() -> Iterator[Console]:
+    """Where lines go while a stage lasts: stderr as it was when the stage began, which an engine that starts may
+    redirect for a minute."""
+    try:
+        number = os.dup(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):  # none of the system's, as in a notebook
+        yield err
+        return
+    with open(number, "w", encoding=sys.stderr.encoding, errors="backslashreplace") as file:
+        yield Console(file=file)

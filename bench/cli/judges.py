@@ -19,6 +19,7 @@ from bench.cli.options import (
     Whole,
     WithDefault,
     json_option,
+    latest,
     max_cost_option,
     plugin_option,
     plugins,
@@ -46,7 +47,7 @@ def judge() -> None:
 
 
 @judge.command("rate")
-@click.argument("runs", nargs=-1, required=True)
+@click.argument("runs", nargs=-1)
 @click.option("--judge", "judges", multiple=True, required=True, help="Judge; repeat to set several side by side.")
 @click.option("-p", "--set", "param", multiple=True, metavar="JUDGE.FIELD=VALUE", help="A field of a judge.")
 @max_cost_option
@@ -62,7 +63,7 @@ def judge_rate(
     late: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Rate the kept generations of RUNS again: runs as in `show`, a group's id, or all."""
+    """Rate the kept generations of RUNS again: runs as in `show`, a group's id, or all; the last run's without any."""
     plugins(late)
     rate(runs, judges, _given(param), results, as_json, max_cost or 0.0)
 
@@ -113,13 +114,14 @@ def judge_validate(
 
 
 @judge.command("sample")
-@click.argument("runs", nargs=-1, required=True)
+@click.argument("runs", nargs=-1)
 @click.option("-n", "--n", "count", type=Whole(1), default=100, show_default=True, help="Texts to draw.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV to write.")
 @results_option
 def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, results: Path | None) -> None:
-    """Draw answers of RUNS for readers to rate blind, spread over surfaces, tasks, concepts, coefficients, methods."""
+    """Draw answers of RUNS [the last run's] for readers to rate blind, spread over surfaces, tasks, concepts,
+    coefficients, methods."""
     if there := next((path for path in (out, ratings.key_of(out)) if path.exists()), None):
         raise UsageError(f"{there} exists and may hold ratings: move it or name another file")
     drawn = reference.draw(find(runs, results), count, seed)
@@ -130,10 +132,14 @@ def judge_sample(runs: tuple[str, ...], count: int, seed: int, out: Path, result
 
 
 def find(names: Sequence[str], folder: Path | None) -> list[Run]:
-    """Runs with kept answers: by id, its beginning, path or method; all of a group by its id; or `all`.
+    """Runs with kept answers: by id, its beginning, path or method; all of a group by its id; or `all`. The last
+    command's without a name.
 
     As in `results.lookup`, the first root that has a name decides; `all` is all of the first.
     """
+    if not names:
+        made = latest(folder)
+        return [run for run in made if rejudge.has_texts(run)] or made  # which are refused by name
     roots = roots_of(folder)
     found: dict[Path, Run] = {}
     for name in names:

@@ -20,7 +20,7 @@ from click.shell_completion import CompletionItem
 import bench.backends.threads  # noqa: F401 - from here on it counts what other programs do
 from bench.cli.completion import light, typed
 from bench.cli.options import debug_option, plugins
-from bench.core.errors import THEIRS, BenchError, UsageError, located, named, traced
+from bench.core.errors import THEIRS, BenchError, UsageError, named, traced
 
 COMMANDS = {
     "run": ("run:run", "Run methods on a task; what is done is not done again."),
@@ -98,9 +98,10 @@ def told(error: BaseException, came: Sequence[int]) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, BenchError):
         return str(error), 1
-    from bench.core.registry import plugin_files  # takes a while to load
+    from bench.core.blame import theirs  # these take a while to load
+    from bench.core.registry import plugin_files
 
-    if place := located(error, plugin_files()):
+    if place := theirs(error, plugin_files()):
         return f"{place}: {named(error)}", 1
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""

@@ -21,6 +21,7 @@ from bench.cli.options import (
     Whole,
     force_option,
     json_option,
+    latest,
     named,
     plugin_option,
     plugins,
@@ -149,14 +150,14 @@ def overhead(
     rank: int, reply: int, texts: int, requests: int, figure: Path | None, force: bool, anew: bool, tokens: int,
     batch: int, repeats: int, concepts: int, dtype: str, results: Path | None, late: tuple[Path, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """What steering costs: of RUNs, of a model, or as a blog post printed it."""
+    """What steering costs: of RUNs [the last run's], of a model, or as a blog post printed it."""
     plugins(late)
-    if sum(map(bool, (runs, formulas, model or config))) != 1:
+    if sum(map(bool, (runs, formulas, model or config))) > 1:
         raise UsageError("give runs, --model or --config, or --formulas blog: one of them")
     if formulas:
         _formulas(as_json)
-    elif runs:
-        found = [lookup(name, roots(results)) for name in runs]
+    elif not (model or config):
+        found = [lookup(name, roots(results)) for name in runs] or latest(results)
         failed = []
         if anew:
             settings = Settings(tokens, batch, repeats, concepts, dtype)
@@ -297,7 +298,7 @@ def cost_table(found: Sequence[Overhead]) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", required=False)
 @click.option("--tasks", default="", help="lm-eval tasks, by commas; without: side effects that need no download.")
 @click.option("--include-path", type=click.Path(path_type=Path, exists=True), help="Folder of your own lm-eval tasks.")
 @click.option("--limit", type=Whole(1), help="Only the first so many documents of a task.")
@@ -309,7 +310,7 @@ def cost_table(found: Sequence[Overhead]) -> None:
 @plugin_option
 @json_option
 def capability(
-    run: str,
+    run: str | None,
     tasks: str,
     include_path: Path | None,
     limit: int | None,
@@ -321,14 +322,23 @@ def capability(
     late: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Measure what RUN's steering does besides its concept: bare model against steered."""
+    """Measure what RUN's steering [the last run's] does besides its concept: bare model against steered."""
     plugins(late)
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     if not names and (include_path or limit or chat or num_fewshot is not None):
         raise UsageError("--include-path, --limit, --num-fewshot and --chat belong to --tasks")
-    found = lookup(run, roots(results))
+    found = lookup(run, roots(results)) if run else _only(latest(results))
     with quiet():
         own = Capability(found, concept, coefficient, lambda line: echo(line, err=True))
         settings = Asked(names, include_path, limit, num_fewshot, chat)
         entries = own.lm_eval(settings) if names else own.side_effects()
     echo(json.dumps(entries, indent=1) if as_json else "\n".join(lines(entries)))
+
+
+def _only(runs: Sequence[runs_of.Run]) -> runs_of.Run:
+    """The one of some runs that is no control."""
+    own = [run for run in runs if run.surface != "control"]
+    if len(own) != 1:
+        names = ", ".join(run.path.parent.name for run in own or runs)
+        raise UsageError(f"the last run has {len(own)} methods that are no control: name one of {names}")
+    return own[0]

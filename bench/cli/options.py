@@ -73,6 +73,16 @@ def named(name: str, folder: Path | None) -> Run:
     return run
 
 
+def latest(folder: Path | None) -> list[Run]:
+    """The runs of the last command, which is said on stderr: what a command means that is given none."""
+    from bench.cli.console import say
+    from bench.results.last import latest as found_last
+
+    found, line = found_last(folder)
+    say(line)
+    return found
+
+
 class Dollars(click.FloatRange):
     """An amount above 0. Not a number and infinity are no limit, and no request would ever be held to one."""
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bench.core.settings import cast
 from bench.measure import columns
 from bench.report import page
 from bench.report.build import build, refuse_foreign, report_of
+from bench.report.renewal import renewed
 from bench.report.text.verdict import headlines
 from bench.results import hypotheses
 from bench.results.last import remember
@@ -34,7 +36,8 @@ from bench.results.tables import tables
 from bench.run import effects
 from bench.run.jobs import Job
 from bench.run.plan import ADDRESS, Options, Plan, from_file, make
-from bench.run.session import execute, planned
+from bench.run.pulse import Pulse
+from bench.run.session import Progress, execute, planned
 from bench.run.speed import learn, rates
 from bench.run.spending import Cost, beside, spend, trials
 from bench.run.views import answer_tokens, unanswered_by
@@ -153,12 +156,13 @@ def run(
     if config and not yes and any(row["status"] == "todo" for row in summary["runs"]):
         _consent(config, plan, {role for role in plan.sent if flags[role] is None}, filed)
     hypotheses.read(results or default_results())  # a mistake in it is told before an hour's work
-    follower = Service(track, plan) if track else None
-    bars = tracked(progress, follower) if follower else progress
+    follower, pulse = Service(track, plan) if track else None, Pulse()
+    bars: Progress = partial(progress, doing=pulse.now)
+    bars = tracked(bars, follower) if follower else bars
     reports: set[Path] = set()
     jobs: list[Job] = []
     try:
-        jobs = execute(plan, results, bars, lambda jobs: reports.update(provisional(jobs)))
+        jobs = execute(plan, results, bars, lambda jobs: reports.update(provisional(jobs)), pulse)
         columns.measure(plan, jobs, say, bars)
         failed = outcome(jobs, results, as_json, plan.options.max_unscored)
     finally:  # an interrupt too: a page that is open and whose last report was not made looks for no newer one then
@@ -416,7 +420,7 @@ def _report(root: Path, to_come: int = 0) -> list[Path]:
     folder. One that cannot be made leaves the runs as they are."""
     try:
         refuse_foreign(folder := report_of(root))
-        written = build(root, folder, to_come)
+        written = build(root, folder, to_come) if to_come else renewed(root, folder)
     except BenchError as error:
         say(f"no report: {error}")
         return []

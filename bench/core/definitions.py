@@ -10,6 +10,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import inspect
+import json
 import linecache
 import symtable
 import sys
@@ -22,7 +23,8 @@ from typing import Any
 
 from bench.core.content import digest
 from bench.core.errors import UsageError
-from bench.core.shipped import home
+from bench.core.paths import cache_root
+from bench.core.shipped import home, state
 
 OWN = ("bench", "methods", "tasks")
 """Packages whose definitions can decide a number, beside the one that a class comes from and, where that is a file of
@@ -78,7 +80,31 @@ def code_digest(*definitions: Any) -> str:
 
 @lru_cache(maxsize=512)
 def _digest(definitions: tuple[Any, ...]) -> str:
-    return digest(sorted(map(str, closure(definitions).values())))
+    modules = {one.__module__ for one in definitions}
+    if any(module.split(".")[0] not in OWN for module in modules):
+        return digest(sorted(map(str, closure(definitions).values())))
+    place, known = _known()
+    key = " ".join(sorted(f"{one.__module__}.{one.__qualname__}" for one in definitions))
+    if key not in known:
+        known[key] = digest(sorted(map(str, closure(definitions).values())))
+        with suppress(OSError):  # it can be made again
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({key: known[key]}) + "\n")
+    return known[key]
+
+
+@lru_cache(maxsize=1)
+def _known() -> tuple[Path, dict[str, str]]:
+    """Digests that an earlier command took of the program as it is now, and the file that keeps them: taking all takes
+    seconds."""
+    place = cache_root() / "checksums" / f"code-{state(OWN)}.jsonl"
+    known: dict[str, str] = {}
+    with suppress(OSError):
+        for line in place.read_text("utf-8").splitlines():
+            with suppress(ValueError):  # a line that was not written to its end
+                known |= json.loads(line)
+    return place, known
 
 
 def closure(definitions: Iterable[Any]) -> dict[Place, str]:
@@ -87,13 +113,13 @@ def closure(definitions: Iterable[Any]) -> dict[Place, str]:
     todo = [(one.__module__, one.__qualname__.split(".")[0]) for one in definitions]
     own = Own.around([module for module, _ in todo])
     for module, name in todo:
-        if name not in source(module).defines:
+        if name not in own.source(module).defines:
             raise UsageError(f"the text of {module}.{name} cannot be read: define it in a file")
     while todo:
         module, name = place = todo.pop()
         if place in found:
             continue
-        text = source(module)
+        text = own.source(module)
         if name not in text.read:
             text.read[name] = _read(module, text, text.defines[name])
         syntax, references = text.read[name]
@@ -119,6 +145,13 @@ class Own:
 
     packages: frozenset[str]
     folders: tuple[Path, ...]
+    sources: dict[str, Source] = field(default_factory=dict)
+    """Those that were read already: a file that changes meanwhile is read by whoever asks next."""
+
+    def source(self, module: str) -> Source:
+        if module not in self.sources:
+            self.sources[module] = source(module)
+        return self.sources[module]
 
     @classmethod
     def around(cls, modules: Iterable[str]) -> Own:
@@ -315,7 +348,7 @@ def _resolved(module: str, name: str, chain: Sequence[str], own: Own) -> list[Pl
     if module not in own:
         return []
     if name:
-        text = source(module)
+        text = own.source(module)
         if name in text.defines:
             return [(module, name)]
         if name in text.imports:
@@ -324,4 +357,4 @@ def _resolved(module: str, name: str, chain: Sequence[str], own: Own) -> list[Pl
         return _resolved(inner, "", chain, own) if _file(inner) else []
     if chain:
         return _resolved(module, chain[0], chain[1:], own)
-    return [(module, each) for each in source(module).defines]
+    return [(module, each) for each in own.source(module).defines]

@@ -6,10 +6,12 @@ shipped nor is hidden from the user's own code.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,18 @@ from bench.core.errors import UsageError
 def home(package: str) -> Path:
     """The folder of a package of the program."""
     return Path(__file__).resolve().parents[2].joinpath(*package.split("."))
+
+
+def state(packages: Iterable[str]) -> str:
+    """Digest of which files packages of the program consist of, with sizes and times: another where any was written."""
+    found = [sys.version]
+    for package in packages:
+        for folder, _, files in os.walk(home(package)):
+            for path in sorted(os.path.join(folder, file) for file in files if not file.endswith(".pyc")):
+                stat = os.stat(path)
+                # The time of a change cannot be set as that of a text can.
+                found.append(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:24]
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def rows(source: str) -> list[tuple[str, dict[str, Any]]]:
         place = snapshot(source.removeprefix("hf://datasets/"), [f"*{end}" for end in READABLE], kind="dataset")
     if not is_folder(place):
         return list(_read(place))
-    files = sorted(p for p in place.rglob("*") if p.suffix in READABLE and p.is_file())
+    # What is computed of a data set that `save_to_disk` wrote is kept beside it.
+    files = sorted(p for p in place.rglob("*") if p.suffix in READABLE and p.is_file() and not p.match("cache-*.arrow"))
     tables = [p for p in files if p.suffix != ".json"] or files  # beside a data set's tables JSON describes them
     if not tables:
         raise UsageError(f"{place.name} holds no {', '.join(READABLE)} file: export the data set as one of these")

@@ -23,6 +23,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from bench.core.content import Message, digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Backend
+from bench.core.registry import load_plugin, plugin_files
 from bench.core.values import Completion, Request, Sampling
 from bench.results.last import find
 from bench.results.runs import Run
@@ -80,7 +81,8 @@ class Steer(ModelAPI):
 
     `concept`: which of the run's, where it has several. `coefficient`: in the run's unit, in place of the picked one;
     at 0 nothing is steered, and what a run says in a prompt is said all the same. `backend`: hf or vllm, in place of
-    the run's own. `results`: the folder it is looked for in.
+    the run's own. `results`: the folder it is looked for in. `plugin`: the file of a plugin that the run was made with;
+    several as a list.
     """
 
     def __init__(
@@ -93,11 +95,17 @@ class Steer(ModelAPI):
         coefficient: float | None = None,
         backend: str = "",
         results: str = "",
+        plugin: str | Sequence[str] = "",
         **others: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         if others:
-            raise UsageError(f"steer has no argument {next(iter(others))!r}: concept, coefficient, backend, results")
+            known = "concept, coefficient, backend, results, plugin"
+            raise UsageError(f"steer has no argument {next(iter(others))!r}: {known}")
+        # One that is loaded already is not loaded again: its classes would be others of the same names.
+        for file in [plugin] if isinstance(plugin, str) else plugin:
+            if file and (path := Path(file).expanduser().resolve()) not in map(Path, plugin_files()):
+                load_plugin(path)
         self.run = named(model_name, results)
         self.concept = one_concept(self.run, str(concept))
         found = strengths(self.run, self.concept, None if coefficient is None else float(coefficient))

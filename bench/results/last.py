@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from bench.core import paths
 from bench.core.documents import read_json
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, UsageError
 from bench.core.store import write_json
 from bench.results.runs import Run, lookup, meant, survey
 
@@ -50,6 +50,9 @@ def last() -> Last | None:
     except BenchError:
         return None
     root = Path(found["results"])
+    if root.parent.name == paths.BEFORE[0]:  # results in an older cache move, and this is when
+        here = paths.scratch()
+        root = root if root.is_dir() else here
     return Last(root, tuple(found["groups"])) if root.is_dir() else None
 
 
@@ -72,6 +75,17 @@ def find(name: str, folder: Path | None) -> tuple[Run, str]:
             return found[0], f"{found[0].path.parent.name} is of the last run: {told(found[0])}"
     run = lookup(name, roots(folder, made))
     return run, f"{run.path.parent.name}: {told(run)}"
+
+
+def latest(folder: Path | None) -> tuple[list[Run], str]:
+    """The runs that the last command made, and a line that says which. Raises UsageError where none is
+    known, or none of the folder that is named."""
+    made = last()
+    found = made.runs() if made and (folder is None or folder.absolute() == made.root) else []
+    if not made or not found:
+        raise UsageError(f"no run was made last{f' in {folder}' if folder else ''}: name one (bench list runs)")
+    names = ", ".join(run.path.parent.name for run in found)
+    return found, f"of the last run, in {made.root}: {names}"
 
 
 def told(run: Run) -> str:

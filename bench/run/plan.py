@@ -271,6 +271,7 @@ def make(options: Options) -> Plan:
     trains = [task.train(concept) for concept in task.concepts()]
     lacked = frozenset[str]().union(*(lacking(train, task) for train in trains))
     written = lacked & ASKED.keys()  # views that a prompter writes
+    data = task.digest
     specs = tuple(
         RunSpec(
             method=made.name,
@@ -287,7 +288,7 @@ def make(options: Options) -> Plan:
             backend=options.backend,
             dtype=number,
             weights=model.weights,
-            data=task.digest,
+            data=data,
         )
         for made in named
     )
@@ -385,7 +386,7 @@ def _device_map(given: Mapping[str, Any], backend: str) -> str | Mapping[str, An
     if found and backend != "hf":
         raise UsageError(f"-p model.device_map is for --backend hf, not for {backend}")
     if not (found == "" or isinstance(found, dict) or found in MAPS):
-        raise UsageError(f"model.device_map = {found!r}: {', '.join(MAPS)}, or a JSON table of modules and devices")
+        raise UsageError(f"model.device_map = {found!r}: {', '.join(MAPS)}, or a table of modules and devices (JSON)")
     spread: str | Mapping[str, Any] = found
     return spread
 
@@ -430,10 +431,14 @@ def from_file(path: Path) -> dict[str, Any]:
     return options | {"params": dict(_flat(tables))}
 
 
+TABLES = ("model.device_map",)
+"""Settings whose value may be a table."""
+
+
 def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """(`name.field`, value) of tables within tables."""
     for key, value in table.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{above}{key}" not in TABLES:
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value

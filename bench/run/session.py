@@ -57,6 +57,7 @@ from bench.run.identity import code_of
 from bench.run.jobs import Ask, Job, Said, ratings, record, row, tried
 from bench.run.monitor import reading
 from bench.run.plan import Plan
+from bench.run.pulse import Pulse
 from bench.run.specificity import concept_axis, contested, others, related
 from bench.run.spending import beside, spend
 from bench.run.steerings import Steerings
@@ -114,8 +115,11 @@ def execute(
     folder: Path | None = None,
     progress: Progress = silent,
     early: Callable[[list[Job]], None] = lambda jobs: None,
+    pulse: Pulse | None = None,
 ) -> list[Job]:
     """Run what is not done yet; `folder` takes every result instead of results/ or the scratch folder.
+
+    `pulse` says at any time what goes on inside a step of `progress`.
 
     Returns a job per method: `cached`, `complete`, `unsupported` (with the reason), or `failed`. What trains comes
     last; `early` is given the jobs as they stand after what a table rests on, and before what trains.
@@ -128,7 +132,7 @@ def execute(
         check_disk(sum(bound.generations + bound.ratings for bound in bounds), [folder] if folder else [])
         if any(bound.ratings for bound in bounds):
             plan.judge.check(ask=True)
-        Session(plan, folder, progress).run(todo, lambda: early(jobs))
+        Session(plan, folder, progress, pulse).run(todo, lambda: early(jobs))
     return jobs
 
 
@@ -139,6 +143,8 @@ the answers of one method where one has many."""
 
 SOON = 2**9
 """Answers of the first methods of many, so that there is a table within minutes."""
+WRITTEN = ("generate", "answer plainly")
+"""How the names of those stages begin of which each answer is a step."""
 
 
 def _tell(line: str) -> None:
@@ -148,8 +154,8 @@ def _tell(line: str) -> None:
 class Session:
     """One run over the jobs that are not done."""
 
-    def __init__(self, plan: Plan, folder: Path | None, progress: Progress) -> None:
-        self.plan, self.folder, self.progress = plan, folder, progress
+    def __init__(self, plan: Plan, folder: Path | None, progress: Progress, pulse: Pulse | None = None) -> None:
+        self.plan, self.folder, self.progress, self.pulse = plan, folder, progress, pulse or Pulse()
         self.task, self.judge, self.rules = plan.task, plan.judge, plan.protocol
         mark_cache()
         self.backend = make_backend(*(engine := (plan.options.backend, plan.model, plan.specs[0].dtype)), plan.purse)
@@ -186,22 +192,8 @@ class Session:
         """Work through the jobs that are to do; `early` is called after the first group, and when only
         those that train are left."""
         try:
-            live = [job for job in jobs if job.status == "todo"]
-            if (
-                live
-                and self.task.kind == "steering"
-                and (self.task.rated or any(job.method.uses_judge for job in live))
-            ):
-                who = f"judge {self.plan.specs[0].judge}"
-                with self._stage("calibrate the judge", 1) as advance, blamed(who, type(self.judge)):
-                    self.judge.prepare(self.backend, self.evidence, self.calibration)
-                    advance(1)
-            groups = self._groups(live)
-            for number, group in enumerate(groups, 1):
-                self.part = f"{number} of {len(groups)}, " if len(groups) > 1 else ""
-                if number > 1 and not self._trains(groups[number - 2]) and (number == 2 or self._trains(group)):
-                    early()
-                self._through(group)
+            with self.pulse.looking():
+                self._work([job for job in jobs if job.status == "todo"], early)
         finally:
             self.judge.release()
             if isinstance(self.backend, Pool):
@@ -211,6 +203,20 @@ class Session:
             spent = [account.rows for account in self.accounts.values()]
             for rows in (*kept, self.judgements, self.spending, *spent):
                 rows.close()
+
+    def _work(self, jobs: list[Job], early: Callable[[], None]) -> None:
+        uses_judge = self.task.rated or any(job.method.uses_judge for job in jobs)
+        if jobs and self.task.kind == "steering" and uses_judge:
+            who = f"judge {self.plan.specs[0].judge}"
+            with self._stage("calibrate the judge", 1) as advance, blamed(who, type(self.judge)):
+                self.judge.prepare(self.backend, self.evidence, self.calibration)
+                advance(1)
+        groups = self._groups(jobs)
+        for number, group in enumerate(groups, 1):
+            self.part = f"{number} of {len(groups)}, " if len(groups) > 1 else ""
+            if number > 1 and not self._trains(groups[number - 2]) and (number == 2 or self._trains(group)):
+                early()
+            self._through(group)
 
     @property
     def calibration(self) -> list[Train]:
@@ -298,6 +304,7 @@ class Session:
     @contextmanager
     def _stage(self, name: str, total: int) -> Iterator[Advance]:
         begun = time.monotonic()
+        self.pulse.begin(own=name.startswith(WRITTEN))
         with self.progress(self.part + name, total) as advance:
             yield advance
         self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - begun, 2)

@@ -15,7 +15,7 @@ from bench.core.content import digest
 from bench.core.escape import name as file_name
 from bench.core.ranges import PROJECT
 from bench.core.store import json_bytes
-from bench.report.formats.told import OWN, Score, Told, rated, texts
+from bench.report.formats.told import Score, Told, rated, texts
 from bench.results.runs import Run
 
 SCHEMA = "0.3.0"
@@ -84,15 +84,14 @@ def _aggregate(told: Told) -> dict[str, Any]:
 
 
 def _model(told: Told) -> dict[str, Any]:
-    spec, own = told.spec, told.model.startswith(f"{OWN}/")
-    hosted = spec["backend"] == "openai"
+    spec = told.spec
     found: dict[str, Any] = {
         "name": f"{spec['model']} + {spec['method']}",
         "id": told.model,
         "developer": told.model.partition("/")[0],
         "additional_details": {
-            "deployment_type": "externally_managed" if hosted else "self_deployed",
-            "model_availability": "unknown" if own or hosted else "open_weights",
+            "deployment_type": "externally_managed" if told.hosted else "self_deployed",
+            "model_availability": "open_weights" if told.on_hub else "unknown",
         }
         | texts(
             steering_method=spec["method"],

@@ -87,10 +87,10 @@ def _about(told: Told, title: str) -> str:
     """The card's head, which the hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    spec, own = told.spec, told.model.startswith(f"{OWN}/")
-    adapter: dict[str, Any] = {"base_model_relation": "adapter"} if told.run.surface == "weights" and not own else {}
+    spec, weights = told.spec, told.run.surface == "weights"
+    adapter: dict[str, Any] = {"base_model_relation": "adapter"} if weights and told.on_hub else {}
     card = ModelCardData(
-        base_model=None if own else told.model,
+        base_model=told.model if told.on_hub else None,
         library_name=PROJECT,
         tags=list(dict.fromkeys(["steering", told.run.surface, spec["method"], spec["task"]])),
         model_name=title,
@@ -125,7 +125,7 @@ def _concepts(told: Told, steerings: Mapping[str, str]) -> list[str]:
 
 
 def _use(told: Told, place: str) -> list[str]:
-    model = told.spec["model"] if told.model.startswith(f"{OWN}/") else told.model
+    model = told.model if told.on_hub else told.spec["model"]
     data = told.spec["task_params"].get("data")
     words = [
         "bench",

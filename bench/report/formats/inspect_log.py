@@ -102,7 +102,7 @@ def _scores(told: Told) -> list[EvalScore]:
     from inspect_ai.log import EvalMetric, EvalScore
 
     found = []
-    for score in told.scores:
+    for score in sorted(told.scores, key=lambda one: one.axis != "overall"):  # a viewer's heading has room for a few
         count = sum(score.axis in rated(sample) for sample in told.samples)
         meta = {"low": score.low, "high": score.high, "level": 0.95, "method": told.resampled, "units": score.units}
         mean = EvalMetric(name="mean", value=score.mean, metadata=meta | {"scale": told.scale})
@@ -121,7 +121,7 @@ def _scores(told: Told) -> list[EvalScore]:
 def _sample(told: Told, sample: Mapping[str, Any]) -> EvalSample:
     """One answer, or one text that a detector scored, with the ratings that it has."""
     from inspect_ai.log import EvalSample
-    from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput
+    from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput, ModelUsage
     from inspect_ai.scorer import Score
 
     asked, name = _messages(told, sample), str(sample["id"])
@@ -131,7 +131,10 @@ def _sample(told: Told, sample: Mapping[str, Any]) -> EvalSample:
     choice = ChatCompletionChoice(message=answer, stop_reason="max_tokens" if cut else "stop")
     why = {**sample.get("said", {}), **sample.get("reasons", {})}
     explained: dict[str, Any] = {"explanation": "\n".join(f"{axis}: {text}" for axis, text in why.items()) or None}
-    ratings = rated(sample)
+    explained["answer"] = said
+    ratings = dict(sorted(rated(sample).items(), key=lambda one: one[0] != "overall"))
+    wrote = sample.get("tokens", 0)
+    usage = {told.model: ModelUsage(output_tokens=wrote, total_tokens=wrote)} if wrote else {}
     kept = ("concept", "label", "score", "tokens", "touched", "turn", "question", "unit", "cluster", "withheld")
     prompt = told.prompt(sample)
     return EvalSample(
@@ -141,7 +144,8 @@ def _sample(told: Told, sample: Mapping[str, Any]) -> EvalSample:
         target=sample.get("label", ""),
         messages=[*asked, answer],
         output=ModelOutput(model=told.model, choices=[choice], completion=said),
-        scores={told.run.kind: Score(value=dict(ratings), **explained) if ratings else Score.unscored(**explained)},
+        scores={told.run.kind: Score(value=ratings, **explained) if ratings else Score.unscored(**explained)},
+        model_usage=usage,
         metadata={key: sample[key] for key in kept if key in sample}
         | {"picked": told.data["concepts"][sample["concept"]]["picked"]}
         | ({"prompt": prompt} if prompt else {}),

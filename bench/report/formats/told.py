@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from bench.backends.models import LOCAL, PACKAGED
-from bench.core.content import Message
+from bench.core.content import Message, digest
 from bench.core.ranges import PROJECT
 from bench.data.layout import HUB
 from bench.results import dialogues
@@ -19,6 +19,8 @@ from bench.results.runs import Run, by_question, withheld
 
 OWN = "local"
 """Whose a model or a data set is that has no place on the hub."""
+UNKNOWN = "unknown"
+"""Whose a model is that a server answers with under a name without an owner."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,27 @@ class Told:
         return datetime.fromtimestamp(int(self.run.path.stat().st_mtime), UTC)
 
     @property
+    def hosted(self) -> bool:
+        """Whether a server answered, which does not say with what."""
+        return bool(self.spec["backend"] == "openai")
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `model` names a place on the hub."""
+        return not self.hosted and not self.model.startswith(f"{OWN}/")
+
+    @property
     def model(self) -> str:
-        """The bare model's id on the hub, `owner/name`; `local/name` where it has none."""
+        """The bare model's id on the hub, `owner/name`; `local/name` where it has none. A hosted one's is as its server
+        names it, `openai/name` where that is OpenAI's own, else `unknown/name`."""
         name, source = self.spec["model"], self.data.get("source", LOCAL)
         asked = self.data.get("asked", {}).get("model", "")
+        if self.hosted:
+            asked = str(asked).removeprefix("openai:") or str(name)
+            if re.fullmatch(r"[\w.-]+/[\w.:-]+", asked):
+                return asked
+            usual = self.spec["weights"] == digest("endpoint", asked, "")  # at no address but OpenAI's
+            return f"{'openai' if usual else UNKNOWN}/{name}"
         if source != LOCAL and name in PACKAGED:
             return PACKAGED[name].hub
         on_hub = source != LOCAL and re.fullmatch(rf"[\w.-]+/{re.escape(name)}", asked)

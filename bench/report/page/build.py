@@ -61,7 +61,7 @@ def stop(out: Path) -> None:
     """Say in the provisional page in `out` that its run is not under way any more."""
     path = out / BUILT
     with suppress(OSError):  # there is none, or it cannot be written: whoever ends a run has more to tell
-        write_whole(path, path.read_bytes().replace(b'"live":true', b'"live":false'))
+        _renew(path, path.read_bytes().replace(b'"live":true', b'"live":false'))
 
 
 def _renew(path: Path, content: bytes) -> Path:
