@@ -89,12 +89,14 @@ def length_controlled(one: Array, two: Array, length_one: Array, length_two: Arr
     outer = np.einsum("cip,ci->cp", x, d) / counts[:, None]
     if n < 2:
         return LengthControlled(plain, Estimate(float("nan"), float("nan"), float("nan"), n), float("nan"), longer)
-    fitted, errors = _least_squares(inner, outer, np.vstack([np.ones(n), resamples(n)]))
-    delta, error = fitted[0, 0], errors[0]
+    (fitted,), (error,) = _least_squares(inner, outer, np.ones((1, n)))
+    delta = fitted[0]
     low, high = (delta, delta)
     if error > 1e-12 * np.abs(d).max():
-        low, high = studentised(delta, error, fitted[1:, 0], errors[1:])
-    slope = float(fitted[0, 1] / spread) if identified else float("nan")
+        parts = [_least_squares(inner, outer, part) for part in _in_parts(resamples(n), outer.shape[1])]
+        again, errors = (np.concatenate(each) for each in zip(*parts, strict=True))
+        low, high = studentised(delta, error, again[:, 0], errors)
+    slope = float(fitted[1] / spread) if identified else float("nan")
     return LengthControlled(plain, Estimate(_settled(delta), _settled(low), _settled(high), n), slope, longer)
 
 
@@ -133,31 +135,20 @@ def bradley_terry(scores: Mapping[str, Array], prior: float = 0.5) -> BradleyTer
     n, size = len(wins) - 1, len(names)
     # The prior is one more row of counts, drawn once in every resample.
     drawn = np.pad(np.vstack([np.ones(n), resamples(n, REFITS)]), ((0, 0), (0, 1)), constant_values=1)
-    games = wins + wins.swapaxes(1, 2) + ties
-    totals = np.tensordot(drawn, games, 1)
     found = scipy.optimize.minimize(
         lambda theta: -_likelihood(theta, wins.sum(0), ties.sum(0)),
         np.zeros(size + 1),
         jac=lambda theta: -_slopes(theta[None], wins, ties)[0].sum(0),
-        hess=lambda theta: -_hessian(theta[None], totals[:1])[0],
+        hess=lambda theta: -_hessian(theta[None], _played(drawn[:1], wins, ties))[0],
         method="trust-exact",
     )
-    theta = np.tile(found.x, (len(drawn), 1))
-    # The likelihood is concave and each resample starts near its maximum: Newton's steps, kept below 1, end there.
-    for _ in range(100):
-        slope = np.einsum("bc,bcp->bp", drawn, _slopes(theta, wins, ties))
-        step = np.linalg.solve(_hessian(theta, totals), -slope[..., None])[..., 0]
-        theta = theta + step / np.maximum(1, np.abs(step).max(-1, keepdims=True))
-        if np.abs(step).max() < 1e-8:
-            break
     won = wins.sum(0)[:-1, :-1]
     _, group = scipy.sparse.csgraph.connected_components(won + ties.sum(0)[:-1, :-1] > 0, connection="strong")
     finite = group == np.bincount(group).argmax()
     centre = np.eye(size) - np.outer(finite / finite.sum(), np.ones(size))
+    parts = [_refitted(found.x, part, wins, ties, centre) for part in _in_parts(drawn, size)]
+    theta, errors = (np.concatenate(each) for each in zip(*parts, strict=True))
     abilities = theta[:, :-1] @ centre
-    scored = _slopes(theta, wins, ties)[:, :-1]
-    influence = np.linalg.solve(_hessian(theta, totals), scored.swapaxes(1, 2))[:, :-1].swapaxes(1, 2) @ centre
-    errors = np.sqrt(np.einsum("bc,bcm->bm", drawn[:, :-1], influence**2) * n / max(1, n - 1))
     rows = {}
     for i, name in enumerate(names):
         bounds: tuple[Array, ...] = (np.array(np.nan), np.array(np.nan))
@@ -165,6 +156,34 @@ def bradley_terry(scores: Mapping[str, Array], prior: float = 0.5) -> BradleyTer
             bounds = studentised(abilities[0, i], errors[0, i], abilities[1:, i], errors[1:, i])
         rows[name] = Estimate(_settled(abilities[0, i]), _settled(bounds[0]), _settled(bounds[1]), n)
     return BradleyTerry(rows, float(np.exp(theta[0, -1])))
+
+
+def _refitted(start: Array, drawn: Array, wins: Array, ties: Array, centre: Array) -> tuple[Array, Array]:
+    """Parameters `[b, p]` where concept c is drawn `drawn[b, c]` times, and the abilities' cluster-robust errors.
+
+    The likelihood is concave and each resample starts near its maximum: Newton's steps, kept below 1, end there.
+    """
+    n, totals, theta = len(wins) - 1, _played(drawn, wins, ties), np.tile(start, (len(drawn), 1))
+    for _ in range(100):
+        slope = np.einsum("bc,bcp->bp", drawn, _slopes(theta, wins, ties))
+        step = np.linalg.solve(_hessian(theta, totals), -slope[..., None])[..., 0]
+        theta = theta + step / np.maximum(1, np.abs(step).max(-1, keepdims=True))
+        if np.abs(step).max() < 1e-8:
+            break
+    scored = _slopes(theta, wins, ties)[:, :-1]
+    influence = np.linalg.solve(_hessian(theta, totals), scored.swapaxes(1, 2))[:, :-1].swapaxes(1, 2) @ centre
+    return theta, np.sqrt(np.einsum("bc,bcm->bm", drawn[:, :-1], influence**2) * n / max(1, n - 1))
+
+
+def _played(drawn: Array, wins: Array, ties: Array) -> Array:
+    """Games of each pair in each resample `[b, methods + 1, methods + 1]`."""
+    return np.asarray(np.tensordot(drawn, wins + wins.swapaxes(1, 2) + ties, 1))
+
+
+def _in_parts(drawn: Array, width: int) -> list[Array]:
+    """Resamples `[b, concepts]` some at a time, of which each makes `width` numbers a concept: all of hundreds of
+    concepts make gigabytes."""
+    return np.array_split(drawn, 1 + drawn.size * width // 2**21)
 
 
 def _settled(value: Array) -> float:
