@@ -250,13 +250,15 @@ def _silent(runs: Sequence[Run], scores: Sequence[Sequence[float]]) -> str:
         return f"one {unit} is no sample: no interval and no test can stand on it"
     if judge and len(given) > 1 and all(len(values) <= 1 for values in rated.values()):
         return f"judge {judge} gave every answer the same ratings, and tells nothing apart"
+    if not _tied(scores):
+        return ""
     if judge and (blind := [axis for axis, values in rated.items() if axis != "overall" and values == {0.0}]):
         return (
             f"judge {judge} gave every answer 0 for {' and '.join(blind)}: either no answer shows it, or this judge "
             f"does not see it. bench judge validate --judge {judge} --data DATA holds it against the data's own "
             "labelled texts; the same run with another --judge keeps the answers and rates them anew"
         )
-    return "all methods have the same score on every concept or question" if _tied(scores) else ""
+    return "all methods have the same score on every concept or question"
 
 
 def _tied(scores: Sequence[Sequence[float]]) -> bool:

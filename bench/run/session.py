@@ -8,6 +8,7 @@ worked on together, and when, changes no result.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import sys
 import time
@@ -133,6 +134,7 @@ def execute(
         if any(bound.ratings for bound in bounds):
             plan.judge.check(ask=True)
         Session(plan, folder, progress, pulse).run(todo, lambda: early(jobs))
+        gc.collect()  # its rows' indexes, fits and engine, which know each other
     return jobs
 
 
