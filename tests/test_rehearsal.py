@@ -26,7 +26,7 @@ SHORT = (
     *("-p", "protocol.sampling.max_new_tokens=6", "-p", "protocol.select=2", "-p", "protocol.test=2"),
     *("-p", "protocol.budget.tokens=320", "-p", "protocol.budget.sequences=6", "--coefficients", "0.4,2"),
     *("--damage", "1"),
-    *("--effects", "related,adverse"),  # lm-eval asks every method and concept a hundred texts, of bytes here
+    *("--effects", "related"),  # the others ask and read thousands of prompts more, of a byte each token
 )
 """What makes it minutes: AxBench's epochs and batches stay."""
 
