@@ -273,3 +273,15 @@ def instructions(tmp_path: Path) -> Path:
             }
             file.write(json.dumps(row | {"instruction_id_list": [kind for kind, _ in asked]}) + "\n")
     return path
+
+
+def sums_task(folder: Path) -> None:
+    """A local task of lm-eval in a new folder: `sums`, eight questions of three answers each."""
+    folder.mkdir()
+    rows = [{"question": f"What is {i} plus {i}?", "options": [str(2 * i), str(i), "none"], "at": 0} for i in range(8)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "sums.yaml").write_text(
+        f"task: sums\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {folder}/sums.jsonl\n"
+        'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "Q: {{question}}\\nA:"\n'
+        "doc_to_choice: options\ndoc_to_target: at\n"
+    )

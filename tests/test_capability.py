@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import tiny_runs
+from conftest import sums_task, tiny_runs
 
 from bench import results
 from bench.backends.hf.backend import HFBackend
@@ -36,14 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache and results folder with runs of a tiny model on two concepts, and three local lm-eval tasks."""
     root = tmp_path_factory.mktemp("capability")
     tiny_runs(root, METHODS)
-    (root / "tasks").mkdir()
-    rows = [{"question": f"What is {i} plus {i}?", "options": [str(2 * i), str(i), "none"], "at": 0} for i in range(8)]
-    (root / "tasks" / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (root / "tasks" / "sums.yaml").write_text(
-        f"task: sums\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {root}/tasks/sums.jsonl\n"
-        'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "Q: {{question}}\\nA:"\n'
-        "doc_to_choice: options\ndoc_to_target: at\n"
-    )
+    sums_task(root / "tasks")
     return root
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from conftest import sums_task
 
 from bench import results
 from bench.backends import tiny
@@ -48,14 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, and a local task of lm-eval."""
     root = tmp_path_factory.mktemp("effects")
     tiny.build(root / "model")
-    (root / "tasks").mkdir()
-    rows = [{"question": f"What is {i} plus {i}?", "options": [str(2 * i), str(i), "none"], "at": 0} for i in range(8)]
-    (root / "tasks" / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (root / "tasks" / "sums.yaml").write_text(
-        f"task: sums\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {root}/tasks/sums.jsonl\n"
-        'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "Q: {{question}}\\nA:"\n'
-        "doc_to_choice: options\ndoc_to_target: at\n"
-    )
+    sums_task(root / "tasks")
     return root
 
 

@@ -5,7 +5,7 @@ Invariant: no name and no number is cut; what a terminal is too narrow for is na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
 from rich.table import Column, Table as Grid
@@ -35,8 +35,7 @@ def show(table: Table, console: Console, title: str = "") -> None:
 
 def notes(table: Table, console: Console) -> None:
     """Print what a reader must know of a table, by line."""
-    for note in leaderboard.notes(table):
-        console.print(f"- {note}", soft_wrap=not console.is_terminal)
+    _listed(leaderboard.notes(table), console)
 
 
 def beside(table: Table, console: Console) -> None:
@@ -48,6 +47,10 @@ def beside(table: Table, console: Console) -> None:
     for row in shown.rows:
         grid.add_row(*row)
     console.print(grid)
+    _listed(notes, console)
+
+
+def _listed(notes: Iterable[str], console: Console) -> None:
     for note in notes:
         console.print(f"- {note}", soft_wrap=not console.is_terminal)
 

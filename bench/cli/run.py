@@ -24,6 +24,7 @@ from bench.core.errors import BenchError, UsageError, named
 from bench.core.escape import printable
 from bench.core.paths import default_results, scratch
 from bench.core.settings import cast
+from bench.data.basics import BASICS
 from bench.measure import columns
 from bench.report import page
 from bench.report.build import build, refuse_foreign, report_of
@@ -311,7 +312,7 @@ def _beside(made: Plan, tokens: int) -> list[str]:
     named = effects.tasks_of(made.effects)
     if made.benchmarks:
         known = f": {tokens:,} tokens" if tokens else ""
-        rest = f", of lm-eval's tasks the first {effects.DOCUMENTS} documents each" if set(named) - {"basics"} else ""
+        rest = f", of lm-eval's tasks the first {effects.DOCUMENTS} documents each" if set(named) - {BASICS} else ""
         found.append(f"under each picked setting {', '.join(named)} asked{known}{rest}")
     elif named:
         found.append(f"{', '.join(named)}: not asked: {effects.unable(made.options.backend)}")

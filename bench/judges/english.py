@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from bench.core.errors import UsageError
 from bench.core.interfaces import Task
@@ -50,6 +51,7 @@ FEWEST = 2
 """Small words that tell a language at the least."""
 
 
+@lru_cache(maxsize=2**16)  # a report counts the same answers for each of its forms
 def foreign(text: str) -> str:
     """The language that a text is in, as far as it can be told; "" for English and for what cannot be told.
 

@@ -59,5 +59,4 @@ def measure(plan: Plan, jobs: Sequence[Job], tell: Callable[[str], None], progre
 def _known(job: Job, asked: Settings) -> bool:
     """Whether a run that was done before has been asked this."""
     assert job.path
-    run = results.read(job.path)
-    return all(effects.entry(run, concept, asked.identity) for concept in run.data["concepts"])
+    return effects.complete(results.read(job.path), asked.identity)

@@ -46,20 +46,19 @@ class Change:
     """Whether anything of what was asked could change at all."""
 
 
-def entry(run: Run, concept: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What lm-eval found under a concept's picked setting, asked with these settings; the newest."""
-    return next((one for one in reversed(_picked(run, concept)) if one["settings"] == settings), None)
+def complete(run: Run, settings: Mapping[str, Any]) -> bool:
+    """Whether lm-eval was asked under every concept's picked setting, with these settings."""
+    return all(any(one["settings"] == settings for one in own) for own in _picked(run).values())
 
 
-def _picked(run: Run, concept: str) -> list[dict[str, Any]]:
-    """Entries of lm-eval at a concept's picked coefficient, the oldest first."""
-    found = sidecars.capability(run.path.with_name(sidecars.CAPABILITY))
-    picked = run.data["concepts"][concept]["picked"]["coefficient"]
-    return [
-        one
-        for one in found["entries"].values()
-        if (one["kind"], one["concept"], one["coefficient"]) == ("lm-eval", concept, picked) and "settings" in one
-    ]
+def _picked(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """concept -> entries of lm-eval at its picked coefficient, the oldest first."""
+    picked = {concept: one["picked"]["coefficient"] for concept, one in run.data["concepts"].items()}
+    found: dict[str, list[dict[str, Any]]] = {concept: [] for concept in picked}
+    for one in sidecars.capability(run.path.with_name(sidecars.CAPABILITY))["entries"].values():
+        if one["kind"] == "lm-eval" and "settings" in one and picked.get(one["concept"]) == one["coefficient"]:
+            found[one["concept"]].append(one)
+    return found
 
 
 def _how(entry: Mapping[str, Any]) -> str:
@@ -72,8 +71,8 @@ def asked(runs: Sequence[Run]) -> list[Asked]:
     for run in runs:
         own = {
             (task, _shown(metrics), _how(one))
-            for concept in run.data["concepts"]
-            for one in _picked(run, concept)
+            for entries in _picked(run).values()
+            for one in entries
             for task, metrics in one["numbers"].items()
             if metrics
         }
@@ -89,8 +88,8 @@ def _shown(metrics: Mapping[str, Any]) -> str:
 def change(run: Run, what: Asked) -> Change | None:
     """None where a concept's picked setting was not asked."""
     found = []
-    for concept in run.data["concepts"]:
-        own = [one for one in _picked(run, concept) if what.task in one["numbers"] and _how(one) == what.settings]
+    for entries in _picked(run).values():
+        own = [one for one in entries if what.task in one["numbers"] and _how(one) == what.settings]
         if not own or what.metric not in own[-1]["numbers"][what.task]:
             return None
         found.append(own[-1]["numbers"][what.task][what.metric])

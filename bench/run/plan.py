@@ -271,7 +271,7 @@ def make(options: Options) -> Plan:
     trains = [task.train(concept) for concept in task.concepts()]
     lacked = frozenset[str]().union(*(lacking(train, task) for train in trains))
     written = lacked & ASKED.keys()  # views that a prompter writes
-    data = task.digest
+    contents = task.digest  # once, not for each method
     specs = tuple(
         RunSpec(
             method=made.name,
@@ -288,7 +288,7 @@ def make(options: Options) -> Plan:
             backend=options.backend,
             dtype=number,
             weights=model.weights,
-            data=data,
+            data=contents,
         )
         for made in named
     )
