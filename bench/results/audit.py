@@ -179,7 +179,8 @@ def _strays(root: Path) -> list[Path]:
         beside = ("run.json", results.TRIALS, sidecars.NAME, sidecars.CAPABILITY)
         known = path.parent in own and (path.name in beside or re.fullmatch(r"judged-.+\.json", path.name))
         known = known or (path.parent == root / "judges" and path.suffix in (".json", ".csv"))
-        if not known and path not in (root / RETIRED, root / hypotheses.FILE, root / results.KEYS, root / "README.md"):
+        known = known or (path.parent == root and path.suffix == ".md")  # what its owner says of it
+        if not known and path not in (root / RETIRED, root / hypotheses.FILE, root / results.KEYS):
             found.append(path)
     return found
 
