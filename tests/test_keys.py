@@ -168,6 +168,8 @@ UNKEYED = {
     "bench.run.jobs": "counts, and writes down",
     "bench.run.plan": "plans",
     "bench.run.pulse": "looks on",
+    "bench.run.answers": "asks the engine, and keeps what it answers",
+    "bench.run.beside": "looks at finished runs, and decides no score",
     "bench.run.session": "asks, keeps, and hands on",
     "bench.run.specificity": "decides no setting and no score; its digest stands beside what it gave",
     "bench.run.spending": "plans",

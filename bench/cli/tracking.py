@@ -20,8 +20,9 @@ from bench.core.errors import UsageError, named
 from bench.core.ranges import PROJECT
 from bench.report.formats.told import Told
 from bench.results.runs import Run
+from bench.run.answers import Advance
 from bench.run.plan import Plan
-from bench.run.session import Advance, Progress
+from bench.run.session import Progress
 
 SERVICES = ("trackio", "wandb")
 

@@ -145,7 +145,7 @@ def measure(run: Run, settings: Settings, say: Callable[[str], None] = lambda te
         judged = _judged(run, session, rows, answers["steered"]) if local else _asked(run)
     finally:
         lm.endless = False
-        for kept in (session.generations, session.evidence, session.judgements):
+        for kept in (session.answers.rows, session.evidence, session.judgements):
             kept.close()
     bare = float(np.median(seconds["unsteered"])) / len(rows)
     if fit["seconds"] is not None:

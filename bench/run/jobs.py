@@ -5,7 +5,8 @@ Invariant: a record is computed from a finished job alone; nothing here runs a m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from bench import results
 from bench.core.blame import blamed
 from bench.core.content import Message, plain
 from bench.core.definitions import borrowed
-from bench.core.errors import BenchError
+from bench.core.errors import THEIRS, BenchError, StopRun, traced
 from bench.core.interfaces import Method
 from bench.core.protocol import RunSpec
 from bench.core.steering import Steering
 from bench.core.values import Completion, Concept, Request, Sample, Verdict
 from bench.run.damage import LIMITS, Damage, at_most
-from bench.run.faults import definitions
+from bench.run.faults import definitions, fault
 from bench.run.fits import Kept
 from bench.run.plan import Plan
 from bench.run.specificity import concept_axis, others
@@ -66,6 +67,20 @@ class Job:
     answers: int = 0
     fresh: int = 0
     tokens: int = 0
+
+    @contextmanager
+    def guarded(self, stage: str) -> Iterator[None]:
+        """A method is third-party code: its failure is its own and must not end the others.
+
+        Nothing is written inside this context.
+        """
+        try:
+            yield
+        except StopRun:
+            raise
+        except THEIRS as error:
+            self.status, self.reason = "failed", f"{stage}: {fault(error, self.method)}"
+            traced(error)
 
     @property
     def fits(self) -> dict[str, Kept]:

@@ -22,9 +22,10 @@ from bench.core.rows import Rows
 from bench.core.steering import Steering
 from bench.core.values import Concept, Example, Pair, Request, Sampling, Train
 from bench.results import Results, read
+from bench.run.answers import Advance
 from bench.run.fits import given, lacks
 from bench.run.plan import Options, make
-from bench.run.session import Advance, execute, silent
+from bench.run.session import execute, silent
 from bench.run.strength import Strength
 
 
