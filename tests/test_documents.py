@@ -66,6 +66,16 @@ def test_the_tables_of_suppression_are_those_of_the_results(committed_tables: li
     assert block in page, f"docs/reproduction.md is stale; run: {COMMAND}"
 
 
+@pytest.mark.slow
+def test_the_numbers_of_the_paper_are_those_of_the_results(committed_tables: list[Table]) -> None:
+    for page, found in {
+        "results.md": documents.paper["blocks"](committed_tables),
+        "reproduction.md": {"published": documents.paper["published"](committed_tables)},
+    }.items():
+        text = (ROOT / "docs" / page).read_text("utf-8")
+        assert filled(text, found) == text, f"docs/{page} is stale; run: {COMMAND}"
+
+
 def every(command: click.Command, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     context = click.Context(command)
     names = command.list_commands(context) if isinstance(command, click.Group) else []
@@ -215,7 +225,7 @@ def test_renewing_a_checkout_that_is_fresh_changes_nothing(tmp_path: Path) -> No
     (tmp_path / "docs").mkdir()
     (tmp_path / "results").symlink_to(ROOT / "results")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
-    pages = (f"docs/{name}.md" for name in ("training", "reproduction", "judge", "data", "engines"))
+    pages = (f"docs/{name}.md" for name in ("training", "reproduction", "judge", "data", "engines", "results"))
     for name in ("README.md", *pages):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for path in documents.renew(tmp_path, main):

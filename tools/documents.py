@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from bench.results import second_judge
 from bench.results.differences import difference
 from bench.results.tables import Table, tables
 
+paper = runpy.run_path(str(Path(__file__).with_name("paper.py")))
+"""The numbers of docs/results.md: a script beside this one, as neither is of a package."""
 COMMAND = "bench docs"
 PARITY = Path(__file__).resolve().parents[1] / "tests" / "parity"
 PICTURE = "docs/images/verdicts"
@@ -62,7 +65,12 @@ def renew(root: Path, program: click.Group) -> list[Path]:
         docs / "training.md": {"crossing": crossing(root), "synergy": synergy(root)},
         docs / "data.md": {"views": made_views(root)},
         docs / "engines.md": {"architectures": architectures(root)},
-        docs / "reproduction.md": {"depths": depths(shown), "suppression": suppression(shown)},
+        docs / "reproduction.md": {
+            "depths": depths(shown),
+            "suppression": suppression(shown),
+            "published": paper["published"](shown),
+        },
+        docs / "results.md": paper["blocks"](shown),
         docs / "judge.md": {"calibration": calibration(shown), "agreement": agreement(shown)},
     }
     texts = {docs / "methods.md": methods(), docs / "cli.md": commands(program)}
