@@ -152,3 +152,7 @@ def test_a_second_judge_is_held_to_the_same_and_answers_are_counted(
     monkeypatch.setattr(english, "asked", in_german)
     with pytest.raises(UsageError, match="judge embedding reads English alone, and 2 of 2 concepts"):
         rejudge([run], "embedding")
+    told: list[str] = []
+    monkeypatch.setattr("bench.measure.rejudge.unread", lambda judge, task: f"{judge} cannot read one of {task.name}")
+    rejudge([run], "embedding", say=told.append)
+    assert told == ["embedding cannot read one of axbench"]

@@ -180,7 +180,7 @@ def rate(
     said: dict[str, list[second_judge.JudgeRatings]] = {}
     for judge, fields in owned.items():
         with progress(f"rate with {judge}", sum(len(run.data["samples"]) for run in runs)) as advance:
-            said[judge] = rejudge.rejudge(runs, judge, fields, advance, purse)
+            said[judge] = rejudge.rejudge(runs, judge, fields, advance, purse, say)
     rows = [
         {"run": run.path.parent.name, "judge": o.judge, "missing": o.data["missing"], "path": str(o.path)}
         | {axis: mean(o.scores(axis)) for axis in run.data["axes"]}

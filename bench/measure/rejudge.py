@@ -68,9 +68,10 @@ def rejudge(
     params: dict[str, Any] | None = None,
     advance: Advance = lambda steps: None,
     purse: SpendingLimit | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[JudgeRatings]:
     """What `judge` says of each run, made now or found, and paid from `purse`; runs on the same data share a
-    calibration."""
+    calibration. `say` is told of concepts in a language that it cannot read."""
     if silent := [run.path.parent.name for run in runs if not has_texts(run)]:
         raise UsageError(f"{silent[0]} keeps no generations to rate")
     made: dict[str, JudgeRatings] = {}
@@ -84,8 +85,9 @@ def rejudge(
                     advance(len(run.data["samples"]))
                 else:
                     task = task_of(run)
-                    unread(judge, task)
                     if not prepared:
+                        if warning := unread(judge, task):
+                            say(warning)
                         instrument.prepare([train.limited(sequences) for train in task.calibration()])
                         prepared = True
                     write_json(path, _record(run, task, instrument, code))
