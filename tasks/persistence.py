@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from bench import Concept, Sample, UsageError, digest, task
+from bench import Concept, Sample, Size, UsageError, digest, task
 from bench.core.shapes import Range
 from tasks.axbench import AxBench
 
@@ -38,6 +38,8 @@ class Persistence(AxBench):
     that a method that is strong once and gone later does not win; the report has the scores by turn, their slopes and
     the share of a text that repeats earlier turns.
 
+    Each instruction begins `answers` dialogues: one, whatever the preset, for each has `turns` answers.
+
     `prompt = once` puts a prompt's text around the user's first turn (and a system message before the chat), `each`
     around every turn. `history = steered`: earlier turns are read anew at each turn under the same edits; `plain`:
     edits begin behind them. `data`, `setting`, `revision`: as for `axbench`.
@@ -51,8 +53,11 @@ class Persistence(AxBench):
     turns: Annotated[int, Range(2, 10)] = 10
     prompt: Literal["once", "each"] = "once"
     history: Literal["steered", "plain"] = "steered"
+    answers: Size = 1
+    """Dialogues that begin with the same instruction: `turns` answers each, in place of the preset's answers to it."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", replace(self.protocol, answers=self.answers))
         if clash := {line for script in scripts() for line in script} & self.taught():
             raise UsageError(f"data {self.data}: {min(clash)!r} is a turn of a dialogue and in the training texts")
 

@@ -33,7 +33,7 @@ from bench.run.effects import wanted
 from bench.run.plan import Options, make
 from bench.run.session import execute
 from bench.run.specificity import able, concept_axis, contested, others
-from bench.run.spending import Cost, beside
+from bench.run.spending import Cost, looks
 from bench.stats.intervals import estimate
 
 
@@ -330,9 +330,9 @@ def test_a_plan_counts_what_is_looked_at() -> None:
     rules = protocol("standard")
     task = build("task", "axbench", {}, protocol=rules)
     made, concepts = build_method("diffmean", {}), len(task.concepts())
-    assert beside(made, rules, task, ()) == Cost()
-    assert beside(made, rules, task, ("related",)) == Cost(ratings=6 * concepts)
-    both = beside(made, rules, task, ("related", "adverse"))
+    assert looks(made, rules, task, ()) == Cost()
+    assert looks(made, rules, task, ("related",)) == Cost(ratings=6 * concepts)
+    both = looks(made, rules, task, ("related", "adverse"))
     assert (both.generations, both.ratings) == (3 * concepts, 9 * concepts)
     assert both.tokens == 3 * concepts * rules.sampling.max_new_tokens
     with pytest.raises(UsageError, match="no judge rates a concept of task refusal"):

@@ -107,6 +107,8 @@ def test_a_base_model_in_pieces_is_put_together_and_given_a_template(
     model = resolve("Tiny")
     assert model.source == "wheel tiny-wei==1.0, tiny-ghts==1.0"
     assert (model.path / "chat_template.jinja").read_text() == models.QUESTIONS
+    monkeypatch.setitem(models.PACKAGED, "Tiny", dataclasses.replace(found, template="{{ other }}"))
+    assert (resolve("Tiny").path / "chat_template.jinja").read_text() == "{{ other }}"  # made anew
     other = dataclasses.replace(found, wheels=(one, dataclasses.replace(two, sha256="0" * 64)))
     monkeypatch.setitem(models.PACKAGED, "Tiny", other)
     shutil.rmtree(model.path)

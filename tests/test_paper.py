@@ -1,47 +1,136 @@
-"""What follows from an interval for an expectation of results/plan.md, and what a rank correlation rests on."""
+"""What follows from intervals for the expectations of results/plan.md, and which tables they are taken from."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import script
 
+from bench.results.tables import Row, Table
+from bench.stats.intervals import Estimate
+
 ROOT = Path(__file__).resolve().parents[1]
 paper = script("tools/paper.py")
+Ends = list[tuple[float, float]]
 
 
-def gap(low: float, high: float) -> object:
-    return paper.Gap("diffmean", (low + high) / 2, low, high)
+def gaps(ends: Ends) -> list[Any]:
+    return [paper.Gap("diffmean", (low + high) / 2, low, high) for low, high in ends]
 
 
 @pytest.mark.parametrize(
-    ("ends", "outcome"),
+    ("rule", "ends", "outcome"),
     [
-        ([(-0.5, -0.1), (-0.3, 0.05)], "as expected"),
-        ([(-0.5, -0.1), (-0.3, 0.2)], "undecided"),
-        ([(-0.5, -0.1), (0.01, 0.2)], "refuted"),
-        ([], "open"),
+        ("none_leads", [(-0.5, -0.1), (-0.3, 0.05)], "as expected"),
+        ("none_leads", [(-0.5, -0.1), (-0.3, 0.2)], "undecided"),
+        ("none_leads", [(-0.5, -0.1), (0.01, 0.2)], "refuted"),
+        ("one_leads", [(-0.5, -0.1), (0.01, 0.2)], "as expected"),
+        ("one_leads", [(-0.5, -0.1), (-0.2, -0.01)], "refuted"),
+        ("one_leads", [(-0.05, 0.05), (-0.09, 0.02)], "refuted"),
+        ("one_leads", [(-0.5, -0.1), (-0.2, 0.2)], "undecided"),
+        ("larger", [(-0.5, 0.1), (0.01, 0.2)], "as expected"),
+        ("larger", [(-0.5, -0.1), (-0.3, -0.2)], "refuted"),
+        ("larger", [(-0.5, -0.1), (-0.3, 0.2)], "undecided"),
+        ("all_behind", [(-0.5, -0.1), (-0.3, -0.05)], "as expected"),
+        ("all_behind", [(-0.5, -0.1), (-0.3, 0.0)], "refuted"),
+        ("all_more", [(0.1, 0.2), (0.3, 0.4)], "as expected"),
+        ("all_more", [(0.1, 0.2), (-0.3, -0.2)], "refuted"),
+        ("all_more", [(0.1, 0.2), (-0.3, 0.2)], "undecided"),
+        ("not_behind", [(-0.05, 0.2)], "as expected"),
+        ("not_behind", [(-0.5, -0.15)], "refuted"),
+        ("not_behind", [(-0.5, 0.2)], "undecided"),
     ],
 )
-def test_no_steering_beats_the_prompt(ends: list[tuple[float, float]], outcome: str) -> None:
-    assert paper._none_leads([gap(*one) for one in ends])[1] == outcome
+def test_an_outcome_follows_from_the_intervals(rule: str, ends: Ends, outcome: str) -> None:
+    found = gaps(ends)
+    assert getattr(paper, rule)(found) == outcome
+    assert getattr(paper, rule)([replace(found[0], piled=True), *found[1:]]) == "undecided"
 
 
 @pytest.mark.parametrize(
-    ("ends", "outcome"),
-    [([(-0.5, -0.1), (-0.3, -0.05)], "as expected"), ([(-0.5, -0.1), (-0.3, 0.0)], "refuted"), ([], "open")],
+    ("more", "fewer", "outcome"),
+    [
+        ([(0.1, 0.2), (-0.1, 0.1)], [(-0.3, -0.1), (-0.1, 0.1)], "as expected"),
+        ([(0.1, 0.2), (-0.1, 0.1)], [(-0.3, 0.1), (-0.3, -0.1)], "undecided"),
+        ([(0.1, 0.2), (-0.2, -0.1)], [(-0.1, 0.1), (-0.1, 0.1)], "refuted"),
+        ([(0.1, 0.2), (-0.2, -0.1)], [(-0.3, -0.1), (-0.1, 0.1)], "undecided"),  # one shows it, the other refutes it
+    ],
 )
-def test_the_prompt_beats_both(ends: list[tuple[float, float]], outcome: str) -> None:
-    assert paper._all_behind([gap(*one) for one in ends])[1] == outcome
+def test_declining_more_and_answering_fewer_is_of_one_method(more: Ends, fewer: Ends, outcome: str) -> None:
+    assert paper.declines_more(gaps(more), gaps(fewer)) == outcome
 
 
-def test_every_expectation_of_the_plan_is_answered_once_and_in_its_words() -> None:
+@pytest.mark.parametrize(
+    ("slopes", "prompt", "begins", "outcome"),
+    [
+        ([(0.01, 0.02)], (-0.03, -0.01), [(0.1, 0.3)], "as expected"),
+        ([(0.01, 0.02)], (-0.03, -0.01), [(-0.1, 0.3)], "undecided"),  # what never shows the trait cannot lose it
+        ([(0.01, 0.02)], (-0.03, 0.01), [(0.1, 0.3)], "undecided"),  # the prompt is not shown to lose it
+        ([(-0.02, -0.01)], (-0.03, -0.01), [(0.1, 0.3)], "refuted"),
+    ],
+)
+def test_lasting_is_of_what_was_there(slopes: Ends, prompt: tuple[float, float], begins: Ends, outcome: str) -> None:
+    assert paper.lasts(gaps(slopes), *gaps([prompt]), gaps(begins)) == outcome
+
+
+@pytest.mark.parametrize(("low", "outcome"), [(0.01, "as expected"), (0.0, "refuted"), (-0.1, "refuted")])
+def test_an_order_that_reaches_0_is_none(low: float, outcome: str) -> None:
+    assert paper.positive(Estimate(0.4, low, 0.7, 9)) == outcome
+
+
+def test_every_expectation_of_the_plan_stands_on_the_page_in_its_words() -> None:
     plan = (ROOT / "results" / "plan.md").read_text("utf-8")
-    planned = [line for line in plan.splitlines() if line[:4].strip("| ").isdigit() and line.count("|") == 4]
-    answered = paper._judged([])
-    assert len(planned) == len(answered) == 10
-    for line, (said, (found, outcome)) in zip(planned, answered, strict=True):
-        task = said[: said.index("`", 1) + 1] if said.startswith("`") else ""
-        assert task in line, (line, said)
-        assert (found, outcome) == ([], "open")  # nothing has run
+    planned = re.findall(r"^\| (\d+) \| ([^|]+) \|", plan, re.MULTILINE)
+    assert [(str(n), found.said) for n, found in enumerate(paper.ten([]), 1)] == planned
+    assert {(found.outcome, found.gaps) for found in paper.ten([])} == {("open", ())}
+
+
+def with_data(line: Row, **data: Any) -> Row:
+    return replace(line, run=replace(line.run, data={**line.run.data, **data}))
+
+
+@pytest.fixture
+def planned(committed_tables: list[Table]) -> Table:
+    """The committed table of `axbench` as if its runs had been registered, at the settings of the plan."""
+    found = next(t for t in committed_tables if t.spec["task"] == "axbench" and len(t.rows) > 30)
+    names = {"prompt": "prompt", "steering": ["diffmean", "reps"], "combination": "prompt+diffmean", "margin": 0.1}
+    return replace(found, rows=tuple(with_data(line, registered=names) for line in found.rows))
+
+
+@pytest.mark.slow
+def test_gaps_are_those_of_raw_ratings(planned: Table) -> None:
+    at = paper.registered([planned], "axbench", paper.TAUGHT)
+    own, other = (at.rows[name].run.scores("overall") for name in ("diffmean", "prompt"))
+    found = at.gap(at.rows["diffmean"], 2)
+    assert found.mean == pytest.approx(np.mean([own[c] - other[c] for c in own]) / 2)
+    wider = at.gap(at.rows["diffmean"], 10)
+    assert wider.low < found.low < found.high < wider.high
+    assert next(one.outcome for one in paper.ten([planned])) != "open"
+
+
+@pytest.mark.slow
+def test_open_says_what_is_missing(planned: Table) -> None:
+    def why(table: Table) -> str:
+        found = paper.registered([table], "axbench", paper.TAUGHT)
+        assert isinstance(found, str)
+        return found
+
+    assert why(replace(planned, rows=tuple(r for r in planned.rows if r.name != "reps"))) == "reps not run"
+    assert why(replace(planned, spec={**planned.spec, "data": "x", "task_params": {"data": "concept10"}})) == "not run"
+    assert why(replace(planned, silent="nothing differs")) == "nothing differs"
+    mixed = (with_data(planned.rows[0], registered={}), *planned.rows[1:])
+    assert why(replace(planned, rows=mixed)) == "its runs registered nothing, or not all the same"
+
+
+@pytest.mark.slow
+def test_an_order_leaves_controls_out_and_draws_the_same_concepts(planned: Table) -> None:
+    twin = replace(planned, spec={**planned.spec, "model": paper.BASE})
+    found = paper.carried([planned, twin])
+    steered = [line for line in planned.rows if line.run.surface != "control"]
+    assert (found.n, found.mean, found.low) == (len(steered), pytest.approx(1), pytest.approx(1))
+    assert paper.carried([planned]) == f"{paper.BASE}: not run"

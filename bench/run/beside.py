@@ -1,6 +1,7 @@
 """What is looked at beside the score: vectors as monitors, another concept, an order against one's own, plain answers.
 
-Invariant: nothing of it decides a score or a pick, and a run whose score is made is recorded whatever fails here.
+Invariant: nothing of it decides a score or a pick. Where plain answers or an order against a concept fail in a method's
+code, its run is recorded without them.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ from bench.run.identity import code_of
 from bench.run.jobs import Ask, Job, Said, ratings, record, row, tried
 from bench.run.plan import Plan
 from bench.run.pulse import Pulse
-from bench.run.spending import beside, spend
+from bench.run.spending import looks, spend
 from bench.run.steerings import Steerings
 from bench.run.support import check_disk
 from bench.run.task_contract import checked, refuse, scored
@@ -114,7 +114,7 @@ def execute(
     todo = [job for job in jobs if job.status == "todo"]
     if todo:
         parts = [(job.method, plan.protocol, plan.task) for job in todo]
-        bounds = [spend(*own) + beside(*own, plan.looked) for own in parts]
+        bounds = [spend(*own) + looks(*own, plan.looked) for own in parts]
         check_disk(sum(bound.generations + bound.ratings for bound in bounds), [folder] if folder else [])
         if any(bound.ratings for bound in bounds):
             plan.judge.check(ask=True)

@@ -53,7 +53,7 @@ def spend(made: Method, rules: Protocol, task: Task) -> Cost:
     return Cost(several, drawn + options + drafts, tokens, ratings + learnt, *trained)
 
 
-def beside(made: Method, rules: Protocol, task: Task, names: Collection[str]) -> Cost:
+def looks(made: Method, rules: Protocol, task: Task, names: Collection[str]) -> Cost:
     """What `related` and `adverse` ask besides (`bench.run.specificity`): ratings, and the answers of the latter."""
     if not names:
         return Cost()

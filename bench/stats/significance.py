@@ -31,7 +31,7 @@ def significant(p: float | None, level: float = LEVEL) -> bool:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired mean difference with its 95 % interval and two-sided p-value."""
+    """A paired mean difference with its interval (95 %, where no other level was asked for) and two-sided p-value."""
 
     mean: float
     low: float
@@ -82,20 +82,24 @@ def _resampled(values: Array) -> tuple[Array, float]:
 
 
 def paired(
-    one: Sequence[float] | Array, two: Sequence[float] | Array, scale: float = 2.0, error: float = 0.0
+    one: Sequence[float] | Array,
+    two: Sequence[float] | Array,
+    scale: float = 2.0,
+    error: float = 0.0,
+    level: float = 0.95,
 ) -> Difference:
-    """`one` minus `two`, concept by concept: bootstrap-t interval, and p as the larger of two tests.
+    """`one` minus `two`, concept by concept: bootstrap-t interval of that level, and p as the larger of two tests.
 
     Sign flips are exact for exchangeable methods, the symmetric bootstrap-t knows skewed differences; either alone
     rejects too often where scores pile up. `scale` is the largest score there is. `error` is the least standard
     error that is believed (`crossed_error`); interval and p are widened to it.
     """
     difference = np.asarray(one, dtype=float) - np.asarray(two, dtype=float)
-    e = estimate(difference)
+    e = estimate(difference, level)
     if e.n < 2:
         return Difference(e.mean, e.low, e.high, float("nan"), e.n, float("nan"))
     if not difference.any():
-        half = float(scipy.stats.t.ppf(0.975, e.n - 1)) * error
+        half = float(scipy.stats.t.ppf((1 + level) / 2, e.n - 1)) * error
         return Difference(0.0, -half, half, 1.0, e.n, 0.0, error, piled=True)
     ratios, own = _resampled(difference) if np.ptp(difference) > 1e-12 else (np.zeros(0), 0.0)
     error = max(error, own)
@@ -106,7 +110,7 @@ def paired(
         low, high = e.mean - (e.mean - e.low) * wider, e.mean + (e.high - e.mean) * wider
         p = max(p, (1 + int((np.abs(ratios) >= abs(e.mean) / error).sum())) / (1 + len(ratios)))
     elif error:
-        half = float(scipy.stats.t.ppf(0.975, e.n - 1)) * error
+        half = float(scipy.stats.t.ppf((1 + level) / 2, e.n - 1)) * error
         low, high = e.mean - half, e.mean + half
         p = max(p, float(2 * scipy.stats.t.sf(abs(e.mean) / error, e.n - 1)))
     away = int((np.abs(difference) >= NEAR * scale).sum())
