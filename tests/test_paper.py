@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,3 +137,23 @@ def test_an_order_leaves_controls_out_and_draws_the_same_concepts(planned: Table
     steered = [line for line in planned.rows if line.run.surface != "control"]
     assert (found.n, found.mean, found.low) == (len(steered), pytest.approx(1), pytest.approx(1))
     assert paper.carried([planned]) == f"{paper.BASE}: not run"
+
+
+def test_what_a_run_carries_was_registered_at_the_commit_that_made_it() -> None:
+    """Else it could have been registered after the run was read."""
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("the history is not all here")
+    told: dict[str, dict[str, Any]] = {}
+    for path in sorted((ROOT / "results").glob("*/*/*/run.json")):
+        run = json.loads(path.read_text("utf-8"))
+        if not (carried := run.get("registered")):
+            continue
+        commit = run["provenance"]["commit"]
+        if commit not in told:
+            told[commit] = tomllib.loads(git("show", f"{commit}:results/hypotheses.toml").stdout)
+        kept = told[commit]
+        assert carried == kept["tasks"][run["spec"]["task"]] | {"margin": kept["margin"]}, path
