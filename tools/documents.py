@@ -94,7 +94,8 @@ def filled(text: str, found: Mapping[str, str]) -> str:
 def blocks(shown: Sequence[Table]) -> dict[str, str]:
     """The README's generated blocks by name."""
     image = f"![Best steering minus best prompt, task by task]({PICTURE}.png)"
-    return {"verdicts": f"{image}\n\n*{picture(shown).caption}*", "methods": surfaces()}
+    told = "\n\n".join(filter(None, [image, f"*{picture(shown).caption}*", paper["elsewhere"](shown)]))
+    return {"verdicts": told, "methods": surfaces()}
 
 
 def picture(shown: Sequence[Table]) -> drawing.Figure:

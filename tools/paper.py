@@ -369,6 +369,31 @@ def costs(shown: Sequence[Table]) -> str:
     return "\n".join(lines)
 
 
+def elsewhere(shown: Sequence[Table]) -> str:
+    """The README's sentences on what a steering wins and what it loses: of `refusal`, where each has a column, the
+    steering that declines most, and the best prompt; empty where that has not run."""
+    found = [t for t in shown if t.spec["task"] == "refusal" and t.spec["model"] == TAUGHT and t.reference]
+    if not found or not (known := verdict.steered(max(found, key=verdict.weight))):
+        return ""
+    table = max(found, key=verdict.weight)
+    line = max(known, key=lambda one: one.estimates["efficacy"].mean)
+    prompt = next(one for one in table.rows if one.name == table.reference)
+    declined, answered, right = (
+        [f"{100 * one.estimates[axis].mean:.0f}" for one in (line, prompt)]
+        for axis in ("efficacy", "compliance", "overall")
+    )
+    asked = next((one for one in effects.asked([r.run for r in table.rows]) if one.task.endswith("basics")), None)
+    changes = [change for one in (line, prompt) if asked and (change := effects.change(one.run, asked))]
+    lost = " and ".join(f"{-100 * one.difference:.0f}" for one in changes)
+    return (
+        f"*What steering wins it can lose elsewhere.* Asked to decline what cheats or hurts, the model declines "
+        f"{declined[0]} % of such requests under `{line.name}` and {declined[1]} % under the best prompt. It answers "
+        f"{answered[0]} and {answered[1]} % of their harmless look-alikes"
+        f"{f', and loses {lost} points on easy questions' if len(changes) > 1 else ''}: {right[0]} and {right[1]} % "
+        "of all answers are as they should be. More: [results](docs/results.md)."
+    )
+
+
 def _beside(line: Row, table: Table) -> tuple[str, ...]:
     asked = next((one for one in effects.asked([r.run for r in table.rows]) if one.task.endswith("basics")), None)
     change = effects.change(line.run, asked) if asked else None

@@ -19,6 +19,9 @@ ASKED = {
     "axbench": "Write about a concept",
     "axbench-suppress": "Leave a concept out",
     "axbench-attack": "Keep a rule under attack",
+    "axbench-two": "Write about two concepts at once",
+    "constraints": "Keep a rule that can be checked",
+    "persistence": "Keep to a concept for ten turns",
     "truthfulqa": "Prefer the true answer",
     "truthfulqa-gen": "Answer truthfully",
     "persona": "Show a trait",
@@ -28,6 +31,8 @@ ASKED = {
     "refusal-judged": "Refuse what is unfair, as judged",
 }
 """What a task asks of an answer, in a few words."""
+WIDTH = 0.075
+"""Inches of a letter at 11 points, mean."""
 
 
 def verdicts(tables: Sequence[Table]) -> Figure | None:
@@ -71,8 +76,10 @@ def _row(one: Answer, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
-    figure = drawing.canvas(8.6, 0.66 * len(rows) + 1.0)
-    names, panel, words = figure.subplots(1, 3, sharey=True, width_ratios=[2.3, 4.2, 1.8])
+    letters = max(*(len(row["asked"]) for row in rows), *(0.8 * len(_pair(row)) for row in rows))
+    wide = max(2.3, WIDTH * (letters + 3))
+    figure = drawing.canvas(wide + 6.3, 0.66 * len(rows) + 1.0)
+    names, panel, words = figure.subplots(1, 3, sharey=True, width_ratios=[wide, 4.2, 1.8])
     figure.get_layout_engine().set(wspace=0, w_pad=0)
     low, high = min(0.0, *(row["low"] for row in rows)), max(0.0, *(row["high"] for row in rows))
     margin = 0.06 * ((high - low) or 1.0)
@@ -96,15 +103,19 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
+def _pair(row: Mapping[str, Any]) -> str:
+    """The two that are compared, with their scores."""
+    return f"{row['steering']} {share(row['steering_score'])}, {row['prompt']} {share(row['prompt_score'])}"
+
+
 def _line(names: Any, panel: Any, words: Any, y: int, row: Mapping[str, Any]) -> None:
     """One task: the question and the two that are compared, the difference, the verdict."""
     colour, marker = drawing.surface(row["surface"])
     decided = row["verdict"] != "undecided"
     panel.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
     panel.plot([row["difference"]], [y], marker, color=colour, ms=8, mfc=colour if decided else "white", mew=1.6)
-    pair = f"{row['steering']} {share(row['steering_score'])}, {row['prompt']} {share(row['prompt_score'])}"
     names.text(0.95, y - 0.15, row["asked"], ha="right", va="center", fontsize=11)
-    names.text(0.95, y + 0.22, pair, ha="right", va="center", fontsize=8.5, color="#444444")
+    names.text(0.95, y + 0.22, _pair(row), ha="right", va="center", fontsize=8.5, color="#444444")
     said = textwrap.fill(row["verdict"], 20)
     size = 9 if "\n" in said else 11
     words.text(0.06, y + 0.03, said, va="bottom", fontsize=size, weight="bold" if decided else "normal")
