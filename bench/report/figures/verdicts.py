@@ -13,7 +13,7 @@ from typing import Any
 from bench.report.figures import drawing
 from bench.report.figures.drawing import Figure
 from bench.results.tables import Table
-from bench.results.verdict import Answer, answers
+from bench.results.verdict import Answer, answers, listed
 
 ASKED = {
     "axbench": "Write about a concept",
@@ -40,10 +40,23 @@ def verdicts(tables: Sequence[Table]) -> Figure | None:
     found = answers(tables)
     if not found:
         return None
-    rows = [_row(one, [each.table.spec["task"] for each in found]) for one in found]
-    said = "; ".join(f"{row['asked'].lower()}: {row['verdict']}" for row in rows)
+    asked = [task for task, _ in {(one.table.spec["task"], one.table.group) for one in found}]
+    rows = [_row(one, asked) for one in found]
+    said = "; ".join(_said(rows))
     models = ", ".join(dict.fromkeys(row["model"] for row in rows))
     return Figure("verdicts", f"{said[0].upper()}{said[1:]}. Model: {models}.", rows, partial(_verdicts, rows))
+
+
+def _said(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The verdict of each question, with the steering that it is of where those of one differ."""
+    words: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        words.setdefault(row["asked"], {}).setdefault(row["verdict"], []).append(row["steering"])
+    return [
+        f"{asked.lower()}: {verdict}{f' ({listed(names)})' if len(found) > 1 else ''}"
+        for asked, found in words.items()
+        for verdict, names in found.items()
+    ]
 
 
 def share(value: float, sign: str = "") -> str:
@@ -52,7 +65,7 @@ def share(value: float, sign: str = "") -> str:
 
 
 def _row(one: Answer, tasks: Sequence[str]) -> dict[str, Any]:
-    """Scores and difference as shares of the task's scale, so that tasks stand on one axis."""
+    """Scores and difference as shares of the task's scale, so that tasks stand on one axis; `tasks`: of each table."""
     task, scale = one.table.spec["task"], one.table.scale
     alone = tasks.count(task) == 1
     best = {"prompt": one.prompt, "steering": one.steering}
