@@ -43,7 +43,7 @@ def test_the_two_were_registered_or_best_on_the_select_split(committed_tables: l
         def on_select(name: str, rows: dict[str, Row] = rows) -> float:
             return float(np.mean([v for v in rows[name].run.scores("overall", "select").values() if v is not None]))
 
-        prompts = [name for name, row in rows.items() if row.run.prompted]
+        prompts = [name for name, row in rows.items() if row.run.prompted and not row.run.dialled]
         trials = one.table.spec["protocol"]["budget"]["trials"]
         known = [
             name
