@@ -7,7 +7,7 @@ Invariant: the plan was written first. An expectation that the runs do not reach
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ import scipy
 from bench.core import registry
 from bench.core.content import Array
 from bench.core.escape import cell, head, row
+from bench.data.basics import BASICS
 from bench.report.catalogue import paragraphs
 from bench.results import damage, dialogues, effects, verdict
 from bench.results.differences import difference
@@ -192,30 +193,28 @@ def expectations(shown: Sequence[Table]) -> str:
 
 
 def ten(shown: Sequence[Table]) -> list[Found]:
-    def led(said: str, task: str) -> Found:
-        return told(Found(said), registered(shown, task, TAUGHT))
-
-    def told(found: Found, at: Registered | str) -> Found:
+    def led(rule: Callable[[Sequence[Gap]], Outcome], task: str, said: str, *names: str) -> Found:
+        """Of the registered steerings, or of the methods of these names."""
+        at = registered(shown, task, TAUGHT)
         if isinstance(at, str):
-            return replace(found, note=at)
-        names = ["prompt+diffmean"] if "`prompt+diffmean`" in found.said else list(at.plan.steering)
-        gaps = tuple(at.gap(at.rows[name], len(names)) for name in names if name in at.rows)
-        if len(gaps) < len(names):
-            return replace(found, note=f"{verdict.listed(names)} not run")
-        rule = not_behind if len(names) == 1 else all_behind if "both" in found.said else one_leads
-        rule = none_leads if "neither" in found.said else rule
-        return replace(found, gaps=gaps, outcome=rule(gaps), note=gate(at))
+            return Found(said, note=at)
+        asked = names or at.plan.steering
+        if lacks := [name for name in asked if name not in at.rows]:
+            return Found(said, note=f"{verdict.listed(lacks)} not run")
+        gaps = tuple(at.gap(at.rows[name], len(asked)) for name in asked)
+        return Found(said, gaps, rule(gaps), gate(at))
 
+    behind = "`axbench`, SmolLM2: `prompt+diffmean` does not fall behind the prompt"
     return [
-        led("`axbench`, SmolLM2: neither registered steering beats `prompt-written`", "axbench"),
+        led(none_leads, "axbench", "`axbench`, SmolLM2: neither registered steering beats `prompt-written`"),
         _interaction(shown, "`axbench`: the difference is larger on Gemma than on SmolLM2"),
-        led("`axbench-suppress`, SmolLM2: a registered steering beats the prompt", "axbench-suppress"),
-        led("`axbench-attack`, SmolLM2: a registered steering beats the prompt", "axbench-attack"),
-        led("`constraints`, SmolLM2: the prompt beats both", "constraints"),
+        led(one_leads, "axbench-suppress", "`axbench-suppress`, SmolLM2: a registered steering beats the prompt"),
+        led(one_leads, "axbench-attack", "`axbench-attack`, SmolLM2: a registered steering beats the prompt"),
+        led(all_behind, "constraints", "`constraints`, SmolLM2: the prompt beats both"),
         _refusal(shown, "`refusal`, SmolLM2: steering declines more, and answers fewer look-alikes"),
         _persistence(shown, "`persistence`, SmolLM2: the trait falls by turn under a prompt, and not under steering"),
         _elsewhere(shown, "`axbench`, SmolLM2: where nobody asked, steering changes answers more than the prompt"),
-        led("`axbench`, SmolLM2: `prompt+diffmean` does not fall behind the prompt", "axbench"),
+        led(not_behind, "axbench", behind, "prompt+diffmean"),
         _order(shown, "`axbench`: methods keep their order from model to model"),
     ]
 
@@ -230,7 +229,7 @@ def _interaction(shown: Sequence[Table], said: str) -> Found:
         return Found(said, note=f"{BASE}: {base}" if isinstance(base, str) else f"{TAUGHT}: {taught}")
     gaps = []
     for name in base.plan.steering:
-        one, two = ({c: v for c, v in _lead(side, name).items() if v is not None} for side in (base, taught))
+        one, two = (_lead(side, name) for side in (base, taught))
         concepts = [c for c in one if c in two]
         if len(concepts) < 2:
             return Found(said, note="no concepts in common")
@@ -240,10 +239,10 @@ def _interaction(shown: Sequence[Table], said: str) -> Found:
     return Found(said, tuple(gaps), larger(gaps), gate(base) or gate(taught))
 
 
-def _lead(side: Registered, name: str) -> dict[str, float | None]:
-    """concept -> a steering less the prompt, on one model."""
+def _lead(side: Registered, name: str) -> dict[str, float]:
+    """concept -> a steering less the prompt, on one model, where both have a score."""
     own, other = (line.run.scores("overall") for line in (side.rows[name], side.prompt))
-    return {c: None if (a := own[c]) is None or (b := other.get(c)) is None else a - b for c in own}
+    return {c: a - b for c in own if (a := own[c]) is not None and (b := other.get(c)) is not None}
 
 
 def _refusal(shown: Sequence[Table], said: str) -> Found:
@@ -372,18 +371,16 @@ def costs(shown: Sequence[Table]) -> str:
 def elsewhere(shown: Sequence[Table]) -> str:
     """The README's sentences on what a steering wins and what it loses: of `refusal`, where each has a column, the
     steering that declines most, and the best prompt; empty where that has not run."""
-    found = [t for t in shown if t.spec["task"] == "refusal" and t.spec["model"] == TAUGHT and t.reference]
-    if not found or not (known := verdict.steered(max(found, key=verdict.weight))):
+    table = _answering([t for t in shown if t.reference], "refusal", TAUGHT)
+    if table is None or not (known := verdict.steered(table)):
         return ""
-    table = max(found, key=verdict.weight)
     line = max(known, key=lambda one: one.estimates["efficacy"].mean)
     prompt = next(one for one in table.rows if one.name == table.reference)
     declined, answered, right = (
         [f"{100 * one.estimates[axis].mean:.0f}" for one in (line, prompt)]
         for axis in ("efficacy", "compliance", "overall")
     )
-    asked = next((one for one in effects.asked([r.run for r in table.rows]) if one.task.endswith("basics")), None)
-    changes = [change for one in (line, prompt) if asked and (change := effects.change(one.run, asked))]
+    changes = [change for one in (line, prompt) if (change := _basics(one, table))]
     lost = " and ".join(f"{-100 * one.difference:.0f}" for one in changes)
     return (
         f"*What steering wins it can lose elsewhere.* Asked to decline what cheats or hurts, the model declines "
@@ -395,14 +392,19 @@ def elsewhere(shown: Sequence[Table]) -> str:
 
 
 def _beside(line: Row, table: Table) -> tuple[str, ...]:
-    asked = next((one for one in effects.asked([r.run for r in table.rows]) if one.task.endswith("basics")), None)
-    change = effects.change(line.run, asked) if asked else None
+    change = _basics(line, table)
     return (
         _mean(damage.picked(line.run, "kl").values(), 1.0),
         f"{change.difference:+.3f}" if change else "–",
         _mean(effects.related(line.run).values(), table.scale),
         _mean(effects.adverse(line.run).values(), table.scale),
     )
+
+
+def _basics(line: Row, table: Table) -> effects.Change | None:
+    """What a method does to the shipped questions, asked as most of its table were."""
+    asked = next((one for one in effects.asked([r.run for r in table.rows]) if one.task == BASICS), None)
+    return effects.change(line.run, asked) if asked else None
 
 
 def _mean(values: Iterable[float], scale: float) -> str:
@@ -416,22 +418,26 @@ def _mean(values: Iterable[float], scale: float) -> str:
 def published(shown: Sequence[Table]) -> str:
     """What each method's authors report, and what the committed runs say of it: shares of the scale on `axbench`, AUROC
     where it was run as a detector."""
-    models = [model for model in (TAUGHT, BASE) if _largest(shown, "axbench", model)]
-    lines = head("method", "published", *(f"axbench here, {model}" for model in models), "detection here, AUROC")
-    detectors = _largest(shown, "axbench-detect", TAUGHT)
+    steered = {model: own for model in (TAUGHT, BASE) if (own := _by_name(_answering(shown, "axbench", model)))}
+    lines = head("method", "published", *(f"axbench here, {model}" for model in steered), "detection here, AUROC")
+    detectors = _by_name(_answering(shown, "axbench-detect", TAUGHT))
     for name, cls in sorted(registry.table("method").items()):
         said = dict(paragraphs(inspect.getdoc(cls) or "")).get("Reproduction")
         if said and cls.__module__.startswith("methods."):
-            ours = [_share(one.get(name), 2.0) or "–" for model in models if (one := _largest(shown, "axbench", model))]
+            ours = [_share(own.get(name), 2.0) or "–" for own in steered.values()]
             auroc = detectors[name].estimates["auroc"].mean if name in detectors else None
             lines.append(row((f"`{name}`", cell(said), *ours, "–" if auroc is None else f"{auroc:.3f}")))
     return "\n".join(lines)
 
 
-def _largest(shown: Sequence[Table], task: str, model: str) -> dict[str, Row]:
-    """Name -> its row in the table that answers for a task on a model."""
+def _answering(shown: Sequence[Table], task: str, model: str) -> Table | None:
+    """The table that answers for a task on a model."""
     found = [t for t in shown if (t.spec["task"], t.spec["model"]) == (task, model)]
-    return {line.name: line for line in max(found, key=verdict.weight).rows} if found else {}
+    return max(found, key=verdict.weight, default=None)
+
+
+def _by_name(table: Table | None) -> dict[str, Row]:
+    return {line.name: line for line in table.rows} if table else {}
 
 
 def blocks(shown: Sequence[Table]) -> dict[str, str]:

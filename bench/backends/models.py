@@ -126,6 +126,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "SmolLM2-135M-Instruct"
 MANIFEST = "bench-manifest.json"
+TEMPLATE = "chat_template.jinja"
 LOCAL = "local folder"
 KEPT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.spm", "*.bpe", "*.codes")
 """Files of a repository that make a model."""
@@ -273,7 +274,7 @@ def _keep(packaged: Packaged, folder: Path, source: str, make: Callable[[Path], 
         with folder_in_place(folder, claims, partial(_current, packaged)) as work:
             make(work)
             if packaged.template:
-                (work / "chat_template.jinja").write_text(packaged.template, "utf-8")
+                (work / TEMPLATE).write_text(packaged.template, "utf-8")
             files = {p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(work.iterdir())}
             write_json(work / MANIFEST, {"source": source, "weights": digest(files), "files": files})
     claims.close()
@@ -287,14 +288,8 @@ def _kept(packaged: Packaged, folder: Path) -> Model:
 
 def _current(packaged: Packaged, folder: Path) -> bool:
     """Whether a kept folder is whole, and has the template that the model is given here."""
-    return _ready(folder) and (not packaged.template or _template(folder) == packaged.template)
-
-
-def _template(folder: Path) -> str:
-    try:
-        return (folder / "chat_template.jinja").read_text("utf-8")
-    except OSError:
-        return ""
+    own = folder / TEMPLATE
+    return _ready(folder) and (not packaged.template or (own.is_file() and own.read_text("utf-8") == packaged.template))
 
 
 def _ready(folder: Path) -> bool:

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from bench.cli.console import say
 from bench.core.errors import UsageError, named
 from bench.core.ranges import PROJECT
+from bench.core.values import Advance
 from bench.report.formats.told import Told
 from bench.results.runs import Run
-from bench.run.answers import Advance
 from bench.run.plan import Plan
 from bench.run.session import Progress
 

@@ -6,7 +6,7 @@ Invariant: nothing here holds a model, a path or a clock.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -14,6 +14,9 @@ from typing import Literal
 from bench.core.content import Array, Message
 from bench.core.spoken import spoken
 from bench.core.steering import Steering, Turns
+
+Advance = Callable[[int], None]
+"""Is told of steps that are done, as so many more."""
 
 
 @dataclass(frozen=True)

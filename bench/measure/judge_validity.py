@@ -7,7 +7,7 @@ missing rating is counted and left out, never a score.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from bench.core.content import digest
 from bench.core.errors import BenchError, UsageError
 from bench.core.interfaces import Task
-from bench.core.values import Concept, Example, Item, Verdict
+from bench.core.values import Advance, Concept, Example, Item, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.instrument import Instrument
 from bench.measure import readers
@@ -30,7 +30,6 @@ from bench.stats.intervals import auroc, estimate
 MOVED, BROKEN = 18, 8
 """Texts of each class of a concept that are paired with another's instruction, and that are broken in
 each way. Their AUROC is near 1, where more texts narrow no interval over concepts but cost passes."""
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)

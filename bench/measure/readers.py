@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.core.content import Array, digest
 from bench.core.interfaces import Task
-from bench.core.values import Concept, Item
+from bench.core.values import Advance, Concept, Item
 from bench.judges.instrument import Instrument
 from bench.measure import reference
 from bench.measure.reference import described, load
@@ -26,7 +26,6 @@ from bench.stats.intervals import auroc, estimate
 
 WORN, FINE = 0.25, 1.5
 """Readers' fluency up to which an answer counts as broken, and from which as fine."""
-Advance = Callable[[int], None]
 
 
 def against(

@@ -20,7 +20,7 @@ from bench.core.protocol import Budget, Protocol
 from bench.core.registry import build
 from bench.core.settings import known
 from bench.core.store import write_json
-from bench.core.values import Completion, Sample, Sampling
+from bench.core.values import Advance, Completion, Sample, Sampling
 from bench.judges.english import unread
 from bench.judges.instrument import Instrument
 from bench.results import provenance, second_judge
@@ -34,7 +34,6 @@ from bench.run.trials import AGAIN, repeated
 from bench.stats import agreement
 from bench.stats.intervals import Estimate
 
-Advance = Callable[[int], None]
 Voice = Run | JudgeRatings
 """A run speaks for its own judge, an opinion for another."""
 

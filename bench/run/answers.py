@@ -17,12 +17,14 @@ from bench.core.content import digest
 from bench.core.errors import THEIRS, BenchError, StopRun
 from bench.core.interfaces import Backend, Context
 from bench.core.rows import Rows
-from bench.core.values import Completion, Divergence, Request, TargetScore
+from bench.core.values import Advance, Completion, Divergence, Request, TargetScore
 from bench.run.jobs import Ask, Job
 from bench.run.trials import drawn, kept_as, options
 
 T = TypeVar("T")
-Advance = Callable[[int], None]
+TOGETHER = 2**14
+"""Answers that are asked for, or read, together: enough to fill any engine's batches, and no more, so that memory holds
+the answers of one method where one has many."""
 
 
 @dataclass(frozen=True)

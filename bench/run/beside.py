@@ -15,9 +15,9 @@ from bench.core.errors import THEIRS, StopRun, traced
 from bench.core.interfaces import Bound, Monitored
 from bench.core.rows import Rows
 from bench.core.spoken import spoken
-from bench.core.values import Completion, Concept, Item, Request, Sample
+from bench.core.values import Advance, Completion, Concept, Item, Request, Sample
 from bench.judges.judging import rate
-from bench.run.answers import Advance, Answers
+from bench.run.answers import TOGETHER, Answers
 from bench.run.damage import Damage, summed
 from bench.run.faults import fault
 from bench.run.jobs import Ask, Job, Said, ratings, row
@@ -26,9 +26,6 @@ from bench.run.plan import Plan
 from bench.run.specificity import concept_axis, contested, others, related
 from bench.run.steerings import Steerings
 from bench.run.trials import AGAIN, Trial, seed_of
-
-AT_ONCE = 2**14
-"""So many plain answers are read before they are summed."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ class Beside:
         due = [(concept, trial) for concept, trial in tried if self._readable(job, concept, trial)]
         advance((len(tried) - len(due)) * texts)
         # What was read is summed, so that memory holds a part.
-        step = len(due) if self.answers.backend.whole else AT_ONCE // texts
+        step = len(due) if self.answers.backend.whole else TOGETHER // texts
         for begin in range(0, len(due), max(1, step)):
             part = due[begin : begin + max(1, step)]
             requests = [one for concept, trial in part for one in self._plainly(job, concept, trial)]

@@ -20,9 +20,8 @@ from bench.core.protocol import USUAL_TASK, protocol
 from bench.core.registry import build, get
 from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.values import Concept, Example, Pair, Request, Sampling, Train
+from bench.core.values import Advance, Concept, Example, Pair, Request, Sampling, Train
 from bench.results import Results, read
-from bench.run.answers import Advance
 from bench.run.fits import given, lacks
 from bench.run.plan import Options, make
 from bench.run.session import execute, silent

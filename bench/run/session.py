@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -31,19 +31,11 @@ from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
 from bench.core.rows import Rows
 from bench.core.steering import Steering
-from bench.core.values import (
-    Completion,
-    Concept,
-    Example,
-    Item,
-    Sample,
-    Train,
-    Verdict,
-)
+from bench.core.values import Advance, Completion, Concept, Example, Item, Sample, Train, Verdict
 from bench.judges.judging import judged_by, rate
 from bench.results.audit import CONTROLS
 from bench.run.accounts import Account
-from bench.run.answers import Advance, Answers
+from bench.run.answers import TOGETHER, Answers
 from bench.run.beside import Beside
 from bench.run.cluster import Fitting, Pool, pooled
 from bench.run.engines import make_backend, make_prompter
@@ -56,19 +48,9 @@ from bench.run.spending import looks, spend
 from bench.run.steerings import Steerings
 from bench.run.support import check_disk
 from bench.run.task_contract import checked, refuse, scored
-from bench.run.trials import (
-    best,
-    continued,
-    fits as fits_of,
-    repeated,
-    repeats,
-    request,
-    ruled,
-    trials,
-)
+from bench.run.trials import best, continued, fits as fits_of, repeated, repeats, request, ruled, trials
 from bench.run.views import unanswered
 
-T = TypeVar("T")
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """(stage, total) -> a context whose value is called with the steps done."""
 
@@ -121,11 +103,6 @@ def execute(
         Session(plan, folder, progress, pulse).run(todo, lambda: early(jobs))
         gc.collect()  # its rows' indexes, fits and engine, which know each other
     return jobs
-
-
-TOGETHER = 2**14
-"""Answers that methods are asked for together: enough to fill any engine's batches, and no more, so that memory holds
-the answers of one method where one has many."""
 
 
 SOON = 2**9
