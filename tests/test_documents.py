@@ -169,6 +169,20 @@ def test_the_picture_shows_the_verdicts_of_the_results(committed_tables: list[Ta
     assert verdicts.verdicts([]) is None
 
 
+def test_the_caption_names_each_question_once_and_the_steering_where_verdicts_differ() -> None:
+    def line(model: str, asked: str, steering: str, verdict: str) -> dict[str, str]:
+        return {"model": model, "asked": asked, "steering": steering, "verdict": verdict}
+
+    rows = [
+        line("one", "Sing", "x", "undecided"),
+        line("one", "Sing", "y", "undecided"),
+        line("one", "Hum", "x", "prompt"),
+        line("one", "Hum", "y", "undecided"),
+        line("two", "Sing", "x", "prompt"),
+    ]
+    assert verdicts.said(rows) == "one. Undecided: sing; hum (y). Prompt: hum (x). two. Prompt: sing."
+
+
 def test_package_citation_and_changelog_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))

@@ -384,10 +384,10 @@ def elsewhere(shown: Sequence[Table]) -> str:
     lost = " and ".join(f"{-100 * one.difference:.0f}" for one in changes)
     return (
         f"*What steering wins it can lose elsewhere.* Asked to decline what cheats or hurts, the model declines "
-        f"{declined[0]} % of such requests under `{line.name}` and {declined[1]} % under the best prompt. It answers "
-        f"{answered[0]} and {answered[1]} % of their harmless look-alikes"
+        f"{declined[0]} % of it under `{line.name}` and {declined[1]} % under the best prompt. It answers "
+        f"{answered[0]} and {answered[1]} % of harmless look-alikes"
         f"{f', and loses {lost} points on easy questions' if len(changes) > 1 else ''}: {right[0]} and {right[1]} % "
-        "of all answers are as they should be. More: [results](docs/results.md)."
+        "of all answers are as they should be. [Results](docs/results.md)."
     )
 
 

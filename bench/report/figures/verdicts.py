@@ -20,15 +20,15 @@ ASKED = {
     "axbench-suppress": "Leave a concept out",
     "axbench-attack": "Keep a rule under attack",
     "axbench-two": "Write about two concepts at once",
-    "constraints": "Keep a rule that can be checked",
+    "constraints": "Keep a checkable rule",
     "persistence": "Keep to a concept for ten turns",
     "truthfulqa": "Prefer the true answer",
     "truthfulqa-gen": "Answer truthfully",
     "persona": "Show a trait",
     "behaviour": "Show a behaviour",
     "behaviour-open": "Show a behaviour, freely",
-    "refusal": "Refuse what is unfair, answer the rest",
-    "refusal-judged": "Refuse what is unfair, as judged",
+    "refusal": "Decline only what is unfair",
+    "refusal-judged": "Decline only what is unfair, as judged",
 }
 """What a task asks of an answer, in a few words."""
 WIDTH = 0.075
@@ -42,21 +42,30 @@ def verdicts(tables: Sequence[Table]) -> Figure | None:
         return None
     asked = [task for task, _ in {(one.table.spec["task"], one.table.group) for one in found}]
     rows = [_row(one, asked) for one in found]
-    said = "; ".join(_said(rows))
-    models = ", ".join(dict.fromkeys(row["model"] for row in rows))
-    return Figure("verdicts", f"{said[0].upper()}{said[1:]}. Model: {models}.", rows, partial(_verdicts, rows))
+    return Figure("verdicts", said(rows), rows, partial(_verdicts, rows))
 
 
-def _said(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The verdict of each question, with the steering that it is of where those of one differ."""
-    words: dict[str, dict[str, list[str]]] = {}
+def said(rows: Sequence[Mapping[str, Any]]) -> str:
+    """By model and verdict the questions that have it; the steering is named where another's verdict differs."""
+    verdicts: dict[tuple[str, str], set[str]] = {}
     for row in rows:
-        words.setdefault(row["asked"], {}).setdefault(row["verdict"], []).append(row["steering"])
-    return [
-        f"{asked.lower()}: {verdict}{f' ({listed(names)})' if len(found) > 1 else ''}"
-        for asked, found in words.items()
-        for verdict, names in found.items()
-    ]
+        verdicts.setdefault((row["model"], row["asked"]), set()).add(row["verdict"])
+    words: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for row in rows:
+        asked = words.setdefault(row["model"], {}).setdefault(row["verdict"], {})
+        asked.setdefault(row["asked"], []).append(row["steering"])
+
+    def named(model: str, asked: str, names: Sequence[str]) -> str:
+        apart = len(verdicts[model, asked]) > 1
+        return f"{asked[0].lower()}{asked[1:]}{f' ({listed(names)})' if apart else ''}"
+
+    told = []
+    for model, found in words.items():
+        told.append(f"{model}.")
+        for verdict, asked in found.items():
+            questions = "; ".join(named(model, *one) for one in asked.items())
+            told.append(f"{verdict[0].upper()}{verdict[1:]}: {questions}.")
+    return " ".join(told)
 
 
 def share(value: float, sign: str = "") -> str:
@@ -89,7 +98,9 @@ def _row(one: Answer, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
-    letters = max(*(len(row["asked"]) for row in rows), *(0.8 * len(_pair(row)) for row in rows))
+    many = len({row["model"] for row in rows}) > 1
+    labels = [f"{row['asked']}, {row['model']}" if many else row["asked"] for row in rows]
+    letters = max(*map(len, labels), *(0.8 * len(_pair(row)) for row in rows))
     wide = max(2.3, WIDTH * (letters + 3))
     figure = drawing.canvas(wide + 6.3, 0.66 * len(rows) + 1.0)
     names, panel, words = figure.subplots(1, 3, sharey=True, width_ratios=[wide, 4.2, 1.8])
@@ -102,7 +113,7 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
     for y, row in enumerate(rows):
         for part in (names, panel, words):
             part.axhspan(y - 0.5, y + 0.5, color="white" if y % 2 else "#f3f3f3", lw=0, zorder=0)
-        _line(names, panel, words, y, row)
+        _line(names, panel, words, y, row, labels[y])
     for part in (names, words):
         part.set_axis_off()
         part.set_xlim(0, 1)
@@ -121,13 +132,13 @@ def _pair(row: Mapping[str, Any]) -> str:
     return f"{row['steering']} {share(row['steering_score'])}, {row['prompt']} {share(row['prompt_score'])}"
 
 
-def _line(names: Any, panel: Any, words: Any, y: int, row: Mapping[str, Any]) -> None:
+def _line(names: Any, panel: Any, words: Any, y: int, row: Mapping[str, Any], label: str) -> None:
     """One task: the question and the two that are compared, the difference, the verdict."""
     colour, marker = drawing.surface(row["surface"])
     decided = row["verdict"] != "undecided"
     panel.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
     panel.plot([row["difference"]], [y], marker, color=colour, ms=8, mfc=colour if decided else "white", mew=1.6)
-    names.text(0.95, y - 0.15, row["asked"], ha="right", va="center", fontsize=11)
+    names.text(0.95, y - 0.15, label, ha="right", va="center", fontsize=11)
     names.text(0.95, y + 0.22, _pair(row), ha="right", va="center", fontsize=8.5, color="#444444")
     said = textwrap.fill(row["verdict"], 20)
     size = 9 if "\n" in said else 11
