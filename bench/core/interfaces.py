@@ -609,3 +609,11 @@ class Monitored(Protocol):
     """A task that names chats of which some lead to the concept; `label` says which kind a chat is."""
 
     def watched(self, concept: Concept) -> Sequence[Sample]: ...
+
+
+@runtime_checkable
+class Examiner(Protocol):
+    """A task that tries the judge on examples of its own, whose ratings are known, before anything is answered."""
+
+    def misjudges(self, rate: Rate) -> str:
+        """What a judge that cannot rate this task gets wrong, as a clause; empty where it can."""

@@ -23,9 +23,9 @@ from bench.backends.hosted.backend import OpenAIBackend
 from bench.core.blame import blamed
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, UsageError
 from bench.core.escape import printable
-from bench.core.interfaces import Bound, Context, Fitted
+from bench.core.interfaces import Bound, Context, Examiner, Fitted
 from bench.core.money import Ledger
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
@@ -176,6 +176,8 @@ class Session:
             with self._stage("calibrate the judge", 1) as advance, blamed(who, type(self.judge)):
                 self.judge.prepare(self.backend, self.evidence, self.calibration)
                 advance(1)
+            if isinstance(self.task, Examiner) and (wrong := self.task.misjudges(self._rate_all)):
+                raise UsageError(f"{who} {wrong}: name one that can read this task (--judge llm)")
         groups = self._groups(jobs)
         for number, group in enumerate(groups, 1):
             self.part = f"{number} of {len(groups)}, " if len(groups) > 1 else ""
