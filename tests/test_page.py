@@ -22,7 +22,7 @@ from bench.report.text import models as models_text
 from bench.report.text.leaderboard import interval
 from bench.report.text.verdict import LEADS, against, answers, headline, lead
 from bench.results.models import side_by_side
-from bench.results.runs import TRIALS, Tried, read, trials
+from bench.results.runs import TRIALS, Run, Tried, read, trials
 from bench.results.tables import Table, tables
 from bench.results.verdict import VERDICTS
 
@@ -460,6 +460,16 @@ def test_why_a_table_has_no_answer_is_said(tmp_path: Path) -> None:
     bare = dataclasses.replace(table, rows=tuple(row for row in table.rows if not row.run.steered))
     assert "No steering method ran here" in headline(bare, None)[1]
     assert "A larger table" in headline(table, None)[1]
+    for name, expected in (("truthfulqa", "Multiple choice"), ("ifeval", "what a setting costs, and is no target")):
+        rows = tuple(dataclasses.replace(row, run=of_task(row.run, name)) for row in table.rows)
+        assert expected in headline(dataclasses.replace(table, spec=table.spec | {"task": name}, rows=rows), None)[1]
+
+
+def of_task(run: Run, task: str) -> Run:
+    """The run as one of another task; of a choice no token is written."""
+    none = {"tokens": 0} if task == "truthfulqa" else {}
+    samples = [sample | none for sample in run.data["samples"]]
+    return dataclasses.replace(run, data=run.data | {"spec": run.data["spec"] | {"task": task}, "samples": samples})
 
 
 def test_prompting_is_the_answer_where_it_is_better(tmp_path: Path) -> None:

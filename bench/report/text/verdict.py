@@ -86,6 +86,9 @@ class Headline(NamedTuple):
     numbers: str = ""
 
 
+CHOSEN = "Multiple choice is no evidence by itself: a change of form alone moves it."
+
+
 def headline(one: Table, answered: Answer | None) -> Headline:
     """What a table answers, where `answered` is its answer to "steer or prompt?"."""
     if one.silent:
@@ -95,7 +98,9 @@ def headline(one: Table, answered: Answer | None) -> Headline:
     if one.kind == "detector":
         return _detecting(one)
     if not one.decides:
-        return Headline("No claim", "Multiple choice is no evidence by itself: a change of form alone moves it.")
+        written = any(sample.get("tokens") for sample in one.rows[0].run.data["samples"])
+        why = "This task shows what a setting costs, and is no target." if written else CHOSEN
+        return Headline("No claim", why)
     if answered is None and not steered(one):
         return Headline("No claim", "No steering method ran here that a prompt could be compared with.")
     if answered is None:
