@@ -47,6 +47,7 @@ LONG = ("test_rehearsal.py", "test_vllm.py")
 TOPICS = ("Misconceptions", "Health", "Law", "Fiction", "Weather")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+ARCHIVE = RESULTS / "archive"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at them
@@ -88,13 +89,15 @@ def script(file: str) -> ModuleType:
 
 
 def committed(method: str, task: str = "axbench", preset: str = "standard") -> Path:
-    """The folder of a method's committed run under the registered settings: others may be added beside it."""
+    """The folder of a method's committed run under the registered settings: others may be added beside it. Runs of the
+    archive come first, since nothing is added to those."""
     from bench.results.runs import read
 
     def meant(run: Run) -> bool:
         return run.variant == method and run.data["spec"]["protocol"]["preset"] == preset
 
-    found = sorted((RESULTS / task / "SmolLM2-135M-Instruct").glob(f"{method}-??????????"))  # its name, and ten digits
+    named = f"{task}/SmolLM2-135M-Instruct/{method}-??????????"  # its name, and ten digits
+    found = [path for root in (ARCHIVE, RESULTS) for path in sorted(root.glob(named))]
     return next(path for path in found if meant(read(path / "run.json")))
 
 
@@ -134,10 +137,13 @@ def committed_tables() -> list[Table]:
 
 
 @pytest.fixture(scope="session")
-def table(committed_tables: list[Table]) -> Table:
-    """Of them the one of concept steering on the default model, whichever others there are."""
+def table() -> Table:
+    """Concept steering on the default model, 51 runs of the archive."""
+    from bench.results.runs import load
+    from bench.results.tables import tables
+
     named = committed("diffmean") / "run.json"
-    return next(one for one in committed_tables if any(row.run.path == named for row in one.rows))
+    return next(one for one in tables(load(ARCHIVE)) if any(row.run.path == named for row in one.rows))
 
 
 @pytest.fixture(scope="session")

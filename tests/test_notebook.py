@@ -106,7 +106,7 @@ def test_frames_say_what_the_tables_say(results: Results) -> None:
 
 def test_a_comparison_turns_with_its_runs() -> None:
     one_task = bench.results.load(RESULTS / "axbench" / "SmolLM2-135M-Instruct")
-    there, back = one_task.compare("prompt-engineered", "none"), one_task.compare("none", "prompt-engineered")
+    there, back = one_task.compare("prompt-written", "none"), one_task.compare("none", "prompt-written")
     assert there.loc["overall", "difference"] == pytest.approx(-back.loc["overall", "difference"])
     assert there.loc["overall", "difference_low"] <= there.loc["overall", "difference"]
     assert {"concept", "instruction", "fluency"} <= set(there.index)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import committed
+from conftest import ARCHIVE, RESULTS, committed
 
 from bench.cli.main import main
 from bench.core.errors import UsageError
@@ -22,7 +22,6 @@ from bench.stats import power
 from bench.stats.power import Components, Pilot, attained, components, detectable, needed, pilot
 from bench.stats.significance import sign_flip
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 RUNS = tuple(committed(method).name for method in ("diffmean", "prompt"))
 
 # components
@@ -223,8 +222,8 @@ def test_more_of_anything_never_sees_less() -> None:
 # bench power
 
 
-def bench(*words: str, expect: int = 0) -> Any:
-    done = CliRunner().invoke(main, ["power", *words, "--results", str(RESULTS)])
+def bench(*words: str, expect: int = 0, root: Path = ARCHIVE) -> Any:
+    done = CliRunner().invoke(main, ["power", *words, "--results", str(root)])
     assert done.exit_code == expect, done.output
     return done
 
@@ -234,7 +233,7 @@ def test_bench_power_plans_from_two_committed_runs() -> None:
     found = json.loads(bench(*RUNS, "-d", "0.3", "--after-holm", "2", "--json").stdout)
     from bench import results
 
-    one, two = (results.lookup(name, [RESULTS]) for name in RUNS)
+    one, two = (results.lookup(name, [ARCHIVE]) for name in RUNS)
     scores = results.matched([one, two], "overall")
     by_concept = np.array(list(one.scores("overall").values())) - np.array(list(two.scores("overall").values()))
     assert (scores[0] - scores[1]).mean(1) == pytest.approx(by_concept, abs=1e-3)
@@ -260,5 +259,5 @@ def test_bench_power_prints_its_table_and_defaults_to_a_tenth_of_the_scale() -> 
 @pytest.mark.slow
 def test_bench_power_refuses_what_it_cannot_pair() -> None:
     assert "no axis 'style'" in bench(*RUNS, "--axis", "style", expect=2).stderr
-    detecting = next(RESULTS.glob("axbench-detect/*/diffmean-*")).name
-    assert "cannot be compared" in bench(RUNS[0], detecting, expect=2).stderr
+    steering, detecting = (next(RESULTS.glob(f"{task}/*/diffmean-*")).name for task in ("axbench", "axbench-detect"))
+    assert "cannot be compared" in bench(steering, detecting, expect=2, root=RESULTS).stderr

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import RESULTS, committed
+from conftest import committed
 
 from bench.cli.judges import find
 from bench.cli.main import main
@@ -37,7 +37,7 @@ METHODS = ("diffmean", "prompt", "prompt+diffmean", "random")
 def results(tmp_path: Path) -> Path:
     """Four committed runs without their opinions, in a folder of their own."""
     for source in map(committed, METHODS):
-        folder = tmp_path / "results" / source.relative_to(RESULTS)
+        folder = tmp_path / "results" / source.relative_to(source.parents[2])
         folder.mkdir(parents=True)
         shutil.copy(source / "run.json", folder)
     return tmp_path / "results"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import committed
+from conftest import ARCHIVE, committed
 
 from bench.core.content import digest
 from bench.overhead.record import Overhead
@@ -44,7 +44,7 @@ def test_a_run_answered_every_question_and_edits_touched_it(run: Run) -> None:
     rules = run.data["spec"]["protocol"]
     asked = {name: [s for s in run.data["samples"] if s["concept"] == name] for name in run.data["concepts"]}
     if run.data["spec"]["task"] == "axbench":
-        assert {len(rows) for rows in asked.values()} == {rules["test"]}
+        assert {len(rows) for rows in asked.values()} == {rules["test"] * rules.get("answers", 1)}
     if run.surface == "activations" and not run.method.startswith("cast"):
         assert all(min(s["touched"]) > 0 for rows in asked.values() for s in rows)
 
@@ -165,13 +165,13 @@ def test_the_report_is_what_the_results_give_and_nothing_else(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_bare_name_is_the_run_under_the_registered_settings(one_model: Path) -> None:
+def test_a_bare_name_is_the_run_under_the_registered_settings() -> None:
     """Beside it stands `diffmean layer=select`, which is named by its folder."""
-    twice = [run for run in load(one_model) if run.method == "diffmean" and run.data["spec"]["task"] == "axbench"]
+    twice = [run for run in load(ARCHIVE) if run.method == "diffmean" and run.data["spec"]["task"] == "axbench"]
     assert len(twice) > 1
-    assert lookup("diffmean", [one_model]).variant == "diffmean"
+    assert lookup("diffmean", [ARCHIVE]).variant == "diffmean"
     for run in twice:
-        assert lookup(run.path.parent.name, [one_model]).path == run.path
+        assert lookup(run.path.parent.name, [ARCHIVE]).path == run.path
 
 
 def test_a_curve_shows_the_parts_of_one_setting() -> None:

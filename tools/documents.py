@@ -60,18 +60,19 @@ def renew(root: Path, program: click.Group) -> list[Path]:
     """Write every generated document of the checkout at `root`, the help of `program` among them; returns the files."""
     docs = root / "docs"
     shown = tables(results.load(root / "results"))
+    archived = tables(results.load(root / "results" / results.ARCHIVE))
     found = {
         root / "README.md": blocks(shown),
         docs / "training.md": {"crossing": crossing(root), "synergy": synergy(root)},
         docs / "data.md": {"views": made_views(root)},
         docs / "engines.md": {"architectures": architectures(root)},
         docs / "reproduction.md": {
-            "depths": depths(shown),
+            "depths": depths(archived),
             "suppression": suppression(shown),
-            "published": paper["published"](shown),
+            "published": paper["published"](shown, archived),
         },
         docs / "results.md": paper["blocks"](shown),
-        docs / "judge.md": {"calibration": calibration(shown), "agreement": agreement(shown)},
+        docs / "judge.md": {"calibration": calibration(archived), "agreement": agreement(shown)},
     }
     texts = {docs / "methods.md": methods(), docs / "cli.md": commands(program)}
     texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}

@@ -415,11 +415,13 @@ def _mean(values: Iterable[float], scale: float) -> str:
     return cell(f"{e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]")
 
 
-def published(shown: Sequence[Table]) -> str:
-    """What each method's authors report, and what the committed runs say of it: shares of the scale on `axbench`, AUROC
-    where it was run as a detector."""
-    steered = {model: own for model in (TAUGHT, BASE) if (own := _by_name(_answering(shown, "axbench", model)))}
-    lines = head("method", "published", *(f"axbench here, {model}" for model in steered), "detection here, AUROC")
+def published(shown: Sequence[Table], archived: Sequence[Table]) -> str:
+    """What each method's authors report, and what the committed runs, those of the archive last, say of it: shares of
+    the scale on `axbench`, AUROC where it was run as a detector."""
+    rows = {f"axbench here, {model}": _by_name(_answering(shown, "axbench", model)) for model in (TAUGHT, BASE)}
+    rows["axbench before"] = _by_name(_answering(archived, "axbench", TAUGHT))
+    steered = {said: own for said, own in rows.items() if own}
+    lines = head("method", "published", *steered, "detection here, AUROC")
     detectors = _by_name(_answering(shown, "axbench-detect", TAUGHT))
     for name, cls in sorted(registry.table("method").items()):
         said = dict(paragraphs(inspect.getdoc(cls) or "")).get("Reproduction")

@@ -37,7 +37,7 @@ from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
 from bench.results.last import last
 from bench.results.provenance import ROOT
-from bench.results.runs import Run, by_question, trials
+from bench.results.runs import ARCHIVE, Run, by_question, trials
 from bench.run import contract as run_contract, judge_contract, task_contract
 
 
@@ -292,7 +292,7 @@ def check_results(results: Path | None, late: tuple[Path, ...], as_json: bool) -
     """Hold every file of a results folder to its rules; each finding names a file and what is wrong."""
     plugins(late)
     root = results or default_results()
-    runs = len(list(root.glob("*/*/*/run.json")))
+    runs = sum(len(list(folder.glob("*/*/*/run.json"))) for folder in (root, root / ARCHIVE))
     if not runs:
         raise UsageError(f"no runs in {root}: nothing to check")
     found = audit(root)

@@ -6,6 +6,7 @@ from .frames import (
     load as load,
 )
 from .runs import (
+    ARCHIVE as ARCHIVE,
     KEYS as KEYS,
     TRIALS as TRIALS,
     Run as Run,

@@ -61,7 +61,7 @@ Problems = Iterator[tuple[str, str]]
 
 
 def check(root: Path) -> list[Finding]:
-    """Everything wrong with a results folder."""
+    """Everything wrong with a results folder, and with its archive."""
     found: list[Finding] = []
     runs: list[Run] = []
     try:
@@ -80,6 +80,8 @@ def check(root: Path) -> list[Finding]:
     found += _registration(root)
     found += _references(root, runs)
     found += [Finding(_below(path, root), "is no file of a results folder") for path in _strays(root)]
+    if (old := root / results.ARCHIVE).is_dir():
+        found += [Finding(f"{old.name}/{one.path}", one.problem) for one in check(old)]
     return sorted([*found, *together(runs, root)], key=lambda f: (f.path, f.problem))
 
 
@@ -180,6 +182,7 @@ def _strays(root: Path) -> list[Path]:
         known = path.parent in own and (path.name in beside or re.fullmatch(r"judged-.+\.json", path.name))
         known = known or (path.parent == root / "judges" and path.suffix in (".json", ".csv"))
         known = known or (path.parent == root and path.suffix == ".md")  # what its owner says of it
+        known = known or path.is_relative_to(root / results.ARCHIVE)
         if not known and path not in (root / RETIRED, root / hypotheses.FILE, root / results.KEYS):
             found.append(path)
     return found

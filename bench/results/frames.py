@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.core.errors import UsageError
 from bench.results import comparison, verdict
-from bench.results.runs import Run, chosen, finite, read, trials
+from bench.results.runs import ARCHIVE, Run, chosen, finite, read, trials
 from bench.results.tables import Table, data_name, tables
 from bench.stats.significance import Difference
 
@@ -102,13 +102,14 @@ class Results(list[Run]):
 
 
 def load(folder: Path | str) -> Results:
-    """Every run below a folder (`results`, `results/axbench`), in a fixed order.
+    """Every run below a folder (`results`, `results/axbench`), in a fixed order; those of its archive are left out.
 
     Raises UsageError where there is no such folder, BenchError for a damaged run.
     """
     if not Path(folder).is_dir():
         raise UsageError(f"no folder {folder}")
-    return Results(read(path) for path in sorted(Path(folder).rglob("run.json")))
+    found = sorted(Path(folder).rglob("run.json"))
+    return Results(read(path) for path in found if ARCHIVE not in path.relative_to(folder).parts)
 
 
 def _interval(name: str, d: Difference) -> dict[str, float]:

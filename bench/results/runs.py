@@ -34,6 +34,8 @@ from bench.results.record import RUN, VERSION, Trial, rated
 
 KEYS = "keys.toml"
 """In a results folder: files whose code key is called otherwise now, for code that changed while no number did."""
+ARCHIVE = "archive"
+"""In a results folder: runs that others replaced, as a results folder by itself; what reads the first passes it by."""
 
 
 @lru_cache(maxsize=16)
