@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 from conftest import committed
 
+from bench import results
 from bench.cli.main import main
 from bench.core.content import digest
-from bench.results import audit
+from bench.results import audit, frames
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = Path("axbench") / "SmolLM2-135M-Instruct"
@@ -54,6 +55,16 @@ def test_the_committed_results_are_clean() -> None:
 
 def test_whole_runs_with_their_controls_are_clean(root: Path) -> None:
     assert problems(root) == []
+
+
+def test_the_archive_is_held_to_the_rules_and_read_by_nothing_else(root: Path) -> None:
+    shutil.move(root / MODEL, root / "archive" / MODEL)
+    assert problems(root) == []
+    assert list(results.load(root)) == list(frames.load(root)) == []
+    change(folder(root / "archive") / "run.json", lambda data: data.update(id="0000000000"))
+    found = {found.path for found in audit.check(root)}
+    assert f"archive/{folder(root / 'archive').relative_to(root / 'archive')}/run.json" in found
+    assert all(path.startswith("archive/") for path in found)
 
 
 def respec(data: dict[str, Any], **fields: Any) -> None:
