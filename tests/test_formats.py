@@ -32,6 +32,7 @@ from bench.run.session import execute
 def fresh(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """A tiny run of a task on the fake engine."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tasks.refusal.TOLD", 0.0)  # the judge without a key does not tell refusals
 
     def run(task: str, method: str = "random") -> Run:
         data = str(request.getfixturevalue(DATA[task])) if DATA[task] else ""
