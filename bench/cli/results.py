@@ -37,7 +37,7 @@ from bench.results import comparison, second_judge, sidecars
 from bench.results.audit import check as audit
 from bench.results.last import last
 from bench.results.provenance import ROOT
-from bench.results.runs import ARCHIVE, Run, by_question, trials
+from bench.results.runs import ARCHIVE, Run, by_question, files, trials
 from bench.run import contract as run_contract, judge_contract, task_contract
 
 
@@ -203,7 +203,7 @@ def report(
     for place in filter(None, (folder, publish)):
         if not force:
             refuse_foreign(place)
-    if runs := len(list(root.glob("*/*/*/run.json"))):
+    if runs := len(files(root)):
         say(f"{runs} runs in {root}: their tables, figures and page")  # hundreds take a minute
     written = build(root, folder)
     if publish:
@@ -292,7 +292,7 @@ def check_results(results: Path | None, late: tuple[Path, ...], as_json: bool) -
     """Hold every file of a results folder to its rules; each finding names a file and what is wrong."""
     plugins(late)
     root = results or default_results()
-    runs = sum(len(list(folder.glob("*/*/*/run.json"))) for folder in (root, root / ARCHIVE))
+    runs = len(files(root)) + len(files(root / ARCHIVE))
     if not runs:
         raise UsageError(f"no runs in {root}: nothing to check")
     found = audit(root)

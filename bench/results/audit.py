@@ -24,7 +24,7 @@ from bench.core.naming import build_method, names_in
 from bench.core.shapes import Text
 from bench.core.surfaces import PROMPTED, STEERED
 from bench.results import hypotheses, ratings, second_judge, sidecars, validity
-from bench.results.runs import Run
+from bench.results.runs import Run, files
 from bench.stats import detection
 
 RETIRED = "retired.toml"
@@ -69,7 +69,7 @@ def check(root: Path) -> list[Finding]:
         validity.validations(root)
     except BenchError as error:
         return [Finding(RETIRED if RETIRED in str(error) else "judges", str(error))]
-    for path in sorted(root.glob("*/*/*/run.json")):
+    for path in files(root):
         try:
             runs.append(results.read(path))
         except BenchError as error:
@@ -175,7 +175,7 @@ def _below(path: Path, root: Path) -> str:
 
 def _strays(root: Path) -> list[Path]:
     """Files that belong to nothing."""
-    own = {path.parent for path in root.glob("*/*/*/run.json")}
+    own = {path.parent for path in files(root)}
     found = []
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         beside = ("run.json", results.TRIALS, sidecars.NAME, sidecars.CAPABILITY)

@@ -35,7 +35,7 @@ from bench.results.record import RUN, VERSION, Trial, rated
 KEYS = "keys.toml"
 """In a results folder: files whose code key is called otherwise now, for code that changed while no number did."""
 ARCHIVE = "archive"
-"""In a results folder: runs that others replaced, as a results folder by itself; what reads the first passes it by."""
+"""In a results folder: runs that others replaced, as a results folder by itself: the first is read without it."""
 
 
 @lru_cache(maxsize=16)
@@ -394,11 +394,16 @@ def load(root: Path) -> list[Run]:
     return runs
 
 
+def files(root: Path) -> list[Path]:
+    """The run.json of every run of a results folder, in a fixed order."""
+    return sorted(root.glob("*/*/*/run.json"))
+
+
 def survey(root: Path) -> tuple[list[Run], list[BenchError]]:
     """The runs below `root` that can be read, in a fixed order, and why others cannot."""
     runs: list[Run] = []
     damaged: list[BenchError] = []
-    for path in sorted(root.glob("*/*/*/run.json")):
+    for path in files(root):
         try:
             runs.append(read(path))
         except BenchError as error:
