@@ -94,7 +94,7 @@ def filled(text: str, found: Mapping[str, str]) -> str:
 
 def blocks(shown: Sequence[Table]) -> dict[str, str]:
     """The README's generated blocks by name."""
-    image = f"![Best steering minus best prompt, task by task]({PICTURE}.png)"
+    image = f"![Steering minus prompt, task by task]({PICTURE}.png)"
     told = "\n\n".join(filter(None, [image, f"*{picture(shown).caption}*", paper["elsewhere"](shown)]))
     return {"verdicts": told, "methods": surfaces()}
 

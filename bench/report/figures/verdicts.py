@@ -1,4 +1,6 @@
-"""Steer or prompt, in one picture: on each task the best steering minus the best prompt, and the verdict in words.
+"""Steer or prompt, in one picture: on each task a steering minus a prompt, and the verdict in words.
+
+Either both were registered, or each is the best of its kind.
 
 Invariant: it shows the comparisons and the words that `bench.results.verdict` gives, and no other number.
 """
@@ -47,24 +49,19 @@ def verdicts(tables: Sequence[Table]) -> Figure | None:
 
 def said(rows: Sequence[Mapping[str, Any]]) -> str:
     """By model and verdict the questions that have it; the steering is named where another's verdict differs."""
-    verdicts: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        verdicts.setdefault((row["model"], row["asked"]), set()).add(row["verdict"])
     words: dict[str, dict[str, dict[str, list[str]]]] = {}
     for row in rows:
-        asked = words.setdefault(row["model"], {}).setdefault(row["verdict"], {})
-        asked.setdefault(row["asked"], []).append(row["steering"])
-
-    def named(model: str, asked: str, names: Sequence[str]) -> str:
-        apart = len(verdicts[model, asked]) > 1
-        return f"{asked[0].lower()}{asked[1:]}{f' ({listed(names)})' if apart else ''}"
-
+        questions = words.setdefault(row["model"], {}).setdefault(row["verdict"], {})
+        questions.setdefault(row["asked"], []).append(row["steering"])
     told = []
     for model, found in words.items():
         told.append(f"{model}.")
-        for verdict, asked in found.items():
-            questions = "; ".join(named(model, *one) for one in asked.items())
-            told.append(f"{verdict[0].upper()}{verdict[1:]}: {questions}.")
+        for verdict, questions in found.items():
+            each = []
+            for asked, names in questions.items():
+                apart = sum(asked in other for other in found.values()) > 1
+                each.append(f"{asked[0].lower()}{asked[1:]}{f' ({listed(names)})' if apart else ''}")
+            told.append(f"{verdict[0].upper()}{verdict[1:]}: {'; '.join(each)}.")
     return " ".join(told)
 
 
@@ -121,7 +118,7 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
     panel.spines["left"].set_visible(False)
     panel.grid(axis="x", color=drawing.GRID, lw=0.7)
     panel.xaxis.set_major_formatter(lambda x, _: share(x, "+") if abs(x) > 1e-9 else "0")
-    panel.set_xlabel("best steering minus best prompt, share of the scale, 95 % interval", fontsize=9)
+    panel.set_xlabel("steering minus prompt, share of the scale, 95 % interval", fontsize=9)
     for text, side, at in (("prompt ahead", "right", -0.2), ("steering ahead", "left", 0.2)):
         panel.text(at * margin, -0.56, text, ha=side, va="bottom", fontsize=9, color="#555555")
     return figure
