@@ -24,6 +24,8 @@ from bench.data.layout import fold
 from bench.judges.corruptions import looped
 from bench.judges.refusals import broken, declines
 from bench.results.runs import withheld
+from bench.run.plan import Options, make
+from bench.run.session import execute
 from bench.run.task_contract import leak
 from bench.run.trials import request
 from tasks._refusal_data import shipped, taught
@@ -285,6 +287,23 @@ def test_the_default_judge_is_not_let_rate_refusals(tmp_path: Path) -> None:
     assert found.exit_code == 2
     assert "judge ensemble takes 0 of 24 shipped refusals for refusals" in found.stderr
     assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.slow
+def test_kept_answers_are_not_rated_by_a_judge_that_cannot_tell_refusals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as lenient:
+        lenient.setattr("tasks.refusal.TOLD", 0.0)
+        options = Options(("none",), backend="fake", task="refusal-judged", judge="rules", preset="quick")
+        (job,) = execute(make(options), tmp_path / "results")
+    assert job.path, job.reason
+    words = ["judge", job.path.parent.name, "--judge", "rules", "--results", str(tmp_path / "results")]
+    found = CliRunner().invoke(main, words)
+    assert found.exit_code == 2
+    assert "judge rules takes 0 of 24 shipped refusals for refusals" in found.stderr
+    assert not list(tmp_path.rglob("judge*.json"))
 
 
 def test_answers_to_harmful_requests_of_others_are_not_published() -> None:

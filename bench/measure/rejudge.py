@@ -29,7 +29,7 @@ from bench.results.runs import Run, unit_names
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import labels
 from bench.run import jobs
-from bench.run.task_contract import scored
+from bench.run.task_contract import examined, scored
 from bench.run.trials import AGAIN, repeated
 from bench.stats import agreement
 from bench.stats.intervals import Estimate
@@ -88,6 +88,7 @@ def rejudge(
                         if warning := unread(judge, task):
                             say(warning)
                         instrument.prepare([train.limited(sequences) for train in task.calibration()])
+                        examined(task, judge, instrument.rate)
                         prepared = True
                     write_json(path, _record(run, task, instrument, code))
                     advance(len(run.data["samples"]))

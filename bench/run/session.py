@@ -23,9 +23,9 @@ from bench.backends.hosted.backend import OpenAIBackend
 from bench.core.blame import blamed
 from bench.core.content import digest
 from bench.core.definitions import code_digest
-from bench.core.errors import BenchError, UsageError
+from bench.core.errors import BenchError
 from bench.core.escape import printable
-from bench.core.interfaces import Bound, Context, Examiner, Fitted
+from bench.core.interfaces import Bound, Context, Fitted
 from bench.core.money import Ledger
 from bench.core.paths import cache_root, mark_cache
 from bench.core.registry import get
@@ -47,7 +47,7 @@ from bench.run.pulse import Pulse
 from bench.run.spending import looks, spend
 from bench.run.steerings import Steerings
 from bench.run.support import check_disk
-from bench.run.task_contract import checked, refuse, scored
+from bench.run.task_contract import checked, examined, refuse, scored
 from bench.run.trials import best, continued, fits as fits_of, repeated, repeats, request, ruled, trials
 from bench.run.views import unanswered
 
@@ -172,12 +172,11 @@ class Session:
     def _work(self, jobs: list[Job], early: Callable[[], None]) -> None:
         uses_judge = self.task.rated or any(job.method.uses_judge for job in jobs)
         if jobs and self.task.kind == "steering" and uses_judge:
-            who = f"judge {self.plan.specs[0].judge}"
-            with self._stage("calibrate the judge", 1) as advance, blamed(who, type(self.judge)):
+            judge = self.plan.specs[0].judge
+            with self._stage("calibrate the judge", 1) as advance, blamed(f"judge {judge}", type(self.judge)):
                 self.judge.prepare(self.backend, self.evidence, self.calibration)
                 advance(1)
-            if isinstance(self.task, Examiner) and (wrong := self.task.misjudges(self._rate_all)):
-                raise UsageError(f"{who} {wrong}: name one that can read this task (--judge llm)")
+            examined(self.task, judge, self._rate_all)
         groups = self._groups(jobs)
         for number, group in enumerate(groups, 1):
             self.part = f"{number} of {len(groups)}, " if len(groups) > 1 else ""

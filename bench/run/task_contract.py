@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from bench.core.blame import defined, foreign
-from bench.core.errors import THEIRS, BenchError, cause, traced
-from bench.core.interfaces import Rate, Task
+from bench.core.errors import THEIRS, BenchError, UsageError, cause, traced
+from bench.core.interfaces import Examiner, Rate, Task
 from bench.core.protocol import protocol
 from bench.core.registry import build
 from bench.core.spoken import UNFINISHED
@@ -59,6 +59,12 @@ def _plain(samples: Sequence[Sample]) -> set[str]:
 
 def _shared(concept: Concept, splits: str, shared: set[str]) -> str:
     return f"concept {concept.id}: {splits} share an instruction, take it out of one: {min(shared)[:100]!r}"
+
+
+def examined(task: Task, judge: str, rate: Rate) -> None:
+    """Refuses a judge that cannot rate the examples that the task tries it on, where it has any."""
+    if isinstance(task, Examiner) and (wrong := task.misjudges(rate)):
+        raise UsageError(f"judge {judge} {wrong}: name one that can read this task (--judge llm)")
 
 
 def untyped(task: Task) -> str:
