@@ -388,7 +388,7 @@ def test_the_leaderboard_has_a_table_of_methods_and_models(models: Path) -> None
 def verdict(recipe: Recipe, root: Path) -> dict[str, Any]:
     write(recipe, root)
     (table,) = found = tables(results.load(root))
-    return summary.verdict(table, next(iter(answers(found)), None))
+    return summary.verdict(table, answers(found))
 
 
 CONCEPTS = tuple(f"concept-{i}" for i in range(12))
@@ -439,10 +439,28 @@ def test_the_lead_names_each_task_once_by_what_is_said_of_it(tmp_path: Path) -> 
     assert set(VERDICTS) == set(LEADS)
 
 
+def test_each_registered_steering_has_its_word(tmp_path: Path) -> None:
+    """Where they differ, each verdict names its steering."""
+    few = (METHODS[1], METHODS[2], METHODS[3])
+    write(Recipe(METHODS, CONCEPTS), tmp_path)
+    write(Recipe(few, CONCEPTS, task="axbench-suppress"), tmp_path)
+    one, two = answers(tables(results.load(tmp_path)))
+    two = dataclasses.replace(two, table=one.table)
+    word, text, numbers = headline(one.table, [one, two])
+    assert word == "It depends"
+    assert text == (
+        f"With {one.steering.name} it is not settled whether steering or prompting works better; "
+        f"with {two.steering.name} prompting works better than steering."
+    )
+    assert numbers.count("On the test prompts") == 2
+    assert lead([one, two]).startswith(f"On axbench ({one.steering.name}) it is not settled")
+    assert headline(one.table, [one, one])[:2] == headline(one.table, [one])[:2]
+
+
 @pytest.mark.slow
 def test_detection_is_answered_in_words(committed_tables: list[Table]) -> None:
     table = next(t for t in committed_tables if t.kind == "detector")
-    word, text, _ = headline(table, None)
+    word, text, _ = headline(table, [])
     above, beaten, rest = against(table)
     assert word == "Not the prompt"
     assert text.startswith(f"{len(above)} of {len(above + beaten + rest)} methods detect better than asking the model")
@@ -451,18 +469,18 @@ def test_detection_is_answered_in_words(committed_tables: list[Table]) -> None:
             dataclasses.replace(row, p=p, against=dataclasses.replace(row.against, mean=mean)) if row.against else row
             for row in table.rows
         ]
-        assert headline(dataclasses.replace(table, rows=tuple(rows)), None)[0] == expected
+        assert headline(dataclasses.replace(table, rows=tuple(rows)), [])[0] == expected
 
 
 def test_why_a_table_has_no_answer_is_said(tmp_path: Path) -> None:
     write(Recipe(METHODS, CONCEPTS), tmp_path)
     (table,) = tables(results.load(tmp_path))
     bare = dataclasses.replace(table, rows=tuple(row for row in table.rows if not row.run.steered))
-    assert "No steering method ran here" in headline(bare, None)[1]
-    assert "A larger table" in headline(table, None)[1]
+    assert "No steering method ran here" in headline(bare, [])[1]
+    assert "A larger table" in headline(table, [])[1]
     for name, expected in (("truthfulqa", "Multiple choice"), ("ifeval", "what a setting costs, and is no target")):
         rows = tuple(dataclasses.replace(row, run=of_task(row.run, name)) for row in table.rows)
-        assert expected in headline(dataclasses.replace(table, spec=table.spec | {"task": name}, rows=rows), None)[1]
+        assert expected in headline(dataclasses.replace(table, spec=table.spec | {"task": name}, rows=rows), [])[1]
 
 
 def of_task(run: Run, task: str) -> Run:
@@ -498,7 +516,7 @@ def test_nothing_is_claimed_on_one_judge_s_word(tmp_path: Path) -> None:
 def test_labels_claim_nothing_for_a_prompt_against_another(committed_tables: list[Table]) -> None:
     """Other prompts are no answer to whether the model is to be steered or prompted."""
     for table in (t for t in committed_tables if t.reference and not t.spec["judge"]):
-        lists = summary.verdict(table, None)
+        lists = summary.verdict(table, [])
         named = set(re.findall(r"[\w()+-]+", " ".join((*lists["claimed"], *lists["open"]))))
         steered = {row.name for row in table.rows if row.run.steered or row.run.surface == "detector"}
         assert named & steered or not steered

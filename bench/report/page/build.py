@@ -19,7 +19,7 @@ from bench.report.page import methods, samples, summary
 from bench.report.page.encoding import key, script
 from bench.report.section import Section
 from bench.report.text import leaderboard
-from bench.report.text.verdict import lead
+from bench.report.text.verdict import by_table, lead
 from bench.results.models import side_by_side
 from bench.results.tables import Table
 from bench.results.verdict import answers
@@ -101,10 +101,11 @@ def _files(
             whole = f"{key(table.group)}/{name}"
             yield f"{FOLDER}/data/{whole}.js", script(whole, value)
     found = answers(tables)
-    answered = {one.table.group: one for one in found}
+    answered = by_table(found)
     first = {
         "tables": [
-            summary.table(t, answered.get(t.group), figures.get(t.group, ()), below.get(t.group, ())) for t in tables
+            summary.table(t, answered.get(t.group, []), figures.get(t.group, ()), below.get(t.group, ()))
+            for t in tables
         ],
         "lead": lead(found),
         "across": [summary.across(one) for one in side_by_side(tables)],

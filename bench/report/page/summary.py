@@ -35,7 +35,7 @@ MEASURES = (
 
 
 def table(
-    one: Table, answered: Answer | None, figures: Sequence[tuple[str, str]], below: Sequence[Section]
+    one: Table, answered: Sequence[Answer], figures: Sequence[tuple[str, str]], below: Sequence[Section]
 ) -> dict[str, Any]:
     """One table, without its generations; `figures` are files with their captions."""
     spec = one.spec
@@ -126,7 +126,7 @@ def _cost(found: Overhead, drift: Floor) -> list[Any]:
     return [list(pair) for pair in zip(costs_of(found, drift=drift)[1:], values[1:], strict=True)]
 
 
-def verdict(one: Table, answered: Answer | None) -> dict[str, Any]:
+def verdict(one: Table, answered: Sequence[Answer]) -> dict[str, Any]:
     """The answer in a word and a sentence; then, method by method, what is claimed and what is not."""
     caveats = []
     if one.spec["model"] == DEFAULT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bench.core.escape import cell, head, row as line_of
@@ -59,17 +59,31 @@ NOTHING = "No table of this report compares steering with a prompt."
 
 
 def lead(found: Sequence[Answer]) -> str:
-    """The answer of a whole report in one sentence."""
+    """The answer of a whole report in one sentence; a steering is named where another's answer differs."""
     if not found:
         return NOTHING
     several = len({one.table.spec["model"] for one in found}) > 1
     where: dict[str, list[str]] = {}
-    for one in found:
-        spec = one.table.spec
+    for own in by_table(found).values():
+        spec = own[0].table.spec
         name = f"{spec['task']} on {spec['model']}" if several else str(spec["task"])
-        where.setdefault(_lead(one), []).append(name)
+        said = _grouped(own, _lead)
+        for words, those in said.items():
+            where.setdefault(words, []).append(f"{name} ({_steerings(those)})" if len(said) > 1 else name)
     parts = [f"on {listed(list(dict.fromkeys(names)))} {words}" for words, names in where.items()]
     return f"{_begun('; '.join(parts))}."
+
+
+def by_table(found: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Answers by the group of their table."""
+    return _grouped(found, lambda one: one.table.group)
+
+
+def _grouped(found: Sequence[Answer], kind: Callable[[Answer], str]) -> dict[str, list[Answer]]:
+    own: dict[str, list[Answer]] = {}
+    for one in found:
+        own.setdefault(kind(one), []).append(one)
+    return own
 
 
 def _lead(one: Answer) -> str:
@@ -89,8 +103,8 @@ class Headline(NamedTuple):
 CHOSEN = "Multiple choice is no evidence by itself: a change of form alone moves it."
 
 
-def headline(one: Table, answered: Answer | None) -> Headline:
-    """What a table answers, where `answered` is its answer to "steer or prompt?"."""
+def headline(one: Table, answered: Sequence[Answer]) -> Headline:
+    """What a table answers; `answered` are its answers to "steer or prompt?", one for each registered steering."""
     if one.silent:
         return Headline("No claim", f"{one.silent[0].upper()}{one.silent[1:]}.")
     if one.reference is None:
@@ -101,18 +115,29 @@ def headline(one: Table, answered: Answer | None) -> Headline:
         written = any(sample.get("tokens") for sample in one.rows[0].run.data["samples"])
         why = "This task shows what a setting costs, and is no target." if written else CHOSEN
         return Headline("No claim", why)
-    if answered is None and not steered(one):
+    if not answered and not steered(one):
         return Headline("No claim", "No steering method ran here that a prompt could be compared with.")
-    if answered is None:
+    if not answered:
         return Headline("No claim", "A larger table of the same task and model has the answer.")
-    means = [f"{row.estimates['overall'].mean:.2f}" for row in (answered.steering, answered.prompt)]
-    gap = f"{leaderboard.interval(answered.difference)}, p {leaderboard.pvalue(answered.p)}"
-    named = "both registered before the runs" if answered.registered else "each the best of its kind on select prompts"
-    numbers = (
-        f"On the test prompts {answered.steering.name} (steering) scores {means[0]} of {one.scale:g} and "
-        f"{answered.prompt.name} (prompt) {means[1]}, {named}: a difference of {gap}. Why: {answered.reason}."
+    said = _grouped(answered, _lead)
+    parts = list(said) if len(said) == 1 else [f"with {_steerings(own)} {words}" for words, own in said.items()]
+    word = _begun(answered[0].said) if len(said) == 1 else "It depends"
+    return Headline(word, f"{_begun('; '.join(parts))}.", " ".join(map(_numbers, answered)))
+
+
+def _steerings(own: Sequence[Answer]) -> str:
+    return listed([each.steering.name for each in own])
+
+
+def _numbers(one: Answer) -> str:
+    """The scores of both sides, their difference and what decided."""
+    means = [f"{row.estimates['overall'].mean:.2f}" for row in (one.steering, one.prompt)]
+    gap = f"{leaderboard.interval(one.difference)}, p {leaderboard.pvalue(one.p)}"
+    named = "both registered before the runs" if one.registered else "each the best of its kind on select prompts"
+    return (
+        f"On the test prompts {one.steering.name} (steering) scores {means[0]} of {one.table.scale:g} and "
+        f"{one.prompt.name} (prompt) {means[1]}, {named}: a difference of {gap}. Why: {one.reason}."
     )
-    return Headline(_begun(answered.said), f"{_begun(_lead(answered))}.", numbers)
 
 
 def _begun(text: str) -> str:
@@ -121,8 +146,8 @@ def _begun(text: str) -> str:
 
 def headlines(tables: Sequence[Table]) -> dict[str, Headline]:
     """The headline of each table, by group."""
-    found = {one.table.group: one for one in answers(tables)}
-    return {table.group: headline(table, found.get(table.group)) for table in tables}
+    found = by_table(answers(tables))
+    return {table.group: headline(table, found.get(table.group, [])) for table in tables}
 
 
 def _detecting(one: Table) -> Headline:
