@@ -29,6 +29,7 @@ from bench.results.record import VERSION
 from bench.results.runs import Run, load
 from bench.results.second_judge import JudgeRatings
 from bench.results.tables import tables
+from bench.stats.intervals import Estimate
 
 METHODS = ("diffmean", "prompt", "prompt+diffmean", "random")
 
@@ -313,6 +314,38 @@ def test_validity_belongs_to_a_judge_with_its_settings(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(BenchError, match="is not a judge's validation"):
         validity.validity([tmp_path], "likelihood", {})
+
+
+def test_every_table_of_readers_has_a_say_and_a_run_s_own_corrects_it() -> None:
+    """A judge may rank where each sample of that model passed; the correction is of a run's own answers first."""
+
+    def read(model: str, run: str, bias: float, **passed: bool) -> dict[str, Any]:
+        e = {"bias": bias, "low": bias - 0.1, "high": bias + 0.1, "n": 9, "concepts": 9}
+        return {"models": [model], "runs": [run], "gate": {"tasks": passed}, "surfaces": {"axbench": {"prompt": e}}}
+
+    old, new = (
+        read("small", "a", 0.2, overall=True, axbench=True, persona=False),
+        read("small", "b", 0.5, overall=False, axbench=False),
+    )
+    other = read("large", "c", 0.0, overall=False, axbench=True)
+    assert validity.may_rank([], "axbench", "small") is None
+    assert validity.may_rank([old], "axbench", "small") is True
+    assert validity.may_rank([old, other, new], "axbench", "small") is False
+    assert validity.may_rank([old, new], "persona", "small") is False
+    assert validity.may_rank([old, new], "new", "small") is False  # by the three axes together, of both
+    assert validity.may_rank([old, other], "axbench", "large") is True
+    assert validity.may_rank([old, other], "axbench", "unread") is True
+    mean = Estimate(1.0, 0.9, 1.1, 12)
+
+    def bias(run: str, model: str = "small", surface: str = "prompt") -> float | None:
+        found = validity.corrected(mean, [old, new, other], "axbench", model, surface, run)
+        return None if found is None else round(1.0 - found.mean, 6)
+
+    assert [bias("a"), bias("b"), bias("z"), bias("c", "large")] == [0.2, 0.5, 0.2, 0.0]
+    assert bias("a", "unread") is None
+    assert bias("a", surface="weights") is None
+    new["surfaces"] = {}  # a sample without that surface leaves it to the others
+    assert bias("b") == 0.2
 
 
 def echo(rated: Callable[[Item], Verdict]) -> None:

@@ -285,7 +285,8 @@ def validate(
         with progress(f"validate {judge}", total) as advance:
             found = judge_validity.validate(instrument, data, limit, broken, human, key, advance)
     if save:
-        name = "".join(c if c.isalnum() or c in "-._" else "-" for c in f"{judge}-{found['data']}")
+        parts = "-".join([judge, found["data"], *(file.stem for file in human)])
+        name = "".join(c if c.isalnum() or c in "-._" else "-" for c in parts)
         path = (folder or default_results()) / "judges" / f"{name}.json"
         write_json(path, found | {"provenance": provenance()})
         say(f"kept: {path}")

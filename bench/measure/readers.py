@@ -58,7 +58,7 @@ def against(
     ]
     found["garbage"] = {"highest": finite(max(garbage, default=0.0)), "n": len(garbage)}
     texts = [digest(file.read_text("utf-8"))[:12] for file in files]
-    found["models"] = sorted({origin.model for origin in key.values()})
+    found["models"], found["runs"] = (sorted({getattr(o, part) for o in key.values()}) for part in ("model", "run"))
     if [getattr(instrument.judge, "fitted_on", "")] == texts:
         found |= _held_out(found, instrument.judge.held_out)  # type: ignore[attr-defined]
     return found | {"gate": gate(found)}

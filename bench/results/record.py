@@ -409,6 +409,7 @@ class ValidityRecord(TypedDict):
     judge_params: dict[str, Any]
     gate: NotRequired[Gate]
     models: NotRequired[list[str]]
+    runs: NotRequired[list[str]]
     surfaces: NotRequired[dict[str, dict[str, Bias]]]
 
 

@@ -181,7 +181,7 @@ def _table(group: str, title: str, runs: list[Run]) -> Table:
     scale = float(runs[0].data.get("scale", 2.0))
     spec = runs[0].data["spec"]
     known = validity.validity(_roots(runs[0]), spec["judge"], spec["judge_params"]) if spec["judge"] else []
-    may_rank = validity.may_rank(known, spec["task"])
+    may_rank = validity.may_rank(known, spec["task"], spec["model"])
     if may_rank is False:
         title += BELOW
     reference = _reference(named)
@@ -293,7 +293,8 @@ def _roots(run: Run) -> list[Path]:
 def _corrected(
     row: Row, known: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], scale: float
 ) -> stats.Estimate | None:
-    found = validity.corrected(row.estimates["overall"], known, spec["task"], spec["model"], row.run.surface)
+    asked = spec["task"], spec["model"], row.run.surface, row.run.data["id"]
+    found = validity.corrected(row.estimates["overall"], known, *asked)
     return within(found, scale) if found else None
 
 

@@ -42,25 +42,30 @@ def _table(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def may_rank(found: Sequence[Mapping[str, Any]], task: str) -> bool | None:
+def may_rank(found: Sequence[Mapping[str, Any]], task: str, model: str) -> bool | None:
     """Whether a judge with these tables may rank a task; None where no readers were asked.
 
-    A task that no reader's rating is of goes by the three axes together.
+    Every table that has answers of the model to this task must say so; where none has the model, those of others count,
+    and a task that no reader's rating is of goes by the three axes together.
     """
-    gates = [table["gate"]["tasks"] for table in found if "gate" in table]
-    return bool(gates[0].get(task, gates[0].get("overall", False))) if gates else None
+    read = [table for table in found if "gate" in table]
+    gates = [t["gate"]["tasks"] for t in ([t for t in read if model in t.get("models", ())] or read)]
+    asked = [gate[task] for gate in gates if task in gate] or [gate.get("overall", False) for gate in gates]
+    return all(asked) if asked else None
 
 
-def corrected(e: Estimate, found: Sequence[Mapping[str, Any]], task: str, model: str, surface: str) -> Estimate | None:
+def corrected(
+    e: Estimate, found: Sequence[Mapping[str, Any]], task: str, model: str, surface: str, run: str = ""
+) -> Estimate | None:
     """A mean less what the judge is known to favour its surface by (prediction-powered, Angelopoulos et al. 2023).
 
     The judge rates all answers, readers a few; the mean difference on those corrects the rest, and its uncertainty
-    is added. None where no reader rated answers of this model and surface on this task.
+    is added. Of several tables one that has answers of this `run` goes first. None where no reader rated answers of
+    this model and surface on this task.
     """
-    known = [
-        table.get("surfaces", {}).get(task, {}).get(surface) for table in found if model in table.get("models", ())
-    ]
-    if not known or known[0] is None or known[0]["low"] is None or not math.isfinite(e.low):
+    near = sorted(found, key=lambda table: run not in table.get("runs", ()))
+    known = (t.get("surfaces", {}).get(task, {}).get(surface) for t in near if model in t.get("models", ()))
+    first = next(filter(None, known), None)
+    if first is None or first["low"] is None or not math.isfinite(e.low):
         return None
-    bias, low, high = (known[0][name] for name in ("bias", "low", "high"))
-    return less(e, Estimate(bias, low, high, e.n), e.n)
+    return less(e, Estimate(first["bias"], first["low"], first["high"], e.n), e.n)

@@ -93,7 +93,7 @@ def validity(tables: Sequence[Mapping[str, Any]], judge: str) -> list[Section]:
             rows.append((t["data"], *cells, str(gone)))
         by_hand += _by_readers(t)
     heading = f"Validity of judge {judge}: AUROC on labelled texts it was not calibrated on, mean over concepts:"
-    grids = [Grid(columns, tuple(rows))] if rows else []
+    grids = [Grid(columns, tuple(dict.fromkeys(rows)))] if rows else []  # several samples of readers, the same texts
     return [Section(heading if rows else f"Validity of judge {judge}:", (*grids, *by_hand))]
 
 
