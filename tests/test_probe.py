@@ -24,6 +24,7 @@ from bench.backends.hf.selftest import checks
 from bench.backends.models import resolve
 from bench.cli import main
 from bench.core.spoken import spoken
+from bench.measure import doctor
 
 TURN = "'<s>' + m['role'] + '\\n' + {content} + '</s>'"
 LOOP = "{% for m in messages %}{{ " + TURN + " }}{% endfor %}"
@@ -451,6 +452,19 @@ def test_an_engine_that_steers_another_row_is_found_out(
 
     monkeypatch.setattr(lm, "logprobs", other)
     assert not all(check.held for check in checks(lm))
+
+
+def test_the_doctor_says_where_a_usual_strength_is_a_large_one(altered: Callable[..., HFBackend]) -> None:
+    """Gemma's states have most of their length in a few coordinates, so that a vector elsewhere breaks them early."""
+    lm = altered()
+    usual = doctor.strength(lm)
+    assert "weaker" not in usual.said
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[:, 3] = 50.0
+    massive = doctor.strength(lm)
+    assert massive.said.endswith("try weaker ones (-p protocol.coefficients=0.02,0.04,0.06,0.1,0.15)")
+    shares = [float(finding.said.split("a state has ")[1].split()[0]) for finding in (usual, massive)]
+    assert shares[0] > 0.4 > 3 * shares[1]
 
 
 def test_the_doctor_says_what_is_wrong_and_ends_with_1(made: Path, tmp_path: Path, monkeypatch: Any) -> None:

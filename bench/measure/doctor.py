@@ -14,11 +14,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from bench.backends import threads
 from bench.backends.hf import probe
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.selftest import checks
+from bench.backends.hf.selftest import ASKED, checks
 from bench.backends.models import resolve
+from bench.core.content import Array
 from bench.core.errors import BenchError
 from bench.core.machine import memory
 from bench.core.paths import cache_root
@@ -103,9 +106,38 @@ def model(name: str, dtype: str) -> Iterator[Finding]:
         return
     for line in probe.lines({k: v for k, v in lm.findings().items() if k != "chat"}):
         yield Finding("model", *_split(line))
+    yield strength(lm)
     for check in checks(lm):
         yield Finding("engine", check.name, check.seen, check.held)
     yield Finding("engine", "time", f"{time.monotonic() - begun:.0f} s")
+
+
+FEW = 5
+"""Coordinates of a state that may hold most of its length."""
+SLIGHT = 0.4
+"""Length of the rest, as a share of a state's, below which usual strengths are many times what they are elsewhere."""
+
+
+def strength(lm: HFBackend) -> Finding:
+    """What a strength of 0.1 comes to. Strengths are shares of a state's length; where few coordinates hold most of
+    that, a vector that points anywhere else is long beside what stands there (Sun et al. 2024, massive activations)."""
+    layer = lm.layers // 2
+    reads = lm.activations([(("user", text),) for text in ASKED], [layer])
+    share = rest(np.concatenate([read.values[layer] for read in reads]))
+    said = f"{FEW} coordinates left out, a state has {share:.2f} of its length: 0.1 is {0.1 / share:.2f} of that"
+    if share < SLIGHT:
+        said += "; usual strengths may break it, try weaker ones (-p protocol.coefficients=0.02,0.04,0.06,0.1,0.15)"
+    return Finding("model", "strength", said)
+
+
+def rest(states: Array) -> float:
+    """Length of states `[T, D]` without their `FEW` largest coordinates, as a share of it (root mean squares).
+
+    >>> rest(np.array([[3.0] * 5 + [6.0] * 5] * 2)) < 0.45 < rest(np.ones((2, 7)))
+    True
+    """
+    squares = np.sort((states.astype(np.float64) ** 2).mean(0))
+    return float(np.sqrt(squares[:-FEW].sum() / squares.sum()))
 
 
 def _split(line: str) -> tuple[str, str]:
