@@ -188,6 +188,20 @@ def test_a_file_beside_a_run_names_no_place_of_a_machine(root: Path) -> None:
     ]
 
 
+def test_an_answer_under_an_order_may_speak_of_a_place(root: Path) -> None:
+    """A small model makes up paths; where a program wrote one, beside it, that is found."""
+
+    def order(data: dict[str, Any]) -> None:
+        row = data["samples"][0]
+        own = {"id": row["id"], "concept": row["concept"], "instruction": "and none", "tokens": 1, "touched": [0]}
+        own |= {"text": "cd /home/me", "ratings": {data["axes"][0]: 1.0}, "reasons": {data["axes"][0]: "/home/judge"}}
+        data["specificity"] = {"adverse": {"key": "k", "axis": data["axes"][0], "samples": [own]}}
+
+    change(folder(root) / "run.json", order)
+    (line,) = [line for line in problems(root) if "names a place" in line]
+    assert line.endswith("names a place on one machine: /home/judge")
+
+
 @pytest.mark.slow
 def test_trials_must_give_the_means_settings_were_picked_by(root: Path) -> None:
     path = folder(root) / "trials.jsonl"

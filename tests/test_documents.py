@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -165,8 +166,28 @@ def test_the_picture_shows_the_verdicts_of_the_results(committed_tables: list[Ta
     figure = verdicts.verdicts(committed_tables)
     assert figure is not None
     assert csv_text(figure.rows) == (ROOT / f"{documents.PICTURE}.csv").read_text("utf-8"), f"stale; run: {COMMAND}"
-    assert [row["verdict"] for row in figure.rows] == [one.said for one in answers(committed_tables)]
+    found = answers(committed_tables)
+    for model in dict.fromkeys(row["model"] for row in figure.rows):
+        own = [one.said for one in found if one.table.spec["model"] == model]
+        assert [row["verdict"] for row in figure.rows if row["model"] == model] == own
     assert verdicts.verdicts([]) is None
+
+
+def test_a_task_on_two_models_keeps_its_name_and_stands_below_its_model(table: Table) -> None:
+    """No other table is of that task and model, so that it needs no longer title."""
+    other = replace(table, group="other", spec=table.spec | {"model": "another", "weights": "x"})
+    figure = verdicts.verdicts([table, other])
+    assert figure is not None
+    rows = figure.rows
+    assert [(row["model"], row["asked"]) for row in rows] == [
+        (table.spec["model"], "Write about a concept"),
+        ("another", "Write about a concept"),
+    ]
+    twin = replace(other, group="twin", spec=other.spec | {"data": "y"})
+    figure = verdicts.verdicts([table, twin, other])
+    assert figure is not None
+    told = [row["asked"] for row in figure.rows]
+    assert told == ["Write about a concept", *[table.title] * 2]
 
 
 def test_the_caption_names_each_question_once_and_the_steering_where_verdicts_differ() -> None:

@@ -250,7 +250,8 @@ def _places(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
     """(where, text) of every string that names a folder of one machine."""
     if isinstance(value, Mapping):
         for key, one in value.items():
-            yield from _places(one, f"{where}.{key}" if where else str(key))
+            if not (key in SPOKEN and where.endswith(".samples")):
+                yield from _places(one, f"{where}.{key}" if where else str(key))
     elif isinstance(value, list):
         for one in value:
             yield from _places(one, where)

@@ -42,8 +42,9 @@ def verdicts(tables: Sequence[Table]) -> Figure | None:
     found = answers(tables)
     if not found:
         return None
-    asked = [task for task, _ in {(one.table.spec["task"], one.table.group) for one in found}]
-    rows = [_row(one, asked) for one in found]
+    asked = [place for place, _ in {(_place(one), one.table.group) for one in found}]
+    rows = [_row(one, asked.count(_place(one)) == 1) for one in found]
+    rows.sort(key=lambda row: [one.table.spec["model"] for one in found].index(row["model"]))
     return Figure("verdicts", said(rows), rows, partial(_verdicts, rows))
 
 
@@ -70,10 +71,14 @@ def share(value: float, sign: str = "") -> str:
     return f"{100 * value:{sign}.0f} %".replace("-", "−")
 
 
-def _row(one: Answer, tasks: Sequence[str]) -> dict[str, Any]:
-    """Scores and difference as shares of the task's scale, so that tasks stand on one axis; `tasks`: of each table."""
+def _place(one: Answer) -> tuple[str, str]:
+    return one.table.spec["task"], one.table.spec["model"]
+
+
+def _row(one: Answer, alone: bool) -> dict[str, Any]:
+    """Scores and difference as shares of the task's scale, so that tasks stand on one axis; `alone`: no other table is
+    of this task and model."""
     task, scale = one.table.spec["task"], one.table.scale
-    alone = tasks.count(task) == 1
     best = {"prompt": one.prompt, "steering": one.steering}
     found = {
         "task": task,
@@ -95,22 +100,23 @@ def _row(one: Answer, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
-    many = len({row["model"] for row in rows}) > 1
-    labels = [f"{row['asked']}, {row['model']}" if many else row["asked"] for row in rows]
-    letters = max(*map(len, labels), *(0.8 * len(_pair(row)) for row in rows))
+    heads, places, end = _placed(rows)
+    letters = max(max(len(row["asked"]), 0.8 * len(_pair(row))) for row in rows)
     wide = max(2.3, WIDTH * (letters + 3))
-    figure = drawing.canvas(wide + 6.3, 0.66 * len(rows) + 1.0)
+    figure = drawing.canvas(wide + 6.3, 0.66 * (end + 0.5) + 1.0)
     names, panel, words = figure.subplots(1, 3, sharey=True, width_ratios=[wide, 4.2, 1.8])
     figure.get_layout_engine().set(wspace=0, w_pad=0)
     low, high = min(0.0, *(row["low"] for row in rows)), max(0.0, *(row["high"] for row in rows))
     margin = 0.06 * ((high - low) or 1.0)
-    panel.set_ylim(len(rows) - 0.5, -0.5)
+    panel.set_ylim(end, -0.5)
     panel.set_xlim(low - margin, high + margin)
     panel.axvline(0, color="#222222", lw=1)
-    for y, row in enumerate(rows):
+    for y, model in heads:
+        names.text(0.95, y, model, ha="right", va="center", fontsize=9, weight="bold", color="#444444")
+    for i, (y, row) in enumerate(zip(places, rows, strict=True)):
         for part in (names, panel, words):
-            part.axhspan(y - 0.5, y + 0.5, color="white" if y % 2 else "#f3f3f3", lw=0, zorder=0)
-        _line(names, panel, words, y, row, labels[y])
+            part.axhspan(y - 0.5, y + 0.5, color="white" if i % 2 else "#f3f3f3", lw=0, zorder=0)
+        _line(names, panel, words, y, row)
     for part in (names, words):
         part.set_axis_off()
         part.set_xlim(0, 1)
@@ -124,18 +130,32 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
+def _placed(rows: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[float, str]], list[float], float]:
+    """Where on the axis models stand as headings (only where there are several), where rows do, and where it ends."""
+    heads: list[tuple[float, str]] = []
+    places: list[float] = []
+    many, end = len({row["model"] for row in rows}) > 1, -0.5
+    for row in rows:
+        if many and row["model"] not in [model for _, model in heads]:
+            heads.append((end + 0.3, row["model"]))
+            end += 0.5
+        places.append(end + 0.5)
+        end += 1
+    return heads, places, end
+
+
 def _pair(row: Mapping[str, Any]) -> str:
     """The two that are compared, with their scores."""
     return f"{row['steering']} {share(row['steering_score'])}, {row['prompt']} {share(row['prompt_score'])}"
 
 
-def _line(names: Any, panel: Any, words: Any, y: int, row: Mapping[str, Any], label: str) -> None:
+def _line(names: Any, panel: Any, words: Any, y: float, row: Mapping[str, Any]) -> None:
     """One task: the question and the two that are compared, the difference, the verdict."""
     colour, marker = drawing.surface(row["surface"])
     decided = row["verdict"] != "undecided"
     panel.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
     panel.plot([row["difference"]], [y], marker, color=colour, ms=8, mfc=colour if decided else "white", mew=1.6)
-    names.text(0.95, y - 0.15, label, ha="right", va="center", fontsize=11)
+    names.text(0.95, y - 0.15, row["asked"], ha="right", va="center", fontsize=11)
     names.text(0.95, y + 0.22, _pair(row), ha="right", va="center", fontsize=8.5, color="#444444")
     said = textwrap.fill(row["verdict"], 20)
     size = 9 if "\n" in said else 11
