@@ -72,7 +72,11 @@ def renew(root: Path, program: click.Group) -> list[Path]:
             "published": paper["published"](shown, archived),
         },
         docs / "results.md": paper["blocks"](shown),
-        docs / "judge.md": {"calibration": calibration(archived), "agreement": agreement(shown)},
+        docs / "judge.md": {
+            "calibration": calibration(archived),
+            "agreement": agreement(shown),
+            "samples": samples(root / "results"),
+        },
     }
     texts = {docs / "methods.md": methods(), docs / "cli.md": commands(program)}
     texts |= {path: filled(path.read_text("utf-8"), own) for path, own in found.items()}
@@ -212,6 +216,20 @@ def agreement(shown: Sequence[Table]) -> str:
         texts = [_interval(one[name]) for name in ("kappa", "spearman", "alpha")]
         lines.append(row((axis, f"{one['n']:,}", *texts, _interval(found["prompt_bias"][axis], "+"))))
     return "\n".join([f"`{found['judges'][0]}` and `{other.judge}` on {len(runs)} methods:", "", *lines])
+
+
+def samples(root: Path) -> str:
+    """Each judge against each sample of answers that two readers rated."""
+    lines = head("answers", "of", "judge", "composite: ρ (error)", "readers' own ρ", "broken: AUROC", "may rank")
+    for path in sorted((root / "judges").glob("*.csv")):
+        for file in sorted((root / "judges").glob(f"*-{path.stem}.json")):
+            table = json.loads(file.read_text("utf-8"))
+            e, own = table["human"]["overall"], table["readers"]["overall"]["spearman"]
+            passed = [task for task, may in table["gate"]["tasks"].items() if may and task != "overall"]
+            told = f"{e['spearman']:.2f} ({e['mae']:.2f})", f"{own:.2f}", f"{table['broken']['auroc']:.3f}"
+            named = f"`{path.name}`, {e['n']}", ", ".join(table["models"]), f"`{table['judge']}`"
+            lines.append(row((*named, *told, ", ".join(f"`{task}`" for task in passed) or "nothing")))
+    return "\n".join(lines)
 
 
 def _interval(one: Mapping[str, Any], sign: str = "") -> str:

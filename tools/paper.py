@@ -349,10 +349,26 @@ def across(shown: Sequence[Table]) -> str:
 
 
 def _share(line: Row | None, scale: float) -> str:
-    if line is None:
-        return ""
-    e = line.estimates["overall"]
+    return "" if line is None else _interval(line.estimates["overall"], scale)
+
+
+def _interval(e: Estimate, scale: float) -> str:
     return f"{e.mean / scale:.2f} [{e.low / scale:.2f}, {e.high / scale:.2f}]"
+
+
+def corrected(shown: Sequence[Table]) -> str:
+    """What readers' eyes make of the registered methods: means less what the judge favours their surface by."""
+    lines = head("task", "model", "method", "by the judge", "corrected by readers")
+    for task, model in dict.fromkeys((t.spec["task"], t.spec["model"]) for t in shown):
+        table = _answering(shown, task, model)
+        if table is None or (plan := of([line.run.data for line in table.rows])) is None:
+            continue
+        rows = _by_name(table)
+        for name in (plan.prompt, *plan.steering, plan.combination):
+            if name in rows and (e := rows[name].corrected):
+                told = (_interval(one, table.scale) for one in (rows[name].estimates["overall"], e))
+                lines.append(row((f"`{task}`", model, cell(name), *told)))
+    return "\n".join(lines)
 
 
 def costs(shown: Sequence[Table]) -> str:
@@ -448,5 +464,6 @@ def blocks(shown: Sequence[Table]) -> dict[str, str]:
         "expected": expectations(shown),
         "answered": answered(shown),
         "across": across(shown),
+        "corrected": corrected(shown),
         "elsewhere": costs(shown),
     }

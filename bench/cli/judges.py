@@ -32,7 +32,7 @@ from bench.core.paths import default_results
 from bench.core.protocol import DEFAULT_JUDGE, usual_judge
 from bench.core.store import write_json
 from bench.judges.instrument import Instrument, make
-from bench.measure import judge_validity, reference, rejudge
+from bench.measure import judge_validity, readers, reference, rejudge
 from bench.results import ratings, second_judge
 from bench.results.last import roots as roots_of
 from bench.results.provenance import provenance
@@ -279,7 +279,7 @@ def validate(
         raise UsageError("--save keeps whole validations: leave --limit out")
     purse = purse or SpendingLimit()
     with Instrument(judge, model or DEFAULT, dtype, fields, purse) as instrument:
-        total = sum(judge_validity.count(data, limit).values())
+        total = sum(judge_validity.count(data, limit).values()) + readers.count(human)
         if total and (cost := instrument.judge.estimate(total, LENGTH)):
             say(money(cost, purse.limit))
         with progress(f"validate {judge}", total) as advance:

@@ -64,6 +64,12 @@ def against(
     return found | {"gate": gate(found)}
 
 
+def count(files: Sequence[Path]) -> int:
+    """Ratings that a judge is asked for; none without files."""
+    answers = {row.answer for file in files for row in ratings.read(file)}
+    return len(ratings.AXES) * (len(answers) + len(reference.garbage())) if files else 0
+
+
 def _held_out(found: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a judge on the ratings it was fitted on, replaced by those of answers it had not seen: the worse
     of held-out concepts and held-out methods; intervals, which nobody measured there, go."""
