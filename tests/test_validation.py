@@ -21,7 +21,7 @@ from bench.core.values import Concept, Example, Item, Train, Verdict
 from bench.judges.corruptions import CORRUPTIONS
 from bench.judges.instrument import Instrument
 from bench.measure.judge_validity import questions, separation, validate
-from bench.measure.readers import composite, gate
+from bench.measure.readers import composite, count, gate
 from bench.measure.reference import load
 from bench.results.ratings import Answer, Origin, Rated, key_of, write, write_key
 
@@ -186,7 +186,11 @@ def rated(n: int, concepts: int = 6) -> list[Rated]:
 def test_a_judge_is_held_against_readers_on_any_file(seeing: Callable[[Rule], Instrument], tmp_path: Path) -> None:
     path = tmp_path / "theirs.csv"
     write(path, [row for row in rated(60) if row.reader == "one"])
-    found = validate(seeing(lambda i: min(2.0, len(i.text.split()) / 8)), "mini", human=[path])
+    done: list[int] = []
+    judge = seeing(lambda i: min(2.0, len(i.text.split()) / 8))
+    found = validate(judge, "mini", human=[path], advance=done.append)
+    assert sum(done) == count([path]) == 3 * (60 + 30)  # garbage is rated beside
+    assert count([]) == 0
     assert found["axes"] == {}
     assert set(found["human"]) == {"concept", "instruction", "fluency", "overall"}
     for e in found["human"].values():
