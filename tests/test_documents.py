@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from conftest import script
 
 import bench
+from bench import results
 from bench.cli.main import main
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.escape import csv_text
 from bench.report.figures import verdicts
-from bench.results.tables import Table
+from bench.results.tables import Table, tables
 from bench.results.verdict import answers
 
 documents = script("tools/documents.py")
@@ -62,7 +63,8 @@ def test_the_table_of_effects_is_the_measured_one() -> None:
 
 @pytest.mark.slow
 def test_the_tables_of_suppression_are_those_of_the_results(committed_tables: list[Table]) -> None:
-    block = documents.suppression(committed_tables)
+    archived = tables(results.load(ROOT / "results" / results.ARCHIVE))
+    block = documents.suppression([*committed_tables, *archived])
     page = (ROOT / "docs" / "reproduction.md").read_text("utf-8")
     assert block in page, f"docs/reproduction.md is stale; run: {COMMAND}"
 

@@ -138,6 +138,25 @@ def test_an_order_leaves_controls_out_and_draws_the_same_concepts(planned: Table
     assert paper.carried([planned]) == f"{paper.BASE}: not run"
 
 
+@pytest.mark.slow
+def test_a_repeat_stands_beside_the_first_and_a_correction_beside_the_judge(planned: Table) -> None:
+    rules = {**planned.spec["protocol"], "seed": 1}
+    twin = replace(planned, group="again", spec={**planned.spec, "protocol": rules})
+    assert paper.again([planned]) == "Not run yet."
+    lines = [line.split(" | ") for line in paper.again([planned, twin]).splitlines()[2:]]
+    names = [cells[0].removeprefix("| ") for cells in lines]
+    assert names == ["prompt", "diffmean", "reps", "prompt+diffmean", "none", "random", "shuffled"]
+    for cells in lines[1:]:
+        assert cells[1] == cells[2]
+        assert cells[3] == cells[4]
+        assert cells[5] == "yes |"
+    assert paper.ten([planned, twin]) == paper.ten([planned])  # a repeat decides nothing
+    rows = tuple(replace(r, corrected=Estimate(1.0, 0.5, 1.5, 9) if r.name == "reps" else None) for r in planned.rows)
+    told = paper.corrected([replace(planned, rows=rows)]).splitlines()[2:]
+    assert len(told) == 1
+    assert told[0].endswith("| 0.50 [0.25, 0.75] |")
+
+
 def test_what_a_run_carries_was_registered_at_the_commit_that_made_it() -> None:
     """Else it could have been registered after the run was read."""
 

@@ -68,7 +68,7 @@ def renew(root: Path, program: click.Group) -> list[Path]:
         docs / "engines.md": {"architectures": architectures(root)},
         docs / "reproduction.md": {
             "depths": depths(archived),
-            "suppression": suppression(shown),
+            "suppression": suppression([*shown, *archived]),
             "published": paper["published"](shown, archived),
         },
         docs / "results.md": paper["blocks"](shown),

@@ -20,6 +20,7 @@ from bench.core.escape import cell, head, row
 from bench.data.basics import BASICS
 from bench.report.catalogue import paragraphs
 from bench.results import damage, dialogues, effects, verdict
+from bench.results.audit import CONTROLS
 from bench.results.differences import difference
 from bench.results.hypotheses import MARGIN, Registration, of
 from bench.results.models import side_by_side
@@ -108,12 +109,7 @@ def scaled(name: str, found: Difference, scale: float) -> Gap:
 def registered(shown: Sequence[Table], task: str, model: str) -> Registered | str:
     """The plan's table: preset `standard`, seed 0, the shipped data; why there is none as a text."""
     found, missing = [], "not run"
-    for table in shown:
-        spec, rules = table.spec, table.spec["protocol"]
-        if (spec["task"], spec["model"], rules["preset"], rules["seed"]) != (task, model, "standard", 0):
-            continue
-        if data_name(spec) not in ("", "mini"):
-            continue
+    for table in of_seed(shown, task, model, 0):
         plan, rows = of([line.run.data for line in table.rows]), {line.name: line for line in table.rows}
         if plan is None:
             missing = "its runs registered nothing, or not all the same"
@@ -124,6 +120,13 @@ def registered(shown: Sequence[Table], task: str, model: str) -> Registered | st
         else:
             found.append(Registered(table, plan, rows))
     return max(found, key=lambda one: verdict.weight(one.table), default=missing)
+
+
+def of_seed(shown: Sequence[Table], task: str, model: str, seed: int) -> list[Table]:
+    """Tables of preset `standard` and the shipped data."""
+    asked = task, model, "standard", seed, True
+    rules = [(t, t.spec, t.spec["protocol"], data_name(t.spec) in ("", "mini")) for t in shown]
+    return [t for t, s, own, data in rules if (s["task"], s["model"], own["preset"], own["seed"], data) == asked]
 
 
 # What intervals say of an expectation, by the words of the plan
@@ -371,6 +374,34 @@ def corrected(shown: Sequence[Table]) -> str:
     return "\n".join(lines)
 
 
+REPEATED = 1
+"""Seed of the repeat."""
+
+
+def again(shown: Sequence[Table]) -> str:
+    """The registered comparison of `axbench` on the instruction-tuned model, and the same with another seed."""
+    one, others = registered(shown, "axbench", TAUGHT), of_seed(shown, "axbench", TAUGHT, REPEATED)
+    if isinstance(one, str) or not others:
+        return "Not run yet."
+    two = max(others, key=lambda table: len(table.rows))
+    rows = _by_name(two)
+    ends = [f"seed {seed}" for seed in (0, REPEATED)]
+    lines = head("method", *ends, *(f"less the prompt, {end}" for end in ends), "inside")
+    for name in dict.fromkeys((one.plan.prompt, *one.plan.steering, one.plan.combination, *CONTROLS["steering"])):
+        if name not in rows or name not in one.rows:
+            continue
+        sides = (one.table, one.rows[name], one.prompt), (two, rows[name], rows[one.plan.prompt])
+        means = [_share(line, table.scale) for table, line, _ in sides]
+        gaps = [scaled("", difference(a.run, b.run, units=t.concepts), t.scale) for t, a, b in sides]
+        told = ["", "", ""] if name == one.plan.prompt else [*map(str, gaps), _inside(*gaps)]
+        lines.append(row((cell(name), *means, *(cell(text.strip()) for text in told))))
+    return "\n".join(lines)
+
+
+def _inside(first: Gap, other: Gap) -> str:
+    return "yes" if first.low <= other.mean <= first.high else "no"
+
+
 def costs(shown: Sequence[Table]) -> str:
     """What the registered prompt and steerings do where nobody asked, task by task."""
     beside = ("KL to the bare model", "basics", "another concept", "under an order")
@@ -465,5 +496,6 @@ def blocks(shown: Sequence[Table]) -> dict[str, str]:
         "answered": answered(shown),
         "across": across(shown),
         "corrected": corrected(shown),
+        "again": again(shown),
         "elsewhere": costs(shown),
     }
