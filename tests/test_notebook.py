@@ -105,11 +105,22 @@ def test_frames_say_what_the_tables_say(results: Results) -> None:
 
 
 def test_a_comparison_turns_with_its_runs() -> None:
-    one_task = bench.results.load(RESULTS / "axbench" / "SmolLM2-135M-Instruct")
+    one_task = bench.results.load(RESULTS / "axbench" / "gemma-3-270m")
     there, back = one_task.compare("prompt-written", "none"), one_task.compare("none", "prompt-written")
     assert there.loc["overall", "difference"] == pytest.approx(-back.loc["overall", "difference"])
     assert there.loc["overall", "difference_low"] <= there.loc["overall", "difference"]
     assert {"concept", "instruction", "fluency"} <= set(there.index)
+
+
+def test_a_method_that_was_repeated_means_its_run_in_the_largest_table() -> None:
+    """And of two repeats each is told by its seed."""
+    runs = bench.results.load(RESULTS / "axbench")
+    means = runs.compare("prompt-written", "none").loc["overall"]
+    first = bench.results.load(RESULTS / "axbench" / "SmolLM2-135M-Instruct")
+    assert means.equals(first.compare("prompt-written", "none").loc["overall"])
+    twice = [run for run in runs if run.data["spec"]["protocol"]["seed"] and run.method == "none"] * 2
+    with pytest.raises(UsageError, match=r"is several runs, name one: .*standard, seed 1, judge"):
+        Results(twice).compare("none", "prompt")
 
 
 def test_samples_are_the_answers_behind_the_numbers(results: Results) -> None:

@@ -492,12 +492,16 @@ def _only(name: str, found: Sequence[Run]) -> Run:
 def meant(name: str, runs: Sequence[Run]) -> list[Run]:
     """The runs a name may mean: of a method that ran on several tasks, the one on the task `bench run` takes.
 
-    Of several there, the one under the registered settings.
+    Of several there, the one in the largest table (a repeat or another model has fewer methods), under the registered
+    settings.
     """
     if named := [run for run in runs if name in (run.method, run.path.parent.name)]:
         usual = [run for run in named if run.data["spec"]["task"] == USUAL_TASK]
-        plain = [run for run in usual if run.variant == run.method]
-        return next((found for found in (usual, plain) if len(found) == 1), named)
+        sizes = Counter(run.data["group"] for run in runs)
+        most = max((sizes[run.data["group"]] for run in usual), default=0)
+        first = [run for run in usual if sizes[run.data["group"]] == most]
+        plain = [run for run in first if run.variant == run.method]
+        return next((found for found in (usual, first, plain) if len(found) == 1), named)
     folders = [run for run in runs if name.startswith(f"{run.method}-") and run.path.parent.name.startswith(name)]
     return folders or [run for run in runs if run.data["id"].startswith(name)]
 
@@ -506,10 +510,11 @@ def _told(run: Run) -> str:
     """What tells a run from others of its method, its score as in the table that was printed of it."""
     spec, score, count = run.data["spec"], run.data["metrics"]["overall"], len(run.data["concepts"])
     task = " ".join(filter(None, (spec["task"], spec["task_params"].get("data"))))
+    seed = f"seed {rules['seed']}, " if (rules := spec["protocol"])["seed"] else ""
     judge = f"judge {spec['judge']}, " if spec["judge"] else ""
     reached = "no score" if score is None else f"{score:.2f}"
     return (
-        f"{run.path.parent.name} ({task}, {spec['model']}, {spec['protocol']['preset']}, {judge}"
+        f"{run.path.parent.name} ({task}, {spec['model']}, {rules['preset']}, {seed}{judge}"
         f"{reached} on {count} concept{'' if count == 1 else 's'})"
     )
 
