@@ -137,13 +137,19 @@ def committed_tables() -> list[Table]:
 
 
 @pytest.fixture(scope="session")
-def table() -> Table:
-    """Concept steering on the default model, 51 runs of the archive."""
+def archived_tables() -> list[Table]:
+    """The tables of the archive: as above."""
     from bench.results.runs import load
     from bench.results.tables import tables
 
+    return tables(load(ARCHIVE))
+
+
+@pytest.fixture(scope="session")
+def table(archived_tables: list[Table]) -> Table:
+    """Of them the one of concept steering on the default model, 51 runs."""
     named = committed("diffmean") / "run.json"
-    return next(one for one in tables(load(ARCHIVE)) if any(row.run.path == named for row in one.rows))
+    return next(one for one in archived_tables if any(row.run.path == named for row in one.rows))
 
 
 @pytest.fixture(scope="session")

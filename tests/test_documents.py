@@ -15,13 +15,12 @@ from click.testing import CliRunner
 from conftest import script
 
 import bench
-from bench import results
 from bench.cli.main import main
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.escape import csv_text
 from bench.report.figures import verdicts
-from bench.results.tables import Table, tables
+from bench.results.tables import Table
 from bench.results.verdict import answers
 
 documents = script("tools/documents.py")
@@ -62,18 +61,21 @@ def test_the_table_of_effects_is_the_measured_one() -> None:
 
 
 @pytest.mark.slow
-def test_the_tables_of_suppression_are_those_of_the_results(committed_tables: list[Table]) -> None:
-    archived = tables(results.load(ROOT / "results" / results.ARCHIVE))
-    block = documents.suppression([*committed_tables, *archived])
+def test_the_tables_of_suppression_are_those_of_the_results(
+    committed_tables: list[Table], archived_tables: list[Table]
+) -> None:
+    block = documents.suppression([*committed_tables, *archived_tables])
     page = (ROOT / "docs" / "reproduction.md").read_text("utf-8")
     assert block in page, f"docs/reproduction.md is stale; run: {COMMAND}"
 
 
 @pytest.mark.slow
-def test_the_numbers_of_the_paper_are_those_of_the_results(committed_tables: list[Table], table: Table) -> None:
+def test_the_numbers_of_the_paper_are_those_of_the_results(
+    committed_tables: list[Table], archived_tables: list[Table]
+) -> None:
     for page, found in {
         "results.md": documents.paper["blocks"](committed_tables),
-        "reproduction.md": {"published": documents.paper["published"](committed_tables, [table])},
+        "reproduction.md": {"published": documents.paper["published"](committed_tables, archived_tables)},
     }.items():
         text = (ROOT / "docs" / page).read_text("utf-8")
         assert filled(text, found) == text, f"docs/{page} is stale; run: {COMMAND}"

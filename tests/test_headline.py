@@ -22,6 +22,8 @@ from bench.results.frames import load
 ROOT = Path(__file__).parent.parent / "results"
 AXES = ("concept", "instruction", "fluency")
 """Those of `axbench`, whose harmonic mean is the overall score."""
+TASKS = ("axbench", "constraints")
+"""Beginnings of the names of tasks whose units are concepts or rules."""
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,8 @@ def by_concept(run: dict[str, Any], axis: str) -> dict[str, float]:
 
 def generated(table: pd.DataFrame, raw: dict[str, dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
     """The rows of tables of answers over concepts, with their runs."""
-    rows = [(row, raw[row.id]) for row in table.itertuples() if row.task.startswith("axbench") and row.generations > 0]
-    assert len(rows) > 30
+    rows = [(row, raw[row.id]) for row in table.itertuples() if row.task.startswith(TASKS) and row.generations > 0]
+    assert len(rows) > 50
     return [(row, run) for row, run in rows if len(run["concepts"]) > 5 and row.task != "axbench-detect"]
 
 
@@ -87,7 +89,7 @@ def test_intervals_hold_against_other_draws(published: Any, raw: dict[str, dict[
         assert row.overall_low == pytest.approx(max(low, 0), abs=0.1 * wide), row.method
         assert row.overall_high == pytest.approx(min(high, 2), abs=0.1 * wide), row.method
         seen += 1
-    assert seen > 30
+    assert seen > 50
 
 
 def test_differences_to_the_prompt_and_their_sign_flips(published: Any, raw: dict[str, dict[str, Any]]) -> None:
@@ -104,7 +106,7 @@ def test_differences_to_the_prompt_and_their_sign_flips(published: Any, raw: dic
             p = np.mean(np.abs(signs @ gaps) >= abs(gaps.sum()) - 1e-12)
             assert row.p >= p - 1e-4, row.method  # the larger of two tests is told, of which this is one
             seen += 1
-    assert seen > 30
+    assert seen > 50
 
 
 def test_the_verdicts_differences(published: Any, raw: dict[str, dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy
@@ -124,9 +124,13 @@ def registered(shown: Sequence[Table], task: str, model: str) -> Registered | st
 
 def of_seed(shown: Sequence[Table], task: str, model: str, seed: int) -> list[Table]:
     """Tables of preset `standard` and the shipped data."""
-    asked = task, model, "standard", seed, True
-    rules = [(t, t.spec, t.spec["protocol"], data_name(t.spec) in ("", "mini")) for t in shown]
-    return [t for t, s, own, data in rules if (s["task"], s["model"], own["preset"], own["seed"], data) == asked]
+
+    def asked(spec: Mapping[str, Any]) -> bool:
+        rules = spec["protocol"]
+        own = spec["task"], spec["model"], rules["preset"], rules["seed"]
+        return own == (task, model, "standard", seed) and data_name(spec) in ("", "mini")
+
+    return [table for table in shown if asked(table.spec)]
 
 
 # What intervals say of an expectation, by the words of the plan
@@ -383,7 +387,7 @@ def again(shown: Sequence[Table]) -> str:
     one, others = registered(shown, "axbench", TAUGHT), of_seed(shown, "axbench", TAUGHT, REPEATED)
     if isinstance(one, str) or not others:
         return "Not run yet."
-    two = max(others, key=lambda table: len(table.rows))
+    two = max(others, key=verdict.weight)
     rows = _by_name(two)
     ends = [f"seed {seed}" for seed in (0, REPEATED)]
     lines = head("method", *ends, *(f"less the prompt, {end}" for end in ends), "inside")

@@ -19,7 +19,7 @@ import numpy as np
 from bench.backends import threads
 from bench.backends.hf import probe
 from bench.backends.hf.backend import HFBackend
-from bench.backends.hf.selftest import ASKED, checks
+from bench.backends.hf.selftest import checks, states
 from bench.backends.models import resolve
 from bench.core.content import Array
 from bench.core.errors import BenchError
@@ -121,22 +121,20 @@ SLIGHT = 0.4
 def strength(lm: HFBackend) -> Finding:
     """What a strength of 0.1 comes to. Strengths are shares of a state's length; where few coordinates hold most of
     that, a vector that points anywhere else is long beside what stands there (Sun et al. 2024, massive activations)."""
-    layer = lm.layers // 2
-    reads = lm.activations([(("user", text),) for text in ASKED], [layer])
-    share = rest(np.concatenate([read.values[layer] for read in reads]))
+    share = rest(states(lm, lm.layers // 2))
     said = f"{FEW} coordinates left out, a state has {share:.2f} of its length: 0.1 is {0.1 / share:.2f} of that"
     if share < SLIGHT:
         said += "; usual strengths may break it, try weaker ones (-p protocol.coefficients=0.02,0.04,0.06,0.1,0.15)"
     return Finding("model", "strength", said)
 
 
-def rest(states: Array) -> float:
+def rest(read: Array) -> float:
     """Length of states `[T, D]` without their `FEW` largest coordinates, as a share of it (root mean squares).
 
     >>> rest(np.array([[3.0] * 5 + [6.0] * 5] * 2)) < 0.45 < rest(np.ones((2, 7)))
     True
     """
-    squares = np.sort((states.astype(np.float64) ** 2).mean(0))
+    squares = np.sort((read.astype(np.float64) ** 2).mean(0))
     return float(np.sqrt(squares[:-FEW].sum() / squares.sum()))
 
 

@@ -242,19 +242,19 @@ def _placed(file: str, data: Mapping[str, Any]) -> Problems:
     for where, text in _places({k: v for k, v in data.items() if k != "samples"}):
         yield file, f"{where} names a place on one machine: {text}"
     for sample in data.get("samples", ()):
-        for where, text in _places({k: v for k, v in sample.items() if k not in SPOKEN}):
+        for where, text in _places(sample, sample=True):
             yield file, f"sample {sample['id']}, {where} names a place on one machine: {text}"
 
 
-def _places(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """(where, text) of every string that names a folder of one machine."""
+def _places(value: Any, where: str = "", sample: bool = False) -> Iterator[tuple[str, str]]:
+    """(where, text) of every string that names a folder of one machine, but for what a `sample` talks about."""
     if isinstance(value, Mapping):
         for key, one in value.items():
-            if not (key in SPOKEN and where.endswith(".samples")):
-                yield from _places(one, f"{where}.{key}" if where else str(key))
+            if not (sample and key in SPOKEN):
+                yield from _places(one, f"{where}.{key}" if where else str(key), key == "samples")
     elif isinstance(value, list):
         for one in value:
-            yield from _places(one, where)
+            yield from _places(one, where, sample)
     elif isinstance(value, str) and PLACE.search(value):
         yield where, value[:80]
 

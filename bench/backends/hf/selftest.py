@@ -89,11 +89,17 @@ def _requests(steering: Steering | None) -> list[Request]:
     return [Request((("user", text),), steering=steering, sampling=sampling, target=ANSWER) for text in ASKED]
 
 
-def _vector(lm: HFBackend, layer: int) -> Array:
+def states(lm: HFBackend, layer: int) -> Array:
+    """States `[T, D]` of all tokens of the prompts at a block's output."""
     reads = lm.activations([(("user", text),) for text in ASKED], [layer])
-    norms = np.concatenate([np.linalg.norm(read.values[layer], axis=1) for read in reads])
-    value = np.random.default_rng(0).standard_normal(reads[0].values[layer].shape[1])
-    found: Array = (value / np.linalg.norm(value) * STRENGTH * np.median(norms)).astype(np.float32)
+    return np.concatenate([read.values[layer] for read in reads])
+
+
+def _vector(lm: HFBackend, layer: int) -> Array:
+    read = states(lm, layer)
+    value = np.random.default_rng(0).standard_normal(read.shape[1])
+    length = STRENGTH * np.median(np.linalg.norm(read, axis=1))
+    found: Array = (value / np.linalg.norm(value) * length).astype(np.float32)
     return found
 
 

@@ -117,15 +117,15 @@ def _cell(x: int, y: int, colour: tuple[float, float, float]) -> Any:
 
 def judges(found: Sequence[Mapping[str, Any]]) -> Figure | None:
     """AUROC of every validated judge, by what it had to tell apart."""
-    seen = {  # once, however many samples of readers the judge was held against
-        (table["judge"], table["data"], axis, other): {
-            k: math.nan if e[k] is None else e[k] for k in ("auroc", "low", "high")
-        }
+    every = [
+        {"judge": table["judge"], "data": table["data"], "axis": axis, "against": other}
+        | {k: math.nan if e[k] is None else e[k] for k in ("auroc", "low", "high")}
         for table in found
         for axis, others in table["axes"].items()
         for other, e in others.items()
-    }
-    rows = [dict(zip(("judge", "data", "axis", "against"), own, strict=True)) | e for own, e in seen.items()]
+    ]
+    # Once, however many samples of readers the judge was held against.
+    rows = list({tuple(row[k] for k in ("judge", "data", "axis", "against")): row for row in every}.values())
     if not rows:
         return None
     caption = "How well each judge tells labelled texts apart that it was not calibrated on"

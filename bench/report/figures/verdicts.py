@@ -8,6 +8,7 @@ Invariant: it shows the comparisons and the words that `bench.results.verdict` g
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -42,9 +43,10 @@ def verdicts(tables: Sequence[Table]) -> Figure | None:
     found = answers(tables)
     if not found:
         return None
-    asked = [place for place, _ in {(_place(one), one.table.group) for one in found}]
-    rows = [_row(one, asked.count(_place(one)) == 1) for one in found]
-    rows.sort(key=lambda row: [one.table.spec["model"] for one in found].index(row["model"]))
+    tables_of = Counter(place for place, _ in {(_place(one), one.table.group) for one in found})
+    models = [one.table.spec["model"] for one in found]
+    found.sort(key=lambda one: models.index(one.table.spec["model"]))  # together, in the order that they came in
+    rows = [_row(one, tables_of[_place(one)] == 1) for one in found]
     return Figure("verdicts", said(rows), rows, partial(_verdicts, rows))
 
 
